@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""monai_salm: make medical images safe to share by bounded, sparse, error-minimizing noise in DICOM and NIfTI files.
+
+The names below are loaded when they are first used (PEP 562), because torch and MONAI take seconds to load and the command line's help should not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+    from monai_salm.consumers import ConsumerAugmentation
+    from monai_salm.errors import RefusedError, SalmError, UsageError, VerificationError
+    from monai_salm.networks import build_network
+    from monai_salm.noise import NoiseStore, SparseNoise, add_noise
+    from monai_salm.optimize import MinMinOptimizer, MinMinSettings
+    from monai_salm.samples import WorkingSample, WorkingSet
+    from monai_salm.tasks import ClassificationTask, SegmentationTask
+
+__version__ = version("monai_salm")
+
+_ROOMS = {
+    "budget": ("Epsilon", "FileBudget", "IntensityWindow", "PerturbationBudget"),
+    "consumers": ("ConsumerAugmentation",),
+    "errors": ("RefusedError", "SalmError", "UsageError", "VerificationError"),
+    "networks": ("build_network",),
+    "noise": ("NoiseStore", "SparseNoise", "add_noise"),
+    "optimize": ("MinMinOptimizer", "MinMinSettings"),
+    "samples": ("WorkingSample", "WorkingSet"),
+    "tasks": ("ClassificationTask", "SegmentationTask"),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "ClassificationTask",
+    "ConsumerAugmentation",
+    "Epsilon",
+    "FileBudget",
+    "IntensityWindow",
+    "MinMinOptimizer",
+    "MinMinSettings",
+    "NoiseStore",
+    "PerturbationBudget",
+    "RefusedError",
+    "SalmError",
+    "SegmentationTask",
+    "SparseNoise",
+    "UsageError",
+    "VerificationError",
+    "WorkingSample",
+    "WorkingSet",
+    "__version__",
+    "add_noise",
+    "build_network",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

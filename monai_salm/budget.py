@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perturbation budgets: how far a value may move, in which units, and how many stored steps that makes.
+
+Value spaces are named by suffix: ``_stored`` (integers in the file), ``_real`` (after rescale slope and intercept: HU, SUV, ...) and
+``_model`` (after the intensity window, in [0, 1]).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.errors import RefusedError, UsageError
+
+WINDOW_PRESETS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "soft-tissue": (-160.0, 240.0),
+        "brain": (0.0, 80.0),
+        "lung": (-1350.0, 150.0),
+        "bone": (-500.0, 1300.0),
+        "wide": (-1000.0, 1000.0),
+    }
+)
+"""Intensity windows in HU, (low, high). The first is the default of CT; a file's own window is the reader's choice and is never used there."""
+
+WINDOW_PERCENTILES = (0.5, 99.5)
+"""Percentiles inside the anatomy that make a window where no standard one exists (MR, PET, plain films without a VOI window)."""
+
+CT_LIKE_REAL = -500.0
+"""A picture of unknown modality that reaches below this value looks like HU; its window is not guessed."""
+
+FLOAT_STEPS = 64
+"""A float file is changed on a grid of powers of two with at least this many steps in the budget."""
+
+_SLACK = 1e-9
+"""Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 grey levels are 8 steps and not 7."""
+
+
+@dataclass(frozen=True)
+class IntensityWindow:
+    """Map real values linearly to model values: ``low`` to 0 and ``high`` to 1, clipped outside.
+
+    Raises:
+        UsageError: the window is empty or not finite.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UsageError(f"intensity window {self.low:g},{self.high:g} is empty or not finite; give LOW,HIGH with LOW below HIGH")
+
+    @property
+    def width(self) -> float:
+        """Width in real units."""
+        return self.high - self.low
+
+    def to_model(self, values_real: NDArray[Any]) -> NDArray[np.float32]:
+        """Give the model values of an array of real values of any shape; NaN becomes 0."""
+        scaled = (np.asarray(values_real, dtype=np.float64) - self.low) / self.width
+        return np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 1.0).astype(np.float32)
+
+    def sees(self, values_real: NDArray[Any]) -> NDArray[np.bool_]:
+        """True where a value lies strictly inside, so that a small change of it reaches a network that uses this window."""
+        return (values_real > self.low) & (values_real < self.high)
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """Largest allowed change of a value, as a fraction of the intensity window's width or in real units.
+
+    Raises:
+        UsageError: the value is not positive, or a fraction is above 1.
+    """
+
+    value: float
+    units: str = "fraction"
+
+    def __post_init__(self) -> None:
+        if self.units not in ("fraction", "real"):
+            raise UsageError(f"epsilon units {self.units!r} are unknown; give 'fraction' or 'real'")
+        if not (math.isfinite(self.value) and self.value > 0) or (self.units == "fraction" and self.value > 1):
+            raise UsageError(f"epsilon {self.value:g} ({self.units}) must be positive, and at most 1 if it is a fraction of the window")
+
+    @classmethod
+    def parse(cls, text: str | float | Epsilon) -> Epsilon:
+        """Read ``8/255`` or ``0.03`` (fraction of the window) or ``"12 HU"`` (real units; the unit's name is only for people)."""
+        if isinstance(text, Epsilon):
+            return text
+        match = re.fullmatch(r"\s*([0-9.eE+-]+(?:\s*/\s*[0-9.]+)?)\s*([A-Za-z][A-Za-z/]*)?\s*", str(text))
+        try:
+            if match is None:
+                raise ValueError(text)
+            number = match[1].replace(" ", "")
+            value = float(Fraction(number)) if "/" in number else float(number)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"epsilon {text!r} is not understood; give a fraction of the window such as 8/255, or real units such as '12 HU'") from error
+        return cls(value, "real" if match[2] else "fraction")
+
+    def real(self, window: IntensityWindow) -> float:
+        """Largest change in real units."""
+        return self.value if self.units == "real" else self.value * window.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileBudget:
+    """A perturbation budget bound to one file: what its stored values may become. JSON-able by :meth:`to_json`.
+
+    Args:
+        modality: DICOM Modality code, or empty.
+        window_low, window_high: the intensity window, real units.
+        epsilon_real: largest change, real units.
+        slope, intercept: ``real = slope * stored + intercept``.
+        range_stored: lowest and highest value that changed voxels may take.
+        padding_stored: inclusive padding range, never entered or left.
+        background_stored: value of an empty background, never entered or left.
+        quantum_stored: size of one step: 1 for integers, a power of two for floats.
+        steps: how many steps a value may move, at least 1.
+        background_real: value of the air around the anatomy; None where the picture shows none.
+        background_spread_real: values farther than this from ``background_real`` are anatomy.
+    """
+
+    modality: str
+    window_low: float
+    window_high: float
+    epsilon_real: float
+    slope: float
+    intercept: float
+    range_stored: tuple[float, float]
+    padding_stored: tuple[float, float] | None
+    background_stored: float | None
+    quantum_stored: float
+    steps: int
+    background_real: float | None
+    background_spread_real: float
+
+    @property
+    def window(self) -> IntensityWindow:
+        """The intensity window."""
+        return IntensityWindow(self.window_low, self.window_high)
+
+    @property
+    def step_model(self) -> float:
+        """What one step makes in model values."""
+        return self.quantum_stored * abs(self.slope) / self.window.width
+
+    @property
+    def epsilon_stored(self) -> float:
+        """Largest change in stored units."""
+        return self.steps * self.quantum_stored
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types that :meth:`from_json` reads back unchanged."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FileBudget:
+        """Read what :meth:`to_json` gave, also after a trip through JSON text."""
+        fields = dict(record)
+        for name in ("range_stored", "padding_stored"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class PerturbationBudget:
+    """How far the values of a picture may move: an epsilon and the intensity window that it refers to.
+
+    Args:
+        epsilon: ``Epsilon``, or text such as ``"8/255"`` or ``"12 HU"``.
+        window: the intensity window, real units.
+    """
+
+    epsilon: Epsilon
+    window: IntensityWindow
+
+    @classmethod
+    def for_modality(cls, modality: str, epsilon: str | float | Epsilon = "8/255") -> PerturbationBudget:
+        """Give the budget of a modality with a standard window: CT.
+
+        Raises:
+            UsageError: the window of this modality is taken from its images.
+        """
+        if modality != "CT":
+            raise UsageError(
+                f"modality {modality!r} has no standard intensity window; take one from its images with default_window, or give an IntensityWindow"
+            )
+        return cls(Epsilon.parse(epsilon), IntensityWindow(*WINDOW_PRESETS["soft-tissue"]))
+
+    @property
+    def epsilon_real(self) -> float:
+        """Largest change in real units."""
+        return self.epsilon.real(self.window)
+
+    @property
+    def epsilon_model(self) -> float:
+        """Largest change in model values."""
+        return self.epsilon_real / self.window.width
+
+    @property
+    def lowest_psnr(self) -> float:
+        """PSNR in model values that no picture within the budget can fall below, dB."""
+        return -20.0 * math.log10(self.epsilon_model)
+
+    def bind(
+        self,
+        stored: NDArray[Any],
+        *,
+        modality: str = "",
+        slope: float = 1.0,
+        intercept: float = 0.0,
+        padding_stored: tuple[float, float] | None = None,
+        background_real: float | None = None,
+        background_spread_real: float = 0.0,
+        background_stored: float | None = None,
+    ) -> FileBudget:
+        """Bind the budget to the stored values of one file.
+
+        Changed voxels keep strictly between the file's own extremes: what lies there is saturated, or background, and stays alone in it.
+
+        Args:
+            stored: all values of the file.
+            modality: DICOM Modality code, or empty.
+            slope: real units per stored unit.
+            intercept: real value of stored 0.
+            padding_stored: inclusive padding range.
+            background_real: value of the air around the anatomy; None where the picture shows none.
+            background_spread_real: values farther than this from ``background_real`` are anatomy.
+            background_stored: value of an empty background, never entered or left.
+
+        Raises:
+            RefusedError: the file cannot carry the noise.
+        """
+        quantum, steps = stored_steps(self.epsilon_real, slope, stored)
+        valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
+        if padding_stored is not None:
+            valid &= (stored < padding_stored[0]) | (stored > padding_stored[1])
+        if not valid.any():
+            raise RefusedError("every value is padding, so there is nothing to protect")
+        low, high = float(stored[valid].min()), float(stored[valid].max())
+        if high - low < 4 * quantum:
+            raise RefusedError(f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise")
+        return FileBudget(
+            modality=modality,
+            window_low=self.window.low,
+            window_high=self.window.high,
+            epsilon_real=self.epsilon_real,
+            slope=slope,
+            intercept=intercept,
+            range_stored=(low + quantum, high - quantum),
+            padding_stored=padding_stored,
+            background_stored=background_stored,
+            quantum_stored=quantum,
+            steps=steps,
+            background_real=background_real,
+            background_spread_real=background_spread_real,
+        )
+
+
+def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
+    """Give the size of one step in stored units and how many of them stay within ``epsilon_real``.
+
+    Integers, and floats that hold integers, move in whole units; other floats move on a grid of a power of two that is coarse enough
+    for their largest magnitude (at least 4 units in the last place), so that what is added is what is found on reading.
+
+    Args:
+        epsilon_real: largest change, real units.
+        slope: real units per stored unit.
+        stored: values of the file, any shape.
+
+    Raises:
+        RefusedError: not even one step fits the budget; the message names the epsilon that would do.
+    """
+    if np.issubdtype(stored.dtype, np.integer):
+        quantum, headroom = 1.0, 0.0
+    else:
+        finite = stored[np.isfinite(stored)]
+        if finite.size == 0:
+            raise RefusedError("every value is NaN or infinite, so there is nothing to protect")
+        if np.array_equal(finite, np.rint(finite)):
+            quantum, headroom = 1.0, 0.0
+        else:
+            unit = float(np.spacing(np.abs(finite).max()))
+            quantum = 2.0 ** math.floor(math.log2(epsilon_real / abs(slope) / FLOAT_STEPS))
+            quantum, headroom = max(quantum, 4 * unit), unit
+    steps = math.floor((epsilon_real / abs(slope) - headroom) / quantum * (1 + _SLACK))
+    if steps < 1:
+        raise RefusedError(
+            f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {quantum * abs(slope):.4g}, so the file cannot carry the noise; "
+            f"give --epsilon '{quantum * abs(slope) * 1.0001:.4g} real' or more, or a wider --window"
+        )
+    return quantum, steps
+
+
+def parse_window(text: str) -> IntensityWindow | None:
+    """Read ``LOW,HIGH`` in real units, the name of a preset, or ``auto`` (None: the modality decides).
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    if text == "auto":
+        return None
+    if text in WINDOW_PRESETS:
+        return IntensityWindow(*WINDOW_PRESETS[text])
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"window {text!r} is not understood; give LOW,HIGH in real units, auto, or one of {', '.join(WINDOW_PRESETS)}") from error
+    return IntensityWindow(low, high)
+
+
+def default_window(
+    modality: str,
+    *,
+    voi_real: tuple[float, float] | None,
+    full_scale_real: tuple[float, float] | None,
+    anatomy_values_real: NDArray[Any],
+) -> IntensityWindow:
+    """Choose the intensity window of a modality where the user gave none.
+
+    CT: soft tissue. Eight-bit pictures but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI window.
+    All others, and those without one: the percentiles 0.5 and 99.5 inside the anatomy.
+
+    Args:
+        modality: DICOM Modality code, or empty where unknown.
+        voi_real: the file's first VOI window.
+        full_scale_real: real values of the lowest and highest storable value of an 8-bit picture; None for others.
+        anatomy_values_real: sample of the values inside the anatomy.
+
+    Raises:
+        RefusedError: the values leave no window, or look like CT without a modality.
+    """
+    if modality == "CT":
+        return IntensityWindow(*WINDOW_PRESETS["soft-tissue"])
+    if modality in ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG"):
+        if full_scale_real is not None:
+            return IntensityWindow(*full_scale_real)
+        if voi_real is not None and voi_real[0] < voi_real[1]:
+            return IntensityWindow(*voi_real)
+    elif modality not in ("", "MR", "PT", "NM") and full_scale_real is not None:
+        return IntensityWindow(*full_scale_real)
+    values = anatomy_values_real[np.isfinite(anatomy_values_real)]
+    if values.size == 0:
+        raise RefusedError("no anatomy was found: the picture is empty or constant")
+    if not modality and values.min() < CT_LIKE_REAL:
+        raise RefusedError(f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give --modality CT, or --window LOW,HIGH")
+    low, high = np.percentile(values, WINDOW_PERCENTILES)
+    if not low < high:
+        raise RefusedError(f"the anatomy is constant at {low:.4g}, so no intensity window can be taken from it; give --window LOW,HIGH")
+    return IntensityWindow(float(low), float(high))

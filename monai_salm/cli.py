@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parsing, printing and exit codes, nothing else.
+
+Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some files were refused or
+failed, 4 verification found a mismatch. The package's rooms are imported inside the commands, because torch and MONAI take seconds to load and
+``--help`` should not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from monai_salm.errors import SalmError, UsageError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_MISMATCH = 1, 2, 3, 4
+
+PROBLEMS_SHOWN = 20
+"""Refused files that are listed on the terminal; the manifest and ``--json`` have all."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path)
+
+
+def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Apply several options in the order in which they are to be shown."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_output = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
+    click.option("--quiet", is_flag=True, help="No progress bars and no log, only the result."),
+)
+_labels = _options(
+    click.option("--labels", type=_FILE, help="CSV table of labels, or for segmentation a folder of label maps."),
+    click.option("--label-column", help="Column of the table that holds the class.  [default: label]"),
+    click.option("--labels-from-folders", is_flag=True, help="The folder that a file lies in is its class."),
+    click.option("--task", type=click.Choice(["classification", "segmentation"]), default="classification", show_default=True),
+)
+_grid = _options(
+    click.option("--sample", type=click.Choice(["auto", "instance", "series"]), default="auto", show_default=True, help="What carries one label and one noise."),
+    click.option("--working-size", type=int, default=128, show_default=True, help="Longest side of the grid that networks see."),
+)
+_values = _options(
+    click.option("--window", default="auto", show_default=True, help="Intensity window: LOW,HIGH in real units, or soft-tissue, brain, lung, bone, wide."),
+    click.option("--modality", default="", help="DICOM Modality code of files that do not say theirs (NIfTI)."),
+)
+_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("monai_salm"), prog_name="monai-salm")
+def cli() -> None:
+    """Make medical images safe to share: bounded, sparse, error-minimizing noise in DICOM and NIfTI files."""
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_FILE)
+@click.argument("output", metavar="OUTPUT", type=_FILE)
+@_labels
+@click.option("--method", default="salm", show_default=True, help="salm, em (dense, as published) or random (control; needs no labels).")
+@click.option("--epsilon", default="8/255", show_default=True, help="Largest change: a fraction of the window, or real units such as '12 HU'.")
+@click.option("--perturbed-fraction", type=float, default=0.4, show_default=True, help="Largest share of the anatomy that sparse methods change.")
+@_values
+@click.option("--surrogate", default="", help="Network by name, or the surrogate.safetensors of a finished run, then frozen.  [default: a small one]")
+@click.option("--rounds", type=int, help="Rounds of the search at most.  [default: the method's]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_device
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
+@_grid
+@click.option("--work-dir", type=_FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
+@click.option("--resume", is_flag=True, help="Go on with a stopped run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
+@click.option("--key-file", type=_FILE, help="Secret that new UIDs are made with; see keygen.")
+@click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are.")
+@_output
+def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: bool, **choices: Any) -> int:
+    """Protect the images of INPUT (a folder or a file) and write them to the folder OUTPUT.
+
+    Example: monai-salm protect EXPORT OUT --labels labels.csv
+    """
+    from monai_salm.pipeline import ProtectOptions, prepare
+    from monai_salm.pipeline import protect as run
+
+    options = ProtectOptions(**choices)
+    if dry_run:
+        inventory, plan, _ = prepare(source, options, show_progress=not quiet)
+        files = {file.path: (sample.sample_id, file.budget) for sample in plan.samples for file in sample.files}
+        result: dict[str, Any] = {
+            "input": str(inventory.root),
+            "counts": {"protect": len(files), "refuse": len(plan.refused), "samples": len(plan.samples)},
+            "classes": plan.classes,
+            "files": [
+                {"path": path, "fate": "protect", "reason": "", "sample_id": name, "epsilon_real": budget.epsilon_real, "epsilon_stored": budget.epsilon_stored}
+                for path, (name, budget) in sorted(files.items())
+            ]
+            + [{"path": path, "fate": "refuse", "reason": reason} for path, reason in sorted(plan.refused.items())],
+        }
+        if as_json:
+            _print_json(result)
+        else:
+            click.echo(f"would protect {len(files)} files in {len(plan.samples)} samples, and refuse {len(plan.refused)}; nothing was written")
+            _print_problems([{"path": path, "status": "refused", "reason": reason} for path, reason in sorted(plan.refused.items())])
+        return EXIT_INCOMPLETE if plan.refused else 0
+    done = run(source, output, options, show_progress=not quiet)
+    result = done.to_json()
+    counts = result["counts"]
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
+        if counts["protected"]:
+            click.echo(f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of the anatomy's voxels changed")
+        if result["rounds"]:
+            click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+        click.echo(f"private, not to be handed out: {done.work_dir}")
+        _print_problems(result["problems"])
+    if not counts["protected"]:
+        return EXIT_FAILED
+    return EXIT_INCOMPLETE if result["problems"] else 0
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_FILE)
+@_output
+def scan(source: Path, as_json: bool, quiet: bool) -> int:
+    """List what INPUT holds, what would be protected or refused, and why."""
+    from monai_salm.pipeline import scan as run
+
+    result = run(source, show_progress=not quiet).to_json()
+    if as_json:
+        _print_json(result)
+        return 0
+    groups: dict[tuple[str, str], int] = {}
+    for file in result["files"]:
+        if file["fate"] == "protect":
+            kind = (f"{file['format']} {file['modality'] or 'of unknown modality'}", "x".join(map(str, file["shape"])))
+            groups[kind] = groups.get(kind, 0) + 1
+    for (kind, shape), number in sorted(groups.items()):
+        click.echo(f"{number} {kind}, {shape}")
+    click.echo(f"{result['counts']['protect']} files can be protected, {result['counts']['refuse']} are refused")
+    _print_problems([file | {"status": "refused"} for file in result["files"] if file["reason"]])
+    return 0
+
+
+@cli.command()
+@click.argument("original", metavar="ORIGINAL", type=_FILE)
+@click.argument("protected", metavar="PROTECTED", type=_FILE)
+@click.option("--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]")
+@_values
+@_output
+def verify(original: Path, protected: Path, epsilon: str | None, window: str, modality: str, as_json: bool, quiet: bool) -> int:
+    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers."""
+    from monai_salm.budget import Epsilon, parse_window
+    from monai_salm.pipeline import verify as run
+    from monai_salm.pipeline.plan import BudgetOptions
+
+    options = BudgetOptions(window=parse_window(window), modality=modality.upper())
+    report = run(original, protected, options=options, check_epsilon=Epsilon.parse(epsilon) if epsilon else None, show_progress=not quiet)
+    result = report.to_json()
+    if as_json:
+        _print_json(result)
+    else:
+        counts = result["counts"]
+        click.echo(", ".join(f"{number} {name}" for name, number in counts.items()))
+        largest = max((file.max_change_stored or 0 for file in report.files), default=0)
+        psnr = min((file.psnr for file in report.files if file.psnr is not None), default=None)
+        if psnr is not None:
+            click.echo(f"largest change {largest:g} stored units, lowest PSNR {psnr:.1f} dB")
+        if result["bound_not_stated"]:
+            click.echo(f"{result['bound_not_stated']} files state no bound; give --epsilon to hold them to one")
+        _print_problems([{"path": file.path, "status": file.verdict, "reason": "; ".join(file.problems)} for file in report.mismatches])
+    return EXIT_MISMATCH if report.mismatches else 0
+
+
+@cli.command()
+@click.argument("file", metavar="FILE", type=_FILE)
+def keygen(file: Path) -> int:
+    """Write a new random key to FILE, readable by its owner alone; an existing file is kept."""
+    import secrets
+
+    try:
+        file.touch(mode=0o600, exist_ok=False)
+    except FileExistsError as error:
+        raise UsageError(f"{file} exists already; a key that was used must not be replaced, so give another name") from error
+    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    click.echo(f"wrote {file}; keep it private, and keep a copy")
+    return 0
+
+
+@cli.command()
+@click.argument("clean", metavar="CLEAN", type=_FILE)
+@click.argument("protected", metavar="PROTECTED", type=_FILE)
+@_labels
+@click.option("--test", "test_dir", type=_FILE, required=True, help="Clean images that no victim trains on.")
+@click.option("--test-labels", type=_FILE, help="Their labels.  [default: those of --labels]")
+@click.option("--victims", default="", help="Networks, separated by commas.  [default: a small one]")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings per network.")
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs of each training.")
+@_values
+@_grid
+@_device
+@_output
+def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
+    """Train victims on CLEAN and on PROTECTED, from the files, and score both on clean test images."""
+    from monai_salm.evaluate import EvaluateOptions
+    from monai_salm.evaluate import evaluate as run
+
+    report = run(clean, protected, test_dir, EvaluateOptions(**choices), show_progress=not quiet)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        click.echo(report.table())
+    return 0
+
+
+@cli.command()
+@click.argument("output", metavar="[OUTPUT]", type=_FILE, default=Path("monai-salm-demo"))
+@click.option("--quiet", is_flag=True, help="No progress bars, only the story.")
+def demo(output: Path, quiet: bool) -> int:
+    """Protect a real brain that comes with an installed package, verify it, and train on it: the main job in a few minutes, offline."""
+    from monai_salm.demo import run_demo
+
+    run_demo(output, echo=click.echo, show_progress=not quiet)
+    return 0
+
+
+def _print_json(result: Any) -> None:
+    click.echo(json.dumps(result, indent=1, allow_nan=False, default=str))
+
+
+def _print_problems(problems: list[dict[str, Any]]) -> None:
+    for problem in problems[:PROBLEMS_SHOWN]:
+        click.echo(f"{problem['status']}: {problem['path']}: {problem['reason']}")
+    if len(problems) > PROBLEMS_SHOWN:
+        click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} more; --json lists all")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; a user never sees a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--quiet" not in arguments and "-q" not in arguments:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    try:
+        code = cli.main(arguments, standalone_mode=False)
+    except UsageError as error:
+        code = _complain(str(error), EXIT_USAGE)
+    except SalmError as error:
+        code = _complain(str(error), EXIT_FAILED)
+    except click.UsageError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        code = _complain(error.format_message(), EXIT_FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        code = _complain("stopped; the same command with --resume goes on", EXIT_FAILED)
+    except OSError as error:
+        code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_FAILED)
+    except MemoryError:
+        code = _complain("out of memory; give a smaller --working-size, or fewer --workers", EXIT_FAILED)
+    except Exception as error:  # whatever it is, the user gets one line and can ask for the rest
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        code = _complain(f"unexpected {type(error).__name__}: {error}; please report it with the command that you gave", EXIT_FAILED)
+    sys.exit(code or 0)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return code

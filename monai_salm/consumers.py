@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an honest training pipeline does to an image before a network sees it, differentiable, on any device.
+
+The optimizer draws from it, so that the noise survives it; victims train with it. Draws come from the caller's generator and are made
+on the CPU, so that the same seed gives the same draws on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class ConsumerAugmentation:
+    """Random flips, shifts, zooms, blurs and window changes, drawn for each sample of a batch.
+
+    Args:
+        flip: probability of a flip along each spatial axis.
+        shift: largest shift along each axis, as a share of its length.
+        zoom: largest relative change of size.
+        blur: probability of a 3-wide binomial blur of the whole batch.
+        window: largest relative change of the intensity window (gain and offset).
+        identity: probability that a sample stays as it is, since a consumer may also do nothing.
+    """
+
+    flip: float = 0.5
+    shift: float = 0.08
+    zoom: float = 0.0
+    blur: float = 0.0
+    window: float = 0.0
+    identity: float = 0.25
+
+    def __call__(self, images: Tensor, generator: torch.Generator, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Give a changed copy of a batch; gradients flow back to the images.
+
+        Args:
+            images: ``(batch, channels, *spatial)`` model values, 2D or 3D.
+            generator: on the CPU; the only source of randomness.
+            label_map: label maps ``(batch, *spatial)`` that follow the images (nearest neighbor), or None.
+        """
+        batch, dims = images.shape[0], images.ndim - 2
+        keep = torch.rand(batch, generator=generator) < self.identity
+        flips = torch.where((torch.rand(batch, dims, generator=generator) < self.flip) & ~keep[:, None], -1.0, 1.0)
+        # Whole voxels: a fraction of one would blur every image, which only some consumers do.
+        lengths = torch.tensor(images.shape[2:], dtype=torch.float32)
+        shifts = ((torch.rand(batch, dims, generator=generator) * 2 - 1) * self.shift * lengths).round() / lengths * 2
+        shifts[keep] = 0.0
+        zooms = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.zoom
+        zooms[keep] = 1.0
+        images, label_map = self._move(images, label_map, flips, shifts, zooms)
+        if self.window:
+            gain = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.window
+            offset = (torch.rand(batch, generator=generator) * 2 - 1) * self.window / 2
+            gain[keep], offset[keep] = 1.0, 0.0
+            shape = (batch,) + (1,) * (dims + 1)
+            images = (images * gain.to(images.device).reshape(shape) + offset.to(images.device).reshape(shape)).clamp(0, 1)
+        if self.blur and float(torch.rand(1, generator=generator)) < self.blur:
+            images = binomial_blur(images)
+        return images, label_map
+
+    @staticmethod
+    def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor, zooms: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Flip, shift and zoom by one affine map per sample; what comes from outside is 0."""
+        if bool((flips == 1).all()) and not shifts.any() and bool((zooms == 1).all()):
+            return images, label_map
+        dims = images.ndim - 2
+        theta = torch.zeros(len(images), dims, dims + 1)
+        for axis in range(dims):
+            # torch orders the coordinates of a grid x, y, z: the last axis first
+            theta[:, dims - 1 - axis, dims - 1 - axis] = flips[:, axis] * zooms
+            theta[:, dims - 1 - axis, dims] = shifts[:, axis]
+        grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        moved = functional.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        if label_map is not None:
+            values = functional.grid_sample(
+                label_map[:, None].to(images.dtype), grid.to(images.dtype), mode="nearest", padding_mode="zeros", align_corners=False
+            )
+            label_map = values[:, 0].round().to(label_map.dtype)
+        return moved, label_map
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types; ``ConsumerAugmentation(**record)`` reads them back."""
+        return asdict(self)
+
+
+NO_AUGMENTATION = ConsumerAugmentation(flip=0.0, shift=0.0, identity=1.0)
+"""A consumer who trains on the images as they are."""
+
+
+def binomial_blur(images: Tensor) -> Tensor:
+    """Blur by the 3-wide binomial kernel (1, 2, 1) / 4 along each spatial axis; edges are repeated."""
+    dims, channels = images.ndim - 2, images.shape[1]
+    convolve = functional.conv2d if dims == 2 else functional.conv3d
+    for axis in range(dims):
+        shape = [1] * dims
+        shape[axis] = 3
+        kernel = images.new_tensor([0.25, 0.5, 0.25]).reshape(1, 1, *shape).expand(channels, 1, *shape)
+        padding = [0] * (2 * dims)
+        padding[2 * (dims - 1 - axis)] = padding[2 * (dims - 1 - axis) + 1] = 1
+        images = convolve(functional.pad(images, padding, mode="replicate"), kernel, groups=channels)
+    return images

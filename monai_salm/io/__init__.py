@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faithful reading and writing of real image files; the format is found from the content, never from the suffix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from monai_salm.errors import RefusedError
+from monai_salm.io import dicom, nifti
+from monai_salm.io.base import (
+    Derivation,
+    FormatModule,
+    HeaderChange,
+    ImageHeader,
+    SourceImage,
+    StoredArray,
+    atomic_target,
+)
+
+__all__ = [
+    "Derivation",
+    "HeaderChange",
+    "ImageHeader",
+    "SourceImage",
+    "StoredArray",
+    "atomic_target",
+    "compare_headers",
+    "read_header",
+    "read_label_map",
+    "read_source",
+    "write_like",
+]
+
+_FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti}
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read what planning needs of a picture, without its pixels.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully; the message says why.
+    """
+    return _format_of(path).read_header(path)
+
+
+def read_source(path: Path) -> SourceImage:
+    """Read a picture's stored values exactly as the file holds them.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully; the message says why.
+    """
+    return _format_of(path).read_source(path)
+
+
+def read_label_map(path: Path) -> StoredArray:
+    """Read a label map of NIfTI as int64 in the file's axis order.
+
+    Raises:
+        RefusedError: the file is no label map that can be read.
+    """
+    if not nifti.sniff(path):
+        raise RefusedError(f"label map {path.name} is not NIfTI; label maps of other formats are not read yet")
+    return nifti.read_label_map(path)
+
+
+def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
+    """Write ``stored`` into a copy of the source's file at ``target``; all else stays as it was.
+
+    Args:
+        source: what :func:`read_source` gave; its file is opened again.
+        stored: new values, of the source's shape and dtype.
+        target: path to write; an existing file is overwritten (use :func:`atomic_target`).
+        derivation: what a DICOM file is to say of the change.
+
+    Raises:
+        RefusedError: the values do not fit the file.
+    """
+    _FORMATS[source.header.format].write_like(source, stored, target, derivation)
+
+
+def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
+    """List every difference of two files outside their pixel values, and whether a derived image may have it.
+
+    Raises:
+        RefusedError: one of the files is no picture that can be read.
+    """
+    return _format_of(original).compare_headers(original, other)
+
+
+def _format_of(path: Path) -> FormatModule:
+    """Find the module that reads a file."""
+    for module in _FORMATS.values():
+        if module.sniff(path):
+            return module
+    raise RefusedError("not an image: neither DICOM (with or without preamble) nor NIfTI-1/2")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The noise of a sample, sparse and in integer steps; a folder of them; and the one function that adds noise to stored values.
+
+On-disk format, version 1. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal digits of the SHA-256 of its
+sample id. Tensors: ``mask`` (uint8, one bit per working cell, C order, most significant bit first) and ``values`` (int8, or int16 where a budget has more
+than 127 steps: the nonzero steps in C order). Metadata: ``format``, ``sample_id``, ``shape`` (working grid), ``levels`` (the largest step) and ``record``
+(JSON, what the writer knows of the sample's files). Files are written aside and renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from monai_salm.budget import FileBudget
+from monai_salm.errors import SalmError, UsageError
+from monai_salm.grid import to_native
+
+STORE_FORMAT = "monai_salm.noise/1"
+
+
+@dataclass(frozen=True)
+class SparseNoise:
+    """Noise of one sample on its working grid.
+
+    Args:
+        shape: working grid.
+        mask: packed bits, ``ceil(cells / 8)`` bytes: where the noise is not zero.
+        values: the nonzero steps in C order, int8 or int16.
+        levels: largest step; a file with fewer steps scales the noise down to them.
+    """
+
+    shape: tuple[int, ...]
+    mask: NDArray[np.uint8]
+    values: NDArray[np.int8] | NDArray[np.int16]
+    levels: int
+
+    @classmethod
+    def from_dense(cls, steps: NDArray[Any], levels: int) -> SparseNoise:
+        """Pack an array of integer steps of any integer type, each at most ``levels`` in magnitude.
+
+        Raises:
+            ValueError: a step is beyond ``levels``.
+        """
+        largest = int(np.abs(steps.astype(np.int64)).max(initial=0))
+        if largest > levels:
+            raise ValueError(f"noise of {largest} steps is beyond its budget of {levels} steps")
+        nonzero = steps != 0
+        kind = np.int8 if levels <= 127 else np.int16
+        return cls(tuple(steps.shape), np.packbits(nonzero.ravel()), steps[nonzero].astype(kind), levels)
+
+    def dense(self) -> NDArray[np.int16]:
+        """Unpack to an array of ``shape``."""
+        cells = int(np.prod(self.shape))
+        result = np.zeros(cells, dtype=np.int16)
+        result[np.unpackbits(self.mask, count=cells).astype(bool)] = self.values
+        return result.reshape(self.shape)
+
+
+class NoiseStore:
+    """A folder of noise, one file per sample, addressed by sample id; safe to read from many processes.
+
+    Args:
+        folder: created on the first write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"NoiseStore({str(self.folder)!r})"
+
+    def _path(self, sample_id: str) -> Path:
+        return self.folder / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.safetensors"
+
+    def write(self, sample_id: str, noise: SparseNoise, record: Mapping[str, Any] | None = None) -> None:
+        """Store the noise of a sample, replacing what was there.
+
+        Args:
+            sample_id: identity of the sample; any text.
+            noise: its noise.
+            record: plain types kept beside it and returned by :meth:`record`.
+        """
+        metadata = {
+            "format": STORE_FORMAT,
+            "sample_id": sample_id,
+            "shape": json.dumps(noise.shape),
+            "levels": str(noise.levels),
+            "record": json.dumps(dict(record or {}), sort_keys=True),
+        }
+        content = save({"mask": noise.mask, "values": noise.values}, metadata)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as handle:
+            temporary = Path(handle.name)
+            handle.write(_ordered(content))
+        temporary.replace(self._path(sample_id))
+
+    def _open(self, sample_id: str) -> Any:
+        path = self._path(sample_id)
+        if not path.is_file():
+            raise UsageError(f"no noise for sample {sample_id!r} in {self.folder}, which holds {len(self)} samples; protect it first, or check its id")
+        return _open_checked(path)
+
+    def read(self, sample_id: str) -> SparseNoise:
+        """Load the noise of a sample.
+
+        Raises:
+            UsageError: the store has no such sample.
+            SalmError: the file is damaged or of another version.
+        """
+        with self._open(sample_id) as file:
+            metadata = file.metadata()
+            shape = tuple(json.loads(metadata["shape"]))
+            return SparseNoise(shape, file.get_tensor("mask"), file.get_tensor("values"), int(metadata["levels"]))
+
+    def record(self, sample_id: str) -> dict[str, Any]:
+        """Load what the writer kept beside the noise; errors as :meth:`read`."""
+        with self._open(sample_id) as file:
+            record: dict[str, Any] = json.loads(file.metadata()["record"])
+            return record
+
+    def __contains__(self, sample_id: object) -> bool:
+        return isinstance(sample_id, str) and self._path(sample_id).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the sample ids in the order of their file names."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with _open_checked(path) as file:
+                yield file.metadata()["sample_id"]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.folder.glob("*.safetensors"))
+
+
+def _open_checked(path: Path) -> Any:
+    """Open a file of a store and check its format."""
+    try:
+        file: Any = safe_open(path, framework="numpy")  # its stub leaves the results of its methods out
+    except SafetensorError as error:
+        raise SalmError(f"{path}: damaged noise file ({error}); delete it and run again with --resume") from error
+    found = (file.metadata() or {}).get("format")
+    if found != STORE_FORMAT:
+        raise SalmError(f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it")
+    return file
+
+
+def _ordered(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, whose order differs from run to run, so that equal noise is equal bytes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def fingerprint(stored: NDArray[Any]) -> str:
+    """Give the identity of an array of stored values: 32 hexadecimal digits from its shape and values, whatever its dtype."""
+    digest = hashlib.sha256(repr(tuple(stored.shape)).encode())
+    digest.update(np.ascontiguousarray(stored, dtype="<f8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]) -> NDArray[Any]:
+    """Add noise to the stored values of one file, within its budget; the only place where values change.
+
+    Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``, never out of ``budget.range_stored``,
+    and never onto the padding or the empty background.
+
+    Args:
+        stored: values of the file, native grid.
+        noise: steps on the file's part of the working grid, positive where the real value is to rise.
+        levels: the largest step in the unit of ``noise``.
+        budget: of this file.
+        carriers: bool, native grid; see :func:`~monai_salm.masks.noise_carriers`.
+
+    Returns:
+        Array of the shape and dtype of ``stored``.
+    """
+    native = to_native(noise, stored.shape).astype(np.int64)
+    if levels != budget.steps:
+        native = np.sign(native) * (np.abs(native) * budget.steps // levels)
+    native = np.clip(native, -budget.steps, budget.steps) * (1 if budget.slope > 0 else -1)
+    native[~carriers] = 0
+    low, high = budget.range_stored
+    if np.issubdtype(stored.dtype, np.integer):
+        changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))
+    else:
+        with np.errstate(invalid="ignore"):
+            changed = np.clip((stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high)
+    forbidden = np.zeros(stored.shape, dtype=bool)
+    if budget.padding_stored is not None:
+        forbidden |= (changed >= budget.padding_stored[0]) & (changed <= budget.padding_stored[1])
+    if budget.background_stored is not None:
+        forbidden |= changed == budget.background_stored
+    return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The min-min optimizer: error-minimizing noise, bounded in stored steps and sparse inside the anatomy.
+
+SALM, Sparsity-Aware Local Masking (arXiv 2403.10573), as we read its abstract: noise that minimizes the training error of a surrogate (Huang et al. 2021,
+arXiv 2101.04898), restricted to the voxels whose loss gradient is largest. For samples x with label y, surrogate f and consumer draws t::
+
+    min_theta min_delta  sum E_t L(f_theta(t(q(x + delta))), y),   |delta| <= epsilon,   delta = 0 outside S,   |S| <= perturbed_fraction * |anatomy|
+
+q rounds to the steps that the file can hold, so what is optimized is what is written. Each round trains the surrogate for a while on the samples as
+they are protected now, then takes some signed gradient steps per sample, from where the last round left its noise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.errors import UsageError
+from monai_salm.masks import sparsity_mask
+from monai_salm.samples import WorkingBatch, WorkingSet
+from monai_salm.tasks import LearningTask
+
+logger = logging.getLogger(__name__)
+
+MASK_RULES = ("gradient", "random", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMinSettings:
+    """What the search may spend and how it searches.
+
+    Args:
+        perturbed_fraction: largest share of the anatomy's voxels that may change, in (0, 1].
+        max_rounds: rounds at most.
+        surrogate_epochs: passes of the surrogate over all samples in each round; less than 1 takes that share of them.
+        surrogate_batches: batches of the surrogate in each round instead; None takes ``surrogate_epochs``.
+        noise_steps: signed gradient steps per sample and round.
+        step_size: size of one such step as a share of the budget.
+        stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0 never stops.
+        patience: see ``stop_error``.
+        renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
+        mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
+        mask_memory: share of the old score that a round keeps.
+        batch_size: samples per step.
+        learning_rate: of the surrogate's Adam.
+        seed: of everything random.
+    """
+
+    perturbed_fraction: float = 0.4
+    max_rounds: int = 30
+    surrogate_epochs: float = 1.0
+    surrogate_batches: int | None = None
+    noise_steps: int = 5
+    step_size: float = 0.2
+    stop_error: float = 0.01
+    patience: int = 3
+    renew_every: int = 0
+    mask_rule: str = "gradient"
+    mask_memory: float = 0.7
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.perturbed_fraction <= 1:
+            raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's voxels change")
+        if self.mask_rule not in MASK_RULES:
+            raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
+        for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types; ``MinMinSettings(**record)`` reads them back."""
+        return asdict(self)
+
+
+@dataclass
+class RoundLog:
+    """What one round did: mean error of the surrogate in the noise steps, share of the anatomy changed, passes per sample so far, seconds."""
+
+    round: int
+    error: float
+    changed_fraction: float
+    passes: float
+    seconds: float
+
+
+@dataclass
+class SearchState:
+    """Everything that a round starts from, so that a stopped run goes on exactly where it was.
+
+    Args:
+        steps: per sample, proposed noise in steps, float32, working grid; dense: the mask is applied when it is used.
+        score: per sample, running mean of the absolute loss gradient.
+        round: rounds done.
+        passes: forward and backward passes of the surrogate per sample so far.
+        quiet: rounds in a row below the stop error.
+        history: one entry a round.
+    """
+
+    steps: list[Tensor]
+    score: list[Tensor]
+    round: int = 0
+    passes: float = 0.0
+    quiet: int = 0
+    history: list[RoundLog] = field(default_factory=list)
+
+
+class MinMinOptimizer:
+    """Search error-minimizing noise for a set of samples.
+
+    Args:
+        network: surrogate that gives logits; it is trained in place. Any module, on any device.
+        task: loss and error.
+        settings: see :class:`MinMinSettings`.
+        augmentation: what the noise has to survive.
+        device: where to compute.
+        freeze_surrogate: True takes noise steps only, with the network as it is (further samples of a finished run).
+        show_progress: a progress bar on standard error.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: LearningTask,
+        settings: MinMinSettings | None = None,
+        *,
+        augmentation: ConsumerAugmentation | None = None,
+        device: torch.device | str = "cpu",
+        freeze_surrogate: bool = False,
+        show_progress: bool = False,
+    ) -> None:
+        self.network = network
+        self.task = task
+        self.settings = settings or MinMinSettings()
+        self.augmentation = augmentation or ConsumerAugmentation()
+        self.device = torch.device(device)
+        self.freeze_surrogate = freeze_surrogate
+        self.show_progress = show_progress
+
+    def start(self, samples: WorkingSet) -> SearchState:
+        """Give the state before the first round: no noise."""
+        shapes = [sample.image_model.shape for sample in samples.samples]
+        return SearchState([torch.zeros(s) for s in shapes], [torch.zeros(s) for s in shapes])
+
+    def run(
+        self, samples: WorkingSet, state: SearchState | None = None, after_round: Callable[[SearchState], None] | None = None
+    ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working grid.
+
+        Args:
+            samples: with targets.
+            state: of a stopped run, to go on from; it is changed in place.
+            after_round: called after each round, to save the state.
+        """
+        settings = self.settings
+        state = state or self.start(samples)
+        self.network.to(self.device)
+        with tqdm(total=settings.max_rounds, initial=state.round, desc="optimizing", unit="round", disable=not self.show_progress) as bar:
+            while state.round < settings.max_rounds and not self._done(state):
+                log = self._round(samples, state)
+                bar.update()
+                bar.set_postfix(error=f"{log.error:.3f}", changed=f"{log.changed_fraction:.3f}", passes=f"{log.passes:.0f}")
+                logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
+                if after_round is not None:
+                    after_round(state)
+        return self._result(samples, state)
+
+    def _done(self, state: SearchState) -> bool:
+        return self.settings.stop_error > 0 and state.quiet >= self.settings.patience
+
+    def _result(self, samples: WorkingSet, state: SearchState) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        for indices in self._batches(samples, None):
+            batch = samples.batch(indices, torch.device("cpu"))
+            steps, score = self._gather(samples, state, batch)
+            final = self._quantize(steps, batch) * self._mask(score, batch)
+            for row, index in enumerate(indices):
+                yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
+
+    # One round -------------------------------------------------------------------------------------------------------
+
+    def _round(self, samples: WorkingSet, state: SearchState) -> RoundLog:
+        began = time.monotonic()
+        # A generator of its own for each round: a resumed run draws what an uninterrupted one would have drawn.
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + state.round)
+        if not self.freeze_surrogate:
+            self._train_surrogate(samples, state, generator)
+        error, changed = self._move_noise(samples, state, generator)
+        state.round += 1
+        state.quiet = state.quiet + 1 if error < self.settings.stop_error else 0
+        log = RoundLog(state.round, error, changed, state.passes, time.monotonic() - began)
+        state.history.append(log)
+        return log
+
+    def _train_surrogate(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> None:
+        settings = self.settings
+        if settings.renew_every and state.round and state.round % settings.renew_every == 0:
+            renew(self.network, settings.seed + state.round)
+        self.network.train().requires_grad_(True)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        wanted = settings.surrogate_batches or max(1, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
+        done = 0
+        while done < wanted:
+            for indices in self._batches(samples, generator):
+                if done == wanted:
+                    break
+                batch = samples.batch(indices, self.device)
+                steps, score = self._gather(samples, state, batch)
+                images = self._apply(batch, steps, self._mask(score, batch) if state.round else torch.zeros_like(score, dtype=torch.bool))
+                images, target = self._augment(images, batch, generator)
+                optimizer.zero_grad(set_to_none=True)
+                self._losses(images, target)[0].mean().backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+                optimizer.step()
+                done += 1
+        state.passes += wanted * settings.batch_size / len(samples)
+
+    def _move_noise(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> tuple[float, float]:
+        """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after them."""
+        settings = self.settings
+        self.network.eval().requires_grad_(False)
+        errors, changed, anatomy = 0.0, 0, 0
+        for indices in self._batches(samples, None):
+            batch = samples.batch(indices, self.device)
+            steps, score = self._gather(samples, state, batch)
+            mask = self._mask(score, batch) if state.round else batch.voxels > 0
+            gathered = torch.zeros_like(score)
+            for step in range(settings.noise_steps):
+                gradient, error = self._input_gradient(batch, steps, mask, generator)
+                if step == 0:
+                    errors += float(error.sum())
+                gathered += gradient.abs()
+                levels = _column(batch.levels, steps)
+                steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
+            # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
+            gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
+            score = gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
+            self._scatter(samples, state, batch, steps, score)
+            final = (self._quantize(steps, batch) != 0) & self._mask(score, batch)
+            changed += int((final * batch.voxels).sum())
+            anatomy += int(batch.limits.sum())
+        state.passes += settings.noise_steps
+        return errors / len(samples), changed / max(anatomy, 1)
+
+    def _input_gradient(self, batch: WorkingBatch, steps: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss by the protected image (straight through the rounding), and the error of each sample."""
+        with torch.enable_grad():
+            images = self._apply(batch, steps, mask).requires_grad_(True)
+            augmented, target = self._augment(images, batch, generator)
+            losses, logits = self._losses(augmented, target)
+            (gradient,) = torch.autograd.grad(losses.sum(), images)
+        return gradient.float(), self.task.error(logits.detach().float(), target)  # type: ignore[arg-type]
+
+    def _augment(self, images: Tensor, batch: WorkingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        if self.task.spatial_target:
+            return self.augmentation(images, generator, batch.target)
+        return self.augmentation(images, generator)[0], batch.target
+
+    def _losses(self, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+        if target is None:
+            raise UsageError("the samples have no labels, which error-minimizing noise needs; give --labels, or --method random")
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            logits = self.network(images)
+        if isinstance(logits, (tuple, list)):
+            logits = logits[0]  # transformers of MONAI give hidden states too
+        return self.task.loss(logits.float(), target), logits
+
+    # Noise of a batch ------------------------------------------------------------------------------------------------
+
+    def _apply(self, batch: WorkingBatch, steps: Tensor, mask: Tensor) -> Tensor:
+        """Give the images as a consumer will find them in the files: rounded, masked, clipped to the window."""
+        noise = self._quantize(steps, batch) * mask
+        return (batch.images + noise * batch.share * _column(batch.step_model, noise)).clamp(0, 1)
+
+    @staticmethod
+    def _quantize(steps: Tensor, batch: WorkingBatch) -> Tensor:
+        levels = _column(batch.levels, steps)
+        return steps.round().clamp(-levels, levels) * (batch.voxels > 0)
+
+    def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
+        """Where the noise may be, ``(batch, 1, *spatial)`` bool."""
+        settings = self.settings
+        voxels = batch.voxels
+        if settings.mask_rule == "dense":
+            return voxels > 0
+        if settings.mask_rule == "random":
+            rows = [torch.rand(voxels[0].numel(), generator=torch.Generator().manual_seed(settings.seed * 7_919 + index)) for index in batch.indices]
+            score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
+        limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
+        return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
+
+    def _gather(self, samples: WorkingSet, state: SearchState, batch: WorkingBatch) -> tuple[Tensor, Tensor]:
+        device = batch.images.device
+        steps = samples.pad([state.steps[i].numpy() for i in batch.indices]).to(device)
+        return steps, samples.pad([state.score[i].numpy() for i in batch.indices]).to(device)
+
+    def _scatter(self, samples: WorkingSet, state: SearchState, batch: WorkingBatch, steps: Tensor, score: Tensor) -> None:
+        for row, index in enumerate(batch.indices):
+            state.steps[index] = torch.from_numpy(samples.crop(steps[row], index).copy())
+            state.score[index] = torch.from_numpy(samples.crop(score[row], index).copy())
+
+    def _batches(self, samples: WorkingSet, generator: torch.Generator | None) -> Iterator[list[int]]:
+        count = len(samples)
+        order = list(range(count)) if generator is None else torch.randperm(count, generator=generator).tolist()
+        size = self.settings.batch_size
+        return (order[i : i + size] for i in range(0, count, size))
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """Shape ``(batch,)`` values to multiply maps of a batch."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def renew(network: nn.Module, seed: int) -> None:
+    """Draw the weights of a network anew, the same for the same seed, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a folder of images to a folder of protected ones: scan, plan, search, write, verify."""
+
+from __future__ import annotations
+
+from monai_salm.pipeline.inventory import Inventory, scan
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+from monai_salm.pipeline.protect import ProtectResult, prepare, protect
+from monai_salm.pipeline.verify import VerifyReport, verify
+
+__all__ = [
+    "Inventory",
+    "ProtectOptions",
+    "ProtectResult",
+    "ProtectionPlan",
+    "VerifyReport",
+    "build_plan",
+    "prepare",
+    "protect",
+    "scan",
+    "verify",
+]

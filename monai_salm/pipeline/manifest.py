@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The private record of a run: one JSON line a file, appended as each file is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_salm.errors import SalmError
+
+FATES = ("protected", "copied", "refused", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFate:
+    """What became of one file: a line of ``manifest.jsonl``.
+
+    Args:
+        path: relative to the input and to the output.
+        status: one of :data:`FATES`.
+        reason: why it was not protected; empty if it was.
+        sample_id: sample that it belongs to.
+        modality: DICOM Modality code.
+        epsilon_real, epsilon_stored: budget in real and in stored units.
+        max_change_stored: largest change found on reading the written file.
+        changed_fraction: share of the anatomy's voxels that changed.
+        psnr: of the written file in model values, dB.
+        sha256_in, sha256_out: digests of the source and the written file.
+    """
+
+    path: str
+    status: str
+    reason: str = ""
+    sample_id: str = ""
+    modality: str = ""
+    epsilon_real: float | None = None
+    epsilon_stored: float | None = None
+    max_change_stored: float | None = None
+    changed_fraction: float | None = None
+    psnr: float | None = None
+    sha256_in: str = ""
+    sha256_out: str = ""
+
+
+class Manifest:
+    """The manifest of a run.
+
+    Args:
+        path: of ``manifest.jsonl``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, FileFate]:
+        """Give the last fate of each file; a line that a crash cut short is ignored, since its file will be done again."""
+        fates: dict[str, FileFate] = {}
+        if not self.path.is_file():
+            return fates
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                fate = FileFate(**json.loads(line))
+            except (json.JSONDecodeError, TypeError) as error:
+                if number == len(lines):
+                    break
+                raise SalmError(f"{self.path}: line {number} is damaged ({error}); start again with an empty work folder") from error
+            fates[fate.path] = fate
+        return fates
+
+    def append(self, fate: FileFate) -> None:
+        """Add a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(fate), sort_keys=True) + "\n")
+
+    def rewrite(self, fates: Mapping[str, FileFate]) -> None:
+        """Replace the file by one line for each path, in order of the paths."""
+        lines = [json.dumps(asdict(fates[path]), sort_keys=True) + "\n" for path in sorted(fates)]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.path)
+
+
+def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:
+    """Give how many files met each fate."""
+    return {status: sum(fate.status == status for fate in fates.values()) for status in FATES}
+
+
+def fate_record(fate: FileFate) -> dict[str, Any]:
+    """Give a fate as plain types."""
+    return asdict(fate)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be done with each file: samples, labels, windows and budgets, written down before anything is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget, default_window
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import ImageHeader, SourceImage, read_source
+from monai_salm.masks import Background, border_values, find_background
+from monai_salm.noise import fingerprint
+from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
+from monai_salm.pipeline.labels import IDENTIFIER_COLUMNS, LabelAssignment, Target
+
+PLAN_FORMAT = "monai_salm.plan/1"
+
+SAMPLED_VALUES = 2_000_000
+"""Values of a series that its window and background are estimated from."""
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and its budget."""
+
+    path: str
+    sha256: str
+    fingerprint: str
+    spacing: tuple[float, ...]
+    budget: FileBudget
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """One unit that carries a label and a noise: an instance (its id is the SOP Instance UID), a series ordered along its normal (its Series Instance UID),
+    or a NIfTI volume (the fingerprint of its values): no path and no order can change an id.
+    """
+
+    sample_id: str
+    files: tuple[FilePlan, ...]
+    target: Target | None = None
+
+
+@dataclass
+class ProtectionPlan:
+    """The frozen decision about every file of an input.
+
+    Args:
+        samples: what will be protected, ordered by sample id.
+        refused: path -> reason.
+        copies: path of a file -> path of the file with the same bytes whose fate it shares.
+        classes: names of classes or findings.
+        multi_label: True if targets are findings.
+        settings: everything else that the result depends on; plain types.
+    """
+
+    samples: list[SamplePlan]
+    refused: dict[str, str]
+    copies: dict[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    multi_label: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types that :meth:`from_json` reads back."""
+        samples = [
+            {
+                "sample_id": sample.sample_id,
+                "target": sample.target,
+                "files": [{"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "spacing": list(f.spacing), "budget": f.budget.to_json()} for f in sample.files],
+            }
+            for sample in self.samples
+        ]
+        return {
+            "format": PLAN_FORMAT,
+            "settings": self.settings,
+            "classes": self.classes,
+            "multi_label": self.multi_label,
+            "samples": samples,
+            "refused": self.refused,
+            "copies": self.copies,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> ProtectionPlan:
+        """Read what :meth:`to_json` gave, also after a trip through JSON text."""
+        if record.get("format") != PLAN_FORMAT:
+            raise UsageError(f"plan format {record.get('format')!r} is not {PLAN_FORMAT!r}; use the version of monai_salm that wrote it")
+        samples = [
+            SamplePlan(
+                s["sample_id"],
+                tuple(FilePlan(f["path"], f["sha256"], f["fingerprint"], tuple(f["spacing"]), FileBudget.from_json(f["budget"])) for f in s["files"]),
+                s["target"],
+            )
+            for s in record["samples"]
+        ]
+        return cls(samples, dict(record["refused"]), dict(record["copies"]), list(record["classes"]), record["multi_label"], dict(record["settings"]))
+
+    def digest(self) -> str:
+        """Give the SHA-256 of the plan: two runs with the same digest do the same."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """How budgets are found.
+
+    Args:
+        epsilon: see :class:`~monai_salm.budget.Epsilon`.
+        window: for all files; None takes the modality's.
+        modality: DICOM Modality code for files that do not say theirs; empty if unknown.
+    """
+
+    epsilon: Epsilon = field(default_factory=lambda: Epsilon(8 / 255))
+    window: IntensityWindow | None = None
+    modality: str = ""
+
+
+def build_plan(
+    inventory: Inventory,
+    options: BudgetOptions,
+    *,
+    labels: LabelAssignment | None = None,
+    sample: str = "auto",
+    show_progress: bool = False,
+) -> ProtectionPlan:
+    """Decide for every file whether and how it will be protected; reads every picture once.
+
+    Args:
+        inventory: the files.
+        options: how budgets are found.
+        labels: None for methods that need none.
+        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more, else instances.
+        show_progress: a progress bar on standard error.
+    """
+    plan = ProtectionPlan([], inventory.refused)
+    by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in IDENTIFIER_COLUMNS[1:])
+    found: list[SamplePlan] = []
+    with tqdm(total=len(inventory.pictures), desc="planning", unit="file", disable=not show_progress) as bar:
+        for paths in _volumes(inventory):
+            found += _plan_volume(inventory, paths, options, labels, by_series, plan.refused)
+            bar.update(len(paths))
+    plan.samples = _distinct(found, plan.refused)
+    for path, first in inventory.copies.items():
+        if labels is not None and labels.targets.get(path, labels.targets.get(first)) != labels.targets.get(first):
+            plan.refused[path] = f"it is a copy of {first}, but has another label; give both the same"
+        else:
+            plan.copies[path] = first
+    if labels is not None:
+        plan.classes, plan.multi_label = labels.classes, labels.multi_label
+    return plan
+
+
+def file_budgets(inventory: Inventory, options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
+    """Give the source and the budget of every picture; reasons for those without one go to ``refused``."""
+    for paths in _volumes(inventory):
+        yield from _budgets(inventory, paths, options, refused)
+
+
+def _volumes(inventory: Inventory) -> list[list[str]]:
+    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every other file alone."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path, header in inventory.pictures.items():
+        series = header.identifiers.get("SeriesInstanceUID", "") if header.modality in SERIES_MODALITIES else ""
+        groups[("series", series) if series else ("file", path)].append(path)
+    return [sorted(paths, key=lambda path: _slice_order(inventory.pictures[path], path)) for paths in groups.values()]
+
+
+def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, str]:
+    return (header.slice_position is None, header.slice_position or 0.0, path)
+
+
+def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
+    """Bind the budget of each file of a volume; files are read twice if there are several, so that memory stays flat."""
+    readable: dict[str, SourceImage] = {}
+    values, borders, voi, full_scale, scale = [], [], None, None, (1.0, 0.0)
+    share = max(1000, SAMPLED_VALUES // len(paths))
+    for path in paths:
+        try:
+            source = read_source(inventory.absolute(path))
+        except RefusedError as refusal:
+            refused[path] = str(refusal)
+            continue
+        valid = source.stored[~source.padding]
+        values.append(_every(valid, share).astype(np.float64) * source.slope + source.intercept)
+        edge = border_values(source.stored)
+        if source.padding_stored is not None:
+            edge = edge[(edge < source.padding_stored[0]) | (edge > source.padding_stored[1])]
+        borders.append(_every(edge, share).astype(np.float64) * source.slope + source.intercept)
+        voi = voi or source.header.window_real
+        if source.range_stored == (0, 255):
+            full_scale = tuple(sorted(end * source.slope + source.intercept for end in source.range_stored))
+        scale = (source.slope, source.intercept)
+        if len(paths) == 1:
+            readable[path] = source
+        else:
+            readable[path] = None  # type: ignore[assignment]
+    if not readable:
+        return
+    modality = inventory.pictures[paths[0]].modality or options.modality
+    try:
+        window, background = _window(modality, np.concatenate(values), np.concatenate(borders), voi, full_scale, options.window)
+    except RefusedError as refusal:
+        refused.update({path: str(refusal) for path in readable})
+        return
+    for path, known in readable.items():
+        source = known or read_source(inventory.absolute(path))
+        exact = None
+        if background is not None and background.exact_stored is not None:
+            exact = round((background.exact_stored - source.intercept) / source.slope, 9)
+        try:
+            budget = PerturbationBudget(options.epsilon, window).bind(
+                source.stored,
+                modality=modality,
+                slope=source.slope,
+                intercept=source.intercept,
+                padding_stored=source.padding_stored,
+                background_real=background.center_real if background else None,
+                background_spread_real=background.spread_real if background else 0.0,
+                background_stored=exact,
+            )
+        except RefusedError as refusal:
+            refused[path] = str(refusal)
+            continue
+        yield path, source, budget
+
+
+def _every(values: NDArray[Any], wanted: int) -> NDArray[Any]:
+    """Take about ``wanted`` of the values, evenly."""
+    return values.ravel()[:: max(1, values.size // wanted)]
+
+
+def _window(
+    modality: str,
+    values_real: NDArray[np.float64],
+    border_real: NDArray[np.float64],
+    voi: tuple[float, float] | None,
+    full_scale: tuple[float, float] | None,
+    window: IntensityWindow | None,
+) -> tuple[IntensityWindow, Background | None]:
+    """Find the window and the background of a volume from samples of its real values (``exact_stored`` is a real value here)."""
+    background = find_background(values_real, border_real, 1.0, 0.0)
+    if window is None:
+        inside = values_real
+        if background is not None:
+            inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]
+        window = default_window(modality, voi_real=voi, full_scale_real=full_scale, anatomy_values_real=inside)
+    return window, background
+
+
+def _plan_volume(
+    inventory: Inventory, paths: list[str], options: BudgetOptions, labels: LabelAssignment | None, by_series: bool, refused: dict[str, str]
+) -> Iterable[SamplePlan]:
+    labelled = []
+    for path in paths:
+        if labels is None or path in labels.targets:
+            labelled.append(path)
+        else:
+            refused[path] = f"it has no label ({labels.key}); add it to the labels, or leave the file out"
+    files: list[tuple[FilePlan, SourceImage]] = []
+    for path, source, budget in _budgets(inventory, labelled, options, refused) if labelled else ():
+        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), source.header.spacing, budget)
+        if not by_series or len(labelled) == 1:
+            yield SamplePlan(source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint, (plan,), labels.targets[path] if labels else None)
+        else:
+            files.append((plan, _without_pixels(source)))
+    if not files:
+        return
+    shapes = {source.header.shape for _, source in files}
+    targets = {json.dumps(labels.targets[plan.path]) for plan, _ in files} if labels else {"null"}
+    if len(shapes) > 1 or len(targets) > 1:
+        why = f"slices of {len(shapes)} shapes" if len(shapes) > 1 else "slices with different labels"
+        refused.update({plan.path: f"its series has {why}, so it is not one volume; protect its instances (--sample instance)" for plan, _ in files})
+        return
+    yield SamplePlan(files[0][1].header.identifiers["SeriesInstanceUID"], tuple(plan for plan, _ in files), json.loads(targets.pop()))
+
+
+def _without_pixels(source: SourceImage) -> SourceImage:
+    """Forget the pixels of a slice, so that a long series does not fill the memory."""
+    return SourceImage(header=source.header, stored=source.stored[:0], slope=source.slope, range_stored=source.range_stored)
+
+
+def _distinct(samples: list[SamplePlan], refused: dict[str, str]) -> list[SamplePlan]:
+    """Keep one sample of each id; copies of the same volume are refused, since their noise and label would have to agree."""
+    kept: dict[str, SamplePlan] = {}
+    for sample in sorted(samples, key=lambda s: (s.sample_id, s.files[0].path)):
+        first = kept.setdefault(sample.sample_id, sample)
+        if first is not sample:
+            refused.update({file.path: f"it holds the same values as {first.files[0].path}; remove one of the two" for file in sample.files})
+    return list(kept.values())
+

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job: a folder of images goes in, protected images come out, and a private work folder keeps what is needed to go on or to check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from monai_salm.errors import UsageError
+from monai_salm.io import atomic_target
+from monai_salm.pipeline.inventory import Inventory, file_digest, scan
+from monai_salm.pipeline.labels import LabelAssignment, label_maps, labels_from_folders, labels_from_table
+from monai_salm.pipeline.manifest import FileFate, Manifest, count_fates
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
+from monai_salm.pipeline.search import SearchSummary, make_noise
+from monai_salm.pipeline.write import WriteJob, copy_file, identifiers_of, write_sample
+
+@dataclass(frozen=True)
+class ProtectResult:
+    """What a run did.
+
+    Args:
+        output: folder of protected files.
+        work_dir: private folder.
+        fates: by path.
+        search: what the search of the noise did.
+    """
+
+    output: Path
+    work_dir: Path
+    fates: dict[str, FileFate]
+    search: SearchSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what ``monai-salm protect --json`` prints."""
+        problems = [
+            {"path": fate.path, "status": fate.status, "reason": fate.reason}
+            for _, fate in sorted(self.fates.items())
+            if fate.status in ("refused", "failed") or fate.reason
+        ]
+        done = [fate for fate in self.fates.values() if fate.status == "protected"]
+        summary = {
+            "lowest_psnr": min((fate.psnr for fate in done if fate.psnr is not None), default=None),
+            "largest_changed_fraction": max((fate.changed_fraction for fate in done if fate.changed_fraction is not None), default=None),
+        }
+        return {
+            "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates),
+            "rounds": self.search.rounds, "passes_per_sample": self.search.passes, **summary, "problems": problems,
+        }  # fmt: skip
+
+
+def prepare(source: Path, options: ProtectOptions, *, show_progress: bool = False) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+    """Scan an input, find its labels and plan what will be done with every file; changes nothing.
+
+    Raises:
+        UsageError: the options do not fit each other or the input.
+    """
+    budget = BudgetOptions(epsilon=options.parsed_epsilon(), window=options.parsed_window(), modality=options.modality.upper())
+    needs_labels = options.noise_method().search is not None
+    inventory = scan(source, show_progress=show_progress)
+    labels = find_labels(inventory, options) if needs_labels else None
+    if not inventory.pictures:
+        raise UsageError(f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons")
+    plan = build_plan(inventory, budget, labels=labels, sample=options.sample, show_progress=show_progress)
+    # Where things lie, and how fast they are done, does not change what is done.
+    elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
+    plan.settings = {name: value for name, value in vars(options).items() if name not in elsewhere} | {"version": version("monai_salm")}
+    return inventory, plan, labels
+
+
+def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignment:
+    """Find the labels that a method needs, as the options say.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if options.task == "segmentation":
+        if options.labels is None:
+            raise UsageError("--task segmentation needs --labels FOLDER with a label map for each image")
+        return label_maps(options.labels, inventory)
+    if options.labels_from_folders:
+        return labels_from_folders(inventory)
+    if options.labels is None:
+        raise UsageError(f"method {options.method!r} needs labels; give --labels FILE, --labels-from-folders, or --method random")
+    if options.labels.is_dir():
+        raise UsageError(f"{options.labels} is a folder; a table is needed for classification, or give --task segmentation")
+    return labels_from_table(options.labels, inventory, options.label_column)
+
+
+def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
+    """Protect the images of a folder.
+
+    Args:
+        source: folder, or one file.
+        output: folder to make; relative paths and names are those of the input.
+        options: see :class:`ProtectOptions`.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        UsageError: the options do not fit each other, the input or the folders.
+    """
+    work_dir = options.work_dir or output.with_name(output.name + ".work")
+    _check_folders(source, output, work_dir, options.resume)
+    inventory, plan, _ = prepare(source, options, show_progress=show_progress)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    _freeze(work_dir / "plan.json", plan, options.resume)
+    search = make_noise(inventory, plan, options, work_dir, show_progress=show_progress)
+    fates = write_files(inventory, plan, options, output, work_dir, show_progress=show_progress)
+    return ProtectResult(output, work_dir, fates, search)
+
+
+def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> None:
+    inside = source.resolve() if source.is_dir() else source.resolve().parent
+    for name, folder in (("output", output), ("work folder", work_dir)):
+        if folder.resolve() == inside or folder.resolve().is_relative_to(inside):
+            raise UsageError(f"the {name} {folder} lies in the input {source}; give a folder outside it")
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"the {name} {folder} is a file; give a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not resume:
+            raise UsageError(f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder")
+    if work_dir.resolve().is_relative_to(output.resolve()):
+        raise UsageError(f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it")
+
+
+def _freeze(path: Path, plan: ProtectionPlan, resume: bool) -> None:
+    """Write the plan, or check that it is still the one that was begun with."""
+    text = json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
+    if resume and path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] != plan.digest():
+        raise UsageError(f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder")
+    with atomic_target(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+# Noise ---------------------------------------------------------------------------------------------------------------
+
+
+def write_files(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path, *, show_progress: bool = False
+) -> dict[str, FileFate]:
+    """Write the protected files and the manifest; gives the fate of every file of the input."""
+    manifest = Manifest(work_dir / "manifest.jsonl")
+    fates = {path: fate for path, fate in manifest.load().items() if options.resume and _still_there(fate, output)}
+    secret = uid_secret(plan, options, work_dir)
+    changed = identifiers_of(inventory.pictures, plan.samples)
+    output.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        WriteJob(sample, inventory.root, output, work_dir / "noise", "monai_salm", version("monai_salm"), secret, changed)
+        for sample in plan.samples
+        if not all(file.path in fates for file in sample.files)
+    ]
+    with tqdm(total=sum(len(job.sample.files) for job in jobs), desc="writing", unit="file", disable=not show_progress) as bar:
+        for done in _map(jobs, options.workers):
+            for fate in done:
+                fates[fate.path] = fate
+                manifest.append(fate)
+                bar.update()
+    for path, reason in plan.refused.items():
+        fates[path] = FileFate(path=path, status="refused", reason=reason)
+    for path, first in plan.copies.items():
+        fates[path] = replace(fates[first], path=path)
+        if fates[path].status == "protected":
+            copy_file(output, first, output, path)
+    if options.copy_unprotected:
+        for path, fate in fates.items():
+            if fate.status in ("refused", "failed"):
+                copy_file(inventory.root, path, output, path)
+                fates[path] = replace(fate, status="copied")
+    manifest.rewrite(fates)
+    return fates
+
+
+def _map(jobs: list[WriteJob], workers: int) -> Iterable[list[FileFate]]:
+    """Write samples in this process, or in several; the order, and so the manifest, is that of the jobs either way."""
+    if workers <= 1 or len(jobs) < 2:
+        yield from map(write_sample, jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as executor:
+        yield from executor.map(write_sample, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
+
+
+def _still_there(fate: FileFate, output: Path) -> bool:
+    return fate.status == "protected" and (output / fate.path).is_file() and file_digest(output / fate.path) == fate.sha256_out
+
+
+def uid_secret(plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> bytes:
+    """Give the secret that new UIDs are made with, and keep it in the work folder, readable by its owner alone.
+
+    Without a key file it is made from the seed and the digests of the input's files: the same run gives the same UIDs, and nobody without the originals
+    can tell which old UID became which new one.
+    """
+    path = work_dir / "uid.key"
+    if options.resume and path.is_file():
+        return bytes.fromhex(path.read_text(encoding="ascii"))
+    if options.key_file is not None:
+        try:
+            material = options.key_file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{options.key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'") from error
+    else:
+        digests = sorted(file.sha256 for sample in plan.samples for file in sample.files)
+        material = "/".join([str(options.seed), *digests]).encode()
+    secret = hashlib.sha256(b"monai_salm uid secret/1\0" + material).digest()
+    path.touch(mode=0o600)
+    path.write_text(secret.hex(), encoding="ascii")
+    return secret

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a plan to the noise of its samples, in the private work folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import atomic_target
+from monai_salm.networks import build_network
+from monai_salm.noise import NoiseStore, SparseNoise
+from monai_salm.optimize import MinMinOptimizer
+from monai_salm.pipeline.checkpoint import load_state, save_state
+from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.methods import NoiseMethod, random_steps
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
+from monai_salm.samples import WorkingSample, WorkingSet
+from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
+from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """What a search did: its rounds, its passes per sample, and the error of the surrogate in each round."""
+
+    rounds: int = 0
+    passes: float = 0.0
+    errors: tuple[float, ...] = ()
+
+
+def make_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path, *, show_progress: bool = False) -> SearchSummary:
+    """Search the noise of all samples and put it into ``work_dir/noise``.
+
+    A sample that cannot carry noise, or whose label map does not fit, moves from the plan's samples to its refused files. What was done is kept in
+    ``work_dir/search.json``, and a run that goes on takes it from there.
+    """
+    done = work_dir / "search.json"
+    if options.resume and done.is_file():
+        record = json.loads(done.read_text(encoding="utf-8"))
+        plan.refused.update(record["refused"])
+        plan.samples = [sample for sample in plan.samples if all(file.path not in record["refused"] for file in sample.files)]
+        return SearchSummary(record["rounds"], record["passes"], tuple(record["errors"]))
+    before = set(plan.refused)
+    method = options.noise_method()
+    if method.search is None:
+        summary = _draw_noise(inventory, plan, options, NoiseStore(work_dir / "noise"), show_progress=show_progress)
+    else:
+        summary = _search_noise(inventory, plan, options, method, work_dir, show_progress=show_progress)
+    refused = {path: reason for path, reason in plan.refused.items() if path not in before}
+    with atomic_target(done) as temporary:
+        temporary.write_text(json.dumps(asdict(summary) | {"refused": refused}, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _draw_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, store: NoiseStore, *, show_progress: bool) -> SearchSummary:
+    """Draw random noise, one sample at a time."""
+    plans = {sample.sample_id: sample for sample in plan.samples}
+    for sample in load_working_samples(inventory, plan, options.working_size, show_progress=show_progress):
+        noise = SparseNoise.from_dense(random_steps(sample, options.seed), sample.levels)
+        store.write(sample.sample_id, noise, noise_record(inventory, plans[sample.sample_id]))
+    return SearchSummary()
+
+
+def _search_noise(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, work_dir: Path, *, show_progress: bool
+) -> SearchSummary:
+    """Run the optimizer, saving its state after each round and the surrogate at the end."""
+    digest = plan.digest()
+    label_values = label_map_values(plan.samples)
+    working = WorkingSet(list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)))
+    optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
+    checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
+    state = load_state(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
+    plans = {sample.sample_id: sample for sample in plan.samples}
+    levels = {sample.sample_id: sample.levels for sample in working.samples}
+    for sample_id, steps in optimizer.run(working, state, lambda now: save_state(checkpoint, now, optimizer.network, digest)):
+        store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
+    with atomic_target(work_dir / "surrogate.safetensors") as temporary:
+        temporary.write_bytes(surrogate_bytes(optimizer.network, card))
+    checkpoint.unlink(missing_ok=True)
+    return SearchSummary(state.round, state.passes, tuple(log.error for log in state.history))
+
+
+def load_working_samples(
+    inventory: Inventory, plan: ProtectionPlan, size: int, label_values: list[int] | None = None, *, show_progress: bool = False
+) -> Iterator[WorkingSample]:
+    """Read the samples of a plan onto the working grid, one by one; those that cannot be used move to the plan's refused files.
+
+    Args:
+        inventory, plan: of the input; the plan is changed.
+        size: longest axis of the working grid.
+        label_values: values of the label maps in the order of their classes; None for other targets.
+        show_progress: a progress bar on standard error.
+    """
+    classes = {value: number for number, value in enumerate(label_values or [])}
+    if label_values:
+        plan.classes = [str(value) for value in label_values]
+    for sample in tqdm(list(plan.samples), desc="loading", unit="sample", disable=not show_progress):
+        try:
+            loaded = working_sample(inventory, sample, size, classes)
+        except RefusedError as refusal:
+            plan.refused.update({file.path: str(refusal) for file in sample.files})
+            plan.samples.remove(sample)
+        else:
+            yield loaded
+
+
+def task_of(working: WorkingSet, plan: ProtectionPlan, task: str) -> LearningTask:
+    """Make the learning task of some samples."""
+    if task == "segmentation":
+        if len(plan.classes) < 2:
+            raise UsageError(f"the label maps hold {len(plan.classes)} value(s); segmentation needs background and one structure at least")
+        return SegmentationTask(len(plan.classes))
+    return ClassificationTask.balanced(working.targets())
+
+
+def build_optimizer(
+    working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, *, show_progress: bool = False
+) -> tuple[MinMinOptimizer, SurrogateCard]:
+    """Build the surrogate and its optimizer, and the card that describes them."""
+    if method.search is None:
+        raise UsageError(f"method {options.method!r} has no optimizer")
+    task = task_of(working, plan, options.task)
+    name = options.surrogate or ("small-unet" if options.task == "segmentation" else "small-resnet")
+    frozen = name.endswith(".safetensors")
+    window, epsilon = options.parsed_window(), options.parsed_epsilon()
+    card = SurrogateCard(
+        network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=method.search.to_json(),
+        augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
+        epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality.upper(),
+    )  # fmt: skip
+    if frozen:
+        network, trained = load_surrogate(name)
+        if (trained.spatial_dims, trained.task["outputs"], trained.classes) != (card.spatial_dims, task.outputs, card.classes):
+            raise UsageError(
+                f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, these are {card.spatial_dims}D of {card.classes}"
+            )
+        card = replace(card, network=trained.network)
+    else:
+        network = seeded_network(name, working.spatial_dims, task.outputs, options.seed)
+    optimizer = MinMinOptimizer(
+        network, task, method.search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
+    )
+    return optimizer, card
+
+
+def seeded_network(name: str, spatial_dims: int, outputs: int, seed: int) -> torch.nn.Module:
+    """Build a network whose weights depend on the seed alone, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(name, spatial_dims=spatial_dims, outputs=outputs)
+
+
+def pick_device(name: str) -> torch.device:
+    """Give the device of a name; ``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {name!r} is unknown; give auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda was asked for, but torch sees none; give --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

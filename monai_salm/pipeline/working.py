@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From planned files to samples on their working grids, and from a sample's noise back to each of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.budget import FileBudget
+from monai_salm.errors import RefusedError
+from monai_salm.grid import axis_cells, cell_counts, labels_to_working, to_working, working_shape
+from monai_salm.io import SourceImage, read_label_map, read_source
+from monai_salm.masks import file_anatomy, noise_carriers
+from monai_salm.noise import SparseNoise, add_noise
+from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.plan import FilePlan, SamplePlan
+from monai_salm.samples import WorkingSample
+
+
+def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None) -> WorkingSample:
+    """Read the files of a sample onto its working grid; slices of a series one by one.
+
+    Args:
+        inventory: of the input.
+        sample: what to read.
+        size: longest axis of the working grid.
+        label_values: value in a label map -> class; None leaves them as they are.
+
+    Raises:
+        RefusedError: nothing in the sample can carry noise, or its label map does not fit.
+    """
+    native = _native_shape(sample, inventory)
+    shape = working_shape(native, size)
+    stacked = len(sample.files) > 1
+    image, share = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
+    depth = np.bincount(axis_cells(native[0], shape[0]), minlength=shape[0]) if stacked else None
+    for number, file in enumerate(sample.files):
+        source = read_source(inventory.absolute(file.path))
+        anatomy = file_anatomy(source.stored, file.budget, file.spacing)
+        carriers = noise_carriers(source.stored, file.budget, anatomy)
+        anatomy_voxels += int(anatomy.sum())
+        grid = shape[1:] if stacked else shape
+        cell: Any = int(axis_cells(native[0], shape[0])[number]) if depth is not None else ...
+        weight = 1.0 / depth[cell] if depth is not None else 1.0
+        image[cell] += to_working(file.budget.window.to_model(source.real), grid) * weight
+        share[cell] += to_working(carriers, grid) * weight
+        voxels[cell] += cell_counts(carriers, grid)
+    if not voxels.any():
+        raise RefusedError(f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window")
+    levels = max(file.budget.steps for file in sample.files)
+    step_model = float(np.mean([file.budget.steps * file.budget.step_model for file in sample.files])) / levels
+    target = sample.target
+    if isinstance(target, str):
+        target = _label_map(target, native, shape, label_values)
+    elif isinstance(target, list):
+        target = np.array(target, dtype=np.float32)
+    return WorkingSample(
+        sample_id=sample.sample_id, image_model=image, carrier_voxels=voxels, carrier_share=share, anatomy_voxels=anatomy_voxels,
+        levels=levels, step_model=step_model, target=target,
+    )  # fmt: skip
+
+
+def _native_shape(sample: SamplePlan, inventory: Inventory) -> tuple[int, ...]:
+    shape = inventory.pictures[sample.files[0].path].shape
+    return (len(sample.files), *shape) if len(sample.files) > 1 else shape
+
+
+def _label_map(path: str, native: tuple[int, ...], shape: tuple[int, ...], label_values: Mapping[int, int] | None) -> NDArray[np.uint8]:
+    labels = read_label_map(Path(path))
+    if labels.shape != native:
+        raise RefusedError(f"its label map {Path(path).name} has shape {labels.shape}, the image {native}; they must be the same")
+    if label_values is not None:
+        unknown = sorted(set(np.unique(labels).tolist()) - set(label_values))
+        if unknown:
+            raise RefusedError(f"its label map {Path(path).name} has the values {unknown}, which no label map of the training set has")
+        labels = np.vectorize(label_values.__getitem__, otypes=[np.uint8])(labels)
+    return labels_to_working(labels, shape)
+
+
+def label_map_values(samples: Sequence[SamplePlan]) -> list[int]:
+    """Give the values that occur in the label maps of some samples, in order; their places are the classes."""
+    values: set[int] = set()
+    for sample in samples:
+        if isinstance(sample.target, str):
+            values |= set(np.unique(read_label_map(Path(sample.target))).tolist())
+    return sorted(values)
+
+
+def protected_values(
+    source: SourceImage, budget: FileBudget, spacing: tuple[float, ...], noise: SparseNoise, place: tuple[int, int] | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Give the stored values of one file with its part of a sample's noise, and the file's anatomy.
+
+    Args:
+        source: the file.
+        budget, spacing: its plan.
+        noise: of the sample.
+        place: (number of the slice, number of slices) of a series; None if the file is the whole sample.
+    """
+    steps = noise.dense()
+    if place is not None:
+        steps = steps[axis_cells(place[1], noise.shape[0])[place[0]]]
+    anatomy = file_anatomy(source.stored, budget, spacing)
+    return add_noise(source.stored, steps, noise.levels, budget, noise_carriers(source.stored, budget, anatomy)), anatomy
+
+
+def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
+    """Give what the noise store keeps beside a sample's noise, so that a pipeline can apply it without the plan."""
+
+    def entry(file: FilePlan) -> dict[str, Any]:
+        shape = list(inventory.pictures[file.path].shape)
+        return {"fingerprint": file.fingerprint, "shape": shape, "spacing": list(file.spacing), "budget": file.budget.to_json()}
+
+    return {"files": [entry(file) for file in sample.files]}

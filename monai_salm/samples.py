@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of a run on their working grids, in flat arrays that batches are cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monai_salm.errors import UsageError
+
+PAD_MULTIPLE = 8
+"""Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingSample:
+    """One sample on its working grid.
+
+    Args:
+        sample_id: its identity.
+        image_model: model values, 2D or 3D.
+        carrier_voxels: int, same shape: how many native voxels of each cell can carry noise.
+        carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the cell's mean keeps.
+        anatomy_voxels: native voxels of the anatomy, the base of the perturbed fraction.
+        levels: steps of the budget.
+        step_model: model value of one step.
+        target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
+    """
+
+    sample_id: str
+    image_model: NDArray[np.float32]
+    carrier_voxels: NDArray[np.int64]
+    carrier_share: NDArray[np.float32]
+    anatomy_voxels: int
+    levels: int
+    step_model: float
+    target: int | NDArray[np.float32] | NDArray[np.uint8] | None = None
+
+
+@dataclass
+class WorkingBatch:
+    """Some samples, padded to one shape, on one device. All maps are ``(batch, 1, *spatial)``."""
+
+    indices: list[int]
+    images: Tensor
+    voxels: Tensor
+    share: Tensor
+    levels: Tensor
+    step_model: Tensor
+    limits: Tensor
+    target: Tensor | None
+
+
+class WorkingSet:
+    """All samples of a run; the order is that of their ids, so that it does not depend on how they were found.
+
+    Args:
+        samples: at least one; all 2D or all 3D, with distinct ids, and either all or none with a target.
+        padded_shape: shape of batches, at least that of the largest sample; None takes the smallest that fits.
+
+    Raises:
+        UsageError: the samples do not belong together.
+    """
+
+    def __init__(self, samples: Sequence[WorkingSample], padded_shape: tuple[int, ...] | None = None) -> None:
+        if not samples:
+            raise UsageError("no sample is left to protect; see the reasons of the refused files")
+        ordered = sorted(samples, key=lambda sample: sample.sample_id)
+        dims = {sample.image_model.ndim for sample in ordered}
+        if len(dims) > 1:
+            raise UsageError("2D and 3D samples are mixed in one run; protect them in separate runs")
+        if len({sample.sample_id for sample in ordered}) < len(ordered):
+            raise UsageError("two samples have one id; remove the duplicate files")
+        self.samples = ordered
+        self.spatial_dims = dims.pop()
+        longest = np.max([sample.image_model.shape for sample in ordered], axis=0)
+        smallest = tuple(int(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE) for n in longest)
+        self.padded_shape = padded_shape or smallest
+        if any(n > m for n, m in zip(longest, self.padded_shape, strict=True)):
+            raise UsageError(f"the largest sample is {tuple(longest.tolist())}, more than the padded shape {self.padded_shape}")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def ids(self) -> list[str]:
+        """Sample ids in order."""
+        return [sample.sample_id for sample in self.samples]
+
+    def targets(self) -> Tensor:
+        """Give all classes ``(samples,)`` int64, or all findings ``(samples, findings)`` float32."""
+        values = [sample.target for sample in self.samples]
+        if isinstance(values[0], int):
+            return torch.tensor(values, dtype=torch.int64)
+        return torch.from_numpy(np.stack([np.asarray(value) for value in values]).astype(np.float32))
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> WorkingBatch:
+        """Cut a batch and move it to a device."""
+        chosen = [self.samples[i] for i in indices]
+        target: Tensor | None = None
+        first = chosen[0].target
+        if isinstance(first, int):
+            target = torch.tensor([sample.target for sample in chosen])
+        elif isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind == "f":
+            target = torch.from_numpy(np.stack([np.asarray(sample.target) for sample in chosen]))
+        elif first is not None:
+            target = self.pad([np.asarray(sample.target) for sample in chosen]).long()[:, 0]
+        return WorkingBatch(
+            list(indices),
+            self.pad([sample.image_model for sample in chosen]).to(device),
+            self.pad([sample.carrier_voxels for sample in chosen]).to(device),
+            self.pad([sample.carrier_share for sample in chosen]).to(device),
+            torch.tensor([float(sample.levels) for sample in chosen], device=device),
+            torch.tensor([sample.step_model for sample in chosen], device=device),
+            torch.tensor([sample.anatomy_voxels for sample in chosen], device=device),
+            None if target is None else target.to(device),
+        )
+
+    def pad(self, maps: Sequence[NDArray[np.generic]]) -> Tensor:
+        """Stack maps of different shapes into ``(batch, 1, *padded_shape)``, zeros behind each."""
+        result = np.zeros((len(maps), 1, *self.padded_shape), dtype=maps[0].dtype)
+        for row, values in zip(result, maps, strict=True):
+            row[(0, *(slice(0, n) for n in values.shape))] = values
+        return torch.from_numpy(result)
+
+    def crop(self, values: Tensor, index: int) -> NDArray[np.generic]:
+        """Cut one sample's map out of a padded ``(1, *padded_shape)`` one."""
+        region = tuple(slice(0, n) for n in self.samples[index].image_model.shape)
+        result: NDArray[np.generic] = values[0][region].cpu().numpy()
+        return result

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained surrogate on disk: its weights and everything needed to use it again for further samples.
+
+One `safetensors` file: the tensors of the network's state, and under the metadata key ``surrogate`` the JSON of :class:`SurrogateCard`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from monai_salm.errors import UsageError
+from monai_salm.networks import build_network
+
+SURROGATE_FORMAT = "monai_salm.surrogate/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateCard:
+    """What a surrogate was trained for.
+
+    Args:
+        network: name for :func:`~monai_salm.networks.build_network`.
+        spatial_dims: 2 or 3.
+        task: ``to_json`` of its task.
+        classes: names of classes or findings.
+        search: ``to_json`` of its :class:`~monai_salm.optimize.MinMinSettings`.
+        augmentation: ``to_json`` of its :class:`~monai_salm.consumers.ConsumerAugmentation`.
+        padded_shape: shape of the batches it was trained with.
+        working_size: longest axis of the working grid.
+        epsilon: value and units.
+        window: (low, high) in real units, or None where each image has its own.
+        modality: DICOM Modality code for images that do not say theirs.
+    """
+
+    network: str
+    spatial_dims: int
+    task: dict[str, Any]
+    classes: list[str]
+    search: dict[str, Any]
+    augmentation: dict[str, Any]
+    padded_shape: list[int]
+    working_size: int
+    epsilon: tuple[float, str]
+    window: tuple[float, float] | None
+    modality: str
+
+
+def surrogate_bytes(network: nn.Module, card: SurrogateCard) -> bytes:
+    """Give the content of a surrogate's file."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return save(state, {"format": SURROGATE_FORMAT, "surrogate": json.dumps(asdict(card), sort_keys=True)})
+
+
+def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
+    """Build a surrogate from its file.
+
+    Raises:
+        UsageError: the file is no surrogate of this version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            if metadata.get("format") != SURROGATE_FORMAT:
+                raise UsageError(f"{path}: format {metadata.get('format')!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder")
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder") from error
+    card = SurrogateCard(**json.loads(metadata["surrogate"]))
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"])
+    network.load_state_dict(state)
+    return network, card
