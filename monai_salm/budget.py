@@ -40,6 +40,9 @@ CT_LIKE_REAL = -500.0
 FLOAT_STEPS = 64
 """A float file is changed on a grid of powers of two with at least this many steps in the budget."""
 
+MOST_STEPS = 32767
+"""No budget has more steps than this, the most that stored noise can hold (16 bits)."""
+
 _SLACK = 1e-9
 """Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 grey levels are 8 steps and not 7."""
 
@@ -123,7 +126,7 @@ class FileBudget:
         range_stored: lowest and highest value that changed voxels may take.
         padding_stored: inclusive padding range, never entered or left.
         background_stored: value of an empty background, never entered or left.
-        quantum_stored: size of one step: 1 for integers, a power of two for floats.
+        quantum_stored: size of one step, a power of two: 1 for integers with at most ``MOST_STEPS`` steps.
         steps: how many steps a value may move, at least 1.
         background_real: value of the air around the anatomy; None where the picture shows none.
         background_spread_real: values farther than this from ``background_real`` are anatomy.
@@ -269,7 +272,8 @@ class PerturbationBudget:
 def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
     """Give the size of one step in stored units and how many of them stay within ``epsilon_real``.
 
-    Integers, and floats that hold integers, move in whole units; other floats move on a grid of a power of two that is coarse enough
+    Integers, and floats that hold integers, move in whole units, or in a power of two of them where a budget has more than
+    ``MOST_STEPS``; other floats move on a grid of a power of two that is coarse enough
     for their largest magnitude (at least 4 units in the last place), so that what is added is what is found on reading.
 
     Args:
@@ -280,23 +284,22 @@ def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tup
     Raises:
         RefusedError: not even one step fits the budget; the message names the epsilon that would do.
     """
-    if np.issubdtype(stored.dtype, np.integer):
-        quantum, headroom = 1.0, 0.0
-    else:
+    largest = epsilon_real / abs(slope)
+    quantum, headroom = 2.0 ** max(0, math.ceil(math.log2(largest / MOST_STEPS))), 0.0
+    if not np.issubdtype(stored.dtype, np.integer):
         finite = stored[np.isfinite(stored)]
         if finite.size == 0:
             raise RefusedError("every value is NaN or infinite, so there is nothing to protect")
-        if np.array_equal(finite, np.rint(finite)):
-            quantum, headroom = 1.0, 0.0
-        else:
-            unit = float(np.spacing(np.abs(finite).max()))
-            quantum = 2.0 ** math.floor(math.log2(epsilon_real / abs(slope) / FLOAT_STEPS))
-            quantum, headroom = max(quantum, 4 * unit), unit
-    steps = math.floor((epsilon_real / abs(slope) - headroom) / quantum * (1 + _SLACK))
+        unit = float(np.spacing(np.abs(finite).max()))
+        # Floats so large that they skip whole numbers are all whole, but no whole step can be added to them.
+        if unit > 1 or not np.array_equal(finite, np.rint(finite)):
+            quantum, headroom = max(2.0 ** math.floor(math.log2(largest / FLOAT_STEPS)), 4 * unit), unit
+    steps = math.floor((largest - headroom) / quantum * (1 + _SLACK))
     if steps < 1:
+        needed = (quantum + headroom) * abs(slope)
         raise RefusedError(
-            f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {quantum * abs(slope):.4g}, so the file cannot carry the noise; "
-            f"give --epsilon '{quantum * abs(slope) * 1.0001:.4g} real' or more, or a wider --window"
+            f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {needed:.4g}, so the file cannot carry the noise; "
+            f"give --epsilon '{needed * 1.001:.4g} real' or more, or a wider --window"
         )
     return quantum, steps
 

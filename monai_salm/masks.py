@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from monai_salm.budget import FileBudget
+from monai_salm.budget import FileBudget, IntensityWindow, default_window
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""
@@ -84,6 +84,39 @@ def find_background(values_stored: NDArray[Any], border_stored: NDArray[Any], sl
     exact = center if np.mean(border == center) >= EXACT_BORDER else None
     spread = max(BACKGROUND_CONTRAST * contrast, NOISE_MULTIPLE * spread)
     return Background(center * slope + intercept, spread * abs(slope), exact)
+
+
+def find_window(
+    modality: str,
+    values_real: NDArray[np.float64],
+    border_real: NDArray[np.float64],
+    *,
+    voi_real: tuple[float, float] | None = None,
+    full_scale_real: tuple[float, float] | None = None,
+    window: IntensityWindow | None = None,
+) -> tuple[IntensityWindow, Background | None]:
+    """Find the intensity window and the background of a picture or a series from samples of its real values.
+
+    Args:
+        modality: DICOM Modality code, or empty.
+        values_real: sample of all values, any shape.
+        border_real: sample of the border's values.
+        voi_real, full_scale_real: see :func:`~monai_salm.budget.default_window`.
+        window: the user's choice; None takes the modality's.
+
+    Returns:
+        The window, and the background, whose ``exact_stored`` is a real value here.
+
+    Raises:
+        RefusedError: the values leave no window.
+    """
+    background = find_background(values_real, border_real, 1.0, 0.0)
+    if window is None:
+        inside = values_real
+        if background is not None:
+            inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]
+        window = default_window(modality, voi_real=voi_real, full_scale_real=full_scale_real, anatomy_values_real=inside)
+    return window, background
 
 
 def anatomy_mask(

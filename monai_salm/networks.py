@@ -58,7 +58,8 @@ def build_network(name: str, *, spatial_dims: int, outputs: int, in_channels: in
     try:
         network = factory(**arguments)
     except (ImportError, TypeError, ValueError) as error:
-        raise UsageError(f"network {name!r} cannot be built with {arguments}: {error}; build it in Python and pass the module instead") from error
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"network {name!r} cannot be built with {arguments}: {reason}; build it in Python and pass the module instead") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"monai.networks.nets.{name} is not a network; give one of {', '.join(SMALL_NETWORKS)} or a network's name")
     return network

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from monai_salm.budget import FileBudget
+from monai_salm.budget import MOST_STEPS, FileBudget
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.grid import to_native
 
@@ -50,11 +50,13 @@ class SparseNoise:
         """Pack an array of integer steps of any integer type, each at most ``levels`` in magnitude.
 
         Raises:
-            ValueError: a step is beyond ``levels``.
+            ValueError: a step is beyond ``levels``, or these are beyond ``MOST_STEPS``.
         """
         largest = int(np.abs(steps.astype(np.int64)).max(initial=0))
         if largest > levels:
             raise ValueError(f"noise of {largest} steps is beyond its budget of {levels} steps")
+        if levels > MOST_STEPS:
+            raise ValueError(f"a budget of {levels} steps is beyond the {MOST_STEPS} that stored noise can hold")
         nonzero = steps != 0
         kind = np.int8 if levels <= 127 else np.int16
         return cls(tuple(steps.shape), np.packbits(nonzero.ravel()), steps[nonzero].astype(kind), levels)
@@ -174,7 +176,7 @@ def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: Fi
     """Add noise to the stored values of one file, within its budget; the only place where values change.
 
     Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``, never out of ``budget.range_stored``,
-    and never onto the padding or the empty background.
+    and never onto or off the padding or the empty background.
 
     Args:
         stored: values of the file, native grid.
@@ -190,16 +192,20 @@ def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: Fi
     if levels != budget.steps:
         native = np.sign(native) * (np.abs(native) * budget.steps // levels)
     native = np.clip(native, -budget.steps, budget.steps) * (1 if budget.slope > 0 else -1)
-    native[~carriers] = 0
     low, high = budget.range_stored
+    native[~carriers | ~((stored >= low) & (stored <= high))] = 0
     if np.issubdtype(stored.dtype, np.integer):
         changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))
     else:
         with np.errstate(invalid="ignore"):
-            changed = np.clip((stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high)
+            changed = np.clip((stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high).astype(stored.dtype)
+            # The sum is rounded to the file's type; where that went beyond the budget, the next value toward the source is within it.
+            beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
+        changed = np.where(beyond, np.nextafter(changed, stored), changed)
     forbidden = np.zeros(stored.shape, dtype=bool)
-    if budget.padding_stored is not None:
-        forbidden |= (changed >= budget.padding_stored[0]) & (changed <= budget.padding_stored[1])
-    if budget.background_stored is not None:
-        forbidden |= changed == budget.background_stored
+    for values in (stored, changed):
+        if budget.padding_stored is not None:
+            forbidden |= (values >= budget.padding_stored[0]) & (values <= budget.padding_stored[1])
+        if budget.background_stored is not None:
+            forbidden |= values == budget.background_stored
     return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)

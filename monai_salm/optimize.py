@@ -42,7 +42,7 @@ class MinMinSettings:
         perturbed_fraction: largest share of the anatomy's voxels that may change, in (0, 1].
         max_rounds: rounds at most.
         surrogate_epochs: passes of the surrogate over all samples in each round; less than 1 takes that share of them.
-        surrogate_batches: batches of the surrogate in each round instead; None takes ``surrogate_epochs``.
+        surrogate_batches: batches of the surrogate in each round at least, so that few samples train it as well.
         noise_steps: signed gradient steps per sample and round.
         step_size: size of one such step as a share of the budget.
         stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0 never stops.
@@ -58,7 +58,7 @@ class MinMinSettings:
     perturbed_fraction: float = 0.4
     max_rounds: int = 30
     surrogate_epochs: float = 1.0
-    surrogate_batches: int | None = None
+    surrogate_batches: int = 24
     noise_steps: int = 5
     step_size: float = 0.2
     stop_error: float = 0.01
@@ -208,8 +208,8 @@ class MinMinOptimizer:
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
-        wanted = settings.surrogate_batches or max(1, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
-        done = 0
+        wanted = max(settings.surrogate_batches, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
+        done = seen = 0
         while done < wanted:
             for indices in self._batches(samples, generator):
                 if done == wanted:
@@ -223,7 +223,8 @@ class MinMinOptimizer:
                 nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
                 optimizer.step()
                 done += 1
-        state.passes += wanted * settings.batch_size / len(samples)
+                seen += len(indices)
+        state.passes += seen / len(samples)
 
     def _move_noise(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> tuple[float, float]:
         """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after them."""
@@ -323,7 +324,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 
 def renew(network: nn.Module, seed: int) -> None:
     """Draw the weights of a network anew, the same for the same seed, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for module in network.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_salm.budget import FileBudget
 from monai_salm.errors import UsageError
+from monai_salm.grid import cell_counts, to_working
+from monai_salm.masks import file_anatomy, noise_carriers
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
@@ -40,6 +44,24 @@ class WorkingSample:
     levels: int
     step_model: float
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class WorkingMaps:
+    """One file on the working grid; see :class:`WorkingSample` for the fields."""
+
+    image_model: NDArray[np.float32]
+    carrier_voxels: NDArray[np.int64]
+    carrier_share: NDArray[np.float32]
+    anatomy_voxels: int
+
+    @classmethod
+    def of_file(cls, stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...], shape: tuple[int, ...]) -> WorkingMaps:
+        """Bring the stored values of one file, and where they can carry noise, onto a working grid of ``shape``."""
+        anatomy = file_anatomy(stored, budget, spacing)
+        carriers = noise_carriers(stored, budget, anatomy)
+        model = budget.window.to_model(stored.astype(np.float64) * budget.slope + budget.intercept)
+        return cls(to_working(model, shape), cell_counts(carriers, shape), to_working(carriers, shape), int(anatomy.sum()))
 
 
 @dataclass
@@ -76,6 +98,9 @@ class WorkingSet:
             raise UsageError("2D and 3D samples are mixed in one run; protect them in separate runs")
         if len({sample.sample_id for sample in ordered}) < len(ordered):
             raise UsageError("two samples have one id; remove the duplicate files")
+        unlabeled = [sample.sample_id for sample in ordered if sample.target is None]
+        if 0 < len(unlabeled) < len(ordered):
+            raise UsageError(f"{len(unlabeled)} of {len(ordered)} samples have no label, the first of them {unlabeled[0]!r}; label all of them or none")
         self.samples = ordered
         self.spatial_dims = dims.pop()
         longest = np.max([sample.image_model.shape for sample in ordered], axis=0)

@@ -152,7 +152,8 @@ class SegmentationTask(LearningTask):
         onehot = functional.one_hot(target, self.outputs).movedim(-1, 1).to(logits.dtype)
         dice = DiceLoss(softmax=True, include_background=False, reduction="none", smooth_nr=1.0, smooth_dr=1.0)(logits, onehot)
         entropy = functional.cross_entropy(logits, target, reduction="none")
-        return dice.flatten(1).mean(dim=1) + entropy.flatten(1).mean(dim=1)
+        loss: Tensor = dice.flatten(1).mean(dim=1) + entropy.flatten(1).mean(dim=1)
+        return loss
 
     def error(self, logits: Tensor, target: Tensor) -> Tensor:
         """Give 1 minus the mean Dice of the foreground classes that occur."""

@@ -6,13 +6,14 @@ from __future__ import annotations
 from monai_salm.pipeline.inventory import Inventory, scan
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
-from monai_salm.pipeline.protect import ProtectResult, prepare, protect
+from monai_salm.pipeline.protect import ProtectionRun, ProtectResult, prepare, protect
 from monai_salm.pipeline.verify import VerifyReport, verify
 
 __all__ = [
     "Inventory",
     "ProtectOptions",
     "ProtectResult",
+    "ProtectionRun",
     "ProtectionPlan",
     "VerifyReport",
     "build_plan",

@@ -32,7 +32,7 @@ METHODS = {
     # SALM: sparse by gradient, with the consumer's flips and shifts in the loop
     "salm": NoiseMethod(MinMinSettings(), ConsumerAugmentation()),
     # Error-minimizing noise as published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round, no augmentation
-    "em": NoiseMethod(MinMinSettings(mask_rule="dense", surrogate_batches=10, noise_steps=20, step_size=0.1, patience=1), NO_AUGMENTATION),
+    "em": NoiseMethod(MinMinSettings(mask_rule="dense", surrogate_epochs=0, surrogate_batches=10, noise_steps=20, step_size=0.1, patience=1), NO_AUGMENTATION),
     # The control: signs drawn at random, the full budget everywhere inside the masks
     "random": NoiseMethod(None),
 }

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget, default_window
+from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import ImageHeader, SourceImage, read_source
-from monai_salm.masks import Background, border_values, find_background
+from monai_salm.masks import border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
 from monai_salm.pipeline.labels import IDENTIFIER_COLUMNS, LabelAssignment, Target
@@ -209,7 +209,7 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
         return
     modality = inventory.pictures[paths[0]].modality or options.modality
     try:
-        window, background = _window(modality, np.concatenate(values), np.concatenate(borders), voi, full_scale, options.window)
+        window, background = find_window(modality, np.concatenate(values), np.concatenate(borders), voi_real=voi, full_scale_real=full_scale, window=options.window)
     except RefusedError as refusal:
         refused.update({path: str(refusal) for path in readable})
         return
@@ -238,24 +238,6 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
 def _every(values: NDArray[Any], wanted: int) -> NDArray[Any]:
     """Take about ``wanted`` of the values, evenly."""
     return values.ravel()[:: max(1, values.size // wanted)]
-
-
-def _window(
-    modality: str,
-    values_real: NDArray[np.float64],
-    border_real: NDArray[np.float64],
-    voi: tuple[float, float] | None,
-    full_scale: tuple[float, float] | None,
-    window: IntensityWindow | None,
-) -> tuple[IntensityWindow, Background | None]:
-    """Find the window and the background of a volume from samples of its real values (``exact_stored`` is a real value here)."""
-    background = find_background(values_real, border_real, 1.0, 0.0)
-    if window is None:
-        inside = values_real
-        if background is not None:
-            inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]
-        window = default_window(modality, voi_real=voi, full_scale_real=full_scale, anatomy_values_real=inside)
-    return window, background
 
 
 def _plan_volume(

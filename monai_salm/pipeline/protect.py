@@ -97,26 +97,55 @@ def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignmen
     return labels_from_table(options.labels, inventory, options.label_column)
 
 
-def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
-    """Protect the images of a folder.
+class ProtectionRun:
+    """One run over one input, step by step: :meth:`prepare`, :meth:`search`, :meth:`write`.
 
     Args:
         source: folder, or one file.
         output: folder to make; relative paths and names are those of the input.
-        options: see :class:`ProtectOptions`.
+        options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         show_progress: progress bars on standard error.
-
-    Raises:
-        UsageError: the options do not fit each other, the input or the folders.
     """
-    work_dir = options.work_dir or output.with_name(output.name + ".work")
-    _check_folders(source, output, work_dir, options.resume)
-    inventory, plan, _ = prepare(source, options, show_progress=show_progress)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    _freeze(work_dir / "plan.json", plan, options.resume)
-    search = make_noise(inventory, plan, options, work_dir, show_progress=show_progress)
-    fates = write_files(inventory, plan, options, output, work_dir, show_progress=show_progress)
-    return ProtectResult(output, work_dir, fates, search)
+
+    def __init__(self, source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> None:
+        self.source = source
+        self.output = output
+        self.options = options
+        self.show_progress = show_progress
+        self.work_dir = options.work_dir or output.with_name(output.name + ".work")
+        self._prepared: tuple[Inventory, ProtectionPlan] | None = None
+        self._summary: SearchSummary | None = None
+
+    def prepare(self) -> tuple[Inventory, ProtectionPlan]:
+        """Check the folders, plan what will be done with every file and freeze the plan in the work folder; done once.
+
+        Raises:
+            UsageError: the options do not fit each other, the input or the folders.
+        """
+        if self._prepared is None:
+            _check_folders(self.source, self.output, self.work_dir, self.options.resume)
+            inventory, plan, _ = prepare(self.source, self.options, show_progress=self.show_progress)
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            _freeze(self.work_dir / "plan.json", plan, self.options.resume)
+            self._prepared = inventory, plan
+        return self._prepared
+
+    def search(self) -> SearchSummary:
+        """Search the noise of all samples, into ``work_dir/noise``; done once."""
+        if self._summary is None:
+            self._summary = make_noise(*self.prepare(), self.options, self.work_dir, show_progress=self.show_progress)
+        return self._summary
+
+    def write(self) -> ProtectResult:
+        """Write the protected files and the manifest."""
+        summary = self.search()
+        fates = write_files(*self.prepare(), self.options, self.output, self.work_dir, show_progress=self.show_progress)
+        return ProtectResult(self.output, self.work_dir, fates, summary)
+
+
+def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
+    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun`."""
+    return ProtectionRun(source, output, options, show_progress=show_progress).write()
 
 
 def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> None:

@@ -135,10 +135,10 @@ def _compare(before: Inventory, after: Inventory, path: str, source: SourceImage
     stated = _BOUND.findall(found.header.derivation)
     if bound_real is not None:
         verdict.bound = "option"
-        problem = broken_bound(change, replace(budget, epsilon_real=bound_real, steps=math.floor(bound_real / abs(budget.slope) / budget.quantum_stored + 1e-9)))
+        problem = broken_bound(change, _held_to(budget, bound_real, bound_real / abs(budget.slope)))
     elif stated:
         verdict.bound = "file"
-        problem = broken_bound(change, replace(budget, epsilon_real=float(stated[-1][1]) * (1 + 1e-5), quantum_stored=float(stated[-1][0]), steps=1))
+        problem = broken_bound(change, _held_to(budget, float(stated[-1][1]), float(stated[-1][0])))
     else:
         problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
     if problem:
@@ -151,6 +151,11 @@ def _compare(before: Inventory, after: Inventory, path: str, source: SourceImage
     if verdict.problems:
         verdict.verdict = "mismatch"
     return verdict
+
+
+def _held_to(budget: FileBudget, epsilon_real: float, epsilon_stored: float) -> FileBudget:
+    """Give a budget of another size; the allowance is for the six digits that a file states it with."""
+    return replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=epsilon_stored * (1 + 1e-9), steps=1)
 
 
 def _compare_bytes(before: Inventory, after: Inventory, path: str) -> FileVerdict:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
 from monai_salm.errors import RefusedError
-from monai_salm.grid import axis_cells, cell_counts, labels_to_working, to_working, working_shape
+from monai_salm.grid import axis_cells, labels_to_working, working_shape
 from monai_salm.io import SourceImage, read_label_map, read_source
 from monai_salm.masks import file_anatomy, noise_carriers
 from monai_salm.noise import SparseNoise, add_noise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.samples import WorkingSample
+from monai_salm.samples import WorkingMaps, WorkingSample
 
 
 def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None) -> WorkingSample:
@@ -41,15 +41,13 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
     depth = np.bincount(axis_cells(native[0], shape[0]), minlength=shape[0]) if stacked else None
     for number, file in enumerate(sample.files):
         source = read_source(inventory.absolute(file.path))
-        anatomy = file_anatomy(source.stored, file.budget, file.spacing)
-        carriers = noise_carriers(source.stored, file.budget, anatomy)
-        anatomy_voxels += int(anatomy.sum())
-        grid = shape[1:] if stacked else shape
+        maps = WorkingMaps.of_file(source.stored, file.budget, file.spacing, shape[1:] if stacked else shape)
         cell: Any = int(axis_cells(native[0], shape[0])[number]) if depth is not None else ...
         weight = 1.0 / depth[cell] if depth is not None else 1.0
-        image[cell] += to_working(file.budget.window.to_model(source.real), grid) * weight
-        share[cell] += to_working(carriers, grid) * weight
-        voxels[cell] += cell_counts(carriers, grid)
+        image[cell] += maps.image_model * weight
+        share[cell] += maps.carrier_share * weight
+        voxels[cell] += maps.carrier_voxels
+        anatomy_voxels += maps.anatomy_voxels
     if not voxels.any():
         raise RefusedError(f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window")
     levels = max(file.budget.steps for file in sample.files)
@@ -113,7 +111,7 @@ def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
     """Give what the noise store keeps beside a sample's noise, so that a pipeline can apply it without the plan."""
 
     def entry(file: FilePlan) -> dict[str, Any]:
-        shape = list(inventory.pictures[file.path].shape)
-        return {"fingerprint": file.fingerprint, "shape": shape, "spacing": list(file.spacing), "budget": file.budget.to_json()}
+        header = inventory.pictures[file.path]
+        return {"fingerprint": file.fingerprint, "shape": list(header.shape), "dtype": header.dtype.name, "spacing": list(file.spacing), "budget": file.budget.to_json()}
 
     return {"files": [entry(file) for file in sample.files]}

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applying stored noise to images in memory, after proving that they are the ones that it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.budget import FileBudget
+from monai_salm.errors import UsageError
+from monai_salm.grid import axis_cells
+from monai_salm.masks import file_anatomy, noise_carriers
+from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
+
+
+@dataclass(frozen=True)
+class _StoredFile:
+    """One file of a sample, as the store's record describes it."""
+
+    place: int
+    fingerprint: str
+    dtype: np.dtype[Any]
+    spacing: tuple[float, ...]
+    budget: FileBudget
+
+    def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any]:
+        """Undo the rescaling: real values as loaded (often float32) back to what the file holds."""
+        stored = (values_real - self.budget.intercept) / self.budget.slope
+        return np.rint(stored).astype(self.dtype) if self.dtype.kind in "iu" else stored.astype(self.dtype)
+
+
+class StoredNoise:
+    """The noise of a store, applied to real values in memory.
+
+    Args:
+        store: of a finished run.
+    """
+
+    def __init__(self, store: NoiseStore) -> None:
+        self.store = store
+        # Two states of one folder are two transforms to a caching data set that hashes them.
+        self.state = sorted((path.name, path.stat().st_mtime_ns) for path in store.folder.glob("*.safetensors"))
+        if not self.state:
+            raise UsageError(f"{store.folder}: no noise in this folder; give the folder 'noise' of a run's work folder")
+        self._index: dict[str, str] | None = None
+        self._scales: list[_StoredFile] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The index is made again in each process; without it, equal transforms pickle to equal bytes.
+        return self.__dict__ | {"_index": None, "_scales": []}
+
+    def apply(self, values_real: NDArray[np.float64], sample_id: str | None) -> NDArray[np.float64]:
+        """Add the noise of a sample.
+
+        Args:
+            values_real: native grid; a volume that was stored as slices in any order of slices, and in the axis order of this package or of MONAI.
+            sample_id: None finds the sample by the values.
+
+        Raises:
+            UsageError: the values are not those of the sample.
+        """
+        candidates = [sample_id] if sample_id is not None else self._candidates(values_real)
+        for name in candidates:
+            files = self._files(name)
+            noise = None
+            for reverse in (False, True):
+                turned = values_real.transpose() if reverse else values_real
+                matches = _match(turned, files)
+                if matches is not None:
+                    noise = noise or self.store.read(name)
+                    result = _protected(turned, files, matches, noise)
+                    return result.transpose() if reverse else result
+        which = f"sample {sample_id!r}" if sample_id is not None else f"any of the {len(self.state)} samples"
+        raise UsageError(
+            f"the image of shape {values_real.shape} does not hold the values of {which} in {self.store.folder}; apply SALMProtect right after loading, "
+            "before any change of intensity, spacing or orientation"
+        )
+
+    def _candidates(self, values_real: NDArray[np.float64]) -> list[str]:
+        """Find the samples that hold these values, or their first slice, among their files."""
+        if self._index is None:
+            files = [(name, file) for name in self.store for file in self._files(name)]
+            self._index = {file.fingerprint: name for name, file in files}
+            self._scales = list({(file.budget.slope, file.budget.intercept, file.dtype): file for _, file in files}.values())
+        parts = [values_real, values_real.transpose()]
+        if values_real.ndim == 3:
+            parts += [values_real[0], values_real.transpose()[0]]
+        prints = [fingerprint(scale.stored_values(part)) for scale in self._scales for part in parts]
+        return list(dict.fromkeys(self._index[known] for known in prints if known in self._index))
+
+    def _files(self, sample_id: str) -> list[_StoredFile]:
+        record = self.store.record(sample_id)
+        return [
+            _StoredFile(number, entry["fingerprint"], np.dtype(entry["dtype"]), tuple(entry["spacing"]), FileBudget.from_json(entry["budget"]))
+            for number, entry in enumerate(record["files"])
+        ]
+
+
+def _match(values: NDArray[np.float64], files: list[_StoredFile]) -> list[_StoredFile] | None:
+    """Find the file of the whole image, or of each of its slices; None if one is missing."""
+    if len(files) == 1:
+        return files if fingerprint(files[0].stored_values(values)) == files[0].fingerprint else None
+    if values.ndim != 3 or len(values) != len(files):
+        return None
+    found = []
+    by_print = {file.fingerprint: file for file in files}
+    scales = {(file.budget.slope, file.budget.intercept): file for file in files}
+    for plane in values:
+        match = next((by_print[p] for scale in scales.values() if (p := fingerprint(scale.stored_values(plane))) in by_print), None)
+        if match is None:
+            return None
+        found.append(match)
+    return found
+
+
+def _protected(values: NDArray[np.float64], files: list[_StoredFile], matches: list[_StoredFile], noise: SparseNoise) -> NDArray[np.float64]:
+    """Add noise file by file; values that do not change stay as they were loaded."""
+    steps = noise.dense()
+    if len(files) == 1:
+        return _add(values, matches[0], steps, noise.levels)
+    cells = axis_cells(len(files), noise.shape[0])
+    return np.stack([_add(plane, file, steps[cells[file.place]], noise.levels) for plane, file in zip(values, matches, strict=True)])
+
+
+def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16], levels: int) -> NDArray[np.float64]:
+    stored = file.stored_values(values)
+    budget = file.budget
+    changed = add_noise(stored, steps, levels, budget, noise_carriers(stored, budget, file_anatomy(stored, budget, file.spacing)))
+    return np.where(changed == stored, values, changed.astype(np.float64) * budget.slope + budget.intercept)

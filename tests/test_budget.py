@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Epsilon, intensity windows, and what they make of a file's stored values."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monai_salm.budget import (
+    MOST_STEPS,
+    WINDOW_PRESETS,
+    Epsilon,
+    FileBudget,
+    IntensityWindow,
+    PerturbationBudget,
+    default_window,
+    parse_window,
+    stored_steps,
+)
+from monai_salm.errors import RefusedError, UsageError
+from tests.builders import file_budget
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "units"),
+    [
+        ("8/255", 8 / 255, "fraction"),
+        (" 8 / 255 ", 8 / 255, "fraction"),
+        ("0.03", 0.03, "fraction"),
+        (0.03, 0.03, "fraction"),
+        ("1e-2", 0.01, "fraction"),
+        ("12 HU", 12.0, "real"),
+        ("0.5 g/ml", 0.5, "real"),
+        (Epsilon(3.0, "real"), 3.0, "real"),
+    ],
+)
+def test_epsilon_is_read(text: str | float | Epsilon, value: float, units: str) -> None:
+    epsilon = Epsilon.parse(text)
+    assert (epsilon.value, epsilon.units) == (pytest.approx(value), units)
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/", "8/0", "1.2.3", "8/255/3", "HU 12"])
+def test_epsilon_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not understood; give a fraction"):
+        Epsilon.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-0.1", "1.5", "0 HU", "-3 HU", "1e999"])
+def test_epsilon_out_of_bounds_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="must be positive"):
+        Epsilon.parse(text)
+
+
+def test_unknown_units_are_refused() -> None:
+    with pytest.raises(UsageError, match="units 'HU' are unknown"):
+        Epsilon(3.0, "HU")
+
+
+def test_epsilon_in_real_units_does_not_depend_on_the_window() -> None:
+    narrow, wide = IntensityWindow(0, 100), IntensityWindow(0, 1000)
+    assert [Epsilon(5, "real").real(w) for w in (narrow, wide)] == [5, 5]
+    assert [Epsilon(0.05).real(w) for w in (narrow, wide)] == pytest.approx([5, 50])
+
+
+def test_window_maps_and_clips() -> None:
+    window = IntensityWindow(-100, 300)
+    values = np.array([-500.0, -100, 100, 300, 1000, np.nan, np.inf])
+    assert window.to_model(values).tolist() == [0, 0, 0.5, 1, 1, 0, 1]
+    assert window.to_model(values).dtype == np.float32
+    assert window.sees(values).tolist() == [False, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (math.nan, 1), (0, math.inf)])
+def test_empty_window_is_refused(low: float, high: float) -> None:
+    with pytest.raises(UsageError, match="is empty or not finite"):
+        IntensityWindow(low, high)
+
+
+def test_window_texts() -> None:
+    assert parse_window("auto") is None
+    assert parse_window("-5, 10.5") == IntensityWindow(-5, 10.5)
+    assert parse_window("lung") == IntensityWindow(*WINDOW_PRESETS["lung"])
+    for text in ("liver", "1", "1,2,3"):
+        with pytest.raises(UsageError, match="is not understood; give LOW,HIGH"):
+            parse_window(text)
+
+
+VALUES = np.linspace(1000.0, 2000.0, 1001)
+
+
+@pytest.mark.parametrize(
+    ("modality", "voi", "full_scale", "expected"),
+    [
+        pytest.param("CT", (0, 10), (0, 255), (-160, 240), id="ct-has-its-own"),
+        pytest.param("MR", (0, 10), None, (1005, 1995), id="mr-percentiles"),
+        pytest.param("MR", (0, 10), (0, 255), (1005, 1995), id="mr-of-8-bits-percentiles"),
+        pytest.param("DX", (0, 10), None, (0, 10), id="film-voi"),
+        pytest.param("DX", (0, 10), (0, 255), (0, 255), id="film-of-8-bits-full-scale"),
+        pytest.param("DX", (10, 10), None, (1005, 1995), id="film-with-empty-voi"),
+        pytest.param("US", None, (0, 255), (0, 255), id="ultrasound-of-8-bits"),
+        pytest.param("", None, (0, 255), (1005, 1995), id="unknown-percentiles"),
+    ],
+)
+def test_default_window(modality: str, voi: Any, full_scale: Any, expected: tuple[float, float]) -> None:
+    window = default_window(modality, voi_real=voi, full_scale_real=full_scale, anatomy_values_real=VALUES)
+    assert (window.low, window.high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([], "no anatomy was found"), ([np.nan], "no anatomy was found"), ([-1000, 0], "looks like CT"), ([7, 7], "is constant at 7")],
+    ids=["empty", "nan", "hounsfield", "constant"],
+)
+def test_default_window_is_not_guessed(values: list[float], message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        default_window("", voi_real=None, full_scale_real=None, anatomy_values_real=np.array(values))
+
+
+@pytest.mark.parametrize(
+    ("epsilon_real", "slope", "stored", "expected"),
+    [
+        pytest.param(8 / 255 * 255, 1.0, np.uint8([0, 255]), (1.0, 8), id="8/255-of-255-is-8"),
+        pytest.param(12.9, 1.0, np.int16([0, 9]), (1.0, 12), id="rounds-down"),
+        pytest.param(12.0, -0.5, np.int16([0, 9]), (1.0, 24), id="negative-slope"),
+        pytest.param(12.0, 1.0, np.float32([0, 9]), (1.0, 12), id="whole-floats-like-integers"),
+        pytest.param(1.0, 1.0, np.float32([0.25, 9]), (2.0**-6, 63), id="floats-on-a-power-of-two"),
+        pytest.param(1e6, 1.0, np.int32([0, 10**9]), (32.0, 31250), id="more-steps-than-16-bits"),
+        pytest.param(float(MOST_STEPS), 1.0, np.int32([0, 10**9]), (1.0, MOST_STEPS), id="just-16-bits"),
+    ],
+)
+def test_stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any], expected: tuple[float, int]) -> None:
+    assert stored_steps(epsilon_real, slope, stored) == expected
+
+
+@pytest.mark.parametrize("stored", [np.uint8([0, 1]), np.float32([2**26, 2**27]), np.float32([0.5, 2.0**21])], ids=["integers", "huge", "large"])
+def test_too_small_an_epsilon_is_refused_and_the_one_named_does(stored: NDArray[Any]) -> None:
+    with pytest.raises(RefusedError, match="is less than one stored step of") as caught:
+        stored_steps(0.4, 1.0, stored)
+    named = float(str(caught.value).split("'")[1].split()[0])
+    assert stored_steps(named, 1.0, stored)[1] == 1
+
+
+def test_floats_that_skip_whole_numbers_are_not_moved_in_whole_steps() -> None:
+    stored = np.float32(2.0**25 + 4.0 * np.arange(100))
+    with pytest.raises(RefusedError, match="is less than one stored step"):
+        stored_steps(3.0, 1.0, stored)
+    assert stored_steps(100.0, 1.0, stored) == (16.0, 6)
+
+
+def test_only_nan_is_refused() -> None:
+    with pytest.raises(RefusedError, match="every value is NaN or infinite"):
+        stored_steps(1.0, 1.0, np.float32([np.nan, np.inf]))
+
+
+def test_ct_budget_in_its_own_units() -> None:
+    budget = PerturbationBudget.for_modality("CT")
+    assert budget.epsilon_real == pytest.approx(400 * 8 / 255)
+    assert budget.epsilon_model == pytest.approx(8 / 255)
+    assert budget.lowest_psnr == pytest.approx(20 * math.log10(255 / 8))
+    with pytest.raises(UsageError, match="'MR' has no standard intensity window"):
+        PerturbationBudget.for_modality("MR")
+
+
+def test_bind_keeps_off_the_extremes_and_the_padding() -> None:
+    stored = np.int16([-2000, -2000, -1000, 5, 6, 7, 3000])
+    bound = PerturbationBudget.for_modality("CT", "12 HU").bind(stored, modality="CT", padding_stored=(-2000, -1500), intercept=-24.0)
+    assert bound.range_stored == (-999, 2999)
+    assert (bound.steps, bound.quantum_stored, bound.epsilon_stored) == (12, 1.0, 12.0)
+    assert bound.step_model == pytest.approx(1 / 400)
+    assert bound.window == IntensityWindow(-160, 240)
+
+
+@pytest.mark.parametrize(
+    ("stored", "padding", "message"),
+    [([5, 5, 5], (5, 5), "every value is padding"), ([5, 5, 6], None, "is nearly constant")],
+    ids=["padding", "constant"],
+)
+def test_bind_refuses_what_cannot_hide_noise(stored: list[int], padding: tuple[float, float] | None, message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        PerturbationBudget.for_modality("CT").bind(np.int16(stored), padding_stored=padding)
+
+
+def test_file_budget_survives_json() -> None:
+    budget = file_budget(padding_stored=(-2000.0, -1500.0), background_real=-1000.0)
+    assert FileBudget.from_json(json.loads(json.dumps(budget.to_json()))) == budget
+    assert FileBudget.from_json(replace(budget, padding_stored=None).to_json()) == replace(budget, padding_stored=None)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The min-min optimizer on pictures that train in seconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation
+from monai_salm.errors import UsageError
+from monai_salm.networks import build_network
+from monai_salm.optimize import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, renew
+from monai_salm.samples import WorkingSet
+from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+from tests.builders import cube_set, disk_set, working_sample
+
+Noise = dict[str, NDArray[Any]]
+
+
+def _settings(**changes: Any) -> MinMinSettings:
+    return MinMinSettings(**({"max_rounds": 2, "noise_steps": 3, "batch_size": 8, "surrogate_epochs": 1.0, "surrogate_batches": 1, "stop_error": 0.0} | changes))
+
+
+def _network(samples: WorkingSet, outputs: int = 2) -> nn.Module:
+    """Build the same network each time."""
+    network = build_network("small-cnn" if samples.spatial_dims == 2 else "small-unet", spatial_dims=samples.spatial_dims, outputs=outputs)
+    renew(network, 0)
+    return network
+
+
+def _optimizer(samples: WorkingSet, task: LearningTask | None = None, network: nn.Module | None = None, **changes: Any) -> MinMinOptimizer:
+    task = task or ClassificationTask(2)
+    settings = {name: changes.pop(name) for name in list(changes) if name in MinMinSettings.__dataclass_fields__}
+    return MinMinOptimizer(network or _network(samples, task.outputs), task, _settings(**settings), **changes)
+
+
+def _weights(network: nn.Module) -> list[torch.Tensor]:
+    return [value.clone() for value in network.state_dict().values()]
+
+
+def _same(first: Noise, second: Noise) -> bool:
+    return list(first) == list(second) and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> WorkingSet:
+    return disk_set()
+
+
+def _check_bounds(samples: WorkingSet, noise: Noise, fraction: float) -> None:
+    assert list(noise) == samples.ids
+    for sample in samples.samples:
+        steps = noise[sample.sample_id]
+        assert steps.shape == sample.image_model.shape
+        assert steps.dtype == np.int16
+        assert np.abs(steps).max() <= sample.levels
+        assert not steps[sample.carrier_voxels == 0].any()
+        assert sample.carrier_voxels[steps != 0].sum() <= fraction * sample.anatomy_voxels
+        assert steps.any()
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+@pytest.mark.parametrize("rule", ["gradient", "random"])
+def test_bounds_of_pictures(pictures: WorkingSet, rule: str, fraction: float) -> None:
+    _check_bounds(pictures, dict(_optimizer(pictures, mask_rule=rule, perturbed_fraction=fraction).run(pictures)), fraction)
+
+
+def test_bounds_of_volumes() -> None:
+    volumes = cube_set()
+    _check_bounds(volumes, dict(_optimizer(volumes, SegmentationTask(2), perturbed_fraction=0.2).run(volumes)), 0.2)
+
+
+def test_dense_noise_fills_the_carriers(pictures: WorkingSet) -> None:
+    noise = dict(_optimizer(pictures, mask_rule="dense", perturbed_fraction=0.1, noise_steps=5).run(pictures))
+    _check_bounds(pictures, noise, 1.0)
+    assert np.mean([(noise[s.sample_id][s.carrier_voxels > 0] != 0).mean() for s in pictures.samples]) > 0.8
+
+
+def test_random_mask_does_not_follow_the_gradient(pictures: WorkingSet) -> None:
+    supports = []
+    for seed in (0, 1):
+        network = _network(pictures)
+        noise = dict(_optimizer(pictures, network=network, mask_rule="random", seed=seed, perturbed_fraction=0.2).run(pictures))
+        supports.append(np.stack([noise[name] != 0 for name in pictures.ids]))
+    overlap = (supports[0] & supports[1]).sum() / supports[0].sum()
+    assert overlap < 0.4
+
+
+def test_shapes_and_levels_are_each_samples_own() -> None:
+    generator = np.random.default_rng(0)
+    samples = WorkingSet(
+        [
+            working_sample("a", generator.uniform(size=(16, 16)), 0, levels=3),
+            working_sample("b", generator.uniform(size=(9, 14)), 1, levels=200, step_model=1 / 6000),
+        ]
+    )
+    noise = dict(_optimizer(samples, max_rounds=3, noise_steps=5).run(samples))
+    assert {name: steps.shape for name, steps in noise.items()} == {"a": (16, 16), "b": (9, 14)}
+    assert {name: int(np.abs(steps).max()) for name, steps in noise.items()} == {"a": 3, "b": 200}
+
+
+def test_the_seed_decides(pictures: WorkingSet) -> None:
+    first, second, other = (dict(_optimizer(pictures, seed=seed).run(pictures)) for seed in (1, 1, 2))
+    assert _same(first, second)
+    assert not _same(first, other)
+
+
+def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
+    optimizer = _optimizer(pictures, renew_every=1)
+    state = torch.random.get_rng_state()
+    list(optimizer.run(pictures))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stopped: int) -> None:
+    changes: dict[str, Any] = {"max_rounds": 4, "renew_every": 2}
+    saved: dict[int, tuple[SearchState, nn.Module]] = {}
+    network = _network(pictures)
+
+    def save(state: SearchState) -> None:
+        saved[state.round] = copy.deepcopy((state, network))
+
+    whole = dict(_optimizer(pictures, network=network, **changes).run(pictures, after_round=save))
+    state, half_trained = saved[stopped]
+    resumed = dict(_optimizer(pictures, network=half_trained, **changes).run(pictures, state))
+    assert _same(whole, resumed)
+    assert [log.round for log in state.history] == [1, 2, 3, 4]
+    assert [log.error for log in state.history] == [log.error for log in saved[4][0].history]
+
+
+@pytest.mark.parametrize(
+    ("make", "task"),
+    [
+        (disk_set, ClassificationTask(2)),
+        (lambda: disk_set(multi_label=True), ClassificationTask(2, True, (1.0, 2.0))),
+        (cube_set, SegmentationTask(2)),
+    ],
+    ids=["classes", "findings", "segmentation"],
+)
+def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: LearningTask) -> None:
+    """The same weights see less error on the protected samples than on the clean ones."""
+    samples = make()
+    network = _network(samples)
+    optimizer = _optimizer(samples, task, network, augmentation=NO_AUGMENTATION, max_rounds=6, noise_steps=5, freeze_surrogate=False)
+    noise = dict(optimizer.run(samples))
+    batch = samples.batch(range(len(samples)), torch.device("cpu"))
+    assert batch.target is not None
+    protected = batch.images + samples.pad([noise[name] for name in samples.ids]) * batch.share * batch.step_model.reshape(-1, *[1] * (batch.images.ndim - 1))
+    with torch.no_grad():
+        clean_loss, loss = (float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected))
+    assert loss < 0.9 * clean_loss
+
+
+def test_error_goes_down(pictures: WorkingSet) -> None:
+    optimizer = _optimizer(pictures, max_rounds=8, surrogate_epochs=2.0, noise_steps=5, perturbed_fraction=0.8)
+    state = optimizer.start(pictures)
+    list(optimizer.run(pictures, state))
+    errors = [log.error for log in state.history]
+    assert errors[0] > 0.2
+    assert errors[-1] < 0.1
+    assert state.history[-1].passes == state.passes == 8 * (2 + 5)
+    assert 0.3 < state.history[-1].changed_fraction <= 0.8
+
+
+def test_stop_rule(pictures: WorkingSet) -> None:
+    optimizer = _optimizer(pictures, max_rounds=20, stop_error=1.01, patience=2)
+    state = optimizer.start(pictures)
+    rounds: list[int] = []
+    list(optimizer.run(pictures, state, lambda reached: rounds.append(reached.round)))
+    assert rounds == [1, 2]
+    list(optimizer.run(pictures, state))
+    assert state.round == 2
+
+
+def test_frozen_surrogate_keeps_its_weights(pictures: WorkingSet) -> None:
+    network = _network(pictures)
+    before = _weights(network)
+    frozen = dict(_optimizer(pictures, network=network, freeze_surrogate=True, renew_every=1).run(pictures))
+    assert all(torch.equal(a, b) for a, b in zip(before, _weights(network), strict=True))
+    assert any(steps.any() for steps in frozen.values())
+    list(_optimizer(pictures, network=network).run(pictures))
+    assert any(not torch.equal(a, b) for a, b in zip(before, _weights(network), strict=True))
+
+
+def test_renew_is_repeatable() -> None:
+    network = build_network("small-cnn", spatial_dims=2, outputs=2)
+    state = torch.random.get_rng_state()
+    results = []
+    for seed in (5, 6, 5):
+        renew(network, seed)
+        results.append(_weights(network))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+
+
+def test_samples_without_labels_are_told() -> None:
+    samples = WorkingSet([working_sample("a", np.full((8, 8), 0.5))])
+    with pytest.raises(UsageError, match="the samples have no labels"):
+        _optimizer(samples).run(samples)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"perturbed_fraction": 0.0}, r"perturbed fraction 0 is not in \(0, 1\]"),
+        ({"perturbed_fraction": 1.1}, r"perturbed fraction 1.1 is not in \(0, 1\]"),
+        ({"mask_rule": "best"}, f"mask rule 'best' is unknown; give one of {', '.join(MASK_RULES)}"),
+        ({"max_rounds": 0}, "max_rounds 0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size -1 must be at least 1"),
+    ],
+)
+def test_settings_out_of_bounds(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        _settings(**changes)
+
+
+def test_settings_survive_json() -> None:
+    settings = _settings(seed=3, renew_every=2)
+    assert MinMinSettings(**settings.to_json()) == settings
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu_on_its_bounds(pictures: WorkingSet) -> None:
+    generators = torch.cuda.get_rng_state_all()
+    noise = dict(_optimizer(pictures, device="cuda", renew_every=1, augmentation=ConsumerAugmentation(zoom=0.1, blur=0.5, window=0.1)).run(pictures))
+    _check_bounds(pictures, noise, 0.4)
+    assert all(torch.equal(a, b) for a, b in zip(generators, torch.cuda.get_rng_state_all(), strict=True))
+    volumes = cube_set()
+    _check_bounds(volumes, dict(_optimizer(volumes, SegmentationTask(2), device="cuda").run(volumes)), 0.4)
