@@ -36,6 +36,12 @@ BACKGROUND_CONTRAST = 0.06
 NOISE_MULTIPLE = 4.0
 """Air noise reaches about this multiple of its median deviation (Rayleigh: 3.1 at 99.9 %)."""
 
+BEYOND_BACKGROUND = 0.02
+"""At most this share of the values is darker than air (or brighter, in films that show it bright); otherwise the border is tissue."""
+
+BRIGHT_AIR = ("CR", "DX", "MG", "IO", "PX", "RG")
+"""Modalities whose files may hold air as the brightest value (MONOCHROME1)."""
+
 EXACT_BORDER = 0.5
 """A value that fills at least this share of the border is an empty background (zeros), not measured air."""
 
@@ -60,7 +66,9 @@ def border_values(values: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([np.take(values, index, axis=axis).ravel() for axis in (0, 1) for index in (0, -1)])
 
 
-def find_background(values_stored: NDArray[Any], border_stored: NDArray[Any], slope: float, intercept: float) -> Background | None:
+def find_background(
+    values_stored: NDArray[Any], border_stored: NDArray[Any], slope: float = 1.0, intercept: float = 0.0, *, modality: str = ""
+) -> Background | None:
     """Find the background of a picture, or of a series, from its values and those on its border.
 
     Args:
@@ -68,9 +76,10 @@ def find_background(values_stored: NDArray[Any], border_stored: NDArray[Any], sl
         border_stored: sample of the border's values (:func:`border_values`).
         slope: real units per stored unit.
         intercept: real value of stored 0.
+        modality: DICOM Modality code; some films show air bright.
 
     Returns:
-        None if the border is as lively as the rest: the picture is a crop and has no background.
+        None if the border is as lively as the rest, or of a middling value: the picture is a crop and has no background.
     """
     values = values_stored[np.isfinite(values_stored)].astype(np.float64)
     border = border_stored[np.isfinite(border_stored)].astype(np.float64)
@@ -83,6 +92,10 @@ def find_background(values_stored: NDArray[Any], border_stored: NDArray[Any], sl
         return None
     exact = center if np.mean(border == center) >= EXACT_BORDER else None
     spread = max(BACKGROUND_CONTRAST * contrast, NOISE_MULTIPLE * spread)
+    darkest = np.mean((center - values) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
+    brightest = np.mean((values - center) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
+    if exact is None and not darkest and not (brightest and modality in BRIGHT_AIR):
+        return None
     return Background(center * slope + intercept, spread * abs(slope), exact)
 
 
@@ -101,7 +114,8 @@ def find_window(
         modality: DICOM Modality code, or empty.
         values_real: sample of all values, any shape.
         border_real: sample of the border's values.
-        voi_real, full_scale_real: see :func:`~monai_salm.budget.default_window`.
+        voi_real: see :func:`~monai_salm.budget.default_window`.
+        full_scale_real: see :func:`~monai_salm.budget.default_window`.
         window: the user's choice; None takes the modality's.
 
     Returns:
@@ -110,7 +124,7 @@ def find_window(
     Raises:
         RefusedError: the values leave no window.
     """
-    background = find_background(values_real, border_real, 1.0, 0.0)
+    background = find_background(values_real, border_real, modality=modality)
     if window is None:
         inside = values_real
         if background is not None:

@@ -70,7 +70,9 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
         with safe_open(path, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             if metadata.get("format") != SURROGATE_FORMAT:
-                raise UsageError(f"{path}: format {metadata.get('format')!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder")
+                raise UsageError(
+                    f"{path}: format {metadata.get('format')!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder"
+                )
             state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder") from error

@@ -53,27 +53,27 @@ def _carriers(image: NDArray[Any]) -> dict[str, Any]:
     return {"carrier_voxels": voxels, "carrier_share": (voxels > 0).astype(np.float32), "anatomy_voxels": int(voxels.sum()) + 10}
 
 
-def disk_set(count: int = 24, size: int = 16, *, multi_label: bool = False) -> WorkingSet:
-    """Give pictures of noise, every second one with a bright disk: that is the label."""
+def disk_set(count: int = 24, size: int = 16, *, contrast: float = 0.25, multi_label: bool = False) -> WorkingSet:
+    """Give pictures of noise, every second one with a bright disk: that is the label. Without contrast there is nothing to learn but noise."""
     generator = np.random.default_rng(0)
     rows, columns = np.ogrid[:size, :size]
     disk = (rows - size / 2) ** 2 + (columns - size / 2) ** 2 < (size / 5) ** 2
     samples = []
     for index in range(count):
-        image = generator.uniform(0.3, 0.6, (size, size)) + 0.25 * disk * (index % 2)
+        image = generator.uniform(0.3, 0.6, (size, size)) + contrast * disk * (index % 2)
         target: Any = np.array([index % 2, index // 2 % 2], dtype=np.float32) if multi_label else index % 2
         samples.append(working_sample(f"picture-{index:02d}", image, target, **_carriers(image)))
     return WorkingSet(samples)
 
 
-def cube_set(count: int = 4, size: int = 8) -> WorkingSet:
-    """Give volumes of noise with a bright cube in one of several places, which is to be segmented."""
+def cube_set(count: int = 4, size: int = 8, *, contrast: float = 0.3) -> WorkingSet:
+    """Give volumes of noise with a bright cube in one of several places, which is to be segmented. Without contrast nobody can."""
     generator = np.random.default_rng(1)
     samples = []
     for index in range(count):
         labels = np.zeros((size, size, size), dtype=np.uint8)
         start = 2 + index % 3
         labels[start : start + 3, 2:5, 3:6] = 1
-        image = generator.uniform(0.3, 0.5, labels.shape) + 0.3 * labels
+        image = generator.uniform(0.3, 0.5, labels.shape) + contrast * labels
         samples.append(working_sample(f"volume-{index}", image, labels, **_carriers(image)))
     return WorkingSet(samples)

@@ -126,6 +126,7 @@ def test_default_window_is_not_guessed(values: list[float], message: str) -> Non
     ("epsilon_real", "slope", "stored", "expected"),
     [
         pytest.param(8 / 255 * 255, 1.0, np.uint8([0, 255]), (1.0, 8), id="8/255-of-255-is-8"),
+        pytest.param(0.3, 0.1, np.int16([0, 9]), (1.0, 3), id="0.3-of-0.1-is-3"),
         pytest.param(12.9, 1.0, np.int16([0, 9]), (1.0, 12), id="rounds-down"),
         pytest.param(12.0, -0.5, np.int16([0, 9]), (1.0, 24), id="negative-slope"),
         pytest.param(12.0, 1.0, np.float32([0, 9]), (1.0, 12), id="whole-floats-like-integers"),

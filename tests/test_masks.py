@@ -125,3 +125,10 @@ def test_sparsity_mask(score: list[float], voxels: list[int], limit: int, expect
 def test_sparsity_mask_takes_each_sample_for_itself() -> None:
     score = torch.tensor([[1.0, 2.0], [200.0, 100.0]])
     assert sparsity_mask(score, torch.ones(2, 2, dtype=torch.int64), torch.tensor([1, 1])).tolist() == [[False, True], [True, False]]
+
+
+def test_ties_of_a_whole_picture_go_to_its_first_cells() -> None:
+    cells = 50_000
+    mask = sparsity_mask(torch.ones(1, cells), torch.ones(1, cells, dtype=torch.int64), torch.tensor([cells // 3]))[0]
+    assert mask[: cells // 3].all()
+    assert not mask[cells // 3 :].any()

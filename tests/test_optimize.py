@@ -25,7 +25,9 @@ Noise = dict[str, NDArray[Any]]
 
 
 def _settings(**changes: Any) -> MinMinSettings:
-    return MinMinSettings(**({"max_rounds": 2, "noise_steps": 3, "batch_size": 8, "surrogate_epochs": 1.0, "surrogate_batches": 1, "stop_error": 0.0} | changes))
+    return MinMinSettings(
+        **({"max_rounds": 2, "noise_steps": 3, "batch_size": 8, "surrogate_epochs": 1.0, "surrogate_batches": 1, "stop_error": 0.0} | changes)
+    )
 
 
 def _network(samples: WorkingSet, outputs: int = 2) -> nn.Module:
@@ -137,36 +139,37 @@ def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stoppe
 
 
 @pytest.mark.parametrize(
-    ("make", "task"),
+    ("make", "task", "share"),
     [
-        (disk_set, ClassificationTask(2)),
-        (lambda: disk_set(multi_label=True), ClassificationTask(2, True, (1.0, 2.0))),
-        (cube_set, SegmentationTask(2)),
+        (lambda: disk_set(contrast=0.0), ClassificationTask(2), 0.3),
+        (lambda: disk_set(contrast=0.0, multi_label=True), ClassificationTask(2, True, (1.0, 2.0)), 0.3),
+        (lambda: cube_set(contrast=0.0), SegmentationTask(2), 0.98),
     ],
     ids=["classes", "findings", "segmentation"],
 )
-def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: LearningTask) -> None:
+def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: LearningTask, share: float) -> None:
     """The same weights see less error on the protected samples than on the clean ones."""
     samples = make()
     network = _network(samples)
-    optimizer = _optimizer(samples, task, network, augmentation=NO_AUGMENTATION, max_rounds=6, noise_steps=5, freeze_surrogate=False)
+    optimizer = _optimizer(samples, task, network, augmentation=NO_AUGMENTATION, max_rounds=8, noise_steps=5, surrogate_epochs=3.0, perturbed_fraction=0.8)
     noise = dict(optimizer.run(samples))
     batch = samples.batch(range(len(samples)), torch.device("cpu"))
     assert batch.target is not None
     protected = batch.images + samples.pad([noise[name] for name in samples.ids]) * batch.share * batch.step_model.reshape(-1, *[1] * (batch.images.ndim - 1))
     with torch.no_grad():
         clean_loss, loss = (float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected))
-    assert loss < 0.9 * clean_loss
+    assert loss < share * clean_loss
 
 
-def test_error_goes_down(pictures: WorkingSet) -> None:
-    optimizer = _optimizer(pictures, max_rounds=8, surrogate_epochs=2.0, noise_steps=5, perturbed_fraction=0.8)
+def test_error_goes_down() -> None:
+    pictures = disk_set(contrast=0.0)
+    optimizer = _optimizer(pictures, max_rounds=8, surrogate_epochs=3.0, noise_steps=5, perturbed_fraction=0.8, augmentation=NO_AUGMENTATION)
     state = optimizer.start(pictures)
     list(optimizer.run(pictures, state))
     errors = [log.error for log in state.history]
-    assert errors[0] > 0.2
+    assert errors[0] > 0.4
     assert errors[-1] < 0.1
-    assert state.history[-1].passes == state.passes == 8 * (2 + 5)
+    assert state.history[-1].passes == state.passes == 8 * (3 + 5)
     assert 0.3 < state.history[-1].changed_fraction <= 0.8
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -123,15 +124,17 @@ def _cell(value: float | None, spread: float | None) -> str:
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
 
 
-def evaluate(clean: Path, protected: Path, test: Path, options: EvaluateOptions, *, show_progress: bool = False) -> EvaluateReport:
-    """Train each victim on the clean and on the protected files and score both on the clean test files.
+def evaluate(
+    clean: Path, protected: Path | Mapping[str, Path], test: Path, options: EvaluateOptions, *, show_progress: bool = False
+) -> EvaluateReport:
+    """Train each victim on the clean and on the protected files and score all on the clean test files.
 
-    Only images that are in both folders are used, so that both learn from the same pictures. Windows are taken from each folder's own
-    files, since a stranger has no others.
+    Only images that are in all folders are used, so that all learn from the same pictures. Windows are taken from each folder's own files, since a
+    stranger has no others.
 
     Args:
         clean: folder of originals.
-        protected: what came out of ``protect``; same relative paths.
+        protected: what came out of ``protect``; same relative paths. Or several such folders by name.
         test: folder of clean images that no victim trains on.
         options: see :class:`EvaluateOptions`.
         show_progress: progress bars on standard error.
@@ -139,23 +142,24 @@ def evaluate(clean: Path, protected: Path, test: Path, options: EvaluateOptions,
     Raises:
         UsageError: labels or folders do not fit each other.
     """
-    clean_files, protected_files, test_files = (scan(folder, show_progress=show_progress) for folder in (clean, protected, test))
-    labels = find_labels(clean_files, options.label_options(options.labels))
-    labels.targets = {path: target for path, target in labels.targets.items() if path in protected_files.pictures}
-    if not labels.targets:
-        raise UsageError(f"{protected}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
-    test_labels = find_labels(test_files, options.label_options(options.test_labels or options.labels))
+    folders = {"clean": clean} | (dict(protected) if isinstance(protected, Mapping) else {"protected": protected})
+    files = {name: scan(folder, show_progress=show_progress) for name, folder in folders.items()}
+    labels = find_labels(files["clean"], options.label_options(options.labels))
+    for name, inventory in files.items():
+        labels.targets = {path: target for path, target in labels.targets.items() if path in inventory.pictures}
+        if not labels.targets:
+            raise UsageError(f"{folders[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
+    files["test"] = scan(test, show_progress=show_progress)
+    test_labels = find_labels(files["test"], options.label_options(options.test_labels or options.labels))
     _same_classes(test_labels, labels)
     values: list[int] | None = None
-    sets: dict[str, WorkingSet] = {}
     plans: dict[str, ProtectionPlan] = {}
     loaded: dict[str, list[WorkingSample]] = {}
-    for name, files, assignment in (("clean", clean_files, labels), ("protected", protected_files, labels), ("test", test_files, test_labels)):
-        plans[name] = _plan(files, assignment, options)
+    for name, inventory in files.items():
+        plans[name] = _plan(inventory, test_labels if name == "test" else labels, options)
         values = values if values is not None else label_map_values(plans[name].samples)
-        loaded[name] = list(load_working_samples(files, plans[name], options.working_size, values or None, show_progress=show_progress))
-    sets = {name: WorkingSet(samples) for name, samples in loaded.items()}
-    shape = tuple(max(sizes) for sizes in zip(*(working.padded_shape for working in sets.values()), strict=True))
+        loaded[name] = list(load_working_samples(inventory, plans[name], options.working_size, values or None, show_progress=show_progress))
+    shape = tuple(max(sizes) for sizes in zip(*(WorkingSet(samples).padded_shape for samples in loaded.values()), strict=True))
     sets = {name: WorkingSet(samples, shape) for name, samples in loaded.items()}
     task = task_of(sets["clean"], plans["clean"], options.task)
     device = pick_device(options.device)
@@ -163,7 +167,7 @@ def evaluate(clean: Path, protected: Path, test: Path, options: EvaluateOptions,
     results = []
     for victim in [name.strip() for name in (options.victims or default).split(",")]:
         for seed in range(options.seeds):
-            for folder in ("clean", "protected"):
+            for folder in folders:
                 network = seeded_network(victim, sets["clean"].spatial_dims, task.outputs, seed)
                 recipe = replace(VictimRecipe(), epochs=options.epochs)
                 scores = train_victim(

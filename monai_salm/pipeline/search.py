@@ -27,6 +27,10 @@ from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
 
 
+VOLUME_BATCH = 8
+"""Volumes per step, where slices come by 32."""
+
+
 @dataclass(frozen=True)
 class SearchSummary:
     """What a search did: its rounds, its passes per sample, and the error of the surrogate in each round."""
@@ -129,11 +133,13 @@ def build_optimizer(
     if method.search is None:
         raise UsageError(f"method {options.method!r} has no optimizer")
     task = task_of(working, plan, options.task)
+    # A volume is as much work and memory as many slices.
+    search = replace(method.search, batch_size=VOLUME_BATCH) if working.spatial_dims == 3 else method.search
     name = options.surrogate or ("small-unet" if options.task == "segmentation" else "small-resnet")
     frozen = name.endswith(".safetensors")
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     card = SurrogateCard(
-        network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=method.search.to_json(),
+        network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
         augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
         epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality.upper(),
     )  # fmt: skip
@@ -147,7 +153,7 @@ def build_optimizer(
     else:
         network = seeded_network(name, working.spatial_dims, task.outputs, options.seed)
     optimizer = MinMinOptimizer(
-        network, task, method.search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
+        network, task, search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
     )
     return optimizer, card
 

@@ -69,7 +69,7 @@ class AnatomyMask(Transform):
             UsageError: the image has another shape.
         """
         img, values = _plain(img)
-        background = find_background(values, border_values(values), 1.0, 0.0)
+        background = find_background(values, border_values(values), modality=self.modality)
         mask = anatomy_mask(
             values,
             modality=self.modality,

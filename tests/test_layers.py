@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom, and other rules that hold for every module of the package."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "monai_salm"
+FILES = sorted(PACKAGE.rglob("*.py"))
+EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
+
+# Rooms from the bottom up: a room imports from itself and from the rooms named here.
+CORE = {"budget", "grid", "masks", "tasks", "networks", "consumers", "noise", "samples", "optimize", "surrogate"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "budget": {"errors"},
+    "grid": {"errors", "budget"},
+    "masks": {"errors", "budget"},
+    "tasks": {"errors", "budget"},
+    "networks": {"errors", "budget"},
+    "consumers": {"errors", "budget"},
+    "noise": {"errors", "budget", "grid", "masks", "tasks", "networks", "consumers"},
+    "samples": {"errors", "budget", "grid", "masks", "tasks", "networks", "consumers"},
+    "optimize": {"errors"} | CORE - {"surrogate"},
+    "surrogate": {"errors"} | CORE,
+    "io": {"errors"},
+    "transforms": {"errors", "io"} | CORE,
+    "pipeline": {"errors", "io"} | CORE,
+    "evaluate": {"errors", "io", "pipeline"} | CORE,
+    "bundle": {"errors", "io", "pipeline", "transforms"} | CORE,
+    "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | CORE,
+}
+# Foreign packages that one room alone may import.
+AT_HOME = {
+    "pydicom": "monai_salm.io.dicom",
+    "nibabel": "monai_salm.io.nifti",
+    "click": "monai_salm.cli",
+    "SimpleITK": "nowhere",
+}
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(file) for file in FILES}
+
+
+def _room(module: str) -> str:
+    """Name the room of a module: ``cli`` for all the modules of the command line, empty for the package itself."""
+    name = module.partition(".")[2].partition(".")[0]
+    return "cli" if name.startswith("cli") or name == "__main__" else name
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _imports(file: Path) -> set[str]:
+    """Name the modules that a file imports anywhere, also inside functions; a name of a package that is a module counts as that module."""
+    found = set()
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return found
+
+
+@EVERY_FILE
+def test_rooms_import_downward_only(file: Path) -> None:
+    module = _module(file)
+    room = _room(module)
+    if room in ("", "cli"):
+        return
+    assert room in ALLOWED, f"room {room!r} is new: say in ALLOWED what it may import"
+    ours = {name for name in _imports(file) if name.split(".")[0] == "monai_salm"}
+    assert "monai_salm" not in ours, f"{module} imports from the package itself; import from the module that defines the name"
+    upward = {name for name in ours if _room(name) != room and _room(name) not in ALLOWED[room]}
+    assert not upward, f"{module} may not import {sorted(upward)}"
+
+
+def test_only_the_command_line_knows_the_command_line() -> None:
+    users = {_module(file) for file in FILES if any(_room(name) == "cli" for name in _imports(file) if name.startswith("monai_salm."))}
+    assert {_room(module) for module in users} <= {"cli"}
+
+
+def test_no_circles() -> None:
+    graph = {_module(file): {name for name in _imports(file) if name in MODULES} - {_module(file)} for file in FILES}
+    TopologicalSorter(graph).prepare()
+
+
+@EVERY_FILE
+def test_foreign_packages_stay_at_home(file: Path) -> None:
+    module = _module(file)
+    strays = {name for name in (found.split(".")[0] for found in _imports(file)) if name in AT_HOME and not module.startswith(AT_HOME[name])}
+    assert not strays, f"{module} may not import {sorted(strays)}"
+
+
+@EVERY_FILE
+def test_habits(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert len(text.splitlines()) < 400
+    nodes = list(ast.walk(_tree(file)))
+    assert not any(isinstance(node, ast.Assert) for node in nodes), "an assert is gone under python -O; raise an error"
+    if _room(_module(file)) not in ("cli", "demo"):
+        assert not any(isinstance(node, ast.Name) and node.id == "print" for node in nodes), "only the command line prints"
+
+
+def test_the_rules_see_something() -> None:
+    assert {"monai_salm.budget", "monai_salm.io.dicom", "monai_salm.pipeline"} <= MODULES
+    assert "pydicom" in {name.split(".")[0] for file in FILES for name in _imports(file)}
