@@ -99,6 +99,8 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
     if dry_run:
         inventory, plan, _ = prepare(source, options, show_progress=not quiet)
         files = {file.path: (sample.sample_id, file.budget) for sample in plan.samples for file in sample.files}
+        files |= {path: files[first] for path, first in plan.copies.items() if first in files}
+        plan.refused |= {path: plan.refused[first] for path, first in plan.copies.items() if first not in files}
         result: dict[str, Any] = {
             "input": str(inventory.root),
             "counts": {"protect": len(files), "refuse": len(plan.refused), "samples": len(plan.samples)},
@@ -152,7 +154,7 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
     for (kind, shape), number in sorted(groups.items()):
         click.echo(f"{number} {kind}, {shape}")
     click.echo(f"{result['counts']['protect']} files can be protected, {result['counts']['refuse']} are refused")
-    _print_problems([file | {"status": "refused"} for file in result["files"] if file["reason"]])
+    _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
     return 0
 
 
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = _complain(error.format_message(), EXIT_FAILED)
     except (click.Abort, KeyboardInterrupt):
-        code = _complain("stopped; the same command with --resume goes on", EXIT_FAILED)
+        code = _complain("stopped; the same command with --resume goes on" if "protect" in arguments[:1] else "stopped", EXIT_FAILED)
     except OSError as error:
         code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_FAILED)
     except MemoryError:
@@ -278,5 +280,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {' '.join(message.splitlines())}", err=True)
     return code

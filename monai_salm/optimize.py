@@ -270,7 +270,7 @@ class MinMinOptimizer:
     def _losses(self, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
         if target is None:
             raise UsageError("the samples have no labels, which error-minimizing noise needs; give --labels, or --method random")
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.network(images)
         if isinstance(logits, (tuple, list)):
             logits = logits[0]  # transformers of MONAI give hidden states too

@@ -150,7 +150,8 @@ class WorkingSet:
         """Stack maps of different shapes into ``(batch, 1, *padded_shape)``, zeros behind each."""
         result = np.zeros((len(maps), 1, *self.padded_shape), dtype=maps[0].dtype)
         for row, values in zip(result, maps, strict=True):
-            row[(0, *(slice(0, n) for n in values.shape))] = values
+            region = tuple(slice(0, n) for n in values.shape)
+            row[0][region] = values
         return torch.from_numpy(result)
 
     def crop(self, values: Tensor, index: int) -> NDArray[np.generic]:

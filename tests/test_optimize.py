@@ -114,6 +114,19 @@ def test_the_seed_decides(pictures: WorkingSet) -> None:
     assert not _same(first, other)
 
 
+def test_every_round_draws_anew(pictures: WorkingSet) -> None:
+    seeds: list[int] = []
+
+    class Recorder(ConsumerAugmentation):
+        def __call__(self, images: torch.Tensor, generator: torch.Generator, label_map: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+            seeds.append(generator.initial_seed())
+            return super().__call__(images, generator, label_map)
+
+    for seed in (0, 1):
+        list(_optimizer(pictures, augmentation=Recorder(), max_rounds=3, seed=seed).run(pictures))
+    assert len(set(seeds)) == 6
+
+
 def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
     optimizer = _optimizer(pictures, renew_every=1)
     state = torch.random.get_rng_state()

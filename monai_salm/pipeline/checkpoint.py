@@ -18,7 +18,7 @@ from monai_salm.optimize import RoundLog, SearchState
 from monai_salm.samples import WorkingSet
 
 
-def save_state(path: Path, state: SearchState, network: nn.Module, plan_digest: str) -> None:
+def save_search(path: Path, state: SearchState, network: nn.Module, plan_digest: str) -> None:
     """Write a state and its surrogate, atomically."""
     tensors = {"steps": torch.cat([t.flatten() for t in state.steps]), "score": torch.cat([t.flatten() for t in state.score])}
     tensors |= {f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -27,8 +27,8 @@ def save_state(path: Path, state: SearchState, network: nn.Module, plan_digest: 
         temporary.write_bytes(save(tensors, {"plan": plan_digest, "progress": json.dumps(progress)}))
 
 
-def load_state(path: Path, samples: WorkingSet, network: nn.Module, plan_digest: str) -> SearchState:
-    """Load what :func:`save_state` wrote, and put the surrogate's weights back.
+def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest: str) -> SearchState:
+    """Load what :func:`save_search` wrote, and put the surrogate's weights back.
 
     Raises:
         UsageError: the state belongs to another plan.

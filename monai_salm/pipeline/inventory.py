@@ -98,23 +98,30 @@ def scan(source: Path, *, show_progress: bool = False) -> Inventory:
     if not paths:
         raise UsageError(f"{source}: the folder is empty; give the folder of the export")
     inventory = Inventory(root)
-    owners: dict[object, str] = {}
+    seen: dict[object, dict[str, str]] = {}
     for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
-        inventory.files.append(_record(root, path, owners))
+        inventory.files.append(_record(root, path, seen))
     return inventory
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Give the paths of all files below a folder; linked folders are not entered."""
-    for folder, _, names in os.walk(root, followlinks=False):
-        for name in names:
+    """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot be read."""
+    unreadable: list[str] = []
+    for folder, folders, names in os.walk(root, onerror=lambda error: unreadable.append(error.filename), followlinks=False):
+        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in names + linked:
             yield (Path(folder) / name).relative_to(root).as_posix()
+    for folder in unreadable:
+        yield Path(folder).relative_to(root).as_posix()
 
 
-def _record(root: Path, path: str, owners: dict[object, str]) -> FileRecord:
+def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRecord:
+    """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one is needed."""
     absolute = root / path
     if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
         return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
+    if absolute.is_dir():
+        return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")
     if not absolute.is_file():
         return FileRecord(path, reason="not a regular file")
     try:
@@ -125,13 +132,18 @@ def _record(root: Path, path: str, owners: dict[object, str]) -> FileRecord:
         return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
     # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
-    first = owners.setdefault(uid or absolute.stat().st_size, path)
-    if first == path:
+    others = seen.setdefault(uid or absolute.stat().st_size, {})
+    if not others:
+        others[path] = ""
         return FileRecord(path, header)
-    if file_digest(root / first) == file_digest(absolute):
-        return FileRecord(path, header, copy_of=first)
+    digest = file_digest(absolute)
+    for other, known in others.items():
+        others[other] = known or file_digest(root / other)
+        if others[other] == digest:
+            return FileRecord(path, header, copy_of=other)
     if uid:
-        return FileRecord(path, reason=f"its SOPInstanceUID {uid} is that of {first}, but it is another picture; give it a UID of its own")
+        return FileRecord(path, reason=f"its SOPInstanceUID {uid} is that of {min(others)}, but it is another picture; give it a UID of its own")
+    others[path] = digest
     return FileRecord(path, header)
 
 

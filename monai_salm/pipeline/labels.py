@@ -50,12 +50,16 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{table}: the label table cannot be read ({error}); give a CSV file in UTF-8") from error
     if not rows:
         raise UsageError(f"{table}: the label table has no rows")
-    columns = list(rows[0])
+    columns = list(reader.fieldnames or [])
+    ragged = next((number for number, row in enumerate(rows, start=2) if None in row), None)
+    if ragged is not None:
+        raise UsageError(f"{table}: line {ragged} has more fields than the {len(columns)} columns; quote values that hold commas")
     key = columns[0]
     if key not in PATH_COLUMNS + IDENTIFIER_COLUMNS:
         raise UsageError(f"{table}: the first column is {key!r}; name it one of {', '.join(PATH_COLUMNS + IDENTIFIER_COLUMNS)}")
@@ -98,7 +102,9 @@ def _match(values: dict[str, tuple[str, ...]], key: str, table: Path, inventory:
     if key in PATH_COLUMNS:
         for name in values:
             for base in (table.parent, inventory.root):
-                places[(base / name).resolve()] = name
+                other = places.setdefault((base / name).resolve(), name)
+                if values[other] != values[name]:
+                    raise UsageError(f"{table}: {other!r} and {name!r} are one file, with the labels {values[other]} and {values[name]}; keep one")
     for path, header in ((record.path, record.header) for record in inventory.files if record.header is not None):
         name = places.get(inventory.absolute(path).resolve()) if key in PATH_COLUMNS else header.identifiers.get(key, "")
         if name is not None and name in values:
@@ -122,7 +128,7 @@ def labels_from_folders(inventory: Inventory) -> LabelAssignment:
         UsageError: a picture lies in no folder below the input.
     """
     folders: dict[str, str] = {}
-    for path in inventory.pictures:
+    for path in [record.path for record in inventory.files if record.header is not None]:  # a copy in another folder has another class
         parent = Path(path).parent.name
         if not parent:
             raise UsageError(f"{path} lies in no folder below {inventory.root}, so its folder cannot name its class; give --labels FILE")

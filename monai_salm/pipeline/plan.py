@@ -176,8 +176,10 @@ def _volumes(inventory: Inventory) -> list[list[str]]:
     return [sorted(paths, key=lambda path: _slice_order(inventory.pictures[path], path)) for paths in groups.values()]
 
 
-def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, str]:
-    return (header.slice_position is None, header.slice_position or 0.0, path)
+def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str, str]:
+    """Order by position, then by number, then by identity: never by path, which may change."""
+    uid = header.identifiers.get("SOPInstanceUID", "")
+    return (header.slice_position is None, header.slice_position or 0.0, header.instance_number or 0, uid, path)
 
 
 def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
@@ -243,19 +245,21 @@ def _every(values: NDArray[Any], wanted: int) -> NDArray[Any]:
 def _plan_volume(
     inventory: Inventory, paths: list[str], options: BudgetOptions, labels: LabelAssignment | None, by_series: bool, refused: dict[str, str]
 ) -> Iterable[SamplePlan]:
-    labelled = []
-    for path in paths:
-        if labels is None or path in labels.targets:
-            labelled.append(path)
-        else:
-            refused[path] = f"it has no label ({labels.key}); add it to the labels, or leave the file out"
+    unlabeled = {
+        path: f"it has no label ({labels.key}); add it to the labels, or leave the file out" for path in paths if labels is not None and path not in labels.targets
+    }
+    labelled = [path for path in paths if path not in unlabeled]
     files: list[tuple[FilePlan, SourceImage]] = []
-    for path, source, budget in _budgets(inventory, labelled, options, refused) if labelled else ():
+    # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the same ones.
+    for path, source, budget in _budgets(inventory, paths, options, refused) if labelled else ():
+        if path in unlabeled:
+            continue
         plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), source.header.spacing, budget)
         if not by_series or len(labelled) == 1:
             yield SamplePlan(source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint, (plan,), labels.targets[path] if labels else None)
         else:
             files.append((plan, _without_pixels(source)))
+    refused.update(unlabeled)
     if not files:
         return
     shapes = {source.header.shape for _, source in files}

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from monai_salm.errors import UsageError
+from monai_salm.errors import SalmError, UsageError
 from monai_salm.io import atomic_target
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.labels import LabelAssignment, label_maps, labels_from_folders, labels_from_table
@@ -24,6 +26,12 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
 from monai_salm.pipeline.search import SearchSummary, make_noise
 from monai_salm.pipeline.write import WriteJob, copy_file, identifiers_of, write_sample
+
+logger = logging.getLogger(__name__)
+
+LEAST_KEY_BYTES = 16
+"""A shorter key could be guessed, and with it which old UID became which new one."""
+
 
 @dataclass(frozen=True)
 class ProtectResult:
@@ -71,6 +79,8 @@ def prepare(source: Path, options: ProtectOptions, *, show_progress: bool = Fals
     labels = find_labels(inventory, options) if needs_labels else None
     if not inventory.pictures:
         raise UsageError(f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons")
+    if labels is not None and labels.unused:
+        logger.warning("%d of the labels belong to no picture of the input", labels.unused)
     plan = build_plan(inventory, budget, labels=labels, sample=options.sample, show_progress=show_progress)
     # Where things lie, and how fast they are done, does not change what is done.
     elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
@@ -84,6 +94,8 @@ def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignmen
     Raises:
         UsageError: there are none.
     """
+    if options.labels is not None and options.labels_from_folders:
+        raise UsageError("--labels and --labels-from-folders contradict each other; give one of them")
     if options.task == "segmentation":
         if options.labels is None:
             raise UsageError("--task segmentation needs --labels FOLDER with a label map for each image")
@@ -112,7 +124,8 @@ class ProtectionRun:
         self.output = output
         self.options = options
         self.show_progress = show_progress
-        self.work_dir = options.work_dir or output.with_name(output.name + ".work")
+        place = output if output.name not in ("", "..") else output.resolve()
+        self.work_dir = options.work_dir or place.with_name(place.name + ".work")
         self._prepared: tuple[Inventory, ProtectionPlan] | None = None
         self._summary: SearchSummary | None = None
 
@@ -124,6 +137,7 @@ class ProtectionRun:
         """
         if self._prepared is None:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
+            _check_key(self.options, self.work_dir)
             inventory, plan, _ = prepare(self.source, self.options, show_progress=self.show_progress)
             self.work_dir.mkdir(parents=True, exist_ok=True)
             _freeze(self.work_dir / "plan.json", plan, self.options.resume)
@@ -149,9 +163,10 @@ def protect(source: Path, output: Path, options: ProtectOptions, *, show_progres
 
 
 def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> None:
-    inside = source.resolve() if source.is_dir() else source.resolve().parent
+    # Of a single file nothing but its own folder is in danger.
+    inside, single = (source.resolve(), False) if source.is_dir() else (source.resolve().parent, True)
     for name, folder in (("output", output), ("work folder", work_dir)):
-        if folder.resolve() == inside or folder.resolve().is_relative_to(inside):
+        if folder.resolve() == inside or (folder.resolve().is_relative_to(inside) and not single):
             raise UsageError(f"the {name} {folder} lies in the input {source}; give a folder outside it")
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"the {name} {folder} is a file; give a folder")
@@ -159,18 +174,29 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
             raise UsageError(f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder")
     if work_dir.resolve().is_relative_to(output.resolve()):
         raise UsageError(f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it")
+    if source.resolve().is_relative_to(output.resolve()):
+        raise UsageError(f"the input {source} lies in the output {output}, which is handed out; give a folder beside it")
+    if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / "plan.json").is_file():
+        raise UsageError(f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give that run's --work-dir, or another output")
 
 
 def _freeze(path: Path, plan: ProtectionPlan, resume: bool) -> None:
     """Write the plan, or check that it is still the one that was begun with."""
     text = json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
-    if resume and path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] != plan.digest():
+    if resume and path.is_file() and _digest_of(path) != plan.digest():
         raise UsageError(f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder")
     with atomic_target(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-# Noise ---------------------------------------------------------------------------------------------------------------
+def _digest_of(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
 
 
 def write_files(
@@ -178,7 +204,10 @@ def write_files(
 ) -> dict[str, FileFate]:
     """Write the protected files and the manifest; gives the fate of every file of the input."""
     manifest = Manifest(work_dir / "manifest.jsonl")
-    fates = {path: fate for path, fate in manifest.load().items() if options.resume and _still_there(fate, output)}
+    earlier = manifest.load() if options.resume else {}
+    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output)}
+    manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
+    _remove_leftovers(output, earlier, {record.path for record in inventory.files})
     secret = uid_secret(plan, options, work_dir)
     changed = identifiers_of(inventory.pictures, plan.samples)
     output.mkdir(parents=True, exist_ok=True)
@@ -202,10 +231,33 @@ def write_files(
     if options.copy_unprotected:
         for path, fate in fates.items():
             if fate.status in ("refused", "failed"):
-                copy_file(inventory.root, path, output, path)
-                fates[path] = replace(fate, status="copied")
+                fates[path] = _copy_unprotected(inventory.root, output, fate)
     manifest.rewrite(fates)
     return fates
+
+
+def _copy_unprotected(root: Path, output: Path, fate: FileFate) -> FileFate:
+    """Copy a file as it is; what is no file of the input, or cannot be read, keeps its fate."""
+    source = root / fate.path
+    if not source.is_file() or not source.resolve().is_relative_to(root.resolve()):
+        return fate
+    try:
+        copy_file(root, fate.path, output, fate.path)
+    except OSError as error:
+        return replace(fate, reason=f"{fate.reason}; it could not be copied either: {error.strerror or error}")
+    digest = file_digest(output / fate.path)
+    return replace(fate, status="copied", sha256_in=digest, sha256_out=digest)
+
+
+def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[str]) -> None:
+    """Remove what a stopped run left: files that were being written when it was killed, and unprotected copies, which are made again if still wanted."""
+    for path, fate in earlier.items():
+        if fate.status == "copied":
+            (output / path).unlink(missing_ok=True)
+    for temporary in output.rglob(".*.tmp") if output.is_dir() else ():
+        name = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", temporary.name)
+        if name is not None and (temporary.parent / name[1]).relative_to(output).as_posix() in paths:
+            temporary.unlink()
 
 
 def _map(jobs: list[WriteJob], workers: int) -> Iterable[list[FileFate]]:
@@ -231,14 +283,34 @@ def uid_secret(plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) ->
     if options.resume and path.is_file():
         return bytes.fromhex(path.read_text(encoding="ascii"))
     if options.key_file is not None:
-        try:
-            material = options.key_file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{options.key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'") from error
+        secret = _key_secret(options.key_file)
     else:
         digests = sorted(file.sha256 for sample in plan.samples for file in sample.files)
-        material = "/".join([str(options.seed), *digests]).encode()
-    secret = hashlib.sha256(b"monai_salm uid secret/1\0" + material).digest()
-    path.touch(mode=0o600)
-    path.write_text(secret.hex(), encoding="ascii")
+        secret = _secret("/".join([str(options.seed), *digests]).encode())
+    with atomic_target(path) as temporary:
+        temporary.chmod(0o600)
+        temporary.write_text(secret.hex(), encoding="ascii")
     return secret
+
+
+def _secret(material: bytes) -> bytes:
+    return hashlib.sha256(b"monai_salm uid secret/1\0" + material).digest()
+
+
+def _key_secret(key_file: Path) -> bytes:
+    try:
+        material = key_file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'") from error
+    if len(material.strip()) < LEAST_KEY_BYTES:
+        raise UsageError(f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make one with 'monai-salm keygen FILE'")
+    return _secret(material)
+
+
+def _check_key(options: ProtectOptions, work_dir: Path) -> None:
+    """Find out now, not after hours of search, that a key cannot be read or is not the one that the run was begun with."""
+    if options.key_file is None:
+        return
+    secret, kept = _key_secret(options.key_file), work_dir / "uid.key"
+    if options.resume and kept.is_file() and kept.read_text(encoding="ascii") != secret.hex():
+        raise UsageError(f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or start with an empty work folder")

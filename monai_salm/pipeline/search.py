@@ -16,7 +16,7 @@ from monai_salm.io import atomic_target
 from monai_salm.networks import build_network
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.optimize import MinMinOptimizer
-from monai_salm.pipeline.checkpoint import load_state, save_state
+from monai_salm.pipeline.checkpoint import load_search, save_search
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.methods import NoiseMethod, random_steps
 from monai_salm.pipeline.options import ProtectOptions
@@ -82,10 +82,10 @@ def _search_noise(
     working = WorkingSet(list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)))
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
     checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
-    state = load_state(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
+    state = load_search(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
     plans = {sample.sample_id: sample for sample in plan.samples}
     levels = {sample.sample_id: sample.levels for sample in working.samples}
-    for sample_id, steps in optimizer.run(working, state, lambda now: save_state(checkpoint, now, optimizer.network, digest)):
+    for sample_id, steps in optimizer.run(working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)):
         store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
     with atomic_target(work_dir / "surrogate.safetensors") as temporary:
         temporary.write_bytes(surrogate_bytes(optimizer.network, card))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, UsageError
 from monai_salm.grid import axis_cells, labels_to_working, working_shape
 from monai_salm.io import SourceImage, read_label_map, read_source
 from monai_salm.masks import file_anatomy, noise_carriers
@@ -19,6 +20,9 @@ from monai_salm.noise import SparseNoise, add_noise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
 from monai_salm.samples import WorkingMaps, WorkingSample
+
+MOST_CLASSES = 256
+"""Classes of label maps, which are 8-bit on the working grid."""
 
 
 def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None) -> WorkingSample:
@@ -85,7 +89,10 @@ def label_map_values(samples: Sequence[SamplePlan]) -> list[int]:
     values: set[int] = set()
     for sample in samples:
         if isinstance(sample.target, str):
-            values |= set(np.unique(read_label_map(Path(sample.target))).tolist())
+            with contextlib.suppress(RefusedError, OSError):  # the sample is refused when it is read
+                values |= set(np.unique(read_label_map(Path(sample.target))).tolist())
+    if len(values) > MOST_CLASSES:
+        raise UsageError(f"the label maps hold {len(values)} values, more than {MOST_CLASSES} classes; are they label maps?")
     return sorted(values)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def measure_change(before: NDArray[Any], after: NDArray[Any], budget: FileBudget
 
 def describe_bound(budget: FileBudget) -> str:
     """Give the sentence that a protected file carries, with the bound that :func:`stated_bound` reads back."""
-    return f"bounded additive noise, at most {budget.epsilon_stored:g} stored units ({budget.epsilon_real:.6g} real units); not for diagnosis"
+    return f"bounded additive noise, at most {budget.epsilon_stored:.12g} stored units ({budget.epsilon_real:.6g} real units); not for diagnosis"
 
 
 def write_sample(job: WriteJob) -> list[FileFate]:
@@ -117,9 +118,12 @@ def _write_file(job: WriteJob, number: int, file: FilePlan) -> FileFate:
             psnr=change.psnr, sha256_out=file_digest(job.output / file.path),
         )  # fmt: skip
     except RefusedError as refusal:
-        return FileFate(**known, status="refused", reason=str(refusal))
-    except Exception as error:  # one bad file never stops the rest; what happened is in its manifest line
-        return FileFate(**known, status="failed", reason=f"{type(error).__name__}: {error}")
+        fate = FileFate(**known, status="refused", reason=str(refusal))
+    except Exception as error:  # noqa: BLE001 (one bad file never stops the rest; what happened is in its manifest line)
+        fate = FileFate(**known, status="failed", reason=f"{type(error).__name__}: {error}")
+    with contextlib.suppress(OSError):
+        (job.output / file.path).unlink(missing_ok=True)  # what an earlier run wrote, and something else damaged
+    return fate
 
 
 def prove(source: SourceImage, intended: NDArray[Any], written: Path, budget: FileBudget, anatomy: NDArray[np.bool_]) -> Change:
