@@ -34,7 +34,9 @@ def main() -> None:
     clean, labels, output = given.work / "train" / "images", given.work / "train" / "labels", given.work / f"protected_{given.method}"
     remove_run(output)
     rounds = [] if given.rounds is None else ["--rounds", given.rounds]
-    result, seconds, memory = salm("protect", clean, output, "--labels", labels, "--task", "segmentation", "--method", given.method, "--epsilon", given.epsilon, *rounds)
+    result, seconds, memory = salm(
+        "protect", clean, output, "--labels", labels, "--task", "segmentation", "--method", given.method, "--epsilon", given.epsilon, *rounds
+    )
     rows.add(
         what="protect", method=given.method, epsilon=given.epsilon, counts=result["counts"], seconds=round(seconds), peak_gib=round(memory, 2),
         rounds=result["rounds"], passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(result["lowest_psnr"], 2),
@@ -42,8 +44,9 @@ def main() -> None:
     verdict, seconds, _ = salm("verify", clean, output, "--epsilon", given.epsilon)
     outside = sum(file["changed_outside"] or 0 for file in verdict["files"])
     shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"]]
+    same_headers = sum(_same_header(clean / name, output / name) for name in chosen["train"])
     rows.add(
-        what="verify", counts=verdict["counts"], changed_outside_anatomy=outside, header_bytes_identical=sum(_same_header(clean / n, output / n) for n in chosen["train"]),
+        what="verify", counts=verdict["counts"], changed_outside_anatomy=outside, header_bytes_identical=same_headers,
         mean_changed_fraction=round(sum(shares) / len(shares), 3), seconds=round(seconds),
     )  # fmt: skip
     test = given.work / given.split

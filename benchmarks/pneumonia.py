@@ -33,7 +33,9 @@ def main() -> None:
     for method in given.methods.split(","):
         folders[method] = given.work / f"protected_{method}"
         remove_run(folders[method])
-        result, seconds, memory = salm("protect", given.work / "train", folders[method], "--labels", labels["train"], "--method", method, "--epsilon", given.epsilon)
+        result, seconds, memory = salm(
+            "protect", given.work / "train", folders[method], "--labels", labels["train"], "--method", method, "--epsilon", given.epsilon
+        )
         verdict, _, _ = salm("verify", given.work / "train", folders[method], "--epsilon", given.epsilon)
         shares = [file["changed_fraction"] for file in verdict["files"]]
         psnr = [file["psnr"] for file in verdict["files"]]

@@ -23,13 +23,21 @@ def main(rounds: int = 3) -> dict[str, np.ndarray]:
         everywhere = np.ones_like(image)
         samples.append(
             WorkingSample(
-                sample_id=f"image-{number:02d}", image_model=image, carrier_voxels=everywhere.astype(np.int64), carrier_share=everywhere,
-                anatomy_voxels=image.size, levels=8, step_model=1 / 255, target=number % 2,
-            )  # fmt: skip
+                sample_id=f"image-{number:02d}",
+                image_model=image,
+                carrier_voxels=everywhere.astype(np.int64),
+                carrier_share=everywhere,
+                anatomy_voxels=image.size,
+                levels=8,
+                step_model=1 / 255,
+                target=number % 2,
+            )
         )
     working = WorkingSet(samples)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2))
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+    )
     task = ClassificationTask.balanced(working.targets())
     settings = MinMinSettings(perturbed_fraction=0.1, max_rounds=rounds)
     return dict(MinMinOptimizer(network, task, settings).run(working))

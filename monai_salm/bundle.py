@@ -77,7 +77,8 @@ def check_overrides() -> None:
     known: set[str] = set()
     for file in sorted(workflow.config_root_path.glob("*.json")):
         known |= set(json.loads(file.read_text(encoding="utf-8")))
-    for key in workflow.parser.config:
+    configuration: dict[str, Any] = workflow.parser.get()
+    for key in configuration:
         if key not in known and not key.startswith("_"):
             raise UsageError(f"override --{key} is unknown to this bundle; {_suggestion(key, sorted(known))}")
 

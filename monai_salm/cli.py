@@ -51,7 +51,9 @@ _labels = _options(
     click.option("--task", type=click.Choice(["classification", "segmentation"]), default="classification", show_default=True),
 )
 _grid = _options(
-    click.option("--sample", type=click.Choice(["auto", "instance", "series"]), default="auto", show_default=True, help="What carries one label and one noise."),
+    click.option(
+        "--sample", type=click.Choice(["auto", "instance", "series"]), default="auto", show_default=True, help="What carries one label and one noise."
+    ),
     click.option("--working-size", type=int, default=128, show_default=True, help="Longest side of the grid that networks see."),
 )
 _values = _options(
@@ -149,8 +151,8 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
     groups: dict[tuple[str, str], int] = {}
     for file in result["files"]:
         if file["fate"] == "protect":
-            kind = (f"{file['format']} {file['modality'] or 'of unknown modality'}", "x".join(map(str, file["shape"])))
-            groups[kind] = groups.get(kind, 0) + 1
+            group = (f"{file['format']} {file['modality'] or 'of unknown modality'}", "x".join(map(str, file["shape"])))
+            groups[group] = groups.get(group, 0) + 1
     for (kind, shape), number in sorted(groups.items()):
         click.echo(f"{number} {kind}, {shape}")
     click.echo(f"{result['counts']['protect']} files can be protected, {result['counts']['refuse']} are refused")

@@ -72,7 +72,7 @@ def mr_series(folder: Path, number: int, slices: int = 6, **extra: Any) -> list[
     paths = []
     for place, values in enumerate(volume):
         own = {"SOPInstanceUID": f"{ROOT_UID}.11.{number + 1}.{place + 1}", "ImagePositionPatient": [0, 0, 2.0 * place], "InstanceNumber": place + 1}
-        paths.append(mr_slice(folder / f"slice{slices - place}.dcm", number, values, **series, **own, **extra))
+        paths.append(mr_slice(folder / f"slice{slices - place}.dcm", number, values, **(series | own | extra)))
     return paths
 
 

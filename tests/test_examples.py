@@ -20,7 +20,8 @@ FOLDER = Path(__file__).parent.parent / "examples"
 
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -46,6 +47,7 @@ def test_protect_a_folder(export: tuple[Path, Path], tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.endswith("8 files checked, 0 mismatches\n")
 
 
+@pytest.mark.filterwarnings("ignore:PydicomReader. ImageOrientationPatient:UserWarning")  # a film has none
 def test_compose_pipeline(export: tuple[Path, Path], tmp_path: Path) -> None:
     protect(export[0], tmp_path / "out", ProtectOptions(method="random"))
     means = _load("02_compose_pipeline").main(export[0], tmp_path / "out.work" / "noise")

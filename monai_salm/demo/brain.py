@@ -71,7 +71,7 @@ def make_export(folder: Path, *, train: int, test: int, seed: int) -> DemoExport
     export = DemoExport(folder / "export", folder / "labels.csv", folder / "test", folder / "test_labels.csv")
     for images, table, slabs, number in ((export.images, export.labels, TRAIN_SLABS, train), (export.test, export.test_labels, TEST_SLABS, test)):
         places = _places(balance, slabs, number, generator)
-        rows = [_write_patch(images, index, brain, affine, place) + (name,) for index, (place, name) in enumerate(places)]
+        rows = [(_write_patch(images, index, brain, affine, place), name) for index, (place, name) in enumerate(places)]
         with table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "label"), *rows])
     return export
@@ -80,7 +80,7 @@ def make_export(folder: Path, *, train: int, test: int, seed: int) -> DemoExport
 def _places(
     balance: NDArray[np.float32], slabs: tuple[tuple[int, int], ...], number: int, generator: np.random.Generator
 ) -> list[tuple[tuple[int, int, int], str]]:
-    """Choose patches that are clearly of one class, as many of each, in random order."""
+    """Choose patches, as many of each class, in random order; not those of one tissue only, which any network tells apart at once."""
     slices = np.concatenate([np.arange(*slab) for slab in slabs])
     candidates = []
     for _ in range(12 * number):
@@ -90,12 +90,13 @@ def _places(
         if np.mean(np.abs(patch) > 0.1) > 0.5:  # half of it at least is brain
             candidates.append((float(patch.mean()), (i, j, k)))
     candidates.sort()
-    half = number // 2
-    chosen = [(place, CLASSES[0]) for _, place in candidates[-half:]] + [(place, CLASSES[1]) for _, place in candidates[:half]]
+    middle, tail, half = len(candidates) // 2, len(candidates) // 5, number // 2
+    sides = ((CLASSES[1], range(tail, middle)), (CLASSES[0], range(middle, len(candidates) - tail)))
+    chosen = [(candidates[index][1], name) for name, side in sides for index in generator.choice(list(side), half, replace=False)]
     return [chosen[index] for index in generator.permutation(len(chosen))]
 
 
-def _write_patch(folder: Path, index: int, brain: NDArray[np.int16], affine: NDArray[np.float64], place: tuple[int, int, int]) -> tuple[str]:
+def _write_patch(folder: Path, index: int, brain: NDArray[np.int16], affine: NDArray[np.float64], place: tuple[int, int, int]) -> str:
     """Write one patch and give its path in the folder."""
     i, j, k = place
     patch = brain[i : i + PATCH, j : j + PATCH, k]
@@ -108,4 +109,4 @@ def _write_patch(folder: Path, index: int, brain: NDArray[np.int16], affine: NDA
         path = f"dicom/patch_{index:04d}.dcm"
         upright = np.ascontiguousarray(patch.T[::-1]).astype(np.uint16)
         write_dicom(folder / path, upright, modality="MR", bits_stored=12, patient=f"MNI152-{folder.name}", number=index + 1, position=float(k))
-    return (path,)
+    return path

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 _CLASSES = {"CR": ComputedRadiographyImageStorage, "MR": MRImageStorage}
 
@@ -38,7 +38,8 @@ def write_dicom(path: Path, pixels: NDArray[Any], *, modality: str, bits_stored:
     data = Dataset()
     data.file_meta = meta
     data.SOPClassUID = meta.MediaStorageSOPClassUID = _CLASSES[modality]
-    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = made_up_uid(patient, "instance", number)
+    meta.MediaStorageSOPInstanceUID = UID(made_up_uid(patient, "instance", number))
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     data.StudyInstanceUID = made_up_uid(patient, "study")
     data.SeriesInstanceUID = made_up_uid(patient, "series")
     data.FrameOfReferenceUID = made_up_uid(patient, "frame")
@@ -75,4 +76,4 @@ def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
         affine: 4 x 4, voxel to RAS millimeters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)  # type: ignore[no-untyped-call]

@@ -56,7 +56,9 @@ def run_demo(
         say(f"   {summary['counts']['protected']} of {train} protected after {summary['rounds']} rounds, {summary['passes_per_sample']:.0f} passes per image;")
         say(f"   lowest PSNR {summary['lowest_psnr']:.1f} dB, at most {summary['largest_changed_fraction']:.0%} of the anatomy's voxels changed.")
         say(f"3. Verify it, from the files alone: monai-salm verify export protected --window {window} --epsilon {EPSILON}")
-        report = verify(export.images, output / "protected", options=BudgetOptions(window=WINDOW), check_epsilon=Epsilon.parse(EPSILON), show_progress=show_progress)
+        report = verify(
+            export.images, output / "protected", options=BudgetOptions(window=WINDOW), check_epsilon=Epsilon.parse(EPSILON), show_progress=show_progress
+        )
         if report.mismatches:
             raise UsageError(f"verification found {len(report.mismatches)} mismatches, the first: {report.mismatches[0].path}: {report.mismatches[0].problems}")
         say(f"   {len(report.files)} files: every change within its bound and inside the anatomy, every header as it may be.")

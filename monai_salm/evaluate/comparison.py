@@ -17,7 +17,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
 from monai_salm.pipeline.protect import find_labels
-from monai_salm.pipeline.search import load_working_samples, pick_device, seeded_network, task_of
+from monai_salm.pipeline.search import check_network, load_working_samples, pick_device, seeded_network, task_of
 from monai_salm.pipeline.working import label_map_values
 from monai_salm.samples import WorkingSample, WorkingSet
 
@@ -124,9 +124,7 @@ def _cell(value: float | None, spread: float | None) -> str:
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
 
 
-def evaluate(
-    clean: Path, protected: Path | Mapping[str, Path], test: Path, options: EvaluateOptions, *, show_progress: bool = False
-) -> EvaluateReport:
+def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, options: EvaluateOptions, *, show_progress: bool = False) -> EvaluateReport:
     """Train each victim on the clean and on the protected files and score all on the clean test files.
 
     Only images that are in all folders are used, so that all learn from the same pictures. Windows are taken from each folder's own files, since a
@@ -169,6 +167,7 @@ def evaluate(
         for seed in range(options.seeds):
             for folder in folders:
                 network = seeded_network(victim, sets["clean"].spatial_dims, task.outputs, seed)
+                check_network(network, victim, task, sets["clean"].padded_shape)
                 recipe = replace(VictimRecipe(), epochs=options.epochs)
                 scores = train_victim(
                     network, task, sets[folder], sets["test"], recipe,

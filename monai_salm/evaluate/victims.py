@@ -67,10 +67,12 @@ def train_victim(
     peak = float("-inf")
     for _ in tqdm(range(recipe.epochs), desc=description, unit="epoch", disable=not show_progress):
         network.train()
-        for indices in torch.randperm(len(train), generator=generator).split(recipe.batch_size):
+        order = torch.randperm(len(train), generator=generator).tolist()
+        for start in range(0, len(train), recipe.batch_size):
+            indices = order[start : start + recipe.batch_size]
             if len(indices) == 1 and len(train) > 1:
                 continue  # batch statistics of one image are no statistics
-            batch = train.batch(indices.tolist(), device)
+            batch = train.batch(indices, device)
             follows = batch.target if task.spatial_target else None
             images, label_map = recipe.augmentation(batch.images, generator, follows)
             optimizer.zero_grad(set_to_none=True)

@@ -169,10 +169,7 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
             left or moved, or the source's own file as target.
     """
     if stored.shape != source.stored.shape or stored.dtype != source.stored.dtype:
-        raise RefusedError(
-            f"the new values are {stored.dtype} {stored.shape}, "
-            f"the file holds {source.stored.dtype} {source.stored.shape}"
-        )
+        raise RefusedError(f"the new values are {stored.dtype} {stored.shape}, the file holds {source.stored.dtype} {source.stored.shape}")
     finite = np.isfinite(source.stored)
     if not np.array_equal(finite, np.isfinite(stored)) or stored[~finite].tobytes() != source.stored[~finite].tobytes():
         raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
@@ -184,9 +181,7 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
     after = replace(source, stored=stored).padding
     moved = (before != after) | (before & (stored != source.stored))
     if moved.any():
-        raise RefusedError(
-            f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}"
-        )
+        raise RefusedError(f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}")
     if target.exists() and target.samefile(source.header.path):
         raise RefusedError("the target is the source's own file; write to another folder")
 

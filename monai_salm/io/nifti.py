@@ -110,9 +110,7 @@ def read_label_map(path: Path) -> StoredArray:
     labels = source.real
     whole = np.rint(labels)
     if not np.array_equal(labels, whole) or labels.min() < 0 or labels.max() > _MAX_LABEL:
-        raise RefusedError(
-            f"label map {path.name} has values that are no labels: whole numbers from 0 to {_MAX_LABEL} are supported"
-        )
+        raise RefusedError(f"label map {path.name} has values that are no labels: whole numbers from 0 to {_MAX_LABEL} are supported")
     return whole.astype(np.int64)
 
 
@@ -172,9 +170,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     between = [data[size : layout.offset] for data, layout in ((first, first_layout), (second, second_layout))]
     if between[0] != between[1]:
         changes.append(_change("(extensions)", *(f"{len(part)} bytes" for part in between)))
-    tails = [
-        data[layout.offset + layout.voxel_bytes :] for data, layout in ((first, first_layout), (second, second_layout))
-    ]
+    tails = [data[layout.offset + layout.voxel_bytes :] for data, layout in ((first, first_layout), (second, second_layout))]
     if tails[0] != tails[1]:
         changes.append(_change("(bytes after the voxels)", *(f"{len(tail)} bytes" for tail in tails)))
     return changes
@@ -239,14 +235,10 @@ def _layout(head: bytes, *, labels: bool = False) -> _Layout:
         raise RefusedError(f"not a picture (intent_code {intent}: {_LABEL_INTENTS[intent]})")
     if code not in _DTYPES:
         name = nifti1.data_type_codes.label.get(code, "unknown")
-        raise RefusedError(
-            f"datatype is {code} ({name}); integers of 8 to 64 bits and floats of 32 or 64 are supported"
-        )
+        raise RefusedError(f"datatype is {code} ({name}); integers of 8 to 64 bits and floats of 32 or 64 are supported")
     dtype = np.dtype(order + _DTYPES[code])
     if int(fields["bitpix"]) != 8 * dtype.itemsize:
-        raise RefusedError(
-            f"bitpix is {fields['bitpix']}, datatype {code} has {8 * dtype.itemsize}; repair the header first"
-        )
+        raise RefusedError(f"bitpix is {fields['bitpix']}, datatype {code} has {8 * dtype.itemsize}; repair the header first")
     slope, intercept = _scaling(fields)
     return _Layout(
         fields=fields,

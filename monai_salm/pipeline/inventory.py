@@ -70,7 +70,14 @@ class Inventory:
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm scan --json`` prints."""
         files = [
-            {"path": record.path, "fate": "protect", "reason": record.copy_of and f"copy of {record.copy_of}", "format": header.format, "modality": header.modality, "shape": list(header.shape)}
+            {
+                "path": record.path,
+                "fate": "protect",
+                "reason": record.copy_of and f"copy of {record.copy_of}",
+                "format": header.format,
+                "modality": header.modality,
+                "shape": list(header.shape),
+            }
             if (header := record.header) is not None
             else {"path": record.path, "fate": "refuse", "reason": record.reason, "format": "", "modality": "", "shape": []}
             for record in self.files

@@ -73,7 +73,9 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
             raise UsageError(f"{table}: line {number} gives {row[key]!r} the label {label}, an earlier line {values[row[key].strip()]}; keep one")
     chosen, used = _match(values, key, table, inventory)
     if not chosen:
-        raise UsageError(f"{table}: none of its {len(values)} labels in column {key!r} belongs to a picture of {inventory.root}; paths are relative to one of the two")
+        raise UsageError(
+            f"{table}: none of its {len(values)} labels in column {key!r} belongs to a picture of {inventory.root}; paths are relative to one of the two"
+        )
     unused = len(values) - len(used)
     if len(names) > 1:
         return LabelAssignment({path: [float(v) for v in label] for path, label in chosen.items()}, names, True, key, unused)
@@ -106,10 +108,10 @@ def _match(values: dict[str, tuple[str, ...]], key: str, table: Path, inventory:
                 if values[other] != values[name]:
                     raise UsageError(f"{table}: {other!r} and {name!r} are one file, with the labels {values[other]} and {values[name]}; keep one")
     for path, header in ((record.path, record.header) for record in inventory.files if record.header is not None):
-        name = places.get(inventory.absolute(path).resolve()) if key in PATH_COLUMNS else header.identifiers.get(key, "")
-        if name is not None and name in values:
-            chosen[path] = values[name]
-            used.add(name)
+        named = places.get(inventory.absolute(path).resolve()) if key in PATH_COLUMNS else header.identifiers.get(key)
+        if named in values:
+            chosen[path] = values[named]
+            used.add(named)
     return chosen, used
 
 

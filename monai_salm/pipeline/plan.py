@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,10 @@ class FilePlan:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """One unit that carries a label and a noise: an instance (its id is the SOP Instance UID), a series ordered along its normal (its Series Instance UID),
-    or a NIfTI volume (the fingerprint of its values): no path and no order can change an id.
+    """One unit that carries a label and a noise.
+
+    An instance (its id is the SOP Instance UID), a series ordered along its normal (its Series Instance UID), or a NIfTI volume (the fingerprint of its
+    values): no path and no order can change an id.
     """
 
     sample_id: str
@@ -77,7 +78,10 @@ class ProtectionPlan:
             {
                 "sample_id": sample.sample_id,
                 "target": sample.target,
-                "files": [{"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "spacing": list(f.spacing), "budget": f.budget.to_json()} for f in sample.files],
+                "files": [
+                    {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "spacing": list(f.spacing), "budget": f.budget.to_json()}
+                    for f in sample.files
+                ],
             }
             for sample in self.samples
         ]
@@ -184,8 +188,10 @@ def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str,
 
 def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
     """Bind the budget of each file of a volume; files are read twice if there are several, so that memory stays flat."""
-    readable: dict[str, SourceImage] = {}
-    values, borders, voi, full_scale, scale = [], [], None, None, (1.0, 0.0)
+    readable: dict[str, SourceImage | None] = {}
+    values, borders = [], []
+    voi: tuple[float, float] | None = None
+    full_scale: tuple[float, float] | None = None
     share = max(1000, SAMPLED_VALUES // len(paths))
     for path in paths:
         try:
@@ -200,23 +206,22 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
             edge = edge[(edge < source.padding_stored[0]) | (edge > source.padding_stored[1])]
         borders.append(_every(edge, share).astype(np.float64) * source.slope + source.intercept)
         voi = voi or source.header.window_real
-        if source.range_stored == (0, 255):
-            full_scale = tuple(sorted(end * source.slope + source.intercept for end in source.range_stored))
-        scale = (source.slope, source.intercept)
-        if len(paths) == 1:
-            readable[path] = source
-        else:
-            readable[path] = None  # type: ignore[assignment]
+        if tuple(source.range_stored) == (0.0, 255.0):
+            ends = [end * source.slope + source.intercept for end in source.range_stored]
+            full_scale = (min(ends), max(ends))
+        readable[path] = source if len(paths) == 1 else None
     if not readable:
         return
     modality = inventory.pictures[paths[0]].modality or options.modality
     try:
-        window, background = find_window(modality, np.concatenate(values), np.concatenate(borders), voi_real=voi, full_scale_real=full_scale, window=options.window)
+        window, background = find_window(
+            modality, np.concatenate(values), np.concatenate(borders), voi_real=voi, full_scale_real=full_scale, window=options.window
+        )
     except RefusedError as refusal:
         refused.update({path: str(refusal) for path in readable})
         return
     for path, known in readable.items():
-        source = known or read_source(inventory.absolute(path))
+        source = known if known is not None else read_source(inventory.absolute(path))
         exact = None
         if background is not None and background.exact_stored is not None:
             exact = round((background.exact_stored - source.intercept) / source.slope, 9)
@@ -246,7 +251,9 @@ def _plan_volume(
     inventory: Inventory, paths: list[str], options: BudgetOptions, labels: LabelAssignment | None, by_series: bool, refused: dict[str, str]
 ) -> Iterable[SamplePlan]:
     unlabeled = {
-        path: f"it has no label ({labels.key}); add it to the labels, or leave the file out" for path in paths if labels is not None and path not in labels.targets
+        path: f"it has no label ({labels.key}); add it to the labels, or leave the file out"
+        for path in paths
+        if labels is not None and path not in labels.targets
     }
     labelled = [path for path in paths if path not in unlabeled]
     files: list[tuple[FilePlan, SourceImage]] = []
@@ -284,4 +291,3 @@ def _distinct(samples: list[SamplePlan], refused: dict[str, str]) -> list[Sample
         if first is not sample:
             refused.update({file.path: f"it holds the same values as {first.files[0].path}; remove one of the two" for file in sample.files})
     return list(kept.values())
-

@@ -177,14 +177,18 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
     if source.resolve().is_relative_to(output.resolve()):
         raise UsageError(f"the input {source} lies in the output {output}, which is handed out; give a folder beside it")
     if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / "plan.json").is_file():
-        raise UsageError(f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give that run's --work-dir, or another output")
+        raise UsageError(
+            f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give that run's --work-dir, or another output"
+        )
 
 
 def _freeze(path: Path, plan: ProtectionPlan, resume: bool) -> None:
     """Write the plan, or check that it is still the one that was begun with."""
     text = json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
     if resume and path.is_file() and _digest_of(path) != plan.digest():
-        raise UsageError(f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder")
+        raise UsageError(
+            f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder"
+        )
     with atomic_target(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -303,7 +307,9 @@ def _key_secret(key_file: Path) -> bytes:
     except OSError as error:
         raise UsageError(f"{key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'") from error
     if len(material.strip()) < LEAST_KEY_BYTES:
-        raise UsageError(f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make one with 'monai-salm keygen FILE'")
+        raise UsageError(
+            f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make one with 'monai-salm keygen FILE'"
+        )
     return _secret(material)
 
 

@@ -26,7 +26,6 @@ from monai_salm.samples import WorkingSample, WorkingSet
 from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
 
-
 VOLUME_BATCH = 8
 """Volumes per step, where slices come by 32."""
 
@@ -152,6 +151,7 @@ def build_optimizer(
         card = replace(card, network=trained.network)
     else:
         network = seeded_network(name, working.spatial_dims, task.outputs, options.seed)
+        check_network(network, name, task, working.padded_shape)
     optimizer = MinMinOptimizer(
         network, task, search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
     )
@@ -163,6 +163,30 @@ def seeded_network(name: str, spatial_dims: int, outputs: int, seed: int) -> tor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(name, spatial_dims=spatial_dims, outputs=outputs)
+
+
+def check_network(network: torch.nn.Module, name: str, task: LearningTask, shape: tuple[int, ...]) -> None:
+    """Find out before any training whether a network gives what a task needs.
+
+    Raises:
+        UsageError: its result has another shape, or images of this size are too small for it.
+    """
+    wanted = (1, task.outputs, *shape) if task.spatial_target else (1, task.outputs)
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            result = network(torch.zeros(1, 1, *shape))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"network {name!r} cannot work on images of {shape} ({str(error).partition(chr(10))[0]}); give another, or another --working-size"
+        ) from error
+    for module, mode in modes.items():
+        module.training = mode
+    logits = result[0] if isinstance(result, (tuple, list)) else result
+    if tuple(logits.shape) != wanted:
+        kind = "segmentation" if task.spatial_target else "classification"
+        raise UsageError(f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}")
 
 
 def pick_device(name: str) -> torch.device:

@@ -56,11 +56,13 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         raise RefusedError(f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window")
     levels = max(file.budget.steps for file in sample.files)
     step_model = float(np.mean([file.budget.steps * file.budget.step_model for file in sample.files])) / levels
-    target = sample.target
-    if isinstance(target, str):
-        target = _label_map(target, native, shape, label_values)
-    elif isinstance(target, list):
-        target = np.array(target, dtype=np.float32)
+    target: int | NDArray[np.float32] | NDArray[np.uint8] | None
+    if isinstance(sample.target, str):
+        target = _label_map(sample.target, native, shape, label_values)
+    elif isinstance(sample.target, list):
+        target = np.array(sample.target, dtype=np.float32)
+    else:
+        target = sample.target
     return WorkingSample(
         sample_id=sample.sample_id, image_model=image, carrier_voxels=voxels, carrier_share=share, anatomy_voxels=anatomy_voxels,
         levels=levels, step_model=step_model, target=target,
@@ -119,6 +121,12 @@ def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
 
     def entry(file: FilePlan) -> dict[str, Any]:
         header = inventory.pictures[file.path]
-        return {"fingerprint": file.fingerprint, "shape": list(header.shape), "dtype": header.dtype.name, "spacing": list(file.spacing), "budget": file.budget.to_json()}
+        return {
+            "fingerprint": file.fingerprint,
+            "shape": list(header.shape),
+            "dtype": header.dtype.name,
+            "spacing": list(file.spacing),
+            "budget": file.budget.to_json(),
+        }
 
     return {"files": [entry(file) for file in sample.files]}

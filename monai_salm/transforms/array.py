@@ -114,7 +114,8 @@ class SparsityMask(Transform):
             raise UsageError(f"the anatomy has shape {tuple(inside.shape)}, the score {tuple(values.shape)}; they must be the same")
         limit = torch.tensor([int(float(inside.sum()) * self.perturbed_fraction)], device=values.device)
         mask = sparsity_mask(values.reshape(1, -1), inside.reshape(1, -1).long(), limit).reshape(values.shape)
-        return convert_to_dst_type(mask, dst=tracked, dtype=tracked.dtype)[0]
+        marked: NdarrayOrTensor = convert_to_dst_type(mask, dst=tracked, dtype=tracked.dtype)[0]
+        return marked
 
 
 class SALMProtect(Transform):
@@ -218,6 +219,8 @@ def _target(label: Any, classes: list[str], task: dict[str, Any], shape: tuple[i
             raise UsageError(f"the label map has shape {plain.shape} and values {values}; (1, H, W[, D]) and values of {sorted(numbers)} are needed")
         return labels_to_working(np.vectorize(numbers.__getitem__, otypes=[np.uint8])(plain[0].astype(int)), shape)
     if task["multi_label"]:
+        if plain.size != task["outputs"]:
+            raise UsageError(f"label {label} has {plain.size} findings, the surrogate {task['outputs']}: {', '.join(classes)}")
         return plain.reshape(-1).astype(np.float32)
     number = int(plain.reshape(-1)[0])
     if plain.size != 1 or not 0 <= number < task["outputs"]:

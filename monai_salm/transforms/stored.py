@@ -16,6 +16,10 @@ from monai_salm.masks import file_anatomy, noise_carriers
 from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
 
 
+ROUNDING = 0.25
+"""Whole stored values come back from 32-bit real ones within this; what is farther off was changed, not rounded."""
+
+
 @dataclass(frozen=True)
 class _StoredFile:
     """One file of a sample, as the store's record describes it."""
@@ -26,10 +30,20 @@ class _StoredFile:
     spacing: tuple[float, ...]
     budget: FileBudget
 
-    def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any]:
-        """Undo the rescaling: real values as loaded (often float32) back to what the file holds."""
+    def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any] | None:
+        """Undo the rescaling: real values as loaded (often float32) back to what the file holds; None if no such file holds them."""
         stored = (values_real - self.budget.intercept) / self.budget.slope
-        return np.rint(stored).astype(self.dtype) if self.dtype.kind in "iu" else stored.astype(self.dtype)
+        if self.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                return stored.astype(self.dtype)
+        whole, limits = np.rint(stored), np.iinfo(self.dtype)
+        fits = np.isfinite(stored).all() and (np.abs(stored - whole) <= ROUNDING).all() and whole.min() >= limits.min and whole.max() <= limits.max
+        return whole.astype(self.dtype) if fits else None
+
+    def fingerprint_of(self, values_real: NDArray[np.float64]) -> str:
+        """Give the fingerprint that these values would have in a file like this one; empty if none holds them."""
+        stored = self.stored_values(values_real)
+        return "" if stored is None else fingerprint(stored)
 
 
 class StoredNoise:
@@ -88,7 +102,7 @@ class StoredNoise:
         parts = [values_real, values_real.transpose()]
         if values_real.ndim == 3:
             parts += [values_real[0], values_real.transpose()[0]]
-        prints = [fingerprint(scale.stored_values(part)) for scale in self._scales for part in parts]
+        prints = [scale.fingerprint_of(part) for scale in self._scales for part in parts]
         return list(dict.fromkeys(self._index[known] for known in prints if known in self._index))
 
     def _files(self, sample_id: str) -> list[_StoredFile]:
@@ -102,14 +116,14 @@ class StoredNoise:
 def _match(values: NDArray[np.float64], files: list[_StoredFile]) -> list[_StoredFile] | None:
     """Find the file of the whole image, or of each of its slices; None if one is missing."""
     if len(files) == 1:
-        return files if fingerprint(files[0].stored_values(values)) == files[0].fingerprint else None
+        return files if files[0].fingerprint_of(values) == files[0].fingerprint else None
     if values.ndim != 3 or len(values) != len(files):
         return None
     found = []
     by_print = {file.fingerprint: file for file in files}
     scales = {(file.budget.slope, file.budget.intercept): file for file in files}
     for plane in values:
-        match = next((by_print[p] for scale in scales.values() if (p := fingerprint(scale.stored_values(plane))) in by_print), None)
+        match = next((by_print[p] for scale in scales.values() if (p := scale.fingerprint_of(plane)) in by_print), None)
         if match is None:
             return None
         found.append(match)
@@ -127,6 +141,8 @@ def _protected(values: NDArray[np.float64], files: list[_StoredFile], matches: l
 
 def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16], levels: int) -> NDArray[np.float64]:
     stored = file.stored_values(values)
+    if stored is None:
+        raise UsageError("the image does not hold values that its file can hold")
     budget = file.budget
     changed = add_noise(stored, steps, levels, budget, noise_carriers(stored, budget, file_anatomy(stored, budget, file.spacing)))
     return np.where(changed == stored, values, changed.astype(np.float64) * budget.slope + budget.intercept)

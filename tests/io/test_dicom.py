@@ -36,9 +36,7 @@ from tests.io.builders import (
 
 SECRET = b"secret"
 DERIVATION = Derivation(software="monai_salm", version="1.2", description="at most 3 HU", uid_secret=SECRET)
-SYNTAXES = pytest.mark.parametrize(
-    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"]
-)
+SYNTAXES = pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"])
 
 
 def make(path: Path, extra: dict[str, Any] | None = None, **how: Any) -> Path:
@@ -240,12 +238,8 @@ def test_items_are_appended(tmp_path: Path) -> None:
     assert len(after.ContributingEquipmentSequence) == 1
 
 
-@pytest.mark.parametrize(
-    ("extremes", "expected"), [((10, 1000), (11, 1000)), ((21, 1000), (31, 1000)), ((5, 5), (31, 1000))]
-)
-def test_extreme_values_are_recomputed_as_the_source_did(
-    extremes: tuple[int, int], expected: tuple[int, int], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("extremes", "expected"), [((10, 1000), (11, 1000)), ((21, 1000), (31, 1000)), ((5, 5), (31, 1000))])
+def test_extreme_values_are_recomputed_as_the_source_did(extremes: tuple[int, int], expected: tuple[int, int], tmp_path: Path) -> None:
     """With padding, without it, or wrongly: then without it."""
     extra = {
         "SmallestImagePixelValue": extremes[0], "LargestImagePixelValue": extremes[1],
@@ -283,9 +277,7 @@ def test_signed_extremes_have_the_signed_vr(tmp_path: Path) -> None:
         (False, 12, 60000, None, None),
     ],
 )
-def test_padding(
-    signed: bool, bits: int, value: int, limit: int | None, expected: tuple[int, int] | None, tmp_path: Path
-) -> None:
+def test_padding(signed: bool, bits: int, value: int, limit: int | None, expected: tuple[int, int] | None, tmp_path: Path) -> None:
     dataset = dicom_dataset(signed=signed, bits_stored=bits)
     for tag, number in ((0x00280120, value), (0x00280121, limit)):
         if number is not None:
@@ -480,9 +472,7 @@ def test_tampering_is_seen(edit: Callable[[Dataset], Any], name: str, tmp_path: 
 def test_derived_uid() -> None:
     uid = derived_uid(SECRET, SOP_UID)
     assert is_valid_uid(uid)
-    assert (
-        uid == "2.25.251108246089428962313637004653880284379"
-    )  # Must never change: a later run has to find the same UIDs.
+    assert uid == "2.25.251108246089428962313637004653880284379"  # Must never change: a later run has to find the same UIDs.
     assert uid not in (derived_uid(b"other", SOP_UID), derived_uid(SECRET, SERIES_UID))
     assert uid.startswith("2.25.")
     assert len(uid) <= 44
@@ -505,9 +495,7 @@ def test_no_new_conformance_error(syntax: str, tmp_path: Path) -> None:
     errors = [
         {
             line
-            for line in subprocess.run(
-                ["dciodvfy", "-new", str(file)], capture_output=True, text=True, errors="replace", check=False
-            ).stderr.splitlines()
+            for line in subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, errors="replace", check=False).stderr.splitlines()
             if line.startswith("Error")
         }
         for file in (path, path.with_name("out.dcm"))

@@ -35,7 +35,7 @@ def _broken_dicom(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "not an image"),
         (lambda path: path.write_text("patient list"), "not an image"),
         (_broken_dicom, "truncated"),
-        (lambda path: path.write_bytes(nifti_file(path, block(0)[0]).read_bytes()[:2000]), "voxels"),
+        (lambda path: path.write_bytes(nifti_file(path, block(0)[0]).read_bytes()[:2000]), "truncated"),
         (lambda path: path.symlink_to("nowhere"), "not a regular file"),
         (os.mkfifo, "not a regular file"),
     ],

@@ -73,7 +73,19 @@ def test_findings(tmp_path: Path, inventory: Inventory) -> None:
         ("PatientID,label\nX1,1\n", None, "none of its 1 labels in column 'PatientID' belongs to a picture"),
         ("PatientID,label\nP0,1,2\n", None, "line 2 has more fields than the 2 columns"),
     ],
-    ids=["key", "label column", "only keys", "named column", "conflict", "conflict of spellings", "conflict of bases", "no rows", "empty", "no match", "ragged"],
+    ids=[
+        "key",
+        "label column",
+        "only keys",
+        "named column",
+        "conflict",
+        "conflict of spellings",
+        "conflict of bases",
+        "no rows",
+        "empty",
+        "no match",
+        "ragged",
+    ],
 )
 def test_table_that_cannot_be_used(tmp_path: Path, inventory: Inventory, text: str, column: str | None, message: str) -> None:
     table = tmp_path / "labels.csv"
@@ -140,5 +152,3 @@ def test_label_maps_that_fit_nothing(tmp_path: Path) -> None:
     nifti_file(tmp_path / "maps" / "x.nii", block(0)[1])
     with pytest.raises(UsageError, match="none of its 1 files has the name of a picture"):
         label_maps(tmp_path / "maps", inventory)
-
-

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from monai_salm.budget import Epsilon, IntensityWindow
@@ -125,8 +124,7 @@ def test_series_that_is_no_volume_is_refused(tmp_path: Path, change: str, reason
 
 def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Path) -> None:
     paths = mr_series(tmp_path / "in", 0, slices=6)
-    bright = np.where(block(0, (16, 16, 1))[0][..., 0] > 0, 4000, 0)
-    mr_slice(paths[0], 0, bright, SeriesInstanceUID=f"{ROOT_UID}.21.1", SOPInstanceUID=f"{ROOT_UID}.11.1.1", StudyInstanceUID=f"{ROOT_UID}.31.1")
+    mr_slice(paths[0], 0, body(0, 16) * 8, SeriesInstanceUID=f"{ROOT_UID}.21.1", SOPInstanceUID=f"{ROOT_UID}.11.1.1", StudyInstanceUID=f"{ROOT_UID}.31.1")
     names = {path.name: number % 2 for number, path in enumerate(paths[1:])}
     plan = _plan(tmp_path / "in", labels=labels_from_table(label_table(tmp_path / "l.csv", names), scan(tmp_path / "in")))
     complete = _plan(tmp_path / "in")
@@ -195,8 +193,8 @@ def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:
         ({"perturbed_fraction": 2.0}, "perturbed fraction 2 is not in"),
         ({"epsilon": "a lot"}, "epsilon 'a lot' is not understood"),
         ({"window": "9"}, "window '9' is not understood"),
-        ({"labels": Path("."), "labels_from_folders": True}, "contradict each other"),
-        ({"labels": Path(".")}, "is a folder; a table is needed"),
+        ({"labels": Path(), "labels_from_folders": True}, "contradict each other"),
+        ({"labels": Path()}, "is a folder; a table is needed"),
     ],
     ids=lambda value: next(iter(value), "no labels") if isinstance(value, dict) else "",
 )

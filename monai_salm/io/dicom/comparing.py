@@ -59,9 +59,7 @@ class _Pair:
 
     def new_uids(self) -> dict[str, str]:
         """Map the original's own UIDs to the other file's."""
-        return {
-            self.original.text(tag): self.other.text(tag) for tag in (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID)
-        }
+        return {self.original.text(tag): self.other.text(tag) for tag in (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID)}
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
@@ -144,9 +142,7 @@ def _compare(pair: _Pair, original: list[Element], other: list[Element], path: s
         yield _change(name, _shown(before), _shown(after), allowed=_is_allowed(pair, before, after, path))
 
 
-def _compare_items(
-    pair: _Pair, element: Element, before: list[Item], after: list[Item], path: str
-) -> Iterator[HeaderChange]:
+def _compare_items(pair: _Pair, element: Element, before: list[Item], after: list[Item], path: str) -> Iterator[HeaderChange]:
     name = path + element.name
     for index, (old, new) in enumerate(zip(before, after, strict=False)):
         yield from _compare(pair, old.elements(), new.elements(), f"{name}[{index}].")

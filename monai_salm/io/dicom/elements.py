@@ -142,9 +142,7 @@ def tag_text(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def read_elements(
-    view: memoryview, encoding: Encoding, *, start: int = 0, total: int | None = None, depth: int = 0
-) -> Iterator[Element]:
+def read_elements(view: memoryview, encoding: Encoding, *, start: int = 0, total: int | None = None, depth: int = 0) -> Iterator[Element]:
     """Parse elements one after the other, not into sequences.
 
     Args:
@@ -204,8 +202,7 @@ def _read_element(view: memoryview, offset: int, end: int, encoding: Encoding, d
     last = first + length
     if last > end:
         raise RefusedError(
-            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {end - first} are left; "
-            "get a complete copy of the file"
+            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {end - first} are left; get a complete copy of the file"
         )
     if last > len(view) and (tag != PIXEL_DATA or depth > 0):
         raise MoreNeededError
@@ -228,8 +225,7 @@ def _read_vr_and_length(view: memoryview, offset: int, end: int, encoding: Encod
     letters = bytes(view[offset + 4 : offset + 6])
     if not (letters.isalpha() and letters.isupper()):
         raise RefusedError(
-            f"{tag_text(tag)} has the value representation {letters!r}, which is none (PS3.5 6.2); "
-            "repair the file first, for example with dcmconv"
+            f"{tag_text(tag)} has the value representation {letters!r}, which is none (PS3.5 6.2); repair the file first, for example with dcmconv"
         )
     vr = letters.decode("ascii")
     if vr in EXPLICIT_VR_LENGTH_32:

@@ -161,8 +161,7 @@ def _cut(view: memoryview, total: int) -> DicomFile:
     first = PREAMBLE + len(PREFIX)
     if bytes(view[PREAMBLE:first]) != PREFIX:
         raise RefusedError(
-            "DICOM without preamble and file meta information: its transfer syntax is not known; "
-            "write it as a DICOM file first, for example with dcmconv"
+            "DICOM without preamble and file meta information: its transfer syntax is not known; write it as a DICOM file first, for example with dcmconv"
         )
     meta: list[Element] = []
     start = first

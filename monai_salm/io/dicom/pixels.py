@@ -137,9 +137,7 @@ def extends_sign(words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bo
     )
 
 
-def words_of_values(
-    values: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool
-) -> NDArray[Any]:
+def words_of_values(values: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool) -> NDArray[Any]:
     """Give words with other values, and above them what the convention of the old words asks (``extends_sign``)."""
     new: NDArray[Any] = values.view(words.dtype)
     if extends_sign(words, pixel_format, overlays=overlays):
@@ -149,9 +147,7 @@ def words_of_values(
     return new
 
 
-def padding_range(
-    value: int | None, limit: int | None, words: NDArray[Any], pixel_format: PixelFormat
-) -> tuple[float, float] | None:
+def padding_range(value: int | None, limit: int | None, words: NDArray[Any], pixel_format: PixelFormat) -> tuple[float, float] | None:
     """Give the inclusive range of padding values (PS3.3 C.7.5.1.1.2).
 
     Args:
@@ -171,8 +167,7 @@ def padding_range(
         return float(min(ends)), float(max(ends))
     if pixel_format.bits_stored < pixel_format.bits_allocated and (words == value).any():
         raise RefusedError(
-            f"PixelPaddingValue {value} does not fit in BitsStored {pixel_format.bits_stored}, but pixels have it; "
-            "readers disagree on their values"
+            f"PixelPaddingValue {value} does not fit in BitsStored {pixel_format.bits_stored}, but pixels have it; readers disagree on their values"
         )
     clipped = max(min(ends), low), min(max(ends), high)
     return clipped if clipped[0] <= clipped[1] else None

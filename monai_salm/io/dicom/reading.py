@@ -47,9 +47,7 @@ def check_picture(file: DicomFile) -> PixelFormat:
     _check_pixel_element(file)
     frames = file.number(0x00280008)
     if frames not in (None, 1.0):
-        raise RefusedError(
-            f"NumberOfFrames is {shown(file.text(0x00280008))}; only single-frame images are supported yet"
-        )
+        raise RefusedError(f"NumberOfFrames is {shown(file.text(0x00280008))}; only single-frame images are supported yet")
     if file.find(0x52009229) is not None or file.find(0x52009230) is not None:
         raise RefusedError("functional groups (an enhanced image) are not supported yet")
     photometric = file.text(0x00280004)
@@ -118,10 +116,7 @@ def _pixel_format(file: DicomFile) -> PixelFormat:
     if not 1 <= stored <= allocated:
         raise RefusedError(f"BitsStored is {stored}; it must be 1 to BitsAllocated, which is {allocated}")
     if high != stored - 1:
-        raise RefusedError(
-            f"HighBit is {high} with BitsStored {stored}; it must be {stored - 1} (PS3.5 8.1.1), "
-            "for readers disagree on others"
-        )
+        raise RefusedError(f"HighBit is {high} with BitsStored {stored}; it must be {stored - 1} (PS3.5 8.1.1), for readers disagree on others")
     if signed not in (0, 1):
         raise RefusedError(f"PixelRepresentation is {signed}; 0 (unsigned) and 1 (two's complement) are defined")
     element = file.find(PIXEL_DATA)
@@ -211,9 +206,7 @@ def read_picture(path: Path) -> tuple[DicomFile, SourceImage, NDArray[Any]]:
 
 def has_embedded_overlays(file: DicomFile) -> bool:
     """Say whether overlays are declared in the bits above the pixel values (retired; OverlayBitPosition)."""
-    return any(
-        element.tag >> 24 == 0x60 and element.tag & 0xFFFF == 0x0102 and any(element.value) for element in file.elements
-    )
+    return any(element.tag >> 24 == 0x60 and element.tag & 0xFFFF == 0x0102 and any(element.value) for element in file.elements)
 
 
 def _header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:

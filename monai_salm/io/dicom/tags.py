@@ -45,9 +45,7 @@ DIGITAL_SIGNATURES_SEQUENCE = 0xFFFAFFFA
 MAX_UIDS_BYTES = 1 << 16
 """Longer values are no lists of UIDs: explicit VR has no room for them."""
 
-NOT_REMAPPED = frozenset(
-    {STUDY_INSTANCE_UID, FRAME_OF_REFERENCE_UID, REFERENCED_FRAME_OF_REFERENCE_UID, REFERENCED_STUDY_SEQUENCE}
-)
+NOT_REMAPPED = frozenset({STUDY_INSTANCE_UID, FRAME_OF_REFERENCE_UID, REFERENCED_FRAME_OF_REFERENCE_UID, REFERENCED_STUDY_SEQUENCE})
 """Never rewritten, though real files have a Study UID that equals the Series UID."""
 
 REMOVED = frozenset(

@@ -65,9 +65,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     target.write_bytes(_derived(file, again, stored, words, derivation))
 
 
-def _derived(
-    file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation
-) -> bytes:
+def _derived(file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation) -> bytes:
     """Build the whole file."""
     own = {file.text(tags.SOP_INSTANCE_UID), file.text(tags.SERIES_INSTANCE_UID)} - {""}
     uid_map = UidMap(derivation.uid_secret, frozenset(own), derivation.changed_uids)
@@ -92,9 +90,7 @@ def _meta(file: DicomFile, uid_map: UidMap) -> bytes:
         tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME.encode("ascii"),
     }
     vrs = {tags.IMPLEMENTATION_VERSION_NAME: "SH"}
-    edits: dict[int, _Edit] = {
-        tag: _constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items()
-    }
+    edits: dict[int, _Edit] = {tag: _constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items()}
     length = next((element for element in file.meta if element.tag == tags.META_LENGTH), None)
     body = b"".join(_rewritten([e for e in file.meta if e is not length], EXPLICIT_LITTLE, UidMap(), edits))
     if length is None:
@@ -110,9 +106,7 @@ def _constant(encoded: bytes) -> _Edit:
     return lambda _element, _encoding: encoded
 
 
-def _rewritten(
-    elements: Iterable[Element], encoding: Encoding, uid_map: UidMap, edits: Mapping[int, _Edit]
-) -> list[Bytes]:
+def _rewritten(elements: Iterable[Element], encoding: Encoding, uid_map: UidMap, edits: Mapping[int, _Edit]) -> list[Bytes]:
     """Apply the UID map at any depth and the edits at this one; new elements go to their place in tag order."""
     chunks: list[_Chunk] = []
     left = dict(edits)
@@ -149,9 +143,7 @@ def _remapped(element: Element, uid_map: UidMap, depth: int) -> Bytes:
     changed = False
     parts: list[Bytes] = []
     for item in items:
-        chunks: list[_Chunk] = [
-            (inner.tag, inner.raw, _remapped(inner, uid_map, depth + 2)) for inner in item.elements(depth + 1)
-        ]
+        chunks: list[_Chunk] = [(inner.tag, inner.raw, _remapped(inner, uid_map, depth + 2)) for inner in item.elements(depth + 1)]
         if any(after is not before for _, before, after in chunks):
             changed = True
             parts.append(item.with_content(b"".join(_without_stale_lengths(chunks))))
@@ -172,9 +164,7 @@ def _remapped_value(element: Element, uid_map: UidMap) -> Bytes:
     return encode(element.tag, element.vr, value + bytes(len(value) % 2), element.encoding)
 
 
-def _edits(
-    file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation
-) -> dict[int, _Edit]:
+def _edits(file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation) -> dict[int, _Edit]:
     """List the top-level changes of a derived image; ``comparing`` allows these and no others."""
     pixel_format = check_picture(file)
     overlays = has_embedded_overlays(file)
@@ -275,9 +265,7 @@ def _equipment(derivation: Derivation) -> Callable[[Encoding], bytes]:
     """Name the software that modified the image (PS3.3 C.12.1, Contributing Equipment Sequence)."""
 
     def content(encoding: Encoding) -> bytes:
-        software, version = (
-            _ascii(text.replace("\\", "/"))[:_MAX_LO] for text in (derivation.software, derivation.version)
-        )
+        software, version = (_ascii(text.replace("\\", "/"))[:_MAX_LO] for text in (derivation.software, derivation.version))
         purpose = encode_item(_code(*tags.MODIFYING_EQUIPMENT)(encoding), encoding)
         return (
             encode(tags.MANUFACTURER, "LO", software, encoding)
@@ -290,9 +278,7 @@ def _equipment(derivation: Derivation) -> Callable[[Encoding], bytes]:
     return content
 
 
-def _extreme(
-    tag: int, file: DicomFile, source: SourceImage, stored: StoredArray, extreme: Callable[[Any], Any]
-) -> _Edit:
+def _extreme(tag: int, file: DicomFile, source: SourceImage, stored: StoredArray, extreme: Callable[[Any], Any]) -> _Edit:
     """Recompute SmallestImagePixelValue or LargestImagePixelValue the way the source did, with or without padding.
 
     What no 16 bits can hold is removed (VR is US or SS, by PixelRepresentation).
@@ -305,9 +291,7 @@ def _extreme(
     info = np.iinfo(np.int16 if signed else np.uint16)
     if not info.min <= value <= info.max:
         return _constant(b"")
-    return lambda _element, encoding: encode(
-        tag, "SS" if signed else "US", struct.pack(encoding.order + ("h" if signed else "H"), value), encoding
-    )
+    return lambda _element, encoding: encode(tag, "SS" if signed else "US", struct.pack(encoding.order + ("h" if signed else "H"), value), encoding)
 
 
 def _ascii(text: str) -> bytes:

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopped runs go on to the same bytes; folders, keys and frozen surrogates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from monai_salm.errors import SalmError, UsageError
+from monai_salm.pipeline import ProtectOptions, protect
+from tests.exports import drawn, label_table, lesion_table, mr_export, mr_labels, nifti_export, small, tree
+
+COUNT = 4
+
+
+class Stop(Exception):
+    """The power is gone."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    mr_export(folder / "in", COUNT)
+    (folder / "in" / "notes.txt").write_text("x")
+    protect(folder / "in", folder / "out", _options(folder))
+    return folder
+
+
+def _options(folder: Path, **changes: Any) -> ProtectOptions:
+    return small(labels=mr_labels(folder / "l.csv", COUNT), rounds=3, **changes)
+
+
+def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int, *, inside: bool = False) -> None:
+    """Let a function stop the run once it was called some times, after its work or in the middle of it."""
+    room = sys.modules[module]
+    real: Callable[..., Any] = getattr(room, name)
+    seen = []
+
+    def stopping(*arguments: Any, **named: Any) -> Any:
+        seen.append(1)
+        if inside and len(seen) == calls:
+            raise Stop("no power")
+        result = real(*arguments, **named)
+        if len(seen) == calls:
+            raise Stop("no power")
+        return result
+
+    monkeypatch.setattr(room, name, stopping)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "calls"),
+    [
+        ("monai_salm.pipeline.search", "save_search", 1),
+        ("monai_salm.pipeline.search", "save_search", 3),
+        ("monai_salm.pipeline.search", "noise_record", 2),
+        ("monai_salm.pipeline.search", "surrogate_bytes", 1),
+        ("monai_salm.pipeline.protect", "write_sample", 1),
+        ("monai_salm.pipeline.protect", "write_sample", 3),
+        ("monai_salm.pipeline.protect", "uid_secret", 1),
+    ],
+    ids=["round 1", "last round", "noise", "surrogate", "file 1", "file 3", "before files"],
+)
+def test_stopped_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int) -> None:
+    with monkeypatch.context() as patch:
+        _stop_after(patch, module, name, calls)
+        with pytest.raises(Stop, match="no power"):
+            protect(finished / "in", tmp_path / "out", _options(finished))
+    result = protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
+    assert tree(tmp_path / "out") == tree(finished / "out")
+    assert (tmp_path / "out.work" / "manifest.jsonl").read_bytes() == (finished / "out.work" / "manifest.jsonl").read_bytes()
+    assert result.to_json()["counts"] == {"protected": COUNT, "copied": 0, "refused": 1, "failed": 0}
+    assert not (tmp_path / "out.work" / "search.safetensors").exists()
+
+
+def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        with pytest.raises(Stop, match="no power"):
+            protect(finished / "in", tmp_path / "out", _options(finished))
+    _stop_after(monkeypatch, "monai_salm.pipeline.search", "build_optimizer", 1, inside=True)
+    protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
+    assert tree(tmp_path / "out") == tree(finished / "out")
+
+
+def test_lost_and_damaged_outputs_are_written_again(finished: Path, tmp_path: Path) -> None:
+    protect(finished / "in", tmp_path / "out", _options(finished))
+    (tmp_path / "out" / "case0" / "image.dcm").unlink()
+    (tmp_path / "out" / "case1" / "image.dcm").write_bytes(b"junk")
+    protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
+    assert tree(tmp_path / "out") == tree(finished / "out")
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mr_export(tmp_path / "in", COUNT)
+    protect(tmp_path / "in", tmp_path / "whole", drawn())
+    with monkeypatch.context() as patch:
+        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        with pytest.raises(Stop, match="no power"):
+            protect(tmp_path / "in", tmp_path / "out", drawn())
+    manifest = tmp_path / "out.work" / "manifest.jsonl"
+    first, second = manifest.read_text().splitlines()[0], '{"path": "case1/im'
+    manifest.write_text(first + "\n" + second)
+    (tmp_path / "out" / "case2").mkdir(exist_ok=True)
+    (tmp_path / "out" / "case2" / ".image.dcm.abcd1234.tmp").write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        with pytest.raises(Stop, match="no power"):
+            protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+    protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert manifest.read_bytes() == (tmp_path / "whole.work" / "manifest.jsonl").read_bytes()
+
+
+def test_unprotected_copies_of_an_earlier_run_are_taken_back(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    protect(tmp_path / "in", tmp_path / "out", drawn(copy_unprotected=True))
+    assert (tmp_path / "out" / "notes.txt").exists()
+    protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epsilon": "4/255"}, {"rounds": 9}, {"method": "em"}], ids=lambda change: next(iter(change)))
+def test_going_on_with_other_options_is_refused(finished: Path, change: dict[str, Any]) -> None:
+    options = ProtectOptions(**(vars(_options(finished, resume=True)) | change))
+    with pytest.raises(UsageError, match="are not those that the run was begun with"):
+        protect(finished / "in", finished / "out", options)
+
+
+def test_going_on_with_other_labels_is_refused(finished: Path, tmp_path: Path) -> None:
+    table = label_table(tmp_path / "m.csv", {f"P{n}": n // 2 for n in range(COUNT)}, "PatientID")
+    with pytest.raises(UsageError, match="are not those that the run was begun with"):
+        protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
+
+
+def test_going_on_where_nothing_was_begun(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "original.dcm").write_bytes(b"x")
+    with pytest.raises(UsageError, match="has no run to go on with; give that run's --work-dir"):
+        protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+
+
+@pytest.mark.parametrize(("name", "content"), [("plan.json", b"{"), ("manifest.jsonl", b"{\n{}\n")], ids=["plan", "manifest"])
+def test_damaged_work_folder(tmp_path: Path, name: str, content: bytes) -> None:
+    mr_export(tmp_path / "in", 2)
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    (tmp_path / "out.work" / name).write_bytes(content)
+    with pytest.raises(SalmError, match=rf"{name}: .*damaged .*; start again with an empty work folder"):
+        protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+
+
+@pytest.mark.parametrize(
+    ("output", "work", "message"),
+    [
+        ("in", "w", "the output .* lies in the input"),
+        ("in/out", "w", "the output .* lies in the input"),
+        ("out", "in/w", "the work folder .* lies in the input"),
+        ("full", "w", "the output .* is not empty; give --resume"),
+        ("out", "full", "the work folder .* is not empty; give --resume"),
+        ("file", "w", "the output .* is a file; give a folder"),
+        ("out", "out/w", "the work folder .* lies in the output .*, which is handed out"),
+        ("out", "out", "the work folder .* lies in the output .*, which is handed out"),
+    ],
+    ids=["output is input", "output in input", "work in input", "full output", "full work", "file", "work in output", "work is output"],
+)
+def test_folders_that_do_not_do(tmp_path: Path, output: str, work: str, message: str) -> None:
+    mr_export(tmp_path / "in", 2)
+    before = tree(tmp_path / "in")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=message):
+        protect(tmp_path / "in", tmp_path / output, drawn(work_dir=tmp_path / work))
+    assert tree(tmp_path / "in") == before
+
+
+def test_input_in_the_output_is_refused(tmp_path: Path) -> None:
+    mr_export(tmp_path / "all" / "in", 2)
+    with pytest.raises(UsageError, match="is not empty|lies in the output"):
+        protect(tmp_path / "all" / "in", tmp_path / "all", drawn(resume=True))
+
+
+def test_single_file_may_be_written_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nifti_export(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    protect(Path("v0.nii.gz"), Path("out"), drawn())
+    assert list(tree(tmp_path / "out")) == ["v0.nii.gz"]
+    with pytest.raises(UsageError, match="lies in the input"):
+        protect(Path("v0.nii.gz"), Path(), drawn())
+
+
+def test_output_may_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mr_export(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    protect(tmp_path / "in", Path(), drawn())
+    assert list(tree(tmp_path / "out")) == ["case0/image.dcm"]
+    assert (tmp_path / "out.work" / "plan.json").is_file()
+
+
+def _uids(folder: Path) -> list[str]:
+    return [str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in sorted(folder.rglob("*.dcm"))]
+
+
+def test_key_decides_the_new_uids(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    for name in "ab":
+        (tmp_path / name).write_text(name * 64)
+    runs = {"none": None, "a": tmp_path / "a", "b": tmp_path / "b", "a again": tmp_path / "a"}
+    for name, key in runs.items():
+        protect(tmp_path / "in", tmp_path / name / "out" if name not in "ab" else tmp_path / f"{name}-out", drawn(key_file=key, seed=len(name)))
+    none, a, b, again = (_uids(tmp_path / name) for name in ("none/out", "a-out", "b-out", "a again/out"))
+    assert a == again
+    assert len({*none, *a, *b, *_uids(tmp_path / "in")}) == 8
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "the key cannot be read"), (b"", "the key has 0 bytes"), (b"short\n", "the key has 5 bytes")])
+def test_key_that_cannot_be_used_is_found_before_the_search(tmp_path: Path, content: bytes | None, message: str) -> None:
+    mr_export(tmp_path / "in", 2)
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(UsageError, match=f"{message}.*make one with 'monai-salm keygen FILE'"):
+        protect(tmp_path / "in", tmp_path / "out", drawn(key_file=tmp_path / "key"))
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_going_on_with_another_key_is_refused(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    (tmp_path / "key").write_text("k" * 64)
+    with pytest.raises(UsageError, match="not the key that the run .* was begun with"):
+        protect(tmp_path / "in", tmp_path / "out", drawn(resume=True, key_file=tmp_path / "key"))
+
+
+def test_frozen_surrogate_protects_further_samples(finished: Path, tmp_path: Path) -> None:
+    surrogate = finished / "out.work" / "surrogate.safetensors"
+    before = surrogate.read_bytes()
+    options = {"surrogate": str(surrogate), "labels": mr_labels(tmp_path / "l.csv", 6), "rounds": 2}
+    for name in ("one", "two"):
+        mr_export(tmp_path / "in", 6)
+        result = protect(tmp_path / "in", tmp_path / name, small(**options))
+    assert result.to_json()["counts"]["protected"] == 6
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert surrogate.read_bytes() == before
+
+
+def test_frozen_surrogate_of_another_task_is_refused(finished: Path, tmp_path: Path) -> None:
+    surrogate = str(finished / "out.work" / "surrogate.safetensors")
+    nifti_export(tmp_path / "in", 2)
+    with pytest.raises(UsageError, match="it was trained on 2D samples of the classes .*, these are 3D"):
+        protect(tmp_path / "in", tmp_path / "out", small(surrogate=surrogate, labels=lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])))
+
+
+@pytest.mark.parametrize(("surrogate", "task"), [("small-resnet", "segmentation"), ("small-unet", "classification")])
+def test_network_of_the_wrong_kind_is_refused(tmp_path: Path, surrogate: str, task: str) -> None:
+    nifti_export(tmp_path / "in", 2, labels=tmp_path / "maps")
+    labels = tmp_path / "maps" if task == "segmentation" else lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])
+    with pytest.raises(UsageError, match=f"network '{surrogate}' gives .*; give a network for {task}"):
+        protect(tmp_path / "in", tmp_path / "out", small(surrogate=surrogate, task=task, labels=labels))

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: exit codes, one JSON object, one line for an error, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from monai_salm import cli
+from tests.exports import mr_export, mr_labels, tree
+
+SMALL = ("--rounds", "1", "--surrogate", "small-cnn", "--working-size", "24", "--device", "cpu")
+DRAWN = ("--method", "random", "--working-size", "24")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Take away the log handler that a command installs for its process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match=r"^\d$") as stop:
+            cli.main([str(argument) for argument in arguments])
+        return (int(str(stop.value)), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    mr_labels(tmp_path / "labels.csv", 4)
+    return mr_export(tmp_path / "in", 4)
+
+
+def _is_one_line(error: str) -> bool:
+    return error.startswith("Error: ") and error.count("\n") == 1
+
+
+def test_protect_verify_and_scan(export: Path, tmp_path: Path, run: Run) -> None:
+    code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", *SMALL)
+    assert code == 0
+    assert out.startswith("4 protected, 0 copied, 0 refused, 0 failed; ")
+    assert f"private, not to be handed out: {tmp_path / 'out.work'}" in out
+    code, out, _ = run("verify", export, tmp_path / "out")
+    assert (code, out.splitlines()[0]) == (0, "4 protected, 0 copied, 0 absent, 0 mismatch")
+    code, out, _ = run("scan", export)
+    assert (code, out.splitlines()) == (0, ["4 dicom MR, 24x24", "4 files can be protected, 0 are refused"])
+
+
+def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None:
+    (export / "copy.dcm").write_bytes((export / "case0" / "image.dcm").read_bytes())
+    (export / "notes.txt").write_text("x")
+    code, out, _ = run("scan", export)
+    assert code == 0
+    assert "5 files can be protected, 1 are refused" in out
+    assert "refused: notes.txt: not an image" in out
+    assert "refused: copy.dcm" not in out
+
+
+def test_exit_code_of_a_run_that_is_incomplete(export: Path, tmp_path: Path, run: Run) -> None:
+    (export / "notes.txt").write_text("x")
+    code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
+    assert code == cli.EXIT_INCOMPLETE == 3
+    assert "refused: notes.txt: not an image" in out
+
+
+def test_exit_code_of_a_run_that_protects_nothing(export: Path, tmp_path: Path, run: Run) -> None:
+    code, out, _ = run("protect", export, tmp_path / "out", *DRAWN, "--epsilon", "0.1 units")
+    assert code == cli.EXIT_FAILED == 1
+    assert "0 protected" in out
+    assert not tree(tmp_path / "out")
+
+
+def test_exit_code_of_a_mismatch(export: Path, tmp_path: Path, run: Run) -> None:
+    run("protect", export, tmp_path / "out", *DRAWN)
+    name = Path("case0", "image.dcm")
+    (tmp_path / "out" / name).write_bytes((export / name).read_bytes())
+    code, out, _ = run("verify", export, tmp_path / "out")
+    assert code == cli.EXIT_MISMATCH == 4
+    assert "mismatch: case0/image.dcm: no voxel differs" in out
+    code, out, _ = run("verify", export, tmp_path / "out", "--json", "--epsilon", "1/255")
+    assert (code, json.loads(out)["counts"]["mismatch"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("protect", "{in}", "{out}", *DRAWN), 0),
+        (("protect", "{in}", "{out}", "--labels", "{labels}", *SMALL), 0),
+        (("protect", "{in}", "{out}", *DRAWN, "--dry-run"), 0),
+        (("scan", "{in}"), 0),
+        (("verify", "{in}", "{other}"), 4),
+    ],
+    ids=["random", "salm", "dry run", "scan", "verify"],
+)
+def test_json_is_one_object_and_quiet_is_quiet(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int) -> None:
+    mr_export(tmp_path / "other", 1)
+    places = {"in": export, "out": tmp_path / "out", "labels": tmp_path / "labels.csv", "other": tmp_path / "other"}
+    found, out, error = run(*(argument.format(**places) for argument in arguments), "--json", "--quiet")
+    assert found == code
+    assert isinstance(json.loads(out), dict)
+    assert error == ""
+
+
+def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, run: Run) -> None:
+    (export / "copy.dcm").write_bytes((export / "case0" / "image.dcm").read_bytes())
+    before = tree(tmp_path)
+    code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", "--dry-run", "--json", *SMALL)
+    result = json.loads(out)
+    assert code == 0
+    assert result["counts"] == {"protect": 5, "refuse": 0, "samples": 4}
+    assert {file["path"] for file in result["files"]} == set(tree(export))
+    assert all(file["fate"] == "protect" and file["epsilon_stored"] >= 1 for file in result["files"])
+    (export / "notes.txt").write_text("x")
+    before["in/notes.txt"] = b"x"
+    code, out, _ = run("protect", export, tmp_path / "out", *DRAWN, "--dry-run")
+    assert code == 3
+    assert out.startswith("would protect 5 files in 4 samples, and refuse 1; nothing was written\nrefused: notes.txt: ")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("protect", "{in}", "{out}"), 2, "needs labels; give --labels FILE"),
+        (("protect", "{none}", "{out}", *DRAWN), 2, "no such file or folder"),
+        (("protect", "{in}", "{in}/out", *DRAWN), 2, "lies in the input"),
+        (("protect", "{in}", "{out}", "--method", "magic"), 2, "method 'magic' is unknown"),
+        (("protect", "{in}", "{out}", "--labels", "{none}", *SMALL), 2, "the label table cannot be read"),
+        (("protect", "{in}", "{out}", *DRAWN, "--window", "5,1"), 2, "is empty or not finite"),
+        (("verify", "{in}", "{none}"), 2, "no such file or folder"),
+        (("verify", "{in}", "{in}"), 2, "are the same"),
+        (("verify", "{in}", "{out}", "--epsilon", "x"), 2, "epsilon 'x' is not understood"),
+        (("scan", "{none}"), 2, "no such file or folder"),
+        (("keygen", "{none}/key"), 1, "No such file or directory"),
+    ],
+    ids=lambda value: "-".join(part.strip("{}-") for part in value[:1]) if isinstance(value, tuple) else None,
+)
+def test_error_is_one_line(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+    places = {"in": export, "out": tmp_path / "out", "none": tmp_path / "none"}
+    found, out, error = run(*(argument.format(**places) for argument in arguments), *(["--quiet"] if arguments[0] != "keygen" else []))
+    assert (found, out) == (code, "")
+    assert _is_one_line(error)
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [("protect",), ("protect", "a"), ("scan", "a", "--nonsense"), ("nonsense",), ("protect", "a", "b", "--workers", "0")])
+def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, error = run(*arguments)
+    assert (code, out) == (2, "")
+    assert error.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("exception", "message"),
+    [
+        (RuntimeError("first\nsecond"), "Error: unexpected RuntimeError: first second; please report it with the command that you gave\n"),
+        (OSError(28, "No space left on device", "/x"), "Error: /x: No space left on device\n"),
+        (MemoryError(), "Error: out of memory; give a smaller --working-size, or fewer --workers\n"),
+        (KeyboardInterrupt(), "Error: stopped\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_unexpected_exception_is_one_line(export: Path, run: Run, monkeypatch: pytest.MonkeyPatch, exception: BaseException, message: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise exception
+
+    monkeypatch.setattr("monai_salm.pipeline.scan", fail)
+    code, out, error = run("scan", export, "--quiet")
+    assert (code, out, error.lstrip()) == (1, "", message)  # click begins a new line after the ^C of a terminal
+
+
+def test_stopped_protection_says_how_to_go_on(export: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monai_salm.pipeline.protect", fail)
+    code, _, error = run("protect", export, tmp_path / "out", *DRAWN, "--quiet")
+    assert (code, error.lstrip()) == (1, "Error: stopped; the same command with --resume goes on\n")
+
+
+def test_keygen(tmp_path: Path, run: Run) -> None:
+    key = tmp_path / "key"
+    assert run("keygen", key)[:2] == (0, f"wrote {key}; keep it private, and keep a copy\n")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    content = key.read_text()
+    assert re.fullmatch(r"[0-9a-f]{64}\n", content)
+    code, _, error = run("keygen", key)
+    assert code == 2
+    assert "exists already; a key that was used must not be replaced" in error
+    assert key.read_text() == content
+    run("keygen", tmp_path / "other")
+    assert (tmp_path / "other").read_text() != content
+
+
+@pytest.mark.parametrize("name", sorted(cli.cli.commands))
+def test_every_command_and_option_has_help(name: str) -> None:
+    command = cli.cli.commands[name]
+    assert command.help
+    bare = [option.name for option in command.params if isinstance(option, click.Option) and not option.help]
+    assert set(bare) <= {"seed", "device", "task"}, bare  # their names and choices say it
+
+
+def test_commands_are_those_of_the_contract() -> None:
+    assert {"protect", "scan", "verify", "keygen", "evaluate", "demo"} <= set(cli.cli.commands)
+
+
+def test_installed_program(export: Path, tmp_path: Path) -> None:
+    (export / "notes.txt").write_text("x")
+    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--json", "--quiet", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert json.loads(done.stdout)["counts"] == {"protected": 4, "copied": 0, "refused": 1, "failed": 0}
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert _is_one_line(again.stderr)
