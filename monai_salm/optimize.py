@@ -62,7 +62,7 @@ class MinMinSettings:
     noise_steps: int = 5
     step_size: float = 0.2
     stop_error: float = 0.01
-    patience: int = 3
+    patience: int = 5
     renew_every: int = 0
     mask_rule: str = "gradient"
     mask_memory: float = 0.7

@@ -18,7 +18,13 @@ from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
 from monai_salm.tasks import ClassificationTask, SegmentationTask
 
 CARDS: dict[str, dict[str, Any]] = {
-    "classification": {"network": "small-resnet", "spatial_dims": 2, "task": ClassificationTask(3).to_json(), "classes": ["a", "b", "c"], "padded_shape": [16, 16]},
+    "classification": {
+        "network": "small-resnet",
+        "spatial_dims": 2,
+        "task": ClassificationTask(3).to_json(),
+        "classes": ["a", "b", "c"],
+        "padded_shape": [16, 16],
+    },
     "segmentation": {"network": "small-unet", "spatial_dims": 3, "task": SegmentationTask(2).to_json(), "classes": ["0", "1"], "padded_shape": [16, 16, 16]},
 }
 

@@ -95,7 +95,8 @@ class EvaluateReport:
             for name in scores[0]:
                 values = [score[name] for score in scores]
                 row[name] = _number(mean(values))
-                row[f"{name}_sd"] = _number(stdev(values)) if len(values) > 1 else None
+                defined = all(value == value for value in values)  # no AUC without both classes
+                row[f"{name}_sd"] = _number(stdev(values)) if len(values) > 1 and defined else None
             rows.append(row)
         return rows
 
@@ -157,6 +158,10 @@ def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, opti
         plans[name] = _plan(inventory, test_labels if name == "test" else labels, options)
         values = values if values is not None else label_map_values(plans[name].samples)
         loaded[name] = list(load_working_samples(inventory, plans[name], options.working_size, values or None, show_progress=show_progress))
+    # An id stays the same wherever a file lies.
+    known = {sample.sample_id for sample in plans["clean"].samples} & {sample.sample_id for sample in plans["test"].samples}
+    if known:
+        raise UsageError(f"{len(known)} of the test images are in {clean}, too; test on images that no victim trains on")
     shape = tuple(max(sizes) for sizes in zip(*(WorkingSet(samples).padded_shape for samples in loaded.values()), strict=True))
     sets = {name: WorkingSet(samples, shape) for name, samples in loaded.items()}
     task = task_of(sets["clean"], plans["clean"], options.task)

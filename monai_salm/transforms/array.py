@@ -177,7 +177,7 @@ class SALMProtect(Transform):
         budget = image_budget(values, card.modality, Epsilon(*card.epsilon), IntensityWindow(*card.window) if card.window else None)
         shape = working_shape(values.shape, card.working_size)
         maps = WorkingMaps.of_file(values, budget, (), shape)
-        target = _target(label, card.classes, card.task, shape)
+        target = _target(label, card.classes, card.task, values.shape, shape)
         sample = WorkingSample(sample_id="image", levels=budget.steps, step_model=budget.step_model, target=target, **vars(maps))
         search = replace(MinMinSettings(**card.search), max_rounds=self.rounds, stop_error=0.0)
         optimizer = MinMinOptimizer(
@@ -203,7 +203,7 @@ def image_budget(values_real: NDArray[np.float64], modality: str, epsilon: Epsil
     )
 
 
-def _target(label: Any, classes: list[str], task: dict[str, Any], shape: tuple[int, ...]) -> Any:
+def _target(label: Any, classes: list[str], task: dict[str, Any], native: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     """Bring a label of a pipeline into the form of a working sample."""
     if label is None:
         raise UsageError("noise is optimized for a label, and there is none; give label_key, or apply stored noise")
@@ -215,8 +215,8 @@ def _target(label: Any, classes: list[str], task: dict[str, Any], shape: tuple[i
     if task["task"] == "segmentation":
         numbers = {int(name): number for number, name in enumerate(classes)}
         values = np.unique(plain).astype(int).tolist()
-        if plain.ndim != len(shape) + 1 or not set(values) <= set(numbers):
-            raise UsageError(f"the label map has shape {plain.shape} and values {values}; (1, H, W[, D]) and values of {sorted(numbers)} are needed")
+        if plain.shape != (1, *native) or not set(values) <= set(numbers):
+            raise UsageError(f"the label map has shape {plain.shape} and values {values}; {(1, *native)} and values of {sorted(numbers)} are needed")
         return labels_to_working(np.vectorize(numbers.__getitem__, otypes=[np.uint8])(plain[0].astype(int)), shape)
     if task["multi_label"]:
         if plain.size != task["outputs"]:

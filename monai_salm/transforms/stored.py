@@ -15,7 +15,6 @@ from monai_salm.grid import axis_cells
 from monai_salm.masks import file_anatomy, noise_carriers
 from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
 
-
 ROUNDING = 0.25
 """Whole stored values come back from 32-bit real ones within this; what is farther off was changed, not rounded."""
 

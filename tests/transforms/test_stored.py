@@ -199,9 +199,9 @@ def test_caching_and_workers(runs: Path, context: str) -> None:
 def test_persistent_cache_knows_the_run(runs: Path, tmp_path: Path) -> None:
     paths = [{"image": str(runs / "integers" / "v0.nii.gz")}]
     protect(runs / "integers", tmp_path / "other", drawn(seed=1))
-    results = []
+    results: list[Any] = []
     for noise in (_noise(runs, "integers"), _noise(runs, "integers"), tmp_path / "other.work" / "noise"):
         chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), SALMProtectd("image", noise=noise)])
-        results.append(PersistentDataset(paths, chain, cache_dir=tmp_path / "cache", hash_transform=pickle_hashing)[0]["image"].as_tensor())
+        results.append(PersistentDataset(paths, chain, cache_dir=tmp_path / "cache", hash_transform=pickle_hashing)[0]["image"])
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
