@@ -237,9 +237,9 @@ class MinMinOptimizer:
             mask = self._mask(score, batch) if state.round else batch.voxels > 0
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                gradient, error = self._input_gradient(batch, steps, mask, generator)
+                gradient, logits, target = self._input_gradient(batch, steps, mask, generator)
                 if step == 0:
-                    errors += float(error.sum())
+                    errors += float(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
                 levels = _column(batch.levels, steps)
                 steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
@@ -253,14 +253,14 @@ class MinMinOptimizer:
         state.passes += settings.noise_steps
         return errors / len(samples), changed / max(anatomy, 1)
 
-    def _input_gradient(self, batch: WorkingBatch, steps: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Gradient of the loss by the protected image (straight through the rounding), and the error of each sample."""
+    def _input_gradient(self, batch: WorkingBatch, steps: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of the loss by the protected image (straight through the rounding), and the logits and target that it came from."""
         with torch.enable_grad():
             images = self._apply(batch, steps, mask).requires_grad_(True)
             augmented, target = self._augment(images, batch, generator)
             losses, logits = self._losses(augmented, target)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
-        return gradient.float(), self.task.error(logits.detach().float(), target)  # type: ignore[arg-type]
+        return gradient.float(), logits.detach().float(), target  # type: ignore[return-value]
 
     def _augment(self, images: Tensor, batch: WorkingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if self.task.spatial_target:

@@ -227,7 +227,7 @@ def test_commands_are_those_of_the_contract() -> None:
 
 def test_installed_program(export: Path, tmp_path: Path) -> None:
     (export / "notes.txt").write_text("x")
-    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--json", "--quiet", "--workers", "2"]
+    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (3, "")
     assert json.loads(done.stdout)["counts"] == {"protected": 4, "copied": 0, "refused": 1, "failed": 0}

@@ -109,11 +109,11 @@ def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], me
 
 def test_test_images_may_not_be_training_images(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu")
-    with pytest.raises(UsageError, match="12 of the test images are in .*clean, too; test on images that no victim trains on"):
+    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on images that no victim trains on"):
         evaluate(folders / "clean", folders / "protected", folders / "clean", options)
 
 
 def test_protected_folder_without_a_common_file(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", test_labels=folders / "test.csv", epochs=1, device="cpu")
-    with pytest.raises(UsageError, match="no labeled picture of .* under the same path"):
+    with pytest.raises(UsageError, match=r"no labeled picture of .* under the same path"):
         evaluate(folders / "clean", folders / "test", folders / "test", options)

@@ -18,7 +18,7 @@ from tests.exports import drawn, label_table, lesion_table, mr_export, mr_labels
 COUNT = 4
 
 
-class Stop(Exception):
+class StopError(Exception):
     """The power is gone."""
 
 
@@ -44,10 +44,10 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
     def stopping(*arguments: Any, **named: Any) -> Any:
         seen.append(1)
         if inside and len(seen) == calls:
-            raise Stop("no power")
+            raise StopError("no power")
         result = real(*arguments, **named)
         if len(seen) == calls:
-            raise Stop("no power")
+            raise StopError("no power")
         return result
 
     monkeypatch.setattr(room, name, stopping)
@@ -69,7 +69,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
 def test_stopped_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int) -> None:
     with monkeypatch.context() as patch:
         _stop_after(patch, module, name, calls)
-        with pytest.raises(Stop, match="no power"):
+        with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
     result = protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
     assert tree(tmp_path / "out") == tree(finished / "out")
@@ -81,7 +81,7 @@ def test_stopped_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, m
 def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
-        with pytest.raises(Stop, match="no power"):
+        with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
     _stop_after(monkeypatch, "monai_salm.pipeline.search", "build_optimizer", 1, inside=True)
     protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     with monkeypatch.context() as patch:
         _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
-        with pytest.raises(Stop, match="no power"):
+        with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn())
     manifest = tmp_path / "out.work" / "manifest.jsonl"
     first, second = manifest.read_text().splitlines()[0], '{"path": "case1/im'
@@ -110,7 +110,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "out" / "case2" / ".image.dcm.abcd1234.tmp").write_bytes(b"half")
     with monkeypatch.context() as patch:
         _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
-        with pytest.raises(Stop, match="no power"):
+        with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
@@ -183,7 +183,7 @@ def test_folders_that_do_not_do(tmp_path: Path, output: str, work: str, message:
 
 def test_input_in_the_output_is_refused(tmp_path: Path) -> None:
     mr_export(tmp_path / "all" / "in", 2)
-    with pytest.raises(UsageError, match="is not empty|lies in the output"):
+    with pytest.raises(UsageError, match=r"is not empty|lies in the output"):
         protect(tmp_path / "all" / "in", tmp_path / "all", drawn(resume=True))
 
 
@@ -235,7 +235,7 @@ def test_going_on_with_another_key_is_refused(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
     protect(tmp_path / "in", tmp_path / "out", drawn())
     (tmp_path / "key").write_text("k" * 64)
-    with pytest.raises(UsageError, match="not the key that the run .* was begun with"):
+    with pytest.raises(UsageError, match=r"not the key that the run .* was begun with"):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True, key_file=tmp_path / "key"))
 
 
@@ -254,7 +254,7 @@ def test_frozen_surrogate_protects_further_samples(finished: Path, tmp_path: Pat
 def test_frozen_surrogate_of_another_task_is_refused(finished: Path, tmp_path: Path) -> None:
     surrogate = str(finished / "out.work" / "surrogate.safetensors")
     nifti_export(tmp_path / "in", 2)
-    with pytest.raises(UsageError, match="it was trained on 2D samples of the classes .*, these are 3D"):
+    with pytest.raises(UsageError, match=r"it was trained on 2D samples of the classes .*, these are 3D"):
         protect(tmp_path / "in", tmp_path / "out", small(surrogate=surrogate, labels=lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])))
 
 

@@ -49,7 +49,7 @@ def test_noise_is_bounded_repeatable_and_inside(surrogates: dict[str, Path], kin
     state = torch.get_rng_state()
     first = transform(data)["image"]
     with torch.no_grad():
-        second = pickle.loads(pickle.dumps(transform))(data)["image"]
+        second = pickle.loads(pickle.dumps(transform))(data)["image"]  # noqa: S301
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, second)
     assert (first.dtype, first.meta["patient"]) == (dtype, "x")

@@ -169,7 +169,7 @@ def test_wrong_arguments(arguments: dict[str, str], message: str) -> None:
         SALMProtectd("image", **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda transform: pickle.loads(pickle.dumps(transform))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda transform: pickle.loads(pickle.dumps(transform))], ids=["copy", "pickle"])  # noqa: S301
 def test_copies_do_the_same(runs: Path, again: Callable[[Any], Any]) -> None:
     transform = SALMProtectd("image", noise=_noise(runs, "integers"))
     before, data = pickle_hashing({"t": transform}), {"image": _load(runs / "integers" / "v0.nii.gz")}
