@@ -32,6 +32,8 @@ class NoiseTrainer:
         unknown = sorted(set(given) - set(ProtectOptions.__dataclass_fields__))
         if unknown:
             raise UsageError(f"option {unknown[0]!r} is unknown; {_suggestion(unknown[0], list(ProtectOptions.__dataclass_fields__))}")
+        if isinstance(given.get("window"), (tuple, list)):  # the command line of MONAI reads 0,1000 as two numbers
+            given["window"] = ",".join(str(end) for end in given["window"])
         self.max_epochs = max_epochs
         self.protection = ProtectionRun(Path(dataset_dir), Path(output_dir), ProtectOptions(**given, rounds=max_epochs), show_progress=show_progress)
 

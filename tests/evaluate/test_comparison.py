@@ -44,6 +44,12 @@ def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
     assert report.chance == 0.5
 
 
+def test_classes_are_matched_by_name(folders: Path, tmp_path: Path) -> None:
+    table = label_table(tmp_path / "ill.csv", {str(folders / "test" / f"{number}.dcm"): "ill" for number in (0, 2, 4)})
+    row = next(row for row in _evaluate(folders, test_labels=table, epochs=80).to_json()["results"] if row["trained_on"] == "clean")
+    assert row["balanced_accuracy"] == 1.0
+
+
 def test_json_and_table(folders: Path) -> None:
     report = _evaluate(folders, seeds=2, victims="small-cnn, small-resnet", epochs=1)
     result = json.loads(json.dumps(report.to_json()))

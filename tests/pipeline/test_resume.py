@@ -109,7 +109,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "out" / "case2").mkdir(exist_ok=True)
     (tmp_path / "out" / "case2" / ".image.dcm.abcd1234.tmp").write_bytes(b"half")
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 3)
         with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
@@ -218,6 +218,8 @@ def test_key_decides_the_new_uids(tmp_path: Path) -> None:
         protect(tmp_path / "in", tmp_path / name / "out" if name not in "ab" else tmp_path / f"{name}-out", drawn(key_file=key, seed=len(name)))
     none, a, b, again = (_uids(tmp_path / name) for name in ("none/out", "a-out", "b-out", "a again/out"))
     assert a == again
+    protect(tmp_path / "in", tmp_path / "seed", drawn(seed=77))
+    assert not set(none) & set(_uids(tmp_path / "seed"))
     assert len({*none, *a, *b, *_uids(tmp_path / "in")}) == 8
 
 

@@ -46,11 +46,12 @@ def test_noise_is_bounded_repeatable_and_inside(surrogates: dict[str, Path], kin
     image, label = _image(kind)
     data = {"image": MetaTensor(image.to(dtype), meta={"patient": "x"}), "label": label}
     transform = SALMProtectd("image", surrogate=surrogates[kind], label_key="label", rounds=2)
-    state = torch.get_rng_state()
+    state, unused = torch.get_rng_state(), pickle.dumps(transform)
     first = transform(data)["image"]
     with torch.no_grad():
         second = pickle.loads(pickle.dumps(transform))(data)["image"]  # noqa: S301
     assert torch.equal(torch.get_rng_state(), state)
+    assert pickle.dumps(transform) == unused, "the network was pickled"
     assert torch.equal(first, second)
     assert (first.dtype, first.meta["patient"]) == (dtype, "x")
     change = first.as_tensor().double() - image.double()
