@@ -31,10 +31,11 @@ def parser(description: str, data: str) -> argparse.ArgumentParser:
 class Rows:
     """A JSON-lines file that each row is added to as soon as it is known, with the commit and the machine that made it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("", encoding="utf-8")
+        if not keep:
+            path.write_text("", encoding="utf-8")
         self.context = {"commit": commit(), "machine": machine()}
 
     def add(self, **row: Any) -> None:

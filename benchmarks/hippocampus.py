@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import shutil
 from pathlib import Path
@@ -22,8 +23,9 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=2)
     arguments.add_argument("--epochs", type=int, default=20)
     arguments.add_argument("--rounds", type=int)
+    arguments.add_argument("--skip-protect", action="store_true", help="measure the victims of an earlier run's files, and add to its rows")
     given = arguments.parse_args()
-    rows = Rows(given.results / f"hippocampus_{given.method}_{given.split}.jsonl")
+    rows = Rows(given.results / f"hippocampus_{given.method}_{given.split}.jsonl", keep=given.skip_protect)
     names = sorted(path.name for path in (given.data / "imagesTr").glob("hippocampus_*.nii.gz"))
     chosen = {"train": names[:160], "val": names[-100:-50], "test": names[-50:]}
     for split in ("train", given.split):
@@ -32,6 +34,20 @@ def main() -> None:
             for name in chosen[split]:
                 shutil.copyfile(given.data / f"{kind}Tr" / name, folder / name)
     clean, labels, output = given.work / "train" / "images", given.work / "train" / "labels", given.work / f"protected_{given.method}"
+    if not given.skip_protect:
+        protect(given, rows, clean, labels, output, chosen["train"])
+    test = given.work / given.split
+    scores, seconds, _ = salm(
+        "evaluate", clean, output, "--labels", labels, "--task", "segmentation", "--test", test / "images", "--test-labels", test / "labels",
+        "--seeds", given.seeds, "--epochs", given.epochs,
+    )  # fmt: skip
+    for row in scores["results"]:
+        rows.add(what="victim", split=given.split, epochs=given.epochs, **row)
+    rows.add(what="summary", seconds=round(seconds), counts=scores["counts"], summary=scores["summary"])
+
+
+def protect(given: argparse.Namespace, rows: Rows, clean: Path, labels: Path, output: Path, names: list[str]) -> None:
+    """Protect the training volumes, and check them."""
     remove_run(output)
     rounds = [] if given.rounds is None else ["--rounds", given.rounds]
     result, seconds, memory = salm(
@@ -44,19 +60,11 @@ def main() -> None:
     verdict, seconds, _ = salm("verify", clean, output, "--epsilon", given.epsilon)
     outside = sum(file["changed_outside"] or 0 for file in verdict["files"])
     shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"]]
-    same_headers = sum(_same_header(clean / name, output / name) for name in chosen["train"])
+    same_headers = sum(_same_header(clean / name, output / name) for name in names)
     rows.add(
         what="verify", counts=verdict["counts"], changed_outside_anatomy=outside, header_bytes_identical=same_headers,
         mean_changed_fraction=round(sum(shares) / len(shares), 3), seconds=round(seconds),
     )  # fmt: skip
-    test = given.work / given.split
-    scores, seconds, _ = salm(
-        "evaluate", clean, output, "--labels", labels, "--task", "segmentation", "--test", test / "images", "--test-labels", test / "labels",
-        "--seeds", given.seeds, "--epochs", given.epochs,
-    )  # fmt: skip
-    for row in scores["results"]:
-        rows.add(what="victim", split=given.split, epochs=given.epochs, **row)
-    rows.add(what="summary", seconds=round(seconds), counts=scores["counts"], summary=scores["summary"])
 
 
 def _same_header(first: Path, second: Path) -> bool:

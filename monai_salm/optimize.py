@@ -312,7 +312,12 @@ class MinMinOptimizer:
 
     def _batches(self, samples: WorkingSet, generator: torch.Generator | None) -> Iterator[list[int]]:
         count = len(samples)
-        order = list(range(count)) if generator is None else torch.randperm(count, generator=generator).tolist()
+        # Without a need for chance, samples of like shape go together, so that little is padded.
+        order = (
+            torch.randperm(count, generator=generator).tolist()
+            if generator is not None
+            else sorted(range(count), key=lambda i: samples.samples[i].image_model.shape)
+        )
         size = self.settings.batch_size
         return (order[i : i + size] for i in range(0, count, size))
 

@@ -83,7 +83,7 @@ class WorkingSet:
 
     Args:
         samples: at least one; all 2D or all 3D, with distinct ids, and either all or none with a target.
-        padded_shape: shape of batches, at least that of the largest sample; None takes the smallest that fits.
+        padded_shape: shape of all batches; None pads each batch as little as its samples and :data:`PAD_MULTIPLE` allow.
 
     Raises:
         UsageError: the samples do not belong together.
@@ -103,11 +103,12 @@ class WorkingSet:
             raise UsageError(f"{len(unlabeled)} of {len(ordered)} samples have no label, the first of them {unlabeled[0]!r}; label all of them or none")
         self.samples = ordered
         self.spatial_dims = dims.pop()
-        longest = np.max([sample.image_model.shape for sample in ordered], axis=0)
-        smallest = tuple(int(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE) for n in longest)
+        smallest = _common_shape([sample.image_model.shape for sample in ordered])
+        longest = tuple(max(lengths) for lengths in zip(*(sample.image_model.shape for sample in ordered), strict=True))
+        if padded_shape is not None and any(n > m for n, m in zip(longest, padded_shape, strict=True)):
+            raise UsageError(f"the largest sample is {longest}, more than the padded shape {padded_shape}")
         self.padded_shape = padded_shape or smallest
-        if any(n > m for n, m in zip(longest, self.padded_shape, strict=True)):
-            raise UsageError(f"the largest sample is {tuple(longest.tolist())}, more than the padded shape {self.padded_shape}")
+        self._fixed = padded_shape is not None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -147,15 +148,21 @@ class WorkingSet:
         )
 
     def pad(self, maps: Sequence[NDArray[np.generic]]) -> Tensor:
-        """Stack maps of different shapes into ``(batch, 1, *padded_shape)``, zeros behind each."""
-        result = np.zeros((len(maps), 1, *self.padded_shape), dtype=maps[0].dtype)
+        """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one was given, else as small as can be."""
+        shape = self.padded_shape if self._fixed else _common_shape([values.shape for values in maps])
+        result = np.zeros((len(maps), 1, *shape), dtype=maps[0].dtype)
         for row, values in zip(result, maps, strict=True):
             region = tuple(slice(0, n) for n in values.shape)
             row[0][region] = values
         return torch.from_numpy(result)
 
     def crop(self, values: Tensor, index: int) -> NDArray[np.generic]:
-        """Cut one sample's map out of a padded ``(1, *padded_shape)`` one."""
+        """Cut one sample's map out of a padded ``(1, *spatial)`` one."""
         region = tuple(slice(0, n) for n in self.samples[index].image_model.shape)
         result: NDArray[np.generic] = values[0][region].cpu().numpy()
         return result
+
+
+def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
+    return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))

@@ -68,6 +68,14 @@ def test_crop_undoes_pad() -> None:
     assert np.array_equal(working.crop(padded[0], 0), values)
 
 
+def test_a_batch_is_padded_as_little_as_its_samples_allow() -> None:
+    working = WorkingSet([_sample("a", (5, 9)), _sample("b", (17, 4))])
+    assert working.padded_shape == (24, 16)
+    assert working.batch([0], CPU).images.shape == (1, 1, 8, 16)
+    assert working.batch([0, 1], CPU).images.shape == (2, 1, 24, 16)
+    assert WorkingSet(working.samples, (32, 32)).batch([0], CPU).images.shape == (1, 1, 32, 32)
+
+
 def test_padded_shape_can_be_given() -> None:
     samples = [_sample("a", (5, 9))]
     assert WorkingSet(samples, (16, 16)).batch([0], CPU).images.shape == (1, 1, 16, 16)

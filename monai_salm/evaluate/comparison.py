@@ -17,7 +17,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
 from monai_salm.pipeline.protect import find_labels
-from monai_salm.pipeline.search import check_network, load_working_samples, pick_device, seeded_network, task_of
+from monai_salm.pipeline.search import VOLUME_BATCH, check_network, load_working_samples, pick_device, seeded_network, task_of
 from monai_salm.pipeline.working import label_map_values
 from monai_salm.samples import WorkingSample, WorkingSet
 
@@ -31,7 +31,7 @@ class EvaluateOptions:
         test_labels: labels of the test images; None takes ``labels``.
         victims: names of networks, separated by commas; empty takes a small one.
         seeds: trainings per network and folder, with seeds 0, 1, ...
-        epochs: of each training.
+        epochs: of each training; more where they make fewer than 300 steps.
         window, modality, sample, working_size, device: as in ``ProtectOptions``.
     """
 
@@ -167,13 +167,15 @@ def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, opti
     task = task_of(sets["clean"], plans["clean"], options.task)
     device = pick_device(options.device)
     default = "small-unet" if options.task == "segmentation" else "small-resnet"
+    recipe = replace(VictimRecipe(), epochs=options.epochs)
+    if sets["clean"].spatial_dims == 3:
+        recipe = replace(recipe, batch_size=VOLUME_BATCH)
     results = []
     for victim in [name.strip() for name in (options.victims or default).split(",")]:
         for seed in range(options.seeds):
             for folder in folders:
                 network = seeded_network(victim, sets["clean"].spatial_dims, task.outputs, seed)
                 check_network(network, victim, task, sets["clean"].padded_shape)
-                recipe = replace(VictimRecipe(), epochs=options.epochs)
                 scores = train_victim(
                     network, task, sets[folder], sets["test"], recipe,
                     seed=seed, device=device, description=f"{victim} on {folder}, seed {seed}", show_progress=show_progress,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +20,15 @@ class VictimRecipe:
     """How a victim is trained: Adam with a cosine schedule and the augmentation of the consumer.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; more where they make fewer steps than ``least_steps``.
+        least_steps: optimizer steps at least, since a victim that was not trained proves nothing.
         batch_size: images per step.
         learning_rate: at the start.
         augmentation: applied to every training image.
     """
 
     epochs: int = 20
+    least_steps: int = 300
     batch_size: int = 32
     learning_rate: float = 2e-3
     augmentation: ConsumerAugmentation = ConsumerAugmentation(identity=0.0)
@@ -60,12 +63,13 @@ def train_victim(
     """
     generator = torch.Generator().manual_seed(seed)
     network.to(device)
+    epochs = max(recipe.epochs, math.ceil(recipe.least_steps / math.ceil(len(train) / recipe.batch_size)))
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     main = "dice" if isinstance(task, SegmentationTask) else "balanced_accuracy"
     scores: dict[str, float] = {}
     peak = float("-inf")
-    for _ in tqdm(range(recipe.epochs), desc=description, unit="epoch", disable=not show_progress):
+    for _ in tqdm(range(epochs), desc=description, unit="epoch", disable=not show_progress):
         network.train()
         order = torch.randperm(len(train), generator=generator).tolist()
         for start in range(0, len(train), recipe.batch_size):

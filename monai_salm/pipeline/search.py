@@ -81,7 +81,8 @@ def _search_noise(
     """Run the optimizer, saving its state after each round and the surrogate at the end."""
     digest = plan.digest()
     label_values = label_map_values(plan.samples)
-    working = WorkingSet(list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)))
+    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress))
+    working = WorkingSet(_of_one_kind(loaded, plan))
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
     checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
     state = load_search(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
@@ -93,6 +94,22 @@ def _search_noise(
         temporary.write_bytes(surrogate_bytes(optimizer.network, card))
     checkpoint.unlink(missing_ok=True)
     return SearchSummary(state.round, state.passes, tuple(log.error for log in state.history))
+
+
+def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> list[WorkingSample]:
+    """Keep slices or volumes, whichever are more: one network cannot see both. The others move to the plan's refused files."""
+    volumes = {sample.sample_id for sample in samples if sample.image_model.ndim == 3}
+    if not 0 < len(volumes) < len(samples):
+        return samples
+    keep_volumes = len(volumes) * 2 >= len(samples)
+    kept = [sample for sample in samples if (sample.sample_id in volumes) == keep_volumes]
+    names = {sample.sample_id for sample in kept}
+    reason = "a single slice among volumes" if keep_volumes else "a volume among single slices"
+    for sample in plan.samples:
+        if sample.sample_id not in names:
+            plan.refused.update({file.path: f"{reason}, which one search cannot see both; protect it in a run of its own" for file in sample.files})
+    plan.samples = [sample for sample in plan.samples if sample.sample_id in names]
+    return kept
 
 
 def load_working_samples(
