@@ -104,13 +104,20 @@ def ct_contrast() -> str:
         return ""
     runs = [row for row in found if row["what"] == "protect"]
     kinds = {row["what"]: row for row in found}
+    referee = kinds["dciodvfy"].get("with_new_errors")
+    pixels = kinds["dcmicmp"]
     body = [
-        ["fates of the 100 files", fates(runs[0]["counts"])], ["seconds, first and second run", f"{runs[0]['seconds']}, {runs[1]['seconds']}"],
-        ["peak memory, GiB", runs[0]["peak_gib"]], ["lowest PSNR, dB", runs[0]["lowest_psnr"]], ["second run byte-identical", kinds["repeat"]["byte_identical"]],
-        ["verify", fates(kinds["verify"]["counts"])], ["files with new dciodvfy errors", len(kinds["dciodvfy"].get("with_new_errors", [])) if "files" in kinds["dciodvfy"] else "not run"],
-        ["dcmicmp at the limit, exit code: files", kinds["dcmicmp"].get("exit_codes_at_steps", "not run")],
-        ["dcmicmp one below the limit, exit code: files", kinds["dcmicmp"].get("exit_codes_one_below", "not run")],
-    ]  # fmt: skip
+        ["fates of the 100 files", fates(runs[0]["counts"])],
+        ["seconds, first and second run", f"{runs[0]['seconds']}, {runs[1]['seconds']}"],
+        ["rounds, passes per image", f"{runs[0]['rounds']}, {runs[0]['passes_per_sample']}"],
+        ["peak memory, GiB", runs[0]["peak_gib"]],
+        ["lowest PSNR, dB", runs[0]["lowest_psnr"]],
+        ["second run byte-identical", kinds["repeat"]["byte_identical"]],
+        ["verify", fates(kinds["verify"]["counts"])],
+        ["files with new dciodvfy errors", "not run" if referee is None else len(referee)],
+        ["dcmicmp at the limit, exit code: files", pixels.get("exit_codes_at_steps", "not run")],
+        ["dcmicmp one below the limit, exit code: files", pixels.get("exit_codes_one_below", "not run")],
+    ]
     text = "\n## Real CT slices, DICOM 512 x 512, epsilon 8/255 of the soft-tissue window (12 HU)\n\n" + table([["", ""], *body])
     if "summary" in kinds:
         summary = kinds["summary"]

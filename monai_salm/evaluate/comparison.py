@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -125,7 +125,15 @@ def _cell(value: float | None, spread: float | None) -> str:
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
 
 
-def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, options: EvaluateOptions, *, show_progress: bool = False) -> EvaluateReport:
+def evaluate(
+    clean: Path,
+    protected: Path | Mapping[str, Path],
+    test: Path,
+    options: EvaluateOptions,
+    *,
+    show_progress: bool = False,
+    after_training: Callable[[VictimResult], None] | None = None,
+) -> EvaluateReport:
     """Train each victim on the clean and on the protected files and score all on the clean test files.
 
     Only images that are in all folders are used, so that all learn from the same pictures. Windows are taken from each folder's own files, since a
@@ -137,6 +145,7 @@ def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, opti
         test: folder of clean images that no victim trains on.
         options: see :class:`EvaluateOptions`.
         show_progress: progress bars on standard error.
+        after_training: called with the scores of each victim as soon as they are known.
 
     Raises:
         UsageError: labels or folders do not fit each other.
@@ -181,6 +190,8 @@ def evaluate(clean: Path, protected: Path | Mapping[str, Path], test: Path, opti
                     seed=seed, device=device, description=f"{victim} on {folder}, seed {seed}", show_progress=show_progress,
                 )  # fmt: skip
                 results.append(VictimResult(victim, folder, seed, scores))
+                if after_training is not None:
+                    after_training(results[-1])
     chance = None if options.task == "segmentation" else 0.5 if labels.multi_label else 1 / task.outputs
     return EvaluateReport(results, {name: len(working) for name, working in sets.items()}, chance)
 
