@@ -6,6 +6,7 @@ Chooses nothing: all settings are the defaults of ``monai-salm protect``. Victim
 
 from __future__ import annotations
 
+import argparse
 import csv
 import time
 from pathlib import Path
@@ -25,25 +26,13 @@ def main() -> None:
     arguments.add_argument("--epsilon", default="8/255")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--epochs", type=int, default=20)
+    arguments.add_argument("--skip-protect", action="store_true", help="train other victims on an earlier run's files, and add to its rows")
     given = arguments.parse_args()
-    rows = Rows(given.results / "pneumonia.jsonl")
-    images = np.load(given.data / "pneumoniamnist.npz")
-    labels = {split: write_split(given.work / split, images[f"{split}_images"], images[f"{split}_labels"].ravel()) for split in ("train", "test")}
-    folders: dict[str, Path] = {}
-    for method in given.methods.split(","):
-        folders[method] = given.work / f"protected_{method}"
-        remove_run(folders[method])
-        result, seconds, memory = salm(
-            "protect", given.work / "train", folders[method], "--labels", labels["train"], "--method", method, "--epsilon", given.epsilon
-        )
-        verdict, _, _ = salm("verify", given.work / "train", folders[method], "--epsilon", given.epsilon)
-        shares = [file["changed_fraction"] for file in verdict["files"]]
-        psnr = [file["psnr"] for file in verdict["files"]]
-        rows.add(
-            what="protect", method=method, epsilon=given.epsilon, counts=result["counts"], verified=verdict["counts"], seconds=round(seconds),
-            peak_gib=round(memory, 2), rounds=result["rounds"], passes_per_sample=round(result["passes_per_sample"], 1),
-            lowest_psnr=round(min(psnr), 2), mean_psnr=round(sum(psnr) / len(psnr), 2), mean_changed_fraction=round(sum(shares) / len(shares), 3),
-        )  # fmt: skip
+    rows = Rows(given.results / "pneumonia.jsonl", keep=given.skip_protect)
+    folders = {method: given.work / f"protected_{method}" for method in given.methods.split(",")}
+    labels = {split: given.work / f"{split}_labels.csv" for split in ("train", "test")}
+    if not given.skip_protect:
+        protect(given, rows, folders)
     began = time.monotonic()
     options = EvaluateOptions(labels=labels["train"], test_labels=labels["test"], victims=given.victims, seeds=given.seeds, epochs=given.epochs)
     report = evaluate(
@@ -52,6 +41,23 @@ def main() -> None:
     )  # fmt: skip
     rows.add(what="summary", seconds=round(time.monotonic() - began), counts=report.counts, summary=report.summary())
     print(report.table())
+
+
+def protect(given: argparse.Namespace, rows: Rows, folders: dict[str, Path]) -> None:
+    """Write the images as DICOM files, protect them by each method, and check the results."""
+    images = np.load(given.data / "pneumoniamnist.npz")
+    labels = {split: write_split(given.work / split, images[f"{split}_images"], images[f"{split}_labels"].ravel()) for split in ("train", "test")}
+    for method, folder in folders.items():
+        remove_run(folder)
+        result, seconds, memory = salm("protect", given.work / "train", folder, "--labels", labels["train"], "--method", method, "--epsilon", given.epsilon)
+        verdict, _, _ = salm("verify", given.work / "train", folder, "--epsilon", given.epsilon)
+        shares = [file["changed_fraction"] for file in verdict["files"]]
+        psnr = [file["psnr"] for file in verdict["files"]]
+        rows.add(
+            what="protect", method=method, epsilon=given.epsilon, counts=result["counts"], verified=verdict["counts"], seconds=round(seconds),
+            peak_gib=round(memory, 2), rounds=result["rounds"], passes_per_sample=round(result["passes_per_sample"], 1),
+            lowest_psnr=round(min(psnr), 2), mean_psnr=round(sum(psnr) / len(psnr), 2), mean_changed_fraction=round(sum(shares) / len(shares), 3),
+        )  # fmt: skip
 
 
 def write_split(folder: Path, images: np.ndarray, labels: np.ndarray) -> Path:
