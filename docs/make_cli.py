@@ -21,8 +21,9 @@ were refused or failed (they are listed), 4 verification found a mismatch.
 def page() -> str:
     """Give the text of the page."""
     parts = [HEAD]
+    parent = click.Context(cli, info_name="monai-salm", **cli.context_settings)
     for name, command in sorted(cli.commands.items()):
-        context = click.Context(command, info_name=f"monai-salm {name}", terminal_width=100, max_content_width=100)
+        context = click.Context(command, parent=parent, info_name=name, terminal_width=100, max_content_width=100)
         parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 

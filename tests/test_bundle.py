@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_salm.bundle import NoiseTrainer, check_overrides
@@ -33,7 +35,9 @@ def _run(config: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("fire")
     options = [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file", str(CONFIGS / config), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BUNDLE)
+    # Sums come out the same on the same number of threads.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BUNDLE, env=environment)
 
 
 def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: Path, tmp_path: Path) -> None:
