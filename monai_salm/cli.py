@@ -234,11 +234,15 @@ def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet:
 
 @cli.command()
 @click.argument("output", metavar="[OUTPUT]", type=_FILE, default=Path("monai-salm-demo"))
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads; one is fastest for networks this small.")
 @click.option("--quiet", is_flag=True, help="No progress bars, only the story.")
-def demo(output: Path, quiet: bool) -> int:
+def demo(output: Path, threads: int, quiet: bool) -> int:
     """Protect a real brain that comes with an installed package, verify it, and train on it: the main job in a few minutes, offline."""
+    import torch
+
     from monai_salm.demo import run_demo
 
+    torch.set_num_threads(threads)  # two on a busy machine wait for each other
     run_demo(output, echo=click.echo, show_progress=not quiet)
     return 0
 
