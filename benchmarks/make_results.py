@@ -9,6 +9,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
+NOTABLE_DICE = 0.1
+"""A smaller loss of a victim's Dice is called what it is: no protection."""
+
 HEAD = """# Results
 
 Made by `python benchmarks/make_results.py` from the rows in `benchmarks/results`, which the scripts beside it write. Victims train on the files that
@@ -95,6 +98,9 @@ def hippocampus() -> str:
             body = [[row["victim"], row["trained_on"], *(cell(row, n) for n in ("dice", "dice_1", "dice_2", "peak"))] for row in summary["summary"]]
             text += f"\nVictims with flips and shifts, {fates(summary['counts'])} volumes:\n\n"
             text += table([["victim", "trained on", "mean Dice", "anterior", "posterior", "peak"], *body])
+            dice = {row["trained_on"]: row["dice"] for row in summary["summary"]}
+            if dice["clean"] - dice["protected"] < NOTABLE_DICE:
+                text += f"\n**Not protected:** the victim loses {dice['clean'] - dice['protected']:.3f} Dice, less than {NOTABLE_DICE}.\n"
             text += "\n" + made_by(found, "hippocampus.py", summary["summary"][0]["seeds"])
     return text
 
