@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from monai_salm.errors import SalmError
 
@@ -87,8 +86,3 @@ class Manifest:
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:
     """Give how many files met each fate."""
     return {status: sum(fate.status == status for fate in fates.values()) for status in FATES}
-
-
-def fate_record(fate: FileFate) -> dict[str, Any]:
-    """Give a fate as plain types."""
-    return asdict(fate)

@@ -85,7 +85,7 @@ def measure_change(before: NDArray[Any], after: NDArray[Any], budget: FileBudget
 
 
 def describe_bound(budget: FileBudget) -> str:
-    """Give the sentence that a protected file carries, with the bound that :func:`stated_bound` reads back."""
+    """Give the sentence that a protected file carries, with the bound that ``verify`` reads back."""
     return f"bounded additive noise, at most {budget.epsilon_stored:.12g} stored units ({budget.epsilon_real:.6g} real units); not for diagnosis"
 
 
