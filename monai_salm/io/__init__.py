@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom, nifti
 from monai_salm.io.base import (
     Derivation,
+    Document,
     FormatModule,
     HeaderChange,
     ImageHeader,
@@ -19,19 +21,32 @@ from monai_salm.io.base import (
 
 __all__ = [
     "Derivation",
+    "Document",
     "HeaderChange",
     "ImageHeader",
     "SourceImage",
     "StoredArray",
     "atomic_target",
     "compare_headers",
+    "identify",
+    "read_back",
     "read_header",
     "read_label_map",
     "read_source",
+    "write_document",
     "write_like",
 ]
 
 _FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti}
+
+
+def identify(path: Path) -> ImageHeader | Document:
+    """Say what a file is, without reading its pixels: a picture with its header, or a document that may go out as it is.
+
+    Raises:
+        RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message says why.
+    """
+    return _format_of(path).identify(path)
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -40,7 +55,10 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         RefusedError: the file is no picture that can be protected faithfully; the message says why.
     """
-    return _format_of(path).read_header(path)
+    found = identify(path)
+    if isinstance(found, Document):
+        raise RefusedError(f"not a picture ({found.kind})")
+    return found
 
 
 def read_source(path: Path) -> SourceImage:
@@ -76,6 +94,27 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         RefusedError: the values do not fit the file.
     """
     _FORMATS[source.header.format].write_like(source, stored, target, derivation)
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what :func:`write_like` wrote for a source.
+
+    Raises:
+        RefusedError: the written file is no picture that can be read.
+    """
+    return _FORMATS[source.header.format].read_back(source, written)
+
+
+def write_document(document: Document, target: Path, derivation: Derivation) -> None:
+    """Write a document at ``target``: byte for byte, but for references to pictures that changed.
+
+    Raises:
+        RefusedError: its references cannot be renewed.
+    """
+    if document.format == "other":
+        shutil.copyfile(document.path, target)
+    else:
+        _FORMATS[document.format].write_document(document.path, target, derivation)
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:

@@ -4,10 +4,12 @@
 Contract of a format module (``dicom``, ``nifti``), held by ``tests/io/test_contract.py``:
 
 * ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
-* ``read_header(path)`` reads what scanning and planning need, without the pixels;
-* ``read_source(path)`` reads the values exactly as they are stored, in the file's own axis order;
+* ``identify(path)`` reads what scanning and planning need, without the pixels: the header of a picture, or what is known of a document;
+* ``read_source(path)`` reads a picture's values exactly as they are stored: first the axes that noise lies on, then those that share it;
 * ``write_like(source, stored, target, derivation)`` writes a file that differs from the source only in those values
   and, where the format has identities, in the attributes that a derived image must change;
+* ``read_back(source, written)`` reads what ``write_like`` wrote, also where the file is only half of a pair whose other half lies beside the source;
+* ``write_document(path, target, derivation)`` writes a document, in which only references to changed pictures may differ;
 * ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed.
 
 What a module cannot do faithfully it refuses with :class:`~monai_salm.errors.RefusedError`. This package knows
@@ -28,6 +30,9 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 
+Format = Literal["dicom", "nifti", "itk", "raster", "other"]
+"""Names of the modules that read a format; ``other`` is a document that none reads."""
+
 StoredArray = NDArray[Any]
 """Values as the file holds them: integers, or the floats of a float NIfTI file."""
 
@@ -39,7 +44,11 @@ class ImageHeader:
     Args:
         path: the file.
         format: the module that reads it.
-        shape: stored axis order: ``(rows, columns)`` for a DICOM instance, ``(i, j, k)`` for NIfTI.
+        shape: of the grid that noise lies on: ``(rows, columns)``, or ``(frames or tiles, rows, columns)`` of a stack, for DICOM; ``(i, j, k)`` for NIfTI.
+        trailing: axes of the stored values behind those of ``shape``, which share one noise: the samples of a color, the points of a time series.
+        stacked: whether the first axis of ``shape`` counts pictures of their own, each with its own anatomy and its own rescaling.
+        regions: parts of a frame that hold the image where the rest is text and graphics: (first row, row behind the last, first column, column
+            behind the last); empty where the file does not say. Of SequenceOfUltrasoundRegions (PS3.3 C.8.5.5).
         dtype: type of the stored values, in native byte order.
         modality: DICOM Modality code (PS3.3 C.7.3.1.1.1), empty where the file does not say.
         identifiers: those of ``SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID, FrameOfReferenceUID, PatientID,
@@ -50,12 +59,18 @@ class ImageHeader:
         window_real: (low, high) of the file's first VOI window in real units; None without one.
         derivation: what the file says of how it was made (DerivationDescription, PS3.3 C.7.6.1.1.3); empty where it
             says nothing.
+        output_suffix: suffix of the written file where it has to be another than the source's (a JPEG is written as ``.png``); empty otherwise.
+        notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
+            source that is written native, removed signatures; one sentence each.
     """
 
     path: Path
-    format: Literal["dicom", "nifti"]
+    format: Format
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    trailing: tuple[int, ...] = ()
+    stacked: bool = False
+    regions: tuple[tuple[int, int, int, int], ...] = ()
     modality: str = ""
     identifiers: Mapping[str, str] = field(default_factory=dict)
     slice_position: float | None = None
@@ -63,6 +78,31 @@ class ImageHeader:
     spacing: tuple[float, ...] = ()
     window_real: tuple[float, float] | None = None
     derivation: str = ""
+    output_suffix: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A file that is no picture and may be handed out as it is, but for references to pictures that changed.
+
+    Args:
+        path: the file.
+        format: the module that reads it; ``other`` for text and other files that no module reads.
+        kind: what it is, in words ("RT Dose Storage", "label map", "text").
+        identifiers: as in :class:`ImageHeader`.
+        references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
+        files: paths that a DICOMDIR lists, relative to its folder, with forward slashes.
+        notes: as in :class:`ImageHeader`.
+    """
+
+    path: Path
+    format: Format
+    kind: str
+    identifiers: Mapping[str, str] = field(default_factory=dict)
+    references: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +111,11 @@ class SourceImage:
 
     Args:
         header: see :class:`ImageHeader`.
-        stored: read-only array of ``header.shape`` and ``header.dtype``.
+        stored: read-only array of ``header.shape + header.trailing`` and ``header.dtype``. Color that is stored as luminance and chroma (YBR) is
+            given as its luminance alone, without a trailing axis; RGB has a trailing axis of 3.
         slope: real units per stored unit; never 0.
         intercept: real value of stored 0.
+        frame_rescale: (slope, intercept) of each picture of a stack, where they are not all the same; empty otherwise.
         range_stored: lowest and highest value that the file can hold (BitsStored and signedness, or the dtype).
         padding_stored: inclusive range of values that mean "no image here" and may neither be entered nor left
             (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2); None without one.
@@ -85,10 +127,24 @@ class SourceImage:
     intercept: float = 0.0
     range_stored: tuple[float, float]
     padding_stored: tuple[float, float] | None = None
+    frame_rescale: tuple[tuple[float, float], ...] = ()
+
+    def pictures(self) -> list[SourceImage]:
+        """Give the pictures of a stack, each with its own rescaling, as views; of any other file the image itself."""
+        if not self.header.stacked:
+            return [self]
+        header = replace(self.header, shape=self.header.shape[1:], spacing=self.header.spacing[1:], stacked=False)
+        scales = self.frame_rescale or ((self.slope, self.intercept),) * len(self.stored)
+        return [
+            replace(self, header=header, stored=frame, slope=slope, intercept=intercept, frame_rescale=())
+            for frame, (slope, intercept) in zip(self.stored, scales, strict=True)
+        ]
 
     @property
     def real(self) -> NDArray[np.float64]:
         """Values in real units (HU, SUV, ...), float64, same shape as ``stored``."""
+        if self.frame_rescale:
+            return np.stack([picture.real for picture in self.pictures()])
         return self.stored.astype(np.float64) * self.slope + self.intercept
 
     @property
@@ -109,8 +165,13 @@ class Derivation:
         version: its version.
         description: one sentence for a reader, with the bound that was kept.
         uid_secret: key of the deterministic map from old to new UIDs; None keeps the old UIDs.
-        changed_uids: old SOP and Series Instance UIDs of all images that the same run changes, so that references
-            to them are rewritten too; the file's own are always in the map.
+        changed_uids: old SOP and Series Instance UIDs of all objects that get new ones in the same run, so that references
+            to them are rewritten too; a picture's own are always in the map.
+        image_type: ``derived`` sets value 1 of ImageType (PS3.3 C.7.6.1.1.2), ``keep`` leaves it.
+        provenance: ``full`` writes DerivationDescription, DerivationCodeSequence and ContributingEquipmentSequence; ``minimal`` the description
+            alone; ``none`` nothing that says that the image was changed, ImageType aside.
+        source_reference: add a SourceImageSequence item that names the original; only with full provenance.
+        absent_files: of a DICOMDIR: paths, as in :class:`Document`, whose records are to be taken out.
     """
 
     software: str
@@ -118,6 +179,10 @@ class Derivation:
     description: str
     uid_secret: bytes | None = field(default=None, repr=False)
     changed_uids: frozenset[str] = field(default=frozenset(), repr=False)
+    image_type: Literal["derived", "keep"] = "derived"
+    provenance: Literal["full", "minimal", "none"] = "full"
+    source_reference: bool = True
+    absent_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +208,20 @@ class FormatModule(Protocol):
     def sniff(self, path: Path) -> bool:
         """Say from the content whether a file is of this format."""
 
-    def read_header(self, path: Path) -> ImageHeader:
-        """Read what planning needs."""
+    def identify(self, path: Path) -> ImageHeader | Document:
+        """Read what scanning and planning need."""
 
     def read_source(self, path: Path) -> SourceImage:
         """Read the stored values."""
 
     def write_like(self, source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
         """Write other values into a copy of the source's file."""
+
+    def read_back(self, source: SourceImage, written: Path) -> SourceImage:
+        """Read what was written for a source."""
+
+    def write_document(self, path: Path, target: Path, derivation: Derivation) -> None:
+        """Write a document with its references renewed."""
 
     def compare_headers(self, original: Path, other: Path) -> list[HeaderChange]:
         """List every difference outside the values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +21,7 @@ from nibabel import nifti1, nifti2
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Derivation, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
 
 _GZIP = b"\x1f\x8b\x08"
 _GZIP_HEAD = 10
@@ -70,7 +71,7 @@ def sniff(path: Path) -> bool:
     return _header_size(head) is not None
 
 
-def read_header(path: Path) -> ImageHeader:
+def identify(path: Path) -> ImageHeader | Document:
     """Read what planning needs of a picture, without its voxels.
 
     Raises:
@@ -139,6 +140,18 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         return
     written = b"".join([data[: layout.offset], voxels, data[end:]])
     target.write_bytes(_compressed(written, raw) if raw.startswith(_GZIP) else written)
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what :func:`write_like` wrote."""
+    del source
+    return read_source(written)
+
+
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Copy a document byte for byte: NIfTI refers to nothing."""
+    del derivation
+    shutil.copyfile(path, target)
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:

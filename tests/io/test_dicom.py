@@ -62,7 +62,7 @@ def disallowed(path: Path) -> list[HeaderChange]:
 
 
 def test_header(tmp_path: Path) -> None:
-    header = dicom.read_header(make(tmp_path))
+    header = dicom.identify(make(tmp_path))
     assert header.identifiers == {
         "SOPInstanceUID": SOP_UID,
         "SeriesInstanceUID": SERIES_UID,
@@ -86,18 +86,18 @@ def test_header(tmp_path: Path) -> None:
     ],
 )
 def test_window(extra: dict[str, Any], window: tuple[float, float] | None, tmp_path: Path) -> None:
-    assert dicom.read_header(make(tmp_path, extra)).window_real == window
+    assert dicom.identify(make(tmp_path, extra)).window_real == window
 
 
 def test_position_is_along_the_normal(tmp_path: Path) -> None:
     extra = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [5, 100, 100]}
-    assert dicom.read_header(make(tmp_path, extra)).slice_position == -5
-    assert dicom.read_header(make(tmp_path, {"ImagePositionPatient": None})).slice_position is None
+    assert dicom.identify(make(tmp_path, extra)).slice_position == -5
+    assert dicom.identify(make(tmp_path, {"ImagePositionPatient": None})).slice_position is None
 
 
 def test_patient_in_other_character_set(tmp_path: Path) -> None:
     path = make(tmp_path, {"SpecificCharacterSet": "ISO_IR 192", "PatientID": "Jörg"})
-    assert dicom.read_header(path).identifiers["PatientID"] == "Jörg"
+    assert dicom.identify(path).identifiers["PatientID"] == "Jörg"
 
 
 @SYNTAXES
@@ -117,7 +117,7 @@ def test_attributes_of_a_derived_image(syntax: str, tmp_path: Path) -> None:
     assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109103"
     assert "ContributionDateTime" not in equipment
     assert dataset.file_meta.ImplementationVersionName == "MONAI_SALM"
-    header = dicom.read_header(tmp_path / "out.dcm")
+    header = dicom.identify(tmp_path / "out.dcm")
     assert header.derivation == dataset.DerivationDescription
     tags = [int(element.tag) for element in dataset]
     assert tags == sorted(tags)
@@ -373,7 +373,7 @@ def _sop(uid: str) -> dict[str, Any]:
 )
 def test_refused(extra: dict[str, Any], reason: str, tmp_path: Path) -> None:
     path = make(tmp_path, extra)
-    for read in (dicom.read_header, dicom.read_source):
+    for read in (dicom.identify, dicom.read_source):
         with pytest.raises(RefusedError, match=reason) as caught:
             read(path)
         assert "\n" not in str(caught.value)
@@ -406,7 +406,7 @@ def test_meta_less_file_is_recognized_and_refused(tmp_path: Path) -> None:
     path.write_bytes(content[content.index(b"\x08\0\x08\0CS") :])
     assert dicom.sniff(path)
     with pytest.raises(RefusedError, match="without preamble"):
-        dicom.read_header(path)
+        dicom.identify(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00", b"text " * 99, bytes(200), b"\x5c\1\0\0" + bytes(400)])

@@ -112,7 +112,7 @@ def test_refused(how: dict[str, Any], reason: str, packed: bool, tmp_path: Path)
     content = nifti_bytes(VALUES, **how)
     (tmp_path / "a").write_bytes(gzip_bytes(content) if packed else content)
     assert nifti.sniff(tmp_path / "a")
-    for read in (nifti.read_header, nifti.read_source):
+    for read in (nifti.identify, nifti.read_source):
         with pytest.raises(RefusedError, match=reason) as caught:
             read(tmp_path / "a")
         assert "\n" not in str(caught.value)

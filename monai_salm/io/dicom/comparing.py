@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item
 from monai_salm.io.dicom.files import DicomFile, ascii_values
-from monai_salm.io.dicom.pixels import bytes_after_frame
-from monai_salm.io.dicom.reading import check_picture, read_picture
+from monai_salm.io.dicom.pictures import compare_cells, read_picture
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_valid_uid
 
 _SHORT = 64
@@ -68,30 +65,14 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     Raises:
         RefusedError: one of the files is no picture that can be read.
     """
-    first, _, first_words = read_picture(original)
-    second, source, second_words = read_picture(other)
-    pair = _Pair(first, second, source)
-    changes = [*_compare_frame(pair), *_compare_meta(pair), *_compare(pair, first.elements, second.elements, "")]
-    pixel_format = check_picture(first)
-    if first_words.dtype != second_words.dtype or first_words.shape != second_words.shape:
-        return changes  # BitsAllocated, Rows or Columns differ and are listed.
-    both = (first_words, second_words)
-    high = [words & words.dtype.type(pixel_format.unused_mask) for words in both]
-    extended = pixel_format.signed and all(_is_extended(words, pixel_format.mask) for words in both)
-    if not extended and not np.array_equal(*high):
-        count = int(np.count_nonzero(high[0] != high[1]))
-        changes.append(_change("PixelData (bits above BitsStored)", "", f"{count} differ", allowed=False))
-    ends = [bytes_after_frame(_value(file.find(PIXEL_DATA)), pixel_format) for file in (first, second)]
-    if ends[0] != ends[1]:
-        changes.append(_change("PixelData (bytes after the frame)", *map(_shown_bytes, ends), allowed=False))
-    return changes
-
-
-def _is_extended(words: NDArray[Any], mask: int) -> bool:
-    """Say whether the bits above the value repeat its sign in every word."""
-    sign = words.dtype.type(mask + 1 >> 1)
-    low = words & words.dtype.type(mask)
-    return np.array_equal((low ^ sign) - sign, words)
+    first, second = read_picture(original), read_picture(other)
+    pair = _Pair(first.file, second.file, second.source)
+    return [
+        *_compare_frame(pair),
+        *_compare_meta(pair),
+        *_compare(pair, first.file.elements, second.file.elements, ""),
+        *compare_cells(first, second),
+    ]
 
 
 def _compare_frame(pair: _Pair) -> Iterator[HeaderChange]:
@@ -251,10 +232,6 @@ def _same(before: Element | None, after: Element | None) -> bool:
 def _same_pixels(before: Element | None, after: Element | None) -> bool:
     """Say whether pixel data differ in the values only, which are not compared here."""
     return before is not None and after is not None and (before.vr, before.size) == (after.vr, after.size)
-
-
-def _value(element: Element | None) -> memoryview:
-    return memoryview(b"") if element is None else element.value
 
 
 def _change(name: str, original: str, other: str, *, allowed: bool) -> HeaderChange:

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, decode_bytes
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import ImageHeader, SourceImage
+from monai_salm.io.base import Document, ImageHeader
 from monai_salm.io.dicom.elements import PIXEL_DATA
 from monai_salm.io.dicom.files import (
     NATIVE,
@@ -24,7 +22,7 @@ from monai_salm.io.dicom.files import (
     shown,
     uid_name,
 )
-from monai_salm.io.dicom.pixels import PixelFormat, decode_words, extends_sign, padding_range, values_of_words
+from monai_salm.io.dicom.pixels import PixelFormat
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _IDENTIFIERS = {
@@ -160,48 +158,14 @@ def _shown_values(file: DicomFile, tag: int) -> str:
     return shown("\\".join(file.texts(tag))) or "absent"
 
 
-def read_header(path: Path) -> ImageHeader:
+def identify(path: Path) -> ImageHeader | Document:
     """Read what planning needs of a picture, without its pixels.
 
     Raises:
         RefusedError: the file is no picture that can be protected faithfully.
     """
     file = read_file(path, pixels=False)
-    return _header(path, file, check_picture(file))
-
-
-def read_source(path: Path) -> SourceImage:
-    """Read a picture's stored values: the BitsStored bits of each pixel, sign-extended where they are signed.
-
-    Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
-    """
-    return read_picture(path)[1]
-
-
-def read_picture(path: Path) -> tuple[DicomFile, SourceImage, NDArray[Any]]:
-    """Read a picture with its elements and its raw words, for the writer.
-
-    Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
-    """
-    file = read_file(path, pixels=True)
-    pixel_format = check_picture(file)
-    element = file.find(PIXEL_DATA)
-    words = decode_words(element.value if element is not None else memoryview(b""), pixel_format)
-    extends_sign(words, pixel_format, overlays=has_embedded_overlays(file))
-    stored = values_of_words(words, pixel_format)
-    stored.setflags(write=False)
-    slope, intercept = rescale(file)
-    source = SourceImage(
-        header=_header(path, file, pixel_format),
-        stored=stored,
-        slope=slope,
-        intercept=intercept,
-        range_stored=pixel_format.range_stored,
-        padding_stored=padding_range(file.unsigned(0x00280120), file.unsigned(0x00280121), words, pixel_format),
-    )
-    return file, source, words
+    return picture_header(path, file, check_picture(file))
 
 
 def has_embedded_overlays(file: DicomFile) -> bool:
@@ -209,7 +173,8 @@ def has_embedded_overlays(file: DicomFile) -> bool:
     return any(element.tag >> 24 == 0x60 and element.tag & 0xFFFF == 0x0102 and any(element.value) for element in file.elements)
 
 
-def _header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:
+def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:
+    """Give the header of a picture that ``check_picture`` found to be one."""
     return ImageHeader(
         path=path,
         format="dicom",

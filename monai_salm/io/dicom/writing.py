@@ -11,10 +11,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, SourceImage, StoredArray, check_stored
@@ -30,8 +28,7 @@ from monai_salm.io.dicom.elements import (
     read_elements,
 )
 from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, ascii_values
-from monai_salm.io.dicom.pixels import PixelFormat, encode_words, words_of_values
-from monai_salm.io.dicom.reading import check_picture, has_embedded_overlays, read_picture
+from monai_salm.io.dicom.pictures import PixelReplacement, read_picture, replaced_pixels
 from monai_salm.io.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -59,17 +56,26 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         RefusedError: the values do not fit the file, or the file is no longer what it was.
     """
     check_stored(source, stored, target)
-    file, again, words = read_picture(source.header.path)
-    if not np.array_equal(again.stored, source.stored):
+    picture = read_picture(source.header.path)
+    if not np.array_equal(picture.source.stored, source.stored):
         raise RefusedError("the file changed since it was read; read it again")
-    target.write_bytes(_derived(file, again, stored, words, derivation))
+    target.write_bytes(_derived(picture.file, replaced_pixels(picture, stored), derivation))
 
 
-def _derived(file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation) -> bytes:
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Write an object that is no picture; its references are renewed.
+
+    Raises:
+        RefusedError: always, until it is built.
+    """
+    raise RefusedError("objects that are not pictures are not written yet")
+
+
+def _derived(file: DicomFile, pixels: PixelReplacement, derivation: Derivation) -> bytes:
     """Build the whole file."""
     own = {file.text(tags.SOP_INSTANCE_UID), file.text(tags.SERIES_INSTANCE_UID)} - {""}
     uid_map = UidMap(derivation.uid_secret, frozenset(own), derivation.changed_uids)
-    edits = _edits(file, source, stored, words, derivation)
+    edits = _edits(file, pixels, derivation)
     dataset = b"".join(_rewritten(file.elements, file.encoding, uid_map, edits))
     if file.transfer_syntax == DEFLATED:
         deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -78,14 +84,15 @@ def _derived(file: DicomFile, source: SourceImage, stored: StoredArray, words: N
         after = file.after if file.after.strip(b"\0") else b""
         dataset += after + bytes((len(dataset) + len(after)) % 2)
     preamble = bytes(len(file.preamble)) if bytes(file.preamble[:4]) in _TIFF else file.preamble
-    return b"".join([preamble, PREFIX, _meta(file, uid_map), dataset])
+    return b"".join([preamble, PREFIX, _meta(file, pixels.transfer_syntax, uid_map), dataset])
 
 
-def _meta(file: DicomFile, uid_map: UidMap) -> bytes:
+def _meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap) -> bytes:
     """Write the file meta information: the new instance, and who wrote it (PS3.10 7.1)."""
     sop_uid = file.text(tags.SOP_INSTANCE_UID)
     changes = {
         tags.MEDIA_STORAGE_SOP_INSTANCE_UID: uid_map.new(sop_uid).encode("latin-1"),
+        tags.TRANSFER_SYNTAX_UID: transfer_syntax.encode("ascii"),
         tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID.encode("ascii"),
         tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME.encode("ascii"),
     }
@@ -164,18 +171,15 @@ def _remapped_value(element: Element, uid_map: UidMap) -> Bytes:
     return encode(element.tag, element.vr, value + bytes(len(value) % 2), element.encoding)
 
 
-def _edits(file: DicomFile, source: SourceImage, stored: StoredArray, words: NDArray[Any], derivation: Derivation) -> dict[int, _Edit]:
+def _edits(file: DicomFile, pixels: PixelReplacement, derivation: Derivation) -> dict[int, _Edit]:
     """List the top-level changes of a derived image; ``comparing`` allows these and no others."""
-    pixel_format = check_picture(file)
-    overlays = has_embedded_overlays(file)
-    new_words = words_of_values(np.ascontiguousarray(stored), words, pixel_format, overlays=overlays)
     edits: dict[int, _Edit] = {
-        PIXEL_DATA: lambda element, _: b"" if element is None else _with_pixels(element, new_words, pixel_format),
         tags.IMAGE_TYPE: _image_type,
         tags.DERIVATION_DESCRIPTION: lambda element, encoding: _described(element, encoding, derivation.description),
         tags.DERIVATION_CODE_SEQUENCE: _appended(tags.DERIVATION_CODE_SEQUENCE, _code(*tags.PIXEL_ADDITION)),
         tags.CONTRIBUTING_EQUIPMENT_SEQUENCE: _appended(tags.CONTRIBUTING_EQUIPMENT_SEQUENCE, _equipment(derivation)),
     }
+    edits.update({tag: _constant(encoded) for tag, encoded in pixels.elements.items()})
     sop_class, sop_uid = file.text(tags.SOP_CLASS_UID), file.text(tags.SOP_INSTANCE_UID)
     # A source that kept its UID would refer to itself, and an illegal UID must not be spread.
     if derivation.uid_secret is not None and is_valid_uid(sop_uid):
@@ -184,15 +188,7 @@ def _edits(file: DicomFile, source: SourceImage, stored: StoredArray, words: NDA
     if tags.CONTENT_QUALIFICATION in present:
         edits[tags.CONTENT_QUALIFICATION] = _replaced(tags.CONTENT_QUALIFICATION, "CS", b"RESEARCH")
     edits.update({tag: _constant(b"") for tag in tags.REMOVED & present})
-    for tag, extreme in ((tags.SMALLEST_PIXEL, np.min), (tags.LARGEST_PIXEL, np.max)):
-        if tag in present:
-            edits[tag] = _extreme(tag, file, source, stored, extreme)
     return edits
-
-
-def _with_pixels(element: Element, words: NDArray[Any], pixel_format: PixelFormat) -> Bytes:
-    value = encode_words(words, element.value, pixel_format)
-    return bytes(element.raw[: len(element.raw) - len(value)]) + value
 
 
 def _single(encoded: Bytes, encoding: Encoding) -> Element | None:
@@ -276,22 +272,6 @@ def _equipment(derivation: Derivation) -> Callable[[Encoding], bytes]:
         )
 
     return content
-
-
-def _extreme(tag: int, file: DicomFile, source: SourceImage, stored: StoredArray, extreme: Callable[[Any], Any]) -> _Edit:
-    """Recompute SmallestImagePixelValue or LargestImagePixelValue the way the source did, with or without padding.
-
-    What no 16 bits can hold is removed (VR is US or SS, by PixelRepresentation).
-    """
-    image = ~source.padding
-    old = file.unsigned(tag)
-    whole = old is None or not image.any() or int(extreme(source.stored)) & 0xFFFF == old
-    value = int(extreme(stored if whole else stored[image]))
-    signed = stored.dtype.kind == "i"
-    info = np.iinfo(np.int16 if signed else np.uint16)
-    if not info.min <= value <= info.max:
-        return _constant(b"")
-    return lambda _element, encoding: encode(tag, "SS" if signed else "US", struct.pack(encoding.order + ("h" if signed else "H"), value), encoding)
 
 
 def _ascii(text: str) -> bytes:
