@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every image format must offer: a header, the stored values with the rule to real values, and a faithful write.
 
-Contract of a format module (``dicom``, ``nifti``), held by ``tests/io/test_contract.py``:
+Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
 * ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
 * ``identify(path)`` reads what scanning and planning need, without the pixels: the header of a picture, or what is known of a document;
@@ -60,6 +60,7 @@ class ImageHeader:
         derivation: what the file says of how it was made (DerivationDescription, PS3.3 C.7.6.1.1.3); empty where it
             says nothing.
         output_suffix: suffix of the written file where it has to be another than the source's (a JPEG is written as ``.png``); empty otherwise.
+        references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
         notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
             source that is written native, removed signatures; one sentence each.
     """
@@ -79,6 +80,7 @@ class ImageHeader:
     window_real: tuple[float, float] | None = None
     derivation: str = ""
     output_suffix: str = ""
+    references: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
