@@ -225,6 +225,7 @@ class PerturbationBudget:
         background_real: float | None = None,
         background_spread_real: float = 0.0,
         background_stored: float | None = None,
+        may_be_constant: bool = False,
     ) -> FileBudget:
         """Bind the budget to the stored values of one file.
 
@@ -239,6 +240,7 @@ class PerturbationBudget:
             background_real: value of the air around the anatomy; None where the picture shows none.
             background_spread_real: values farther than this from ``background_real`` are anatomy.
             background_stored: value of an empty background, never entered or left.
+            may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which then stays as it is.
 
         Raises:
             RefusedError: the file cannot carry the noise.
@@ -247,10 +249,12 @@ class PerturbationBudget:
         valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
         if padding_stored is not None:
             valid &= (stored < padding_stored[0]) | (stored > padding_stored[1])
+        if not valid.any() and may_be_constant:
+            valid[:] = True
         if not valid.any():
             raise RefusedError("every value is padding, so there is nothing to protect")
         low, high = float(stored[valid].min()), float(stored[valid].max())
-        if high - low < 4 * quantum:
+        if high - low < 4 * quantum and not may_be_constant:
             raise RefusedError(f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise")
         return FileBudget(
             modality=modality,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
@@ -89,9 +90,15 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
 @click.option("--key-file", type=_FILE, help="Secret that new UIDs are made with; see keygen.")
 @click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are.")
+@click.option("--uids", type=click.Choice(["new", "keep"]), default="new", show_default=True, help="DICOM: new SOP and Series Instance UIDs, or the old ones.")
+@click.option("--image-type", type=click.Choice(["derived", "keep"]), default="derived", show_default=True, help="DICOM: Image Type of changed images.")
+@click.option(
+    "--provenance", type=click.Choice(["full", "minimal", "none"]), default="full", show_default=True, help="DICOM: how much a file says of the change."
+)
+@click.option("--source-reference/--no-source-reference", default=True, show_default=True, help="DICOM: name the original in a changed image.")
 @_output
 def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: bool, **choices: Any) -> int:
-    """Protect the images of INPUT (a folder or a file) and write them to the folder OUTPUT.
+    """Protect the images of INPUT (a folder, a zip, a DICOMDIR or a file) and write them to OUTPUT, a folder, or a zip for a zip.
 
     Example: monai-salm protect EXPORT OUT --labels labels.csv
     """
@@ -100,26 +107,11 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
 
     options = ProtectOptions(**choices)
     if dry_run:
-        inventory, plan, _ = prepare(source, options, show_progress=not quiet)
-        files = {file.path: (sample.sample_id, file.budget) for sample in plan.samples for file in sample.files}
-        files |= {path: files[first] for path, first in plan.copies.items() if first in files}
-        plan.refused |= {path: plan.refused[first] for path, first in plan.copies.items() if first not in files}
-        result: dict[str, Any] = {
-            "input": str(inventory.root),
-            "counts": {"protect": len(files), "refuse": len(plan.refused), "samples": len(plan.samples)},
-            "classes": plan.classes,
-            "files": [
-                {"path": path, "fate": "protect", "reason": "", "sample_id": name, "epsilon_real": budget.epsilon_real, "epsilon_stored": budget.epsilon_stored}
-                for path, (name, budget) in sorted(files.items())
-            ]
-            + [{"path": path, "fate": "refuse", "reason": reason} for path, reason in sorted(plan.refused.items())],
-        }
-        if as_json:
-            _print_json(result)
-        else:
-            click.echo(f"would protect {len(files)} files in {len(plan.samples)} samples, and refuse {len(plan.refused)}; nothing was written")
-            _print_problems([{"path": path, "status": "refused", "reason": reason} for path, reason in sorted(plan.refused.items())])
-        return EXIT_INCOMPLETE if plan.refused else 0
+        with TemporaryDirectory() as spare:
+            inventory, plan, _ = prepare(source, options, Path(spare) / "input", show_progress=not quiet)
+        return _show_plan(plan.preview() | {"input": str(source), "ignored": inventory.ignored}, as_json)
+    if options.uids == "keep":
+        logging.getLogger(__name__).warning("UIDs are kept: an archive that has the originals will ignore the protected files; use this for folders only")
     done = run(source, output, options, show_progress=not quiet)
     result = done.to_json()
     counts = result["counts"]
@@ -132,10 +124,23 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         click.echo(f"private, not to be handed out: {done.work_dir}")
+        _print_notes(result["notes"])
         _print_problems(result["problems"])
-    if not counts["protected"]:
+    if not counts["protected"] and not counts["copied"]:
         return EXIT_FAILED
     return EXIT_INCOMPLETE if result["problems"] else 0
+
+
+def _show_plan(result: dict[str, Any], as_json: bool) -> int:
+    counts = result["counts"]
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(
+            f"would protect {counts['protect']} files in {counts['samples']} samples, copy {counts['copy']} and refuse {counts['refuse']}; nothing was written"
+        )
+        _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
+    return EXIT_INCOMPLETE if counts["refuse"] else 0
 
 
 @cli.command()
@@ -145,18 +150,22 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
     """List what INPUT holds, what would be protected or refused, and why."""
     from monai_salm.pipeline import scan as run
 
-    result = run(source, show_progress=not quiet).to_json()
+    with TemporaryDirectory() as spare:
+        result = run(source, unpack_into=Path(spare) / "input", show_progress=not quiet).to_json() | {"input": str(source)}
     if as_json:
         _print_json(result)
         return 0
     groups: dict[tuple[str, str], int] = {}
     for file in result["files"]:
-        if file["fate"] == "protect":
-            group = (f"{file['format']} {file['modality'] or 'of unknown modality'}", "x".join(map(str, file["shape"])))
+        if file["fate"] != "refuse":
+            kind = f"{file['format']} {file['modality'] or 'of unknown modality'}" if file["fate"] == "protect" else file["reason"]
+            group = (kind, "x".join(map(str, file["shape"])))
             groups[group] = groups.get(group, 0) + 1
     for (kind, shape), number in sorted(groups.items()):
-        click.echo(f"{number} {kind}, {shape}")
-    click.echo(f"{result['counts']['protect']} files can be protected, {result['counts']['refuse']} are refused")
+        click.echo(f"{number} {kind}" + (f", {shape}" if shape else ""))
+    counts = result["counts"]
+    click.echo(f"{counts['protect']} files can be protected, {counts['copy']} are copied, {counts['refuse']} are refused, {counts['ignored']} ignored")
+    _print_notes([file for file in result["files"] if file["notes"]])
     _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
     return 0
 
@@ -168,7 +177,7 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
 @_values
 @_output
 def verify(original: Path, protected: Path, epsilon: str | None, window: str, modality: str, as_json: bool, quiet: bool) -> int:
-    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers."""
+    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references."""
     from monai_salm.budget import Epsilon, parse_window
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
@@ -185,6 +194,8 @@ def verify(original: Path, protected: Path, epsilon: str | None, window: str, mo
         psnr = min((file.psnr for file in report.files if file.psnr is not None), default=None)
         if psnr is not None:
             click.echo(f"largest change {largest:g} stored units, lowest PSNR {psnr:.1f} dB")
+        if result["dangling_references"]:
+            click.echo(f"{result['dangling_references']} references are to objects that were not handed out; --json lists them")
         if result["bound_not_stated"]:
             click.echo(f"{result['bound_not_stated']} files state no bound; give --epsilon to hold them to one")
         _print_problems([{"path": file.path, "status": file.verdict, "reason": "; ".join(file.problems)} for file in report.mismatches])
@@ -249,6 +260,17 @@ def demo(output: Path, threads: int, quiet: bool) -> int:
 
 def _print_json(result: Any) -> None:
     click.echo(json.dumps(result, indent=1, allow_nan=False, default=str))
+
+
+def _print_notes(entries: list[dict[str, Any]]) -> None:
+    """Say each note once, with the number of files that it is of."""
+    files: dict[str, list[str]] = {}
+    for entry in entries:
+        for note in entry["notes"]:
+            files.setdefault(note, []).append(entry["path"])
+    for note, paths in sorted(files.items()):
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        click.echo(f"note: {paths[0]}{more}: {note}")
 
 
 def _print_problems(problems: list[dict[str, Any]]) -> None:

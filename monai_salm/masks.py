@@ -42,6 +42,18 @@ BEYOND_BACKGROUND = 0.02
 BRIGHT_AIR = ("CR", "DX", "MG", "IO", "PX", "RG")
 """Modalities whose files may hold air as the brightest value (MONOCHROME1)."""
 
+SCREEN_MODALITIES = ("US", "IVUS", "OT", "SC", "ES", "XC", "DOC")
+"""Modalities whose pictures may be captured screens, with text and graphics burned in."""
+
+MOST_GRAPHICS = 0.2
+"""Where more of a picture than this is at full scale, that is no text."""
+
+GRAPHICS_EDGE = 2
+"""Pixels around text that belong to its smoothed edges."""
+
+LEAST_LOOP = 4
+"""Frames that tell what stands still from what moves."""
+
 EXACT_BORDER = 0.5
 """A value that fills at least this share of the border is an empty background (zeros), not measured air."""
 
@@ -197,33 +209,84 @@ def _large_components(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return kept
 
 
-def file_anatomy(stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...] = ()) -> NDArray[np.bool_]:
-    """Mark the anatomy of one file's stored values, as :func:`anatomy_mask`, without padding and empty background."""
+def file_anatomy(stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...] = (), *, trailing: int = 0) -> NDArray[np.bool_]:
+    """Mark the anatomy of one picture's stored values, as :func:`anatomy_mask`, without padding and empty background.
+
+    Args:
+        stored: values of the picture.
+        budget: of the picture.
+        spacing: millimeters between samples along the axes of the picture; 1 where not given.
+        trailing: how many axes at the end share one place (colors, points in time): their mean decides.
+    """
+    behind = tuple(range(stored.ndim - trailing, stored.ndim))
+    real = stored.astype(np.float64) * budget.slope + budget.intercept
     inside = anatomy_mask(
-        stored.astype(np.float64) * budget.slope + budget.intercept,
+        real.mean(axis=behind) if behind else real,
         modality=budget.modality,
         background_real=budget.background_real,
         background_spread_real=budget.background_spread_real,
         spacing=spacing,
     )
+    empty = np.zeros(stored.shape, dtype=bool)
     if budget.padding_stored is not None:
-        inside &= (stored < budget.padding_stored[0]) | (stored > budget.padding_stored[1])
+        empty |= (stored >= budget.padding_stored[0]) & (stored <= budget.padding_stored[1])
     if budget.background_stored is not None:
-        inside &= stored != budget.background_stored
-    return inside
+        empty |= stored == budget.background_stored
+    return inside & ~(empty.all(axis=behind) if behind else empty)
+
+
+def graphics_mask(stored: NDArray[Any], budget: FileBudget, *, trailing: int = 0) -> NDArray[np.bool_]:
+    """Mark burned-in text and graphics of screen pictures (ultrasound, secondary capture): pure colors at full scale, and what touches them.
+
+    Args:
+        stored: values of one picture, 2D.
+        budget: of the picture; other modalities than :data:`SCREEN_MODALITIES` have none.
+        trailing: 1 for color.
+    """
+    grid = stored.shape[: stored.ndim - trailing]
+    if budget.modality not in SCREEN_MODALITIES or stored.dtype.kind == "f" or len(grid) != 2:
+        return np.zeros(grid, dtype=bool)
+    full = np.iinfo(stored.dtype).max
+    colors = stored.reshape(*grid, -1)
+    pure = ((colors == 0) | (colors == full)).all(axis=-1) & (colors == full).any(axis=-1)
+    if pure.mean() > MOST_GRAPHICS:
+        return np.zeros(grid, dtype=bool)  # a white page or a saturated picture, not letters on an image
+    marked: NDArray[np.bool_] = ndimage.binary_dilation(pure, iterations=GRAPHICS_EDGE)
+    return marked
+
+
+def static_pixels(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> NDArray[np.bool_]:
+    """Mark what never changes over the frames of an ultrasound loop: text, scales, logos.
+
+    Args:
+        stored: values of all frames, the first axis.
+        modality: DICOM Modality code; of others than ultrasound nothing is marked.
+        trailing: 1 for color.
+
+    Returns:
+        Bool, ``(1, rows, columns)``.
+    """
+    grid = stored.shape[: stored.ndim - trailing]
+    if modality not in ("US", "IVUS") or len(stored) < LEAST_LOOP:
+        return np.zeros((1, *grid[1:]), dtype=bool)
+    same: NDArray[np.bool_] = (stored == stored[:1]).reshape(len(stored), *grid[1:], -1).all(axis=(0, -1))
+    return same[None]
 
 
 def noise_carriers(stored: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark the voxels of the anatomy that can carry noise to a network: inside the intensity window and not saturated.
+    """Mark the values of the anatomy that can carry noise to a network: inside the intensity window and not saturated.
 
     Args:
-        stored: stored values, native grid.
-        budget: of this file.
-        anatomy: of this file, :func:`file_anatomy`.
+        stored: stored values of one picture, native grid, perhaps with trailing axes.
+        budget: of this picture.
+        anatomy: of this picture, :func:`file_anatomy`.
+
+    Returns:
+        Bool, the shape of ``stored``.
     """
     low, high = budget.range_stored
     seen = budget.window.sees(stored.astype(np.float64) * budget.slope + budget.intercept)
-    return anatomy & seen & (stored >= low) & (stored <= high)
+    return anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim)) & seen & (stored >= low) & (stored <= high)
 
 
 def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:

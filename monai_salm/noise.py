@@ -173,26 +173,27 @@ def fingerprint(stored: NDArray[Any]) -> str:
 
 
 def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]) -> NDArray[Any]:
-    """Add noise to the stored values of one file, within its budget; the only place where values change.
+    """Add noise to the stored values of one picture, within its budget; the only place where values change.
 
     Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``, never out of ``budget.range_stored``,
     and never onto or off the padding or the empty background.
 
     Args:
-        stored: values of the file, native grid.
-        noise: steps on the file's part of the working grid, positive where the real value is to rise.
+        stored: values of one picture, native grid, perhaps with trailing axes that share the noise (colors, points in time).
+        noise: steps on the picture's part of the working grid, positive where the real value is to rise.
         levels: the largest step in the unit of ``noise``.
-        budget: of this file.
-        carriers: bool, native grid; see :func:`~monai_salm.masks.noise_carriers`.
+        budget: of this picture.
+        carriers: bool, the shape of ``stored``; see :func:`~monai_salm.masks.noise_carriers`.
 
     Returns:
         Array of the shape and dtype of ``stored``.
     """
-    native = to_native(noise, stored.shape).astype(np.int64)
+    native = to_native(noise, stored.shape[: noise.ndim]).astype(np.int64)
     if levels != budget.steps:
         native = np.sign(native) * (np.abs(native) * budget.steps // levels)
     native = np.clip(native, -budget.steps, budget.steps) * (1 if budget.slope > 0 else -1)
     low, high = budget.range_stored
+    native = np.broadcast_to(native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim)), stored.shape).copy()
     native[~carriers | ~((stored >= low) & (stored <= high))] = 0
     if np.issubdtype(stored.dtype, np.integer):
         changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))

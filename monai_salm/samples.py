@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_salm.budget import FileBudget
+from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.grid import cell_counts, to_working
-from monai_salm.masks import file_anatomy, noise_carriers
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
@@ -56,12 +55,13 @@ class WorkingMaps:
     anatomy_voxels: int
 
     @classmethod
-    def of_file(cls, stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...], shape: tuple[int, ...]) -> WorkingMaps:
+    def of_file(cls, stored: NDArray[Any], canvas: Canvas, shape: tuple[int, ...]) -> WorkingMaps:
         """Bring the stored values of one file, and where they can carry noise, onto a working grid of ``shape``."""
-        anatomy = file_anatomy(stored, budget, spacing)
-        carriers = noise_carriers(stored, budget, anatomy)
-        model = budget.window.to_model(stored.astype(np.float64) * budget.slope + budget.intercept)
-        return cls(to_working(model, shape), cell_counts(carriers, shape), to_working(carriers, shape), int(anatomy.sum()))
+        anatomy = canvas.anatomy(stored)
+        marks = canvas.carriers(stored, anatomy)
+        behind = tuple(range(anatomy.ndim, marks.ndim))
+        share = to_working(marks.mean(axis=behind) if behind else marks, shape)
+        return cls(to_working(canvas.model(stored), shape), cell_counts(np.asarray(marks.any(axis=behind)), shape), share, int(anatomy.sum()))
 
 
 @dataclass

@@ -63,24 +63,24 @@ def test_protect_verify_and_scan(export: Path, tmp_path: Path, run: Run) -> None
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 0 copied, 0 absent, 0 mismatch")
     code, out, _ = run("scan", export)
-    assert (code, out.splitlines()) == (0, ["4 dicom MR, 24x24", "4 files can be protected, 0 are refused"])
+    assert (code, out.splitlines()) == (0, ["4 dicom MR, 24x24", "4 files can be protected, 0 are copied, 0 are refused, 0 ignored"])
 
 
 def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None:
     (export / "copy.dcm").write_bytes((export / "case0" / "image.dcm").read_bytes())
-    (export / "notes.txt").write_text("x")
+    (export / "raw.bin").write_bytes(b"\0x")
     code, out, _ = run("scan", export)
     assert code == 0
-    assert "5 files can be protected, 1 are refused" in out
-    assert "refused: notes.txt: not an image" in out
+    assert "5 files can be protected, 0 are copied, 1 are refused, 0 ignored" in out
+    assert "refused: raw.bin: unknown binary format" in out
     assert "refused: copy.dcm" not in out
 
 
 def test_exit_code_of_a_run_that_is_incomplete(export: Path, tmp_path: Path, run: Run) -> None:
-    (export / "notes.txt").write_text("x")
+    (export / "raw.bin").write_bytes(b"\0x")
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
     assert code == cli.EXIT_INCOMPLETE == 3
-    assert "refused: notes.txt: not an image" in out
+    assert "refused: raw.bin: unknown binary format" in out
 
 
 def test_exit_code_of_a_run_that_protects_nothing(export: Path, tmp_path: Path, run: Run) -> None:
@@ -127,14 +127,14 @@ def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, ru
     code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", "--dry-run", "--json", *SMALL)
     result = json.loads(out)
     assert code == 0
-    assert result["counts"] == {"protect": 5, "refuse": 0, "samples": 4}
+    assert result["counts"] == {"protect": 5, "copy": 0, "refuse": 0, "samples": 4}
     assert {file["path"] for file in result["files"]} == set(tree(export))
     assert all(file["fate"] == "protect" and file["epsilon_stored"] >= 1 for file in result["files"])
-    (export / "notes.txt").write_text("x")
-    before["in/notes.txt"] = b"x"
+    (export / "raw.bin").write_bytes(b"\0x")
+    before["in/raw.bin"] = b"\0x"
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN, "--dry-run")
     assert code == 3
-    assert out.startswith("would protect 5 files in 4 samples, and refuse 1; nothing was written\nrefused: notes.txt: ")
+    assert out.startswith("would protect 5 files in 4 samples, copy 0 and refuse 1; nothing was written\nrefused: raw.bin: ")
     assert tree(tmp_path) == before
 
 
@@ -226,7 +226,7 @@ def test_commands_are_those_of_the_contract() -> None:
 
 
 def test_installed_program(export: Path, tmp_path: Path) -> None:
-    (export / "notes.txt").write_text("x")
+    (export / "raw.bin").write_bytes(b"\0x")
     command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (3, "")

@@ -165,7 +165,7 @@ def evaluate(
     loaded: dict[str, list[WorkingSample]] = {}
     for name, inventory in files.items():
         plans[name] = _plan(inventory, test_labels if name == "test" else labels, options)
-        values = values if values is not None else label_map_values(plans[name].samples)
+        values = values if values is not None else label_map_values(inventory, plans[name].samples)
         loaded[name] = list(load_working_samples(inventory, plans[name], options.working_size, values or None, show_progress=show_progress))
     # An id stays the same wherever a file lies.
     known = {sample.sample_id for sample in plans["clean"].samples} & {sample.sample_id for sample in plans["test"].samples}

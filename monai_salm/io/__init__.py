@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
-from monai_salm.io import dicom, nifti
+from monai_salm.io import dicom, itk, nifti, other, raster
 from monai_salm.io.base import (
     Derivation,
     Document,
@@ -18,26 +18,33 @@ from monai_salm.io.base import (
     StoredArray,
     atomic_target,
 )
+from monai_salm.io.other import is_litter
+from monai_salm.io.second_reader import read_with_simpleitk
+from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
     "Derivation",
     "Document",
     "HeaderChange",
     "ImageHeader",
+    "Segmentation",
     "SourceImage",
     "StoredArray",
     "atomic_target",
     "compare_headers",
     "identify",
+    "is_litter",
     "read_back",
     "read_header",
     "read_label_map",
+    "read_segmentation",
     "read_source",
+    "read_with_simpleitk",
     "write_document",
     "write_like",
 ]
 
-_FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti}
+_FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "itk": itk, "raster": raster}
 
 
 def identify(path: Path) -> ImageHeader | Document:
@@ -46,7 +53,8 @@ def identify(path: Path) -> ImageHeader | Document:
     Raises:
         RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message says why.
     """
-    return _format_of(path).identify(path)
+    module = _format_of(path)
+    return other.identify(path) if module is None else module.identify(path)
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -67,7 +75,10 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file is no picture that can be protected faithfully; the message says why.
     """
-    return _format_of(path).read_source(path)
+    module = _format_of(path)
+    if module is None:
+        raise RefusedError(f"not an image ({other.identify(path).kind})")
+    return module.read_source(path)
 
 
 def read_label_map(path: Path) -> StoredArray:
@@ -117,18 +128,18 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
         _FORMATS[document.format].write_document(document.path, target, derivation)
 
 
-def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
+def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:
     """List every difference of two files outside their pixel values, and whether a derived image may have it.
 
     Raises:
-        RefusedError: one of the files is no picture that can be read.
+        RefusedError: one of the files cannot be read, or no module reads the original.
     """
-    return _format_of(original).compare_headers(original, other)
+    module = _format_of(original)
+    if module is None:
+        raise RefusedError("it is of no format that is read")
+    return module.compare_headers(original, protected)
 
 
-def _format_of(path: Path) -> FormatModule:
-    """Find the module that reads a file."""
-    for module in _FORMATS.values():
-        if module.sniff(path):
-            return module
-    raise RefusedError("not an image: neither DICOM (with or without preamble) nor NIfTI-1/2")
+def _format_of(path: Path) -> FormatModule | None:
+    """Find the module that reads a file, from its content."""
+    return next((module for module in _FORMATS.values() if module.sniff(path)), None)

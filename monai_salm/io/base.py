@@ -60,6 +60,7 @@ class ImageHeader:
         derivation: what the file says of how it was made (DerivationDescription, PS3.3 C.7.6.1.1.3); empty where it
             says nothing.
         output_suffix: suffix of the written file where it has to be another than the source's (a JPEG is written as ``.png``); empty otherwise.
+        output_transfer_syntax: DICOM: how the written file is encoded where that has to be another than the source's; empty otherwise.
         references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
         notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
             source that is written native, removed signatures; one sentence each.
@@ -80,6 +81,7 @@ class ImageHeader:
     window_real: tuple[float, float] | None = None
     derivation: str = ""
     output_suffix: str = ""
+    output_transfer_syntax: str = ""
     references: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -174,6 +176,7 @@ class Derivation:
             alone; ``none`` nothing that says that the image was changed, ImageType aside.
         source_reference: add a SourceImageSequence item that names the original; only with full provenance.
         absent_files: of a DICOMDIR: paths, as in :class:`Document`, whose records are to be taken out.
+        transfer_syntaxes: of a DICOMDIR: old SOP Instance UID -> new transfer syntax UID of each picture that is written in another one.
     """
 
     software: str
@@ -185,6 +188,7 @@ class Derivation:
     provenance: Literal["full", "minimal", "none"] = "full"
     source_reference: bool = True
     absent_files: frozenset[str] = frozenset()
+    transfer_syntaxes: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import ImageHeader, read_header
+from monai_salm.io import Document, ImageHeader, identify, is_litter
+from monai_salm.pipeline.archive import is_archive, unpack
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
@@ -25,13 +30,15 @@ class FileRecord:
 
     Args:
         path: relative to the input, with forward slashes.
-        header: None if the file is refused.
+        header: of a picture; None if the file is none, or is refused.
+        document: what else may be handed out; None if the file is a picture, or is refused.
         reason: why it is refused; empty otherwise.
-        copy_of: path of an earlier file with the same bytes, whose fate it shares; empty otherwise.
+        copy_of: path of an earlier picture with the same bytes, whose fate it shares; empty otherwise.
     """
 
     path: str
     header: ImageHeader | None = None
+    document: Document | None = None
     reason: str = ""
     copy_of: str = ""
 
@@ -43,22 +50,34 @@ class Inventory:
     Args:
         root: folder that the paths are relative to.
         files: one record a file.
+        ignored: paths of files that an operating system left; they are never handed out.
     """
 
     root: Path
     files: list[FileRecord] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
+    def headers(self) -> dict[str, ImageHeader]:
+        """Headers of the pictures, by path."""
+        return {record.path: record.header for record in self.files if record.header is not None}
+
+    @cached_property
     def pictures(self) -> dict[str, ImageHeader]:
-        """Headers of the files that are not refused, by path, without copies."""
-        return {record.path: record.header for record in self.files if record.header is not None and not record.copy_of}
+        """The same without copies."""
+        return {path: header for path, header in self.headers.items() if path not in self.copies}
+
+    @cached_property
+    def documents(self) -> dict[str, Document]:
+        """What is no picture and may be handed out, by path."""
+        return {record.path: record.document for record in self.files if record.document is not None}
 
     @property
     def refused(self) -> dict[str, str]:
         """Reasons of the refused files, by path."""
-        return {record.path: record.reason for record in self.files if record.header is None}
+        return {record.path: record.reason for record in self.files if record.reason}
 
-    @property
+    @cached_property
     def copies(self) -> dict[str, str]:
         """Path of a copy -> path of the file that it is a copy of."""
         return {record.path: record.copy_of for record in self.files if record.copy_of}
@@ -67,48 +86,95 @@ class Inventory:
         """Give the place of a file on disk."""
         return self.root / path
 
+    def output_path(self, path: str) -> str:
+        """Give the path of the protected file, which differs from the source's where the format has to (a JPEG is written as PNG)."""
+        return _renamed(path, self.headers.get(path))
+
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm scan --json`` prints."""
-        files = [
-            {
-                "path": record.path,
-                "fate": "protect",
-                "reason": record.copy_of and f"copy of {record.copy_of}",
-                "format": header.format,
-                "modality": header.modality,
-                "shape": list(header.shape),
-            }
-            if (header := record.header) is not None
-            else {"path": record.path, "fate": "refuse", "reason": record.reason, "format": "", "modality": "", "shape": []}
-            for record in self.files
-        ]
-        counts = {fate: sum(file["fate"] == fate for file in files) for fate in ("protect", "refuse")}
-        return {"input": str(self.root), "counts": counts, "files": files}
+        files = [_entry(record) for record in self.files]
+        counts = {fate: sum(file["fate"] == fate for file in files) for fate in ("protect", "copy", "refuse")}
+        return {"input": str(self.root), "counts": counts | {"ignored": len(self.ignored)}, "files": files, "ignored": self.ignored}
 
 
-def scan(source: Path, *, show_progress: bool = False) -> Inventory:
-    """List a folder or one file; links that lead out of the folder are refused, not followed.
+def _entry(record: FileRecord) -> dict[str, Any]:
+    header, document = record.header, record.document
+    if header is not None:
+        found = {"fate": "protect", "reason": record.copy_of and f"copy of {record.copy_of}", "format": header.format, "modality": header.modality}
+        return {"path": record.path, **found, "shape": [*header.shape, *header.trailing], "notes": list(header.notes)}
+    if document is not None:
+        found = {"fate": "copy", "reason": f"no picture ({document.kind})", "format": document.format, "modality": ""}
+        return {"path": record.path, **found, "shape": [], "notes": list(document.notes)}
+    return {"path": record.path, "fate": "refuse", "reason": record.reason, "format": "", "modality": "", "shape": [], "notes": []}
+
+
+def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool = False) -> Inventory:
+    """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not followed.
+
+    Args:
+        source: what to list.
+        unpack_into: folder that a zip is unpacked into, made anew; it has to stay while the inventory is used.
+        show_progress: progress bars on standard error.
 
     Raises:
-        UsageError: the input does not exist, is of a kind that is not read yet, or holds no file.
+        UsageError: the input does not exist, or holds no file.
     """
     if not source.exists():
-        raise UsageError(f"{source}: no such file or folder; give the folder of the export, or one image file")
-    if source.is_file():
-        if source.suffix.lower() == ".zip":
-            raise UsageError(f"{source}: zip files are not read yet; unpack it and give the folder")
-        if source.name.upper() == "DICOMDIR":
-            raise UsageError(f"{source}: a DICOMDIR is not read yet; give the folder {source.parent} that it lies in")
-        root, paths = source.parent, [source.name]
+        raise UsageError(f"{source}: no such file or folder; give the folder of the export, a zip of it, its DICOMDIR, or one image file")
+    refused: dict[str, str] = {}
+    if source.is_file() and unpack_into is not None and is_archive(source):
+        shutil.rmtree(unpack_into, ignore_errors=True)
+        unpacked = unpack(source, unpack_into, show_progress=show_progress)
+        root, paths, refused = unpacked.folder, sorted(_walk(unpacked.folder)), unpacked.refused
+    elif source.is_file():
+        root, paths = source.parent, _file_set(source)
     else:
         root, paths = source, sorted(_walk(source))
-    if not paths:
-        raise UsageError(f"{source}: the folder is empty; give the folder of the export")
-    inventory = Inventory(root)
+    inventory = Inventory(root, ignored=[path for path in paths if is_litter(path)])
+    paths = [path for path in paths if not is_litter(path)]
+    if not paths and not refused:
+        raise UsageError(f"{source}: there is no file in it; give the folder of the export")
+    inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
     seen: dict[object, dict[str, str]] = {}
     for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
         inventory.files.append(_record(root, path, seen))
+    return _without_collisions(inventory)
+
+
+def _file_set(source: Path) -> list[str]:
+    """Name what belongs to one file: the files that a DICOMDIR lists, the header of a file that holds the values alone; and the file itself."""
+    try:
+        found = identify(source)
+    except (RefusedError, OSError):
+        return [source.name]
+    names = set(found.files) if isinstance(found, Document) else _companions(source) if found.format in ("nifti", "itk") else set()
+    inside = {name for name in names if (source.parent / name).resolve().is_relative_to(source.parent.resolve()) and (source.parent / name).exists()}
+    return sorted(inside | {source.name})
+
+
+def _companions(source: Path) -> set[str]:
+    """Name the header files beside a picture whose values lie in a file of their own."""
+    found = set()
+    for sibling in source.parent.glob(f"{glob.escape(source.name.partition('.')[0])}.*"):
+        with contextlib.suppress(RefusedError, OSError):
+            other = identify(sibling)
+            if isinstance(other, Document) and other.kind.startswith("header of"):
+                found.add(sibling.name)
+    return found
+
+
+def _without_collisions(inventory: Inventory) -> Inventory:
+    """Refuse files that would be written under the name of another."""
+    names = {record.path for record in inventory.files}
+    for number, record in enumerate(inventory.files):
+        target = _renamed(record.path, record.header)
+        if target != record.path and target in names:
+            inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, which is another file; rename one of the two")
     return inventory
+
+
+def _renamed(path: str, header: ImageHeader | None) -> str:
+    return str(PurePosixPath(path).with_suffix(header.output_suffix)) if header is not None and header.output_suffix else path
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -132,11 +198,14 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
     if not absolute.is_file():
         return FileRecord(path, reason="not a regular file")
     try:
-        header = read_header(absolute)
+        found = identify(absolute)
     except RefusedError as refusal:
         return FileRecord(path, reason=str(refusal))
     except OSError as error:
         return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
+    if isinstance(found, Document):
+        return FileRecord(path, document=found)
+    header = found
     # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
     others = seen.setdefault(uid or absolute.stat().st_size, {})

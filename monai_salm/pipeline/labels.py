@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai_salm.errors import UsageError
-from monai_salm.pipeline.inventory import Inventory
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import read_segmentation
+from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory
 
 PATH_COLUMNS = ("path", "file")
 IDENTIFIER_COLUMNS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "AccessionNumber")
+
+SEGMENTATION_KINDS = ("Segmentation Storage", "Label Map Segmentation Storage")
+"""Documents that hold label maps."""
 
 Target = int | list[float] | str
 """A class, a list of findings, or the path of a label map."""
@@ -27,6 +32,7 @@ class LabelAssignment:
         multi_label: True if the targets are findings.
         key: the column that named the files, or ``folder``, or ``label map``.
         unused: rows or label maps that belong to no file of the input.
+        refused: path of a file whose label cannot be used -> reason.
     """
 
     targets: dict[str, Target]
@@ -34,6 +40,7 @@ class LabelAssignment:
     multi_label: bool = False
     key: str = "path"
     unused: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def labels_from_table(table: Path, inventory: Inventory, column: str | None = None) -> LabelAssignment:
@@ -157,3 +164,37 @@ def label_maps(folder: Path, inventory: Inventory) -> LabelAssignment:
     if not targets:
         raise UsageError(f"{folder}: none of its {len(available)} files has the name of a picture of {inventory.root}; label maps are named like their images")
     return LabelAssignment(targets, key="label map", unused=len(available) - len(set(targets.values())))
+
+
+def segmentations_in(inventory: Inventory) -> LabelAssignment:
+    """Take the SEG objects of the input as label maps, one for each series; a slice of a segmented volume that its SEG object does not list is background.
+
+    Targets are paths relative to the input, so that a plan names no place of this machine.
+
+    Raises:
+        UsageError: no SEG object of the input can be used.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for path, header in inventory.headers.items():
+        members[header.identifiers.get("SeriesInstanceUID") or path].append(path)
+    targets: dict[str, Target] = {}
+    refused: dict[str, str] = {}
+    claims: dict[str, str] = {}
+    for seg in (path for path, document in inventory.documents.items() if document.kind in SEGMENTATION_KINDS):
+        try:
+            instances, broken = frozenset(read_segmentation(inventory.absolute(seg)).planes), ""
+        except RefusedError as refusal:
+            instances, broken = inventory.documents[seg].references, f"its segmentation {seg} cannot be used: {refusal}"
+        for paths in members.values():
+            named = [path for path in paths if inventory.headers[path].identifiers.get("SOPInstanceUID") in instances]
+            if not named:
+                continue
+            segmented = paths if inventory.headers[named[0]].modality in SERIES_MODALITIES else named
+            others = {claims.setdefault(path, seg) for path in segmented} - {seg}
+            reason = f"it has the segmentations {min(others)} and {seg}, where 1 can be its label map; leave the others out" if others else broken
+            (refused if reason else targets).update(dict.fromkeys(segmented, reason or seg))
+    targets = {path: seg for path, seg in targets.items() if path not in refused}
+    if not targets:
+        why = next(iter(refused.values()), "there is none that segments one of its pictures")
+        raise UsageError(f"{inventory.root}: no SEG object in it can be used as a label map ({why}); give --labels FOLDER with label maps")
+    return LabelAssignment(targets, key="SEG", refused=refused)

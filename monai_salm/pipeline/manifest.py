@@ -20,7 +20,7 @@ class FileFate:
     Args:
         path: relative to the input and to the output.
         status: one of :data:`FATES`.
-        reason: why it was not protected; empty if it was.
+        reason: why it was not protected; of others what whoever shares the file must know of it, mostly nothing.
         sample_id: sample that it belongs to.
         modality: DICOM Modality code.
         epsilon_real, epsilon_stored: budget in real and in stored units.

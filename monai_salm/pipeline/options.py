@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from monai_salm.budget import Epsilon, IntensityWindow, parse_window
 from monai_salm.errors import UsageError
@@ -36,6 +37,10 @@ class ProtectOptions:
         resume: go on with a stopped run.
         copy_unprotected: copy refused files to the output as they are.
         key_file: secret that new UIDs are made with; None derives one from the seed and the input.
+        uids: ``new`` gives changed DICOM objects new SOP and Series Instance UIDs, ``keep`` keeps the old ones.
+        image_type: ``derived`` marks changed DICOM images as derived, ``keep`` does not.
+        provenance: ``full``, ``minimal`` or ``none``: how much a DICOM image says of the change.
+        source_reference: name the original in a changed DICOM image.
     """
 
     labels: Path | None = None
@@ -58,6 +63,10 @@ class ProtectOptions:
     resume: bool = False
     copy_unprotected: bool = False
     key_file: Path | None = None
+    uids: Literal["new", "keep"] = "new"
+    image_type: Literal["derived", "keep"] = "derived"
+    provenance: Literal["full", "minimal", "none"] = "full"
+    source_reference: bool = True
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "segmentation"):
@@ -66,6 +75,9 @@ class ProtectOptions:
             raise UsageError(f"working size {self.working_size} is too small for a network; give at least 8")
         if self.sample not in ("auto", "instance", "series"):
             raise UsageError(f"sample {self.sample!r} is unknown; give auto, instance or series")
+        for name, known in (("uids", ("new", "keep")), ("image_type", ("derived", "keep")), ("provenance", ("full", "minimal", "none"))):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)!r} is unknown; give {', '.join(known)}")
 
     def parsed_epsilon(self) -> Epsilon:
         """Give the epsilon, or raise UsageError."""

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
+from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import ImageHeader, SourceImage, read_source
-from monai_salm.masks import border_values, find_window
+from monai_salm.masks import Background, border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
 from monai_salm.pipeline.labels import IDENTIFIER_COLUMNS, LabelAssignment, Target
 
-PLAN_FORMAT = "monai_salm.plan/1"
+PLAN_FORMAT = "monai_salm.plan/2"
 
 SAMPLED_VALUES = 2_000_000
 """Values of a series that its window and background are estimated from."""
@@ -30,13 +31,12 @@ SAMPLED_VALUES = 2_000_000
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and its budget."""
+    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these may become."""
 
     path: str
     sha256: str
     fingerprint: str
-    spacing: tuple[float, ...]
-    budget: FileBudget
+    canvas: Canvas
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class ProtectionPlan:
     Args:
         samples: what will be protected, ordered by sample id.
         refused: path -> reason.
+        documents: path of what is no picture and is handed out -> digest of its bytes.
         copies: path of a file -> path of the file with the same bytes whose fate it shares.
         classes: names of classes or findings.
         multi_label: True if targets are findings.
@@ -67,6 +68,7 @@ class ProtectionPlan:
 
     samples: list[SamplePlan]
     refused: dict[str, str]
+    documents: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     multi_label: bool = False
@@ -78,10 +80,7 @@ class ProtectionPlan:
             {
                 "sample_id": sample.sample_id,
                 "target": sample.target,
-                "files": [
-                    {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "spacing": list(f.spacing), "budget": f.budget.to_json()}
-                    for f in sample.files
-                ],
+                "files": [{"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()} for f in sample.files],
             }
             for sample in self.samples
         ]
@@ -92,6 +91,7 @@ class ProtectionPlan:
             "multi_label": self.multi_label,
             "samples": samples,
             "refused": self.refused,
+            "documents": self.documents,
             "copies": self.copies,
         }
 
@@ -103,12 +103,34 @@ class ProtectionPlan:
         samples = [
             SamplePlan(
                 s["sample_id"],
-                tuple(FilePlan(f["path"], f["sha256"], f["fingerprint"], tuple(f["spacing"]), FileBudget.from_json(f["budget"])) for f in s["files"]),
+                tuple(FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"])) for f in s["files"]),
                 s["target"],
             )
             for s in record["samples"]
         ]
-        return cls(samples, dict(record["refused"]), dict(record["copies"]), list(record["classes"]), record["multi_label"], dict(record["settings"]))
+        return cls(
+            samples,
+            dict(record["refused"]),
+            dict(record["documents"]),
+            dict(record["copies"]),
+            list(record["classes"]),
+            record["multi_label"],
+            dict(record["settings"]),
+        )
+
+    def preview(self) -> dict[str, Any]:
+        """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file."""
+        protect = {file.path: (sample.sample_id, file.canvas) for sample in self.samples for file in sample.files}
+        protect |= {path: protect[first] for path, first in self.copies.items() if first in protect}
+        refused = self.refused | {path: self.refused[first] for path, first in self.copies.items() if first not in protect}
+        files: list[dict[str, Any]] = [
+            {"path": path, "fate": "protect", "reason": "", "sample_id": name, "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored}
+            for path, (name, canvas) in sorted(protect.items())
+        ]
+        files += [{"path": path, "fate": "copy", "reason": "no picture"} for path in sorted(self.documents)]
+        files += [{"path": path, "fate": "refuse", "reason": reason} for path, reason in sorted(refused.items())]
+        counts = {"protect": len(protect), "copy": len(self.documents), "refuse": len(refused), "samples": len(self.samples)}
+        return {"counts": counts, "classes": self.classes, "files": files}
 
     def digest(self) -> str:
         """Give the SHA-256 of the plan: two runs with the same digest do the same."""
@@ -147,8 +169,8 @@ def build_plan(
         sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more, else instances.
         show_progress: a progress bar on standard error.
     """
-    plan = ProtectionPlan([], inventory.refused)
-    by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in IDENTIFIER_COLUMNS[1:])
+    plan = ProtectionPlan([], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents})
+    by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG"))
     found: list[SamplePlan] = []
     with tqdm(total=len(inventory.pictures), desc="planning", unit="file", disable=not show_progress) as bar:
         for paths in _volumes(inventory):
@@ -165,10 +187,10 @@ def build_plan(
     return plan
 
 
-def file_budgets(inventory: Inventory, options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
-    """Give the source and the budget of every picture; reasons for those without one go to ``refused``."""
+def file_canvases(inventory: Inventory, options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, Canvas]]:
+    """Give the source and the canvas of every picture; reasons for those without one go to ``refused``."""
     for paths in _volumes(inventory):
-        yield from _budgets(inventory, paths, options, refused)
+        yield from _canvases(inventory, paths, options, refused)
 
 
 def _volumes(inventory: Inventory) -> list[list[str]]:
@@ -186,8 +208,8 @@ def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str,
     return (header.slice_position is None, header.slice_position or 0.0, header.instance_number or 0, uid, path)
 
 
-def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileBudget]]:
-    """Bind the budget of each file of a volume; files are read twice if there are several, so that memory stays flat."""
+def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, Canvas]]:
+    """Bind the budgets of each file of a volume; files are read twice if there are several, so that memory stays flat."""
     readable: dict[str, SourceImage | None] = {}
     values, borders = [], []
     voi: tuple[float, float] | None = None
@@ -199,12 +221,11 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
         except RefusedError as refusal:
             refused[path] = str(refusal)
             continue
-        valid = source.stored[~source.padding]
-        values.append(_every(valid, share).astype(np.float64) * source.slope + source.intercept)
-        edge = border_values(source.stored)
-        if source.padding_stored is not None:
-            edge = edge[(edge < source.padding_stored[0]) | (edge > source.padding_stored[1])]
-        borders.append(_every(edge, share).astype(np.float64) * source.slope + source.intercept)
+        pictures = source.pictures()
+        for picture in pictures:
+            some = max(100, share // len(pictures))
+            values.append(_sampled(picture, picture.stored, some))
+            borders.append(_sampled(picture, border_values(picture.stored), some))
         voi = voi or source.header.window_real
         if tuple(source.range_stored) == (0.0, 255.0):
             ends = [end * source.slope + source.intercept for end in source.range_stored]
@@ -212,7 +233,7 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
         readable[path] = source if len(paths) == 1 else None
     if not readable:
         return
-    modality = inventory.pictures[paths[0]].modality or options.modality
+    modality = _modality(inventory.pictures[paths[0]], options)
     try:
         window, background = find_window(
             modality, np.concatenate(values), np.concatenate(borders), voi_real=voi, full_scale_real=full_scale, window=options.window
@@ -220,26 +241,55 @@ def _budgets(inventory: Inventory, paths: list[str], options: BudgetOptions, ref
     except RefusedError as refusal:
         refused.update({path: str(refusal) for path in readable})
         return
+    budget = PerturbationBudget(options.epsilon, window)
     for path, known in readable.items():
         source = known if known is not None else read_source(inventory.absolute(path))
+        try:
+            yield path, source, _canvas(source, budget, background, modality)
+        except RefusedError as refusal:
+            refused[path] = str(refusal)
+
+
+def _modality(header: ImageHeader, options: BudgetOptions) -> str:
+    """Give the modality of a picture; color and raster pictures that do not say theirs were meant for a screen ("OT")."""
+    return header.modality or options.modality or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
+
+
+def _canvas(source: SourceImage, budget: PerturbationBudget, background: Background | None, modality: str) -> Canvas:
+    """Bind a budget to the values of one file, picture by picture where these are rescaled differently.
+
+    Raises:
+        RefusedError: the file, or one of its pictures, cannot carry the noise.
+    """
+    header = source.header
+    bound = []
+    for part in source.pictures() if source.frame_rescale else [source]:
         exact = None
         if background is not None and background.exact_stored is not None:
-            exact = round((background.exact_stored - source.intercept) / source.slope, 9)
-        try:
-            budget = PerturbationBudget(options.epsilon, window).bind(
-                source.stored,
+            exact = round((background.exact_stored - part.intercept) / part.slope, 9)
+        bound.append(
+            budget.bind(
+                part.stored,
                 modality=modality,
-                slope=source.slope,
-                intercept=source.intercept,
-                padding_stored=source.padding_stored,
+                slope=part.slope,
+                intercept=part.intercept,
+                padding_stored=part.padding_stored,
                 background_real=background.center_real if background else None,
                 background_spread_real=background.spread_real if background else 0.0,
                 background_stored=exact,
+                may_be_constant=bool(source.frame_rescale),
             )
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
-            continue
-        yield path, source, budget
+        )
+    return Canvas(
+        budgets=tuple(bound), spacing=header.spacing, trailing=len(header.trailing), stacked=header.stacked, regions=header.regions
+    )  # fmt: skip
+
+
+def _sampled(picture: SourceImage, stored: NDArray[Any], wanted: int) -> NDArray[np.float64]:
+    """Give about ``wanted`` real values of a picture, without padding."""
+    if picture.padding_stored is not None:
+        stored = stored[(stored < picture.padding_stored[0]) | (stored > picture.padding_stored[1])]
+    return _every(stored, wanted).astype(np.float64) * picture.slope + picture.intercept
 
 
 def _every(values: NDArray[Any], wanted: int) -> NDArray[Any]:
@@ -251,18 +301,18 @@ def _plan_volume(
     inventory: Inventory, paths: list[str], options: BudgetOptions, labels: LabelAssignment | None, by_series: bool, refused: dict[str, str]
 ) -> Iterable[SamplePlan]:
     unlabeled = {
-        path: f"it has no label ({labels.key}); add it to the labels, or leave the file out"
+        path: labels.refused.get(path, f"it has no label ({labels.key}); add it to the labels, or leave the file out")
         for path in paths
         if labels is not None and path not in labels.targets
     }
     labelled = [path for path in paths if path not in unlabeled]
     files: list[tuple[FilePlan, SourceImage]] = []
     # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the same ones.
-    for path, source, budget in _budgets(inventory, paths, options, refused) if labelled else ():
+    for path, source, canvas in _canvases(inventory, paths, options, refused) if labelled else ():
         if path in unlabeled:
             continue
-        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), source.header.spacing, budget)
-        if not by_series or len(labelled) == 1:
+        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), canvas)
+        if not by_series or len(labelled) == 1 or source.header.stacked:
             yield SamplePlan(source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint, (plan,), labels.targets[path] if labels else None)
         else:
             files.append((plan, _without_pixels(source)))

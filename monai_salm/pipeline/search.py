@@ -80,7 +80,7 @@ def _search_noise(
 ) -> SearchSummary:
     """Run the optimizer, saving its state after each round and the surrogate at the end."""
     digest = plan.digest()
-    label_values = label_map_values(plan.samples)
+    label_values = label_map_values(inventory, plan.samples)
     loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress))
     working = WorkingSet(_of_one_kind(loaded, plan))
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)

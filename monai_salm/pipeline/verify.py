@@ -7,18 +7,24 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_salm.budget import Epsilon, FileBudget
+from monai_salm.budget import Epsilon
+from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import SourceImage, compare_headers, read_source
-from monai_salm.masks import file_anatomy
+from monai_salm.io import SourceImage, compare_headers, read_source, read_with_simpleitk
+from monai_salm.pipeline.identities import Found, Identities, absent_files
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
-from monai_salm.pipeline.plan import BudgetOptions, file_budgets
-from monai_salm.pipeline.write import broken_bound, measure_change
+from monai_salm.pipeline.plan import BudgetOptions, file_canvases
+from monai_salm.pipeline.similarity import structural_similarity
+from monai_salm.pipeline.write import broken_bound, measure_changes, whole_change
+
+SECOND_READER = "SimpleITK"
 
 _BOUND = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real units\)")
 
@@ -28,15 +34,19 @@ class FileVerdict:
     """What was found in one pair of files.
 
     Args:
-        path: relative to both folders.
-        verdict: ``protected``, ``copied`` (a refused file, byte for byte), ``absent`` (not handed out) or ``mismatch``.
+        path: of the original, relative to its folder.
+        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (not handed out) or ``mismatch``.
         problems: what is wrong; empty unless ``mismatch``.
         bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
         max_change_stored, max_change_real: largest change.
         changed_fraction: share of the anatomy's voxels that changed.
         changed_outside: voxels that changed outside the anatomy.
         psnr: in model values, dB; None if nothing changed.
+        ssim: structural similarity in model values.
+        second_reader: name and version of the second implementation that read both files; empty where none could.
+        second_max_change_real: largest change that it sees.
         header_changes: attributes that differ as a derived image may.
+        dangling: UIDs of objects that the file refers to and that were in the original folder, but were not handed out.
     """
 
     path: str
@@ -48,7 +58,11 @@ class FileVerdict:
     changed_fraction: float | None = None
     changed_outside: int | None = None
     psnr: float | None = None
+    ssim: float | None = None
+    second_reader: str = ""
+    second_max_change_real: float | None = None
     header_changes: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,17 +83,18 @@ class VerifyReport:
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm verify --json`` prints."""
         counts = {name: sum(file.verdict == name for file in self.files) for name in ("protected", "copied", "absent", "mismatch")}
+        dangling = sum(len(file.dangling) for file in self.files)
         unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
-        return {"counts": counts, "bound_not_stated": unbounded, "files": [asdict(file) for file in self.files]}
+        return {"counts": counts, "bound_not_stated": unbounded, "dangling_references": dangling, "files": [asdict(file) for file in self.files]}
 
 
 def verify(
     original: Path, protected: Path, *, options: BudgetOptions | None = None, check_epsilon: Epsilon | None = None, show_progress: bool = False
 ) -> VerifyReport:
-    """Compare two folders file by file.
+    """Compare two folders, or zips, file by file.
 
     Args:
-        original: folder, or file, that was protected.
+        original: folder, zip or file that was protected.
         protected: what came out.
         options: window and modality, as they were given to ``protect``; they choose the anatomy of files that do not say their modality.
         check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and checks none in NIfTI files.
@@ -90,83 +105,176 @@ def verify(
     """
     if original.resolve() == protected.resolve():
         raise UsageError(f"{original} and {protected} are the same; give the original and the protected folder")
-    options = options or BudgetOptions()
-    before, after = scan(original, show_progress=show_progress), scan(protected, show_progress=show_progress)
-    verdicts: dict[str, FileVerdict] = {}
-    present = {record.path for record in after.files}
-    refused = before.refused
-    # An epsilon too small for a file would refuse it here; the budget's other parts do not depend on it.
-    lenient = replace(options, epsilon=Epsilon(1.0))
-    with tqdm(total=len(before.files), desc="verifying", unit="file", disable=not show_progress) as bar:
-        for path, source, budget in file_budgets(before, lenient, refused):
-            bound = None if check_epsilon is None else check_epsilon.real(budget.window)
-            verdicts[path] = _compare(before, after, path, source, budget, bound) if path in present else FileVerdict(path=path, verdict="absent")
-            bar.update()
-    for path in refused:
-        verdicts[path] = _compare_bytes(before, after, path) if path in present else FileVerdict(path=path, verdict="absent")
-    for path, first in before.copies.items():
-        verdicts[path] = _compare_copy(after, path, verdicts[first]) if path in present else FileVerdict(path=path, verdict="absent")
-    for path in present - verdicts.keys():
-        verdicts[path] = FileVerdict(path=path, verdict="mismatch", problems=["it is not in the original folder"])
-    return VerifyReport([verdicts[path] for path in sorted(verdicts)])
+    with TemporaryDirectory() as spare:
+        before = scan(original, unpack_into=Path(spare) / "original", show_progress=show_progress)
+        after = scan(protected, unpack_into=Path(spare) / "protected", show_progress=show_progress)
+        return _Verification(before, after, options or BudgetOptions(), check_epsilon).run(show_progress=show_progress)
 
 
-def _compare(before: Inventory, after: Inventory, path: str, source: SourceImage, budget: FileBudget, bound_real: float | None) -> FileVerdict:
-    verdict = FileVerdict(path=path, verdict="protected")
-    try:
-        found = read_source(after.absolute(path))
-    except RefusedError as refusal:
-        verdict.verdict, verdict.problems = "mismatch", [f"the protected file cannot be read: {refusal}"]
-        return verdict
-    if found.stored.shape != source.stored.shape or found.stored.dtype != source.stored.dtype:
-        verdict.verdict = "mismatch"
-        verdict.problems = [f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} {source.stored.shape}"]
-        return verdict
-    anatomy = file_anatomy(source.stored, budget, source.header.spacing)
-    change = measure_change(source.stored, found.stored, budget, anatomy)
-    verdict.max_change_stored, verdict.max_change_real = change.max_stored, change.max_real
-    verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
-    verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
-    if change.max_stored == 0:
-        verdict.problems.append("no voxel differs from the original: an unprotected picture")
-    if not np.array_equal(source.padding, found.padding):
-        verdict.problems.append("padding was entered or left")
-    # The last statement is that of the last run; a file may have been protected before.
-    stated = _BOUND.findall(found.header.derivation)
-    if bound_real is not None:
-        verdict.bound = "option"
-        problem = broken_bound(change, _held_to(budget, bound_real, bound_real / abs(budget.slope)))
-    elif stated:
-        verdict.bound = "file"
-        problem = broken_bound(change, _held_to(budget, float(stated[-1][1]), float(stated[-1][0])))
-    else:
-        problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
-    if problem:
-        verdict.problems.append(problem)
-    for difference in compare_headers(before.absolute(path), after.absolute(path)):
-        if difference.allowed:
-            verdict.header_changes.append(difference.name)
+class _Verification:
+    """One comparison of two inventories."""
+
+    def __init__(self, before: Inventory, after: Inventory, options: BudgetOptions, check_epsilon: Epsilon | None) -> None:
+        self.before = before
+        self.after = after
+        # An epsilon too small for a file would refuse it here; the canvas's other parts do not depend on it.
+        self.options = replace(options, epsilon=Epsilon(1.0))
+        self.check_epsilon = check_epsilon
+        self.present = {record.path for record in after.files}
+        originals: dict[str, Found] = {**before.headers, **before.documents}
+        results: dict[str, Found] = {**after.headers, **after.documents}
+        self.pairs = {path: (found, results[before.output_path(path)]) for path, found in originals.items() if before.output_path(path) in results}
+        self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
+
+    def run(self, *, show_progress: bool) -> VerifyReport:
+        """Give the verdict of every file of both."""
+        verdicts: dict[str, FileVerdict] = {}
+        refused = self.before.refused
+        with tqdm(total=len(self.before.pictures), desc="verifying", unit="file", disable=not show_progress) as bar:
+            for path, source, canvas in file_canvases(self.before, self.options, refused):
+                verdicts[path] = self._picture(path, source, canvas) if self._is_present(path) else _absent(path)
+                bar.update()
+        for path in self.before.documents:
+            verdicts[path] = self._document(path) if self._is_present(path) else _absent(path)
+        for path in refused:
+            verdicts[path] = self._refused(path) if self._is_present(path) else _absent(path)
+        for path, first in self.before.copies.items():
+            verdicts[path] = self._copy(path, verdicts[first]) if self._is_present(path) else _absent(path)
+        expected = {self.before.output_path(path) for path in verdicts}
+        for path in self.present - expected:
+            verdicts[path] = FileVerdict(path=path, verdict="mismatch", problems=["it is not in the original folder"])
+        return VerifyReport([verdicts[path] for path in sorted(verdicts)])
+
+    def _is_present(self, path: str) -> bool:
+        return self.before.output_path(path) in self.present
+
+    def _places(self, path: str) -> tuple[Path, Path]:
+        return self.before.absolute(path), self.after.absolute(self.before.output_path(path))
+
+    def _picture(self, path: str, source: SourceImage, canvas: Canvas) -> FileVerdict:
+        verdict = FileVerdict(path=path, verdict="protected")
+        try:
+            found = read_source(self._places(path)[1])
+        except RefusedError as refusal:
+            return replace(verdict, verdict="mismatch", problems=[f"the protected file cannot be read: {refusal}"])
+        if found.stored.shape != source.stored.shape or found.stored.dtype != source.stored.dtype:
+            why = f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} {source.stored.shape}"
+            return replace(verdict, verdict="mismatch", problems=[why])
+        self._measure(verdict, source, found, canvas)
+        if not np.array_equal(source.padding, found.padding):
+            verdict.problems.append("padding was entered or left")
+        self._second_opinion(verdict, source)
+        return self._with_header(verdict)
+
+    def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, canvas: Canvas) -> None:
+        """Measure the change, and hold it to the bound that was asked for, or that the file states."""
+        changes = measure_changes(source.stored, found.stored, canvas, canvas.anatomy(source.stored))
+        change = whole_change(changes)
+        verdict.max_change_stored, verdict.max_change_real = change.max_stored, change.max_real
+        verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
+        verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
+        verdict.ssim = structural_similarity(canvas.model(source.stored), canvas.model(found.stored))
+        if change.max_stored == 0:
+            verdict.problems.append("no voxel differs from the original: an unprotected picture")
+        # The last statement is that of the last run; a file may have been protected before.
+        stated = _BOUND.findall(found.header.derivation)
+        if self.check_epsilon is not None:
+            verdict.bound = "option"
+            real = self.check_epsilon.real(canvas.budgets[0].window)
+            problem = broken_bound(changes, _held_to(canvas, real, None))
+        elif stated:
+            verdict.bound = "file"
+            problem = broken_bound(changes, _held_to(canvas, float(stated[-1][1]), float(stated[-1][0])))
         else:
-            verdict.problems.append(f"{difference.name} is {difference.other or 'absent'}, in the original {difference.original or 'absent'}")
-    if verdict.problems:
-        verdict.verdict = "mismatch"
-    return verdict
+            problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
+        if problem:
+            verdict.problems.append(problem)
+
+    def _second_opinion(self, verdict: FileVerdict, source: SourceImage) -> None:
+        """Let a second implementation read both files, and see whether it finds a larger change, or none."""
+        if source.frame_rescale or verdict.max_change_real is None:
+            return  # SimpleITK rescales all frames as the first
+        rows_first = source.header.format in ("dicom", "raster")
+        first, second = (read_with_simpleitk(place, rows_first=rows_first) for place in self._places(verdict.path))
+        if first is None or second is None or not _agree(first, source):
+            return  # who misreads the original is no judge
+        verdict.second_reader = SECOND_READER
+        if first.shape != second.shape:
+            verdict.problems.append(f"{SECOND_READER} reads shape {second.shape}, of the original {first.shape}")
+            return
+        with np.errstate(invalid="ignore"):
+            largest = float(np.nanmax(np.abs(second - first), initial=0.0))
+        verdict.second_max_change_real = largest
+        # Luminance is converted to colors, each decoder has its own way with lossy frames, and 32-bit floats round.
+        converted = first.shape != source.stored.shape or source.header.output_transfer_syntax
+        allowance = (abs(source.slope) if converted else 0.0) + 1e-6 * float(np.nanmax(np.abs(first), initial=0.0))
+        if largest > verdict.max_change_real * (1 + 1e-6) + allowance:
+            verdict.problems.append(f"{SECOND_READER} finds a change of {largest:g} real units, this package one of {verdict.max_change_real:g}")
+        elif largest == 0 and verdict.max_change_real > 0:
+            verdict.problems.append(f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected picture")
+
+    def _with_header(self, verdict: FileVerdict) -> FileVerdict:
+        """Add what differs outside the values, and what references do not follow."""
+        for difference in compare_headers(*self._places(verdict.path)):
+            if difference.allowed:
+                verdict.header_changes.append(difference.name)
+            else:
+                verdict.problems.append(f"{difference.name} is {difference.other or 'absent'}, in the original {difference.original or 'absent'}")
+        if verdict.path in self.pairs:
+            pair = self.pairs[verdict.path]
+            verdict.problems += self.identities.problems(verdict.path, *pair)
+            verdict.dangling = self.identities.dangling(pair[0])
+            absent = absent_files(verdict.path, *pair, self.present)
+            if absent:
+                verdict.problems.append(f"it lists {len(absent)} files that are not there, the first of them {absent[0]}")
+        return replace(verdict, verdict="mismatch") if verdict.problems else verdict
+
+    def _document(self, path: str) -> FileVerdict:
+        """What is no picture may differ in references only."""
+        verdict = FileVerdict(path=path, verdict="copied")
+        if path in self.pairs and self.before.documents[path].format != "other":
+            return self._with_header(verdict)
+        return self._refused(path)
+
+    def _refused(self, path: str) -> FileVerdict:
+        """A file that cannot be protected may only be there as it was."""
+        before, after = self._places(path)
+        if file_digest(before) == file_digest(after):
+            return FileVerdict(path=path, verdict="copied")
+        return FileVerdict(path=path, verdict="mismatch", problems=["it cannot be protected, so it should be as it was, but its bytes differ"])
+
+    def _copy(self, path: str, first: FileVerdict) -> FileVerdict:
+        """A copy of another original shares its verdict, if it is a copy of its protected file too."""
+        if first.verdict != "absent" and file_digest(self._places(path)[1]) == file_digest(self._places(first.path)[1]):
+            return replace(first, path=path)
+        return FileVerdict(path=path, verdict="mismatch", problems=[f"the original is a copy of {first.path}, but the protected file is not"])
 
 
-def _held_to(budget: FileBudget, epsilon_real: float, epsilon_stored: float) -> FileBudget:
-    """Give a budget of another size; the allowance is for the six digits that a file states it with."""
-    return replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=epsilon_stored * (1 + 1e-9), steps=1)
+def _agree(second: NDArray[np.float64], source: SourceImage) -> bool:
+    """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that cannot be said."""
+    real = source.real
+    if second.shape != real.shape:
+        return True
+    allowance = 1e-6 * float(np.nanmax(np.abs(real), initial=0.0)) + (abs(source.slope) if source.header.output_transfer_syntax else 0.0)
+    total = second + real
+    with np.errstate(invalid="ignore"):
+        return bool(np.nanmax(np.abs(second - real), initial=0.0) <= allowance or np.nanmax(total) - np.nanmin(total) <= allowance)
 
 
-def _compare_bytes(before: Inventory, after: Inventory, path: str) -> FileVerdict:
-    """A file that cannot be protected may only be there as it was."""
-    if file_digest(before.absolute(path)) == file_digest(after.absolute(path)):
-        return FileVerdict(path=path, verdict="copied")
-    return FileVerdict(path=path, verdict="mismatch", problems=["it cannot be protected, so it should be as it was, but its bytes differ"])
+def _absent(path: str) -> FileVerdict:
+    return FileVerdict(path=path, verdict="absent")
 
 
-def _compare_copy(after: Inventory, path: str, first: FileVerdict) -> FileVerdict:
-    """A copy of another original shares its verdict, if it is a copy of its protected file too."""
-    if first.verdict != "absent" and file_digest(after.absolute(path)) == file_digest(after.absolute(first.path)):
-        return replace(first, path=path)
-    return FileVerdict(path=path, verdict="mismatch", problems=[f"the original is a copy of {first.path}, but the protected file is not"])
+def _held_to(canvas: Canvas, epsilon_real: float, epsilon_stored: float | None) -> Canvas:
+    """Give a canvas with budgets of another size; the allowance is for the six digits that a file states it with.
+
+    Args:
+        canvas: of the file.
+        epsilon_real: largest change, real units.
+        epsilon_stored: the same in stored units; None computes it for each picture.
+    """
+    budgets = []
+    for budget in canvas.budgets:
+        stored = epsilon_real / abs(budget.slope) if epsilon_stored is None else epsilon_stored
+        budgets.append(replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=stored * (1 + 1e-9), steps=1))
+    return replace(canvas, budgets=tuple(budgets))

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.budget import FileBudget
+from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.grid import axis_cells, labels_to_working, working_shape
-from monai_salm.io import SourceImage, read_label_map, read_source
-from monai_salm.masks import file_anatomy, noise_carriers
-from monai_salm.noise import SparseNoise, add_noise
+from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_source
+from monai_salm.noise import SparseNoise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
 from monai_salm.samples import WorkingMaps, WorkingSample
@@ -45,7 +44,7 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
     depth = np.bincount(axis_cells(native[0], shape[0]), minlength=shape[0]) if stacked else None
     for number, file in enumerate(sample.files):
         source = read_source(inventory.absolute(file.path))
-        maps = WorkingMaps.of_file(source.stored, file.budget, file.spacing, shape[1:] if stacked else shape)
+        maps = WorkingMaps.of_file(source.stored, file.canvas, shape[1:] if stacked else shape)
         cell: Any = int(axis_cells(native[0], shape[0])[number]) if depth is not None else ...
         weight = 1.0 / depth[cell] if depth is not None else 1.0
         image[cell] += maps.image_model * weight
@@ -54,11 +53,11 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         anatomy_voxels += maps.anatomy_voxels
     if not voxels.any():
         raise RefusedError(f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window")
-    levels = max(file.budget.steps for file in sample.files)
-    step_model = float(np.mean([file.budget.steps * file.budget.step_model for file in sample.files])) / levels
+    levels = max(file.canvas.steps for file in sample.files)
+    step_model = float(np.mean([file.canvas.steps * file.canvas.step_model for file in sample.files])) / levels
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
-        target = _label_map(sample.target, native, shape, label_values)
+        target = _label_map(inventory, sample, sample.target, shape, label_values)
     elif isinstance(sample.target, list):
         target = np.array(sample.target, dtype=np.float32)
     else:
@@ -74,46 +73,62 @@ def _native_shape(sample: SamplePlan, inventory: Inventory) -> tuple[int, ...]:
     return (len(sample.files), *shape) if len(sample.files) > 1 else shape
 
 
-def _label_map(path: str, native: tuple[int, ...], shape: tuple[int, ...], label_values: Mapping[int, int] | None) -> NDArray[np.uint8]:
-    labels = read_label_map(Path(path))
+def _label_map(inventory: Inventory, sample: SamplePlan, target: str, shape: tuple[int, ...], label_values: Mapping[int, int] | None) -> NDArray[np.uint8]:
+    labels, native = _label_values(inventory, sample, target), _native_shape(sample, inventory)
     if labels.shape != native:
-        raise RefusedError(f"its label map {Path(path).name} has shape {labels.shape}, the image {native}; they must be the same")
+        raise RefusedError(f"its label map {Path(target).name} has shape {labels.shape}, the image {native}; they must be the same")
     if label_values is not None:
         unknown = sorted(set(np.unique(labels).tolist()) - set(label_values))
         if unknown:
-            raise RefusedError(f"its label map {Path(path).name} has the values {unknown}, which no label map of the training set has")
+            raise RefusedError(f"its label map {Path(target).name} has the values {unknown}, which no label map of the training set has")
         labels = np.vectorize(label_values.__getitem__, otypes=[np.uint8])(labels)
     return labels_to_working(labels, shape)
 
 
-def label_map_values(samples: Sequence[SamplePlan]) -> list[int]:
+def _label_values(inventory: Inventory, sample: SamplePlan, target: str) -> NDArray[Any]:
+    """Read the label map of a sample: a file of its own, or the planes that a SEG object of the input has of the sample's files, in their order."""
+    if target not in inventory.documents:
+        return read_label_map(Path(target))
+    planes = read_segmentation(inventory.absolute(target)).planes
+    labels = np.zeros(_native_shape(sample, inventory), np.uint16)
+    for place, file in zip(labels if len(sample.files) > 1 else [labels], sample.files, strict=True):
+        plane = planes.get(inventory.pictures[file.path].identifiers["SOPInstanceUID"])
+        if plane is None:
+            continue
+        # A SEG object knows the frames of an image only up to the last one that has a segment.
+        stack, frames = place.reshape(-1, *place.shape[-2:]), plane.reshape(-1, *plane.shape[-2:])
+        if frames.shape[1:] != stack.shape[1:] or len(frames) > len(stack):
+            raise RefusedError(f"its segmentation {target} has shape {plane.shape}, the image {place.shape}; they must be the same")
+        stack[: len(frames)] = frames
+    return labels
+
+
+def label_map_values(inventory: Inventory, samples: Sequence[SamplePlan]) -> list[int]:
     """Give the values that occur in the label maps of some samples, in order; their places are the classes."""
     values: set[int] = set()
     for sample in samples:
         if isinstance(sample.target, str):
             with contextlib.suppress(RefusedError, OSError):  # the sample is refused when it is read
-                values |= set(np.unique(read_label_map(Path(sample.target))).tolist())
+                values |= set(np.unique(_label_values(inventory, sample, sample.target)).tolist())
     if len(values) > MOST_CLASSES:
         raise UsageError(f"the label maps hold {len(values)} values, more than {MOST_CLASSES} classes; are they label maps?")
     return sorted(values)
 
 
-def protected_values(
-    source: SourceImage, budget: FileBudget, spacing: tuple[float, ...], noise: SparseNoise, place: tuple[int, int] | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def protected_values(source: SourceImage, canvas: Canvas, noise: SparseNoise, place: tuple[int, int] | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Give the stored values of one file with its part of a sample's noise, and the file's anatomy.
 
     Args:
         source: the file.
-        budget, spacing: its plan.
+        canvas: its plan.
         noise: of the sample.
         place: (number of the slice, number of slices) of a series; None if the file is the whole sample.
     """
     steps = noise.dense()
     if place is not None:
         steps = steps[axis_cells(place[1], noise.shape[0])[place[0]]]
-    anatomy = file_anatomy(source.stored, budget, spacing)
-    return add_noise(source.stored, steps, noise.levels, budget, noise_carriers(source.stored, budget, anatomy)), anatomy
+    anatomy = canvas.anatomy(source.stored)
+    return canvas.add(source.stored, steps, noise.levels, canvas.carriers(source.stored, anatomy)), anatomy
 
 
 def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
@@ -125,8 +140,7 @@ def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
             "fingerprint": file.fingerprint,
             "shape": list(header.shape),
             "dtype": header.dtype.name,
-            "spacing": list(file.spacing),
-            "budget": file.budget.to_json(),
+            "canvas": file.canvas.to_json(),
         }
 
     return {"files": [entry(file) for file in sample.files]}

@@ -20,11 +20,12 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 from numpy.typing import NDArray
 
 from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+from monai_salm.canvas import Canvas
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.grid import labels_to_working, working_shape
-from monai_salm.masks import anatomy_mask, border_values, file_anatomy, find_background, find_window, noise_carriers, sparsity_mask
-from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
+from monai_salm.masks import anatomy_mask, border_values, find_background, find_window, sparsity_mask
+from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.samples import WorkingMaps, WorkingSample, WorkingSet
 from monai_salm.surrogate import load_surrogate
@@ -176,7 +177,8 @@ class SALMProtect(Transform):
             raise UsageError(f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {values.ndim} axes")
         budget = image_budget(values, card.modality, Epsilon(*card.epsilon), IntensityWindow(*card.window) if card.window else None)
         shape = working_shape(values.shape, card.working_size)
-        maps = WorkingMaps.of_file(values, budget, (), shape)
+        canvas = Canvas(budgets=(budget,))
+        maps = WorkingMaps.of_file(values, canvas, shape)
         target = _target(label, card.classes, card.task, values.shape, shape)
         sample = WorkingSample(sample_id="image", levels=budget.steps, step_model=budget.step_model, target=target, **vars(maps))
         search = replace(MinMinSettings(**card.search), max_rounds=self.rounds, stop_error=0.0)
@@ -187,8 +189,7 @@ class SALMProtect(Transform):
         fitting = all(n <= m for n, m in zip(shape, card.padded_shape, strict=True))
         ((_, steps),) = optimizer.run(WorkingSet([sample], tuple(card.padded_shape) if fitting else None))
         noise = SparseNoise.from_dense(steps, budget.steps)
-        carriers = noise_carriers(values, budget, file_anatomy(values, budget))
-        return add_noise(values, noise.dense(), noise.levels, budget, carriers)
+        return canvas.add(values, noise.dense(), noise.levels, canvas.carriers(values, canvas.anatomy(values)))
 
 
 def image_budget(values_real: NDArray[np.float64], modality: str, epsilon: Epsilon, window: IntensityWindow | None) -> FileBudget:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
+from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.grid import axis_cells
-from monai_salm.masks import file_anatomy, noise_carriers
-from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
+from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 
 ROUNDING = 0.25
 """Whole stored values come back from 32-bit real ones within this; what is farther off was changed, not rounded."""
@@ -26,8 +26,12 @@ class _StoredFile:
     place: int
     fingerprint: str
     dtype: np.dtype[Any]
-    spacing: tuple[float, ...]
-    budget: FileBudget
+    canvas: Canvas
+
+    @property
+    def budget(self) -> FileBudget:
+        """The budget of its first picture, whose rescaling a reader applies to all."""
+        return self.canvas.budgets[0]
 
     def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any] | None:
         """Undo the rescaling: real values as loaded (often float32) back to what the file holds; None if no such file holds them."""
@@ -107,7 +111,7 @@ class StoredNoise:
     def _files(self, sample_id: str) -> list[_StoredFile]:
         record = self.store.record(sample_id)
         return [
-            _StoredFile(number, entry["fingerprint"], np.dtype(entry["dtype"]), tuple(entry["spacing"]), FileBudget.from_json(entry["budget"]))
+            _StoredFile(number, entry["fingerprint"], np.dtype(entry["dtype"]), Canvas.from_json(entry["canvas"]))
             for number, entry in enumerate(record["files"])
         ]
 
@@ -143,5 +147,5 @@ def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16
     if stored is None:
         raise UsageError("the image does not hold values that its file can hold")
     budget = file.budget
-    changed = add_noise(stored, steps, levels, budget, noise_carriers(stored, budget, file_anatomy(stored, budget, file.spacing)))
+    changed = file.canvas.add(stored, steps, levels, file.canvas.carriers(stored, file.canvas.anatomy(stored)))
     return np.where(changed == stored, values, changed.astype(np.float64) * budget.slope + budget.intercept)

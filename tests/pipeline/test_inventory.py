@@ -32,14 +32,14 @@ def _broken_dicom(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_bytes(b""), "not an image"),
-        (lambda path: path.write_text("patient list"), "not an image"),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(b"\0raw\1"), "unknown binary format"),
         (_broken_dicom, "truncated"),
         (lambda path: path.write_bytes(nifti_file(path, block(0)[0]).read_bytes()[:2000]), "truncated"),
         (lambda path: path.symlink_to("nowhere"), "not a regular file"),
         (os.mkfifo, "not a regular file"),
     ],
-    ids=["empty", "text", "cut DICOM", "cut NIfTI", "broken link", "pipe"],
+    ids=["empty", "binary", "cut DICOM", "cut NIfTI", "broken link", "pipe"],
 )
 def test_unusable_file_is_refused_with_its_reason(tmp_path: Path, make: object, reason: str) -> None:
     mr_slice(tmp_path / "good.dcm", 1)
@@ -112,11 +112,9 @@ def test_copy_of_any_earlier_file_of_its_size_is_found(tmp_path: Path) -> None:
     ("name", "make", "message"),
     [
         ("none", None, "no such file or folder; give"),
-        ("empty", Path.mkdir, "the folder is empty; give"),
-        ("export.zip", Path.touch, "zip files are not read yet; unpack it"),
-        ("DICOMDIR", Path.touch, "a DICOMDIR is not read yet; give the folder"),
+        ("empty", Path.mkdir, "there is no file in it; give"),
     ],
-    ids=["missing", "empty", "zip", "DICOMDIR"],
+    ids=["missing", "empty"],
 )
 def test_input_that_is_not_read(tmp_path: Path, name: str, make: object, message: str) -> None:
     if make is not None:
@@ -129,12 +127,16 @@ def test_scan_json(tmp_path: Path) -> None:
     mr_slice(tmp_path / "a.dcm", 0)
     (tmp_path / "b.dcm").write_bytes((tmp_path / "a.dcm").read_bytes())
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "raw.bin").write_bytes(b"\0raw\1")
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
     nifti_file(tmp_path / "v.nii", block(0)[0].astype(np.float32))
     result = json.loads(json.dumps(scan(tmp_path).to_json()))
-    assert set(result) == {"input", "counts", "files"}
-    assert result["counts"] == {"protect": 3, "refuse": 1}
-    assert [file["path"] for file in result["files"]] == ["a.dcm", "b.dcm", "notes.txt", "v.nii"]
-    assert result["files"][0] == {"path": "a.dcm", "fate": "protect", "reason": "", "format": "dicom", "modality": "MR", "shape": [24, 24]}
+    assert set(result) == {"input", "counts", "files", "ignored"}
+    assert result["counts"] == {"protect": 3, "copy": 1, "refuse": 1, "ignored": 1}
+    assert [file["path"] for file in result["files"]] == ["a.dcm", "b.dcm", "notes.txt", "raw.bin", "v.nii"]
+    assert result["ignored"] == [".DS_Store"]
+    assert result["files"][0] == {"path": "a.dcm", "fate": "protect", "reason": "", "format": "dicom", "modality": "MR", "shape": [24, 24], "notes": []}
     assert result["files"][1]["reason"] == "copy of a.dcm"
-    assert result["files"][2]["fate"] == "refuse"
-    assert result["files"][3]["format"] == "nifti"
+    assert (result["files"][2]["fate"], result["files"][2]["reason"]) == ("copy", "no picture (text)")
+    assert result["files"][3]["fate"] == "refuse"
+    assert result["files"][4]["format"] == "nifti"

@@ -129,7 +129,7 @@ def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Pat
     plan = _plan(tmp_path / "in", labels=labels_from_table(label_table(tmp_path / "l.csv", names), scan(tmp_path / "in")))
     complete = _plan(tmp_path / "in")
     assert list(plan.refused) == ["slice6.dcm"]
-    assert {f.path: f.budget for s in plan.samples for f in s.files}.items() < {f.path: f.budget for s in complete.samples for f in s.files}.items()
+    assert {f.path: f.canvas for s in plan.samples for f in s.files}.items() < {f.path: f.canvas for s in complete.samples for f in s.files}.items()
     protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "l.csv", rounds=1))
     assert not verify(tmp_path / "in", tmp_path / "out").mismatches
 
@@ -147,7 +147,7 @@ def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Pat
 def test_window_of_a_modality(tmp_path: Path, modality: str, options: BudgetOptions, window: tuple[float, float] | None) -> None:
     mr_slice(tmp_path / "a.dcm", 1, Modality=modality, WindowCenter=310, WindowWidth=600)
     (sample,) = _plan(tmp_path, options).samples
-    budget = sample.files[0].budget
+    budget = sample.files[0].canvas.budgets[0]
     if window is None:
         assert 240 < budget.window_low < 280 < 600 < budget.window_high < 680
     else:
@@ -160,7 +160,7 @@ def test_volume_that_looks_like_ct_needs_its_modality(tmp_path: Path) -> None:
     assert "looks like CT" in _plan(tmp_path).refused["v.nii"]
     assert "--modality CT" in _plan(tmp_path).refused["v.nii"]
     (sample,) = _plan(tmp_path, BudgetOptions(modality="CT")).samples
-    assert sample.files[0].budget.modality == "CT"
+    assert sample.files[0].canvas.budgets[0].modality == "CT"
 
 
 def test_too_small_epsilon_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_too_small_epsilon_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     assert "less than one stored step of 5" in reason
     wanted = reason.partition("--epsilon '")[2].partition("'")[0]
     (sample,) = _plan(tmp_path, BudgetOptions(epsilon=Epsilon.parse(wanted))).samples
-    assert sample.files[0].budget.steps == 1
+    assert sample.files[0].canvas.budgets[0].steps == 1
 
 
 def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:
@@ -205,6 +205,10 @@ def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], messag
 
 
 def test_input_without_a_picture(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="none of its 1 files can be protected; 'monai-salm scan' lists the reasons"):
-        prepare(tmp_path, drawn())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    (tmp_path / "l.csv").write_text("path,label\nnotes.txt,1\n")
+    with pytest.raises(UsageError, match="none of its 1 labels in column 'path' belongs to a picture"):
+        prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))
+    _, plan, _ = prepare(tmp_path / "in", drawn())
+    assert (list(plan.documents), plan.samples, plan.refused) == (["notes.txt"], [], {})

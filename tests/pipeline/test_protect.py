@@ -75,7 +75,7 @@ def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     work = tmp_path / "out.work"
     plan = ProtectionPlan.from_json(json.loads((work / "plan.json").read_text()))
     assert len(plan.samples) == samples == len(list((work / "noise").iterdir()))
-    budgets = {file.path: file.budget for sample in plan.samples for file in sample.files}
+    budgets = {file.path: file.canvas.budgets[0] for sample in plan.samples for file in sample.files}
     report = {file.path: file for file in verify(tmp_path / "in", tmp_path / "out").files}
     lines = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(report)
@@ -116,7 +116,7 @@ def test_sparse_noise_keeps_to_its_share_of_each_sample(tmp_path: Path) -> None:
 
 def _mixed(folder: Path) -> Path:
     mr_export(folder / "in", 2)
-    (folder / "in" / "notes.txt").write_text("not for the public")
+    (folder / "in" / "raw.bin").write_bytes(b"\0not for the public")
     good = (folder / "in" / "case0" / "image.dcm").read_bytes()
     (folder / "in" / "cut.dcm").write_bytes(good[:-40])
     mr_slice(folder / "in" / "unlabeled.dcm", 7)
@@ -127,8 +127,8 @@ def test_bad_files_do_not_stop_the_rest_and_stay_out(tmp_path: Path) -> None:
     result = protect(_mixed(tmp_path), tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2)))
     assert sorted(tree(tmp_path / "out")) == ["case0/image.dcm", "case1/image.dcm"]
     problems = {problem["path"]: problem["reason"] for problem in result.to_json()["problems"]}
-    assert sorted(problems) == ["cut.dcm", "notes.txt", "unlabeled.dcm"]
-    assert "not an image" in problems["notes.txt"]
+    assert sorted(problems) == ["cut.dcm", "raw.bin", "unlabeled.dcm"]
+    assert "unknown binary format" in problems["raw.bin"]
     assert "no label" in problems["unlabeled.dcm"]
     assert all(result.fates[path].status == "refused" for path in problems)
 
@@ -138,19 +138,19 @@ def test_copy_unprotected(tmp_path: Path) -> None:
     result = protect(source, tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2), copy_unprotected=True))
     before, after = tree(source), tree(tmp_path / "out")
     assert sorted(after) == sorted(before)
-    assert {path for path in after if after[path] == before[path]} == {"cut.dcm", "notes.txt", "unlabeled.dcm"}
+    assert {path for path in after if after[path] == before[path]} == {"cut.dcm", "raw.bin", "unlabeled.dcm"}
     assert result.to_json()["counts"] == {"protected": 2, "copied": 3, "refused": 0, "failed": 0}
-    assert result.fates["notes.txt"].sha256_out == file_digest(source / "notes.txt")
+    assert result.fates["raw.bin"].sha256_out == file_digest(source / "raw.bin")
 
 
 def test_file_that_cannot_be_copied_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sys.modules["monai_salm.pipeline.protect"], "copy_file", copy)  # the package has a function of this name
+    monkeypatch.setattr(sys.modules["monai_salm.pipeline.output"], "copy_file", copy)  # the package has a function of this name
     result = protect(_mixed(tmp_path), tmp_path / "out", drawn(copy_unprotected=True))
     assert result.to_json()["counts"] == {"protected": 3, "copied": 0, "refused": 2, "failed": 0}
-    assert result.fates["notes.txt"].reason.endswith("it could not be copied either: Permission denied")
+    assert result.fates["raw.bin"].reason.endswith("it could not be copied either: Permission denied")
 
 
 def test_file_that_fails_to_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

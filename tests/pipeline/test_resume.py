@@ -26,7 +26,7 @@ class StopError(Exception):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     mr_export(folder / "in", COUNT)
-    (folder / "in" / "notes.txt").write_text("x")
+    (folder / "in" / "raw.bin").write_bytes(b"\0")
     protect(folder / "in", folder / "out", _options(folder))
     return folder
 
@@ -60,9 +60,9 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
         ("monai_salm.pipeline.search", "save_search", 3),
         ("monai_salm.pipeline.search", "noise_record", 2),
         ("monai_salm.pipeline.search", "surrogate_bytes", 1),
-        ("monai_salm.pipeline.protect", "write_sample", 1),
-        ("monai_salm.pipeline.protect", "write_sample", 3),
-        ("monai_salm.pipeline.protect", "uid_secret", 1),
+        ("monai_salm.pipeline.output", "write_sample", 1),
+        ("monai_salm.pipeline.output", "write_sample", 3),
+        ("monai_salm.pipeline.output", "uid_secret", 1),
     ],
     ids=["round 1", "last round", "noise", "surrogate", "file 1", "file 3", "before files"],
 )
@@ -80,7 +80,7 @@ def test_stopped_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, m
 
 def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
         with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
     _stop_after(monkeypatch, "monai_salm.pipeline.search", "build_optimizer", 1, inside=True)
@@ -100,7 +100,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     mr_export(tmp_path / "in", COUNT)
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 2)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
         with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn())
     manifest = tmp_path / "out.work" / "manifest.jsonl"
@@ -109,7 +109,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "out" / "case2").mkdir(exist_ok=True)
     (tmp_path / "out" / "case2" / ".image.dcm.abcd1234.tmp").write_bytes(b"half")
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.protect", "write_sample", 3)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 3)
         with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
@@ -119,11 +119,11 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
 
 def test_unprotected_copies_of_an_earlier_run_are_taken_back(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
-    (tmp_path / "in" / "notes.txt").write_text("x")
+    (tmp_path / "in" / "raw.bin").write_bytes(b"\0")
     protect(tmp_path / "in", tmp_path / "out", drawn(copy_unprotected=True))
-    assert (tmp_path / "out" / "notes.txt").exists()
+    assert (tmp_path / "out" / "raw.bin").exists()
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
-    assert not (tmp_path / "out" / "notes.txt").exists()
+    assert not (tmp_path / "out" / "raw.bin").exists()
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epsilon": "4/255"}, {"rounds": 9}, {"method": "em"}], ids=lambda change: next(iter(change)))
@@ -164,7 +164,7 @@ def test_damaged_work_folder(tmp_path: Path, name: str, content: bytes) -> None:
         ("out", "in/w", "the work folder .* lies in the input"),
         ("full", "w", "the output .* is not empty; give --resume"),
         ("out", "full", "the work folder .* is not empty; give --resume"),
-        ("file", "w", "the output .* is a file; give a folder"),
+        ("file", "w", "the output .* is a file already; give another name"),
         ("out", "out/w", "the work folder .* lies in the output .*, which is handed out"),
         ("out", "out", "the work folder .* lies in the output .*, which is handed out"),
     ],

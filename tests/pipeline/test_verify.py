@@ -29,7 +29,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mr_export(folder / "mr", 3)
     padded = np.where(body(3) == 0, 2000, body(3))
     mr_slice(folder / "mr" / "padded.dcm", 3, padded, PixelPaddingValue=2000)
-    (folder / "mr" / "notes.txt").write_text("x")
+    (folder / "mr" / "raw.bin").write_bytes(b"\0x")
     nifti_export(folder / "nifti", 3, suffix=".nii")
     for name in ("mr", "nifti"):
         protect(folder / name, folder / f"{name}-out", drawn(copy_unprotected=True))
@@ -85,10 +85,10 @@ def _set_bytes(path: Path, offset: int, content: bytes) -> None:
         (lambda _, after: _set_attribute(after / IMAGE, "RescaleSlope", 2), IMAGE, "RescaleSlope is DS 2.0, in the original DS 1.0"),
         (lambda _, after: shutil.copy(after / IMAGE, after / "extra.dcm"), "extra.dcm", "it is not in the original folder"),
         (lambda _, after: (after / IMAGE).write_bytes((after / IMAGE).read_bytes()[:-50]), IMAGE, "the protected file cannot be read: truncated"),
-        (lambda _, after: (after / IMAGE).write_bytes(b""), IMAGE, "the protected file cannot be read: not an image"),
+        (lambda _, after: (after / IMAGE).write_bytes(b""), IMAGE, "the protected file cannot be read: the file is empty"),
         (lambda _, after: shutil.copy(after / "case0" / "image.dcm", after / IMAGE), IMAGE, "largest change"),
         (lambda before, after: _set_pixel(after / "padded.dcm", before / "padded.dcm", (0, 0), 1), "padded.dcm", "padding was entered or left"),
-        (lambda _, after: (after / "notes.txt").write_text("y"), "notes.txt", "it should be as it was, but its bytes differ"),
+        (lambda _, after: (after / "raw.bin").write_bytes(b"\0y"), "raw.bin", "it should be as it was, but its bytes differ"),
     ],
     ids=[
         "beyond the bound", "outside the anatomy", "unprotected", "PatientName", "RescaleSlope", "extra file", "truncated", "empty", "other image", "padding",

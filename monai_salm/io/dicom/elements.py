@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
@@ -21,11 +21,7 @@ ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
-_MAX_DEPTH = 32
-
-
-class MoreNeededError(Exception):
-    """The window on the file ends inside an element; read more of the file and try again."""
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ EXPLICIT_LITTLE = Encoding(explicit=True, little=True)
 EXPLICIT_BIG = Encoding(explicit=True, little=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Element:
     """One data element.
 
@@ -56,8 +52,8 @@ class Element:
         encoding: how the element itself is encoded.
         raw: its bytes, from the tag to the last byte of the value or of the delimiter.
         value: its value field, without delimiter.
-        undefined: whether its length is undefined.
-        size: length of the value field, which of the pixel data may lie beyond ``value`` in a window.
+        undefined: whether its length is undefined; of pixel data that it is encapsulated (PS3.5 A.4).
+        parsed: items of a sequence of undefined length, whose end is only found by parsing them; kept so that none is parsed once more per level.
     """
 
     tag: int
@@ -66,7 +62,12 @@ class Element:
     raw: memoryview
     value: memoryview
     undefined: bool
-    size: int
+    parsed: tuple[Item, ...] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Length of the value field."""
+        return len(self.value)
 
     @property
     def name(self) -> str:
@@ -86,11 +87,13 @@ class Element:
             return None
         inner = IMPLICIT_LITTLE if self.vr == "UN" else self.encoding
         public = _dictionary_vr(self.tag) if self.vr == "UN" else self.vr
-        if self.vr == "SQ" or self.undefined:
-            return list(_read_items(self.value, inner, depth))
+        if self.parsed is not None:
+            return list(self.parsed)
+        if self.vr == "SQ":
+            return list(_read_all_items(self.value, inner, depth))
         if public in ("SQ", "UN") and bytes(self.value[:4]) == _tag_bytes(ITEM, inner):
             try:
-                items = list(_read_items(self.value, inner, depth))
+                items = list(_read_all_items(self.value, inner, depth))
                 for item in items:
                     item.elements(depth + 1)
             except RefusedError:
@@ -112,14 +115,15 @@ class Element:
         return _header(self.tag, self.vr, UNDEFINED, self.encoding) + content + end
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One item of a sequence: its bytes with tag and delimiter, and its content without."""
+    """One item of a sequence: its bytes with tag and delimiter, its content without, and that parsed where its length is undefined."""
 
     encoding: Encoding
     raw: memoryview
     content: memoryview
     undefined: bool
+    parsed: tuple[Element, ...] | None = field(default=None, repr=False, compare=False)
 
     def elements(self, depth: int = 1) -> list[Element]:
         """Parse the content.
@@ -127,7 +131,7 @@ class Item:
         Raises:
             RefusedError: it cannot be parsed.
         """
-        return list(read_elements(self.content, self.encoding, depth=depth))
+        return list(read_elements(self.content, self.encoding, depth=depth)) if self.parsed is None else list(self.parsed)
 
     def with_content(self, content: bytes) -> bytes:
         """Encode this item with another content, in its old length form."""
@@ -142,28 +146,22 @@ def tag_text(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def read_elements(view: memoryview, encoding: Encoding, *, start: int = 0, total: int | None = None, depth: int = 0) -> Iterator[Element]:
+def read_elements(view: memoryview, encoding: Encoding, *, start: int = 0, depth: int = 0) -> Iterator[Element]:
     """Parse elements one after the other, not into sequences.
 
     Args:
-        view: the bytes, or the first of them.
+        view: the bytes.
         encoding: how they are encoded.
         start: where to start.
-        total: length of all the bytes where ``view`` is a window that may end before. Of an element that is cut
-            by the window the pixel data is given without its value, and is the last.
         depth: how many sequences are around.
 
     Raises:
         RefusedError: an element is cut or malformed.
-        MoreNeededError: an element is cut by the window only.
     """
-    end = len(view) if total is None else total
     offset = start
-    while offset < end:
-        element = _read_element(view, offset, end, encoding, depth)
+    while offset < len(view):
+        element = _read_element(view, offset, encoding, depth)
         yield element
-        if element.size > len(element.value):
-            return
         offset += len(element.raw)
 
 
@@ -179,49 +177,35 @@ def encode_item(content: bytes, encoding: Encoding) -> bytes:
     return _tag_bytes(ITEM, encoding) + struct.pack(encoding.order + "I", len(content)) + content
 
 
-def _read_element(view: memoryview, offset: int, end: int, encoding: Encoding, depth: int) -> Element:
-    tag = _read_tag(view, offset, end, encoding)
-    vr, length, head = _read_vr_and_length(view, offset, end, encoding, tag)
+def encode_fragments(value: bytes) -> bytes:
+    """Encode encapsulated pixel data around its items (PS3.5 A.4); compressed transfer syntaxes are Explicit VR Little Endian."""
+    return _header(PIXEL_DATA, "OB", UNDEFINED, EXPLICIT_LITTLE) + value + _tag_bytes(SEQUENCE_END, EXPLICIT_LITTLE) + bytes(4)
+
+
+def _read_element(view: memoryview, offset: int, encoding: Encoding, depth: int) -> Element:
+    tag = _read_tag(view, offset, encoding)
+    vr, length, head = _read_vr_and_length(view, offset, encoding, tag)
     first = offset + head
-    if length == UNDEFINED and tag == PIXEL_DATA and depth == 0:
-        # Encapsulated frames (PS3.5 A.4) are for a reader of compressed images; nothing behind them is looked at.
-        nothing = view[first:first]
-        return Element(tag=tag, vr=vr, encoding=encoding, raw=nothing, value=nothing, undefined=True, size=UNDEFINED)
     if length == UNDEFINED:
-        inner = IMPLICIT_LITTLE if vr == "UN" else encoding
-        last = _skip_items(view, first, end, inner, depth + 1)
-        return Element(
-            tag=tag,
-            vr=vr,
-            encoding=encoding,
-            raw=view[offset:last],
-            value=view[first : last - 8],
-            undefined=True,
-            size=last - 8 - first,
-        )
+        items = None
+        if tag == PIXEL_DATA and depth == 0:
+            last = _skip_fragments(view, first, encoding)
+        else:
+            items, last = _read_items(view, first, IMPLICIT_LITTLE if vr == "UN" else encoding, depth + 1)
+        return Element(tag=tag, vr=vr, encoding=encoding, raw=view[offset:last], value=view[first : last - 8], undefined=True, parsed=items)
     last = first + length
-    if last > end:
+    if last > len(view):
         raise RefusedError(
-            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {end - first} are left; get a complete copy of the file"
+            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {len(view) - first} are left; get a complete copy of the file"
         )
-    if last > len(view) and (tag != PIXEL_DATA or depth > 0):
-        raise MoreNeededError
-    return Element(
-        tag=tag,
-        vr=vr,
-        encoding=encoding,
-        raw=view[offset:last],
-        value=view[first:last],
-        undefined=False,
-        size=length,
-    )
+    return Element(tag=tag, vr=vr, encoding=encoding, raw=view[offset:last], value=view[first:last], undefined=False)
 
 
-def _read_vr_and_length(view: memoryview, offset: int, end: int, encoding: Encoding, tag: int) -> tuple[str, int, int]:
+def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: int) -> tuple[str, int, int]:
     """Give VR, length and length of the element's head (PS3.5 7.1.2, 7.1.3)."""
     if not encoding.explicit:
-        return _dictionary_vr(tag), _read_number(view, offset + 4, end, encoding), 8
-    _need(view, offset + 8, end)
+        return _dictionary_vr(tag), _read_number(view, offset + 4, encoding), 8
+    _need(view, offset + 8)
     letters = bytes(view[offset + 4 : offset + 6])
     if not (letters.isalpha() and letters.isupper()):
         raise RefusedError(
@@ -229,79 +213,85 @@ def _read_vr_and_length(view: memoryview, offset: int, end: int, encoding: Encod
         )
     vr = letters.decode("ascii")
     if vr in EXPLICIT_VR_LENGTH_32:
-        return vr, _read_number(view, offset + 8, end, encoding), 12
+        return vr, _read_number(view, offset + 8, encoding), 12
     (length,) = struct.unpack_from(encoding.order + "H", view, offset + 6)
     return vr, length, 8
 
 
-def _skip_items(view: memoryview, offset: int, end: int, encoding: Encoding, depth: int) -> int:
-    """Give the offset after the delimiter of a sequence of undefined length (PS3.5 7.5.2)."""
-    _check_depth(depth)
+def _skip_fragments(view: memoryview, offset: int, encoding: Encoding) -> int:
+    """Give the offset after the delimiter of encapsulated pixel data: fragments, which hold no elements (PS3.5 A.4)."""
     while True:
-        tag = _read_tag(view, offset, end, encoding)
-        length = _read_number(view, offset + 4, end, encoding)
+        tag, length = _read_tag(view, offset, encoding), _read_number(view, offset + 4, encoding)
         offset += 8
         if tag == SEQUENCE_END:
             return offset
         if tag != ITEM:
-            raise RefusedError(f"malformed: {tag_text(tag)} stands where an item of a sequence should (PS3.5 7.5)")
-        if length == UNDEFINED:
-            offset = _skip_item(view, offset, end, encoding, depth)
-        else:
-            offset += length
-            if offset > end:
-                raise RefusedError(f"truncated: an item of {length} bytes runs over the end of the file")
+            raise RefusedError(f"malformed: {tag_text(tag)} stands where a fragment of the pixel data should (PS3.5 A.4)")
+        offset += length
+        if offset > len(view):
+            raise RefusedError(f"truncated: a fragment of the pixel data of {length} bytes runs over the end of the file; get a complete copy of the file")
 
 
-def _skip_item(view: memoryview, offset: int, end: int, encoding: Encoding, depth: int) -> int:
-    """Give the offset after the delimiter of an item of undefined length."""
-    while True:
-        if _read_tag(view, offset, end, encoding) == ITEM_END:
-            _need(view, offset + 8, end)
-            return offset + 8
-        offset += len(_read_element(view, offset, end, encoding, depth).raw)
+def _read_items(view: memoryview, offset: int, encoding: Encoding, depth: int) -> tuple[tuple[Item, ...], int]:
+    """Parse the items of a sequence of undefined length; give them and the offset after its delimiter (PS3.5 7.5.2)."""
+    _check_depth(depth)
+    items = []
+    while _read_tag(view, offset, encoding) != SEQUENCE_END:
+        items.append(_read_item(view, offset, encoding, depth))
+        offset += len(items[-1].raw)
+    _need(view, offset + 8)
+    return tuple(items), offset + 8
 
 
-def _read_items(view: memoryview, encoding: Encoding, depth: int) -> Iterator[Item]:
+def _read_all_items(view: memoryview, encoding: Encoding, depth: int) -> Iterator[Item]:
+    """Parse the items of a sequence of defined length, which may end with a delimiter all the same."""
     _check_depth(depth)
     offset, end = 0, len(view)
     while offset < end:
-        tag = _read_tag(view, offset, end, encoding)
-        length = _read_number(view, offset + 4, end, encoding)
-        first = offset + 8
-        if tag == SEQUENCE_END and length == 0 and first == end:
+        if offset + 8 == end and _read_tag(view, offset, encoding) == SEQUENCE_END and _read_number(view, offset + 4, encoding) == 0:
             return
-        if tag != ITEM:
-            raise RefusedError(f"malformed: {tag_text(tag)} stands where an item of a sequence should (PS3.5 7.5)")
-        undefined = length == UNDEFINED
-        last = _skip_item(view, first, end, encoding, depth + 1) if undefined else first + length
-        if last > end:
-            raise RefusedError(f"malformed: an item of {length} bytes runs over the end of its sequence")
-        content = view[first : last - 8] if undefined else view[first:last]
-        yield Item(encoding=encoding, raw=view[offset:last], content=content, undefined=undefined)
-        offset = last
+        item = _read_item(view, offset, encoding, depth)
+        yield item
+        offset += len(item.raw)
+
+
+def _read_item(view: memoryview, offset: int, encoding: Encoding, depth: int) -> Item:
+    _need(view, offset + 8)
+    group, element, length = struct.unpack_from(encoding.order + "HHI", view, offset)
+    if (tag := group << 16 | element) != ITEM:
+        raise RefusedError(f"malformed: {tag_text(tag)} stands where an item of a sequence should (PS3.5 7.5)")
+    first = offset + 8
+    if length != UNDEFINED:
+        last = first + length
+        if last > len(view):
+            raise RefusedError(f"truncated: an item of {length} bytes runs over the end of the file or of its sequence; get a complete copy of the file")
+        return Item(encoding=encoding, raw=view[offset:last], content=view[first:last], undefined=False)
+    elements, last = [], first
+    while _read_tag(view, last, encoding) != ITEM_END:
+        elements.append(_read_element(view, last, encoding, depth))
+        last += len(elements[-1].raw)
+    _need(view, last + 8)
+    return Item(encoding=encoding, raw=view[offset : last + 8], content=view[first:last], undefined=True, parsed=tuple(elements))
 
 
 def _check_depth(depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise RefusedError(f"sequences are nested more than {_MAX_DEPTH} deep")
+        raise RefusedError(f"sequences are nested more than {_MAX_DEPTH} deep; repair the file first")
 
 
-def _need(view: memoryview, last: int, end: int) -> None:
-    if last > end:
-        raise RefusedError("truncated: the file ends inside the head of an element; get a complete copy of the file")
+def _need(view: memoryview, last: int) -> None:
     if last > len(view):
-        raise MoreNeededError
+        raise RefusedError("truncated: the file ends inside the head of an element; get a complete copy of the file")
 
 
-def _read_tag(view: memoryview, offset: int, end: int, encoding: Encoding) -> int:
-    _need(view, offset + 4, end)
+def _read_tag(view: memoryview, offset: int, encoding: Encoding) -> int:
+    _need(view, offset + 4)
     group, element = struct.unpack_from(encoding.order + "HH", view, offset)
     return int(group) << 16 | int(element)
 
 
-def _read_number(view: memoryview, offset: int, end: int, encoding: Encoding) -> int:
-    _need(view, offset + 4, end)
+def _read_number(view: memoryview, offset: int, encoding: Encoding) -> int:
+    _need(view, offset + 4)
     return int(struct.unpack_from(encoding.order + "I", view, offset)[0])
 
 

@@ -3,25 +3,26 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import IGNORE
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from monai_salm.errors import RefusedError
+from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     Element,
     Encoding,
-    MoreNeededError,
     read_elements,
     tag_text,
 )
@@ -36,27 +37,38 @@ NATIVE = {
     DEFLATED: EXPLICIT_LITTLE,
 }
 _COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
-_WINDOW = 1 << 16
 _SHORT = 64
+_HEAD = 512
 _INFLATE_LIMIT = 1 << 30
+_FIRST_VRS = ("UL", "OB", "CS", "UI", "DA", "TM", "DT", "LO", "SH")
+"""Of the elements that a dataset may begin with."""
 
-_TRANSFER_SYNTAX = 0x00020010
+_IDENTIFIERS = {
+    tags.SOP_INSTANCE_UID: "SOPInstanceUID",
+    tags.SERIES_INSTANCE_UID: "SeriesInstanceUID",
+    tags.STUDY_INSTANCE_UID: "StudyInstanceUID",
+    tags.FRAME_OF_REFERENCE_UID: "FrameOfReferenceUID",
+    tags.PATIENT_ID: "PatientID",
+    tags.ACCESSION_NUMBER: "AccessionNumber",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DicomFile:
-    """A file cut into its elements; of the pixel data perhaps only the head (see ``read_file``).
+    """A file cut into its elements.
 
     Args:
-        preamble: the 128 bytes before the prefix, which may be a TIFF header.
-        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1).
-        transfer_syntax: UID of how the dataset is encoded.
+        preamble: the 128 bytes before the prefix, which may be a TIFF header; empty where there is no prefix.
+        prefix: whether the file has a preamble and the prefix "DICM" (PS3.10 7.1); files from before DICOM had files have not.
+        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1); none in a file without file meta information.
+        transfer_syntax: UID of how the dataset is encoded; empty where the file does not say and ``encoding`` is found by trying.
         encoding: the same, for the elements.
         elements: top level of the dataset, in file order.
         after: bytes behind the dataset: those after a deflated stream.
     """
 
     preamble: memoryview
+    prefix: bool = True
     meta: list[Element]
     transfer_syntax: str
     encoding: Encoding
@@ -108,94 +120,83 @@ def ascii_values(element: Element | None) -> list[str]:
 def sniff(path: Path) -> bool:
     """Say from the first bytes whether a file is DICOM: by its prefix, or by a plausible first element without one."""
     with path.open("rb") as handle:
-        head = handle.read(PREAMBLE + len(PREFIX) + 8)
+        head = handle.read(_HEAD)
     return head[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX or _starts_like_dataset(head)
 
 
 def _starts_like_dataset(head: bytes) -> bool:
-    """Recognize a dataset without preamble by an element of group 0002 or 0008 that the dictionary knows."""
+    """Recognize a dataset without preamble by how it begins."""
+    return _encoding_of(memoryview(head)) is not None
+
+
+def _encoding_of(head: memoryview) -> Encoding | None:
+    """Find how a dataset is encoded by trying: its first element must be one of group 0002 or 0008 that the dictionary knows."""
     for encoding in (EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE):
         try:
-            first = next(read_elements(memoryview(head), encoding, total=len(head)), None)
-        except (RefusedError, MoreNeededError):
+            first = next(read_elements(head, encoding), None)
+        except RefusedError:
             continue
         if first is None or first.tag >> 16 not in (0x0002, 0x0008) or first.tag & 0xFFFF > 0x20:
             continue
         known = not first.name.startswith("(") or first.tag & 0xFFFF == 0
-        if known and first.vr in ("UL", "OB", "CS", "UI", "DA", "TM", "DT", "LO", "SH") and not first.undefined:
-            return True
-    return False
+        if known and first.vr in _FIRST_VRS and not first.undefined:
+            return encoding
+    return None
 
 
-def read_file(path: Path, *, pixels: bool) -> DicomFile:
-    """Cut a file into elements.
-
-    Args:
-        path: the file.
-        pixels: read the whole file, and hold the elements against pydicom's reading of it. Otherwise read no further
-            than to the pixel data, whose length is still held against the file's.
+def read_file(path: Path) -> DicomFile:
+    """Cut a file into elements, and hold them against pydicom's reading of it.
 
     Raises:
         RefusedError: no DICOM file with a known transfer syntax, or a malformed one.
+
+    DICOM: PS3.10 7.1 demands preamble and file meta information. Where both are missing, the encoding is found by trying and
+    ``transfer_syntax`` is empty; whether that is good enough is for the caller to say.
     """
-    with path.open("rb") as handle:
-        total = os.fstat(handle.fileno()).st_size
-        size = total if pixels else _WINDOW
-        data = b""
-        while True:
-            data += handle.read(size - len(data))
-            try:
-                file = _cut(memoryview(data), total)
-            except MoreNeededError:
-                if len(data) < size:
-                    raise RefusedError("the file became shorter while it was read") from None
-                size *= 4
-            else:
-                break
-    if pixels:
-        _check_with_pydicom(file, data)
+    data = path.read_bytes()
+    file = _cut(memoryview(data))
+    _check_with_pydicom(file, data)
     return file
 
 
-def _cut(view: memoryview, total: int) -> DicomFile:
+def _cut(view: memoryview) -> DicomFile:
     first = PREAMBLE + len(PREFIX)
-    if bytes(view[PREAMBLE:first]) != PREFIX:
-        raise RefusedError(
-            "DICOM without preamble and file meta information: its transfer syntax is not known; write it as a DICOM file first, for example with dcmconv"
-        )
+    prefix = bytes(view[PREAMBLE:first]) == PREFIX
     meta: list[Element] = []
-    start = first
-    while start < total:
-        if start + 2 > len(view):
-            raise MoreNeededError
-        if bytes(view[start : start + 2]) != b"\x02\x00":
-            break
-        element = next(read_elements(view, EXPLICIT_LITTLE, start=start, total=total))
+    start = first if prefix else 0
+    while bytes(view[start : start + 2]) == b"\x02\x00":
+        element = next(read_elements(view, EXPLICIT_LITTLE, start=start))
         meta.append(element)
         start += len(element.raw)
-    syntax = next(iter(ascii_values(find(meta, _TRANSFER_SYNTAX))), "")
+    syntax = next(iter(ascii_values(find(meta, tags.TRANSFER_SYNTAX_UID))), "")
     if not syntax:
-        raise RefusedError("the file meta information has no TransferSyntaxUID; write one first, as dcmconv does")
+        return _without_transfer_syntax(view, prefix, meta, start)
     if syntax not in NATIVE and not syntax.startswith(_COMPRESSED):
         raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; convert to Explicit Little Endian first")
-    after = b""
+    dataset, after = view[start:], b""
     if syntax == DEFLATED:
-        if len(view) < total:
-            raise MoreNeededError
-        inflated, after = _inflate(bytes(view[start:]))
-        dataset, start, total = memoryview(inflated), 0, len(inflated)
-    else:
-        dataset = view
+        inflated, after = _inflate(bytes(dataset))
+        dataset = memoryview(inflated)
     encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
-    elements = list(read_elements(dataset, encoding, start=start, total=total))
     return DicomFile(
-        preamble=view[:PREAMBLE],
+        preamble=view[: PREAMBLE if prefix else 0],
+        prefix=prefix,
         meta=meta,
         transfer_syntax=syntax,
         encoding=encoding,
-        elements=elements,
+        elements=list(read_elements(dataset, encoding)),
         after=after,
     )
+
+
+def _without_transfer_syntax(view: memoryview, prefix: bool, meta: list[Element], start: int) -> DicomFile:
+    if prefix:
+        raise RefusedError("the file meta information has no TransferSyntaxUID; write one first, as dcmconv does")
+    encoding = _encoding_of(view[start : start + _HEAD])
+    if encoding is None:
+        raise RefusedError("no DICOM file: there is neither preamble and file meta information nor a dataset that starts with group 0008")
+    elements = list(read_elements(view[start:], encoding))
+    return DicomFile(preamble=view[:0], prefix=False, meta=meta, transfer_syntax="", encoding=encoding, elements=elements)
 
 
 def _inflate(data: bytes) -> tuple[bytes, bytes]:
@@ -213,25 +214,41 @@ def _inflate(data: bytes) -> tuple[bytes, bytes]:
 
 def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
     """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do."""
-    if file.transfer_syntax not in NATIVE:
-        return
     try:
-        dataset = dcmread(BytesIO(data))
-        theirs = [int(element.tag) for element in dataset.elements()]
-    except (
-        InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
-        RecursionError,
-    ) as error:  # fmt: skip
-        raise RefusedError(f"pydicom cannot read the file: {' '.join(str(error).split())[:200]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = [int(element.tag) for element in dcmread(BytesIO(data), force=not file.prefix).elements()]
+    except Exception as error:  # whatever a damaged file makes it raise
+        raise RefusedError(f"pydicom cannot read the file: {' '.join(str(error).split())[:200]}; repair the file first") from error
     ours = [element.tag for element in file.elements]
     if len(set(ours)) < len(ours):
-        twice = next(tag for tag in ours if ours.count(tag) > 1)
+        twice = Counter(ours).most_common(1)[0][0]
         raise RefusedError(f"{tag_text(twice)} is there more than once; repair the file first")
     # pydicom leaves out retired group lengths, which hold nothing of the image.
-    ours, theirs = ([tag for tag in tags if tag & 0xFFFF] for tags in (ours, theirs))
+    ours, theirs = ([tag for tag in side if tag & 0xFFFF] for side in (ours, theirs))
     if ours != theirs:
         odd = min(set(ours) ^ set(theirs), default=0)
         raise RefusedError(f"pydicom reads other elements, first at {tag_text(odd)}; repair the file first")
+
+
+def identifiers(file: DicomFile) -> dict[str, str]:
+    """Give the identifiers that planning uses, as far as the file has them."""
+    found = {name: decoded_text(file, tag) for tag, name in _IDENTIFIERS.items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def decoded_text(file: DicomFile, tag: int) -> str:
+    """Decode an element that may be in any character set (PS3.3 C.12.1.1.2); what is in none is read as Latin-1."""
+    element = file.find(tag)
+    if element is None:
+        return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encodings = convert_encodings(file.texts(tags.SPECIFIC_CHARACTER_SET) or ["ISO_IR 6"])
+            return str(decode_bytes(bytes(element.value), encodings, set())).strip("\0 ")
+    except (LookupError, ValueError):
+        return bytes(element.value).decode("latin-1").strip("\0 ")
 
 
 def floats(texts: list[str]) -> list[float]:

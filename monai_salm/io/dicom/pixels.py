@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 
+Bytes = bytes | memoryview
+
+
+Layout = Literal["gray", "rgb", "ybr", "ybr422"]
+"""What the samples of a pixel are: one value, three colors, luminance and two chroma, or two of luminance to one pair of chroma."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
-    """How one frame is stored.
+    """How the frames of an image are stored (PS3.3 C.7.6.3, PS3.5 8.1).
 
     Args:
         rows: lines.
@@ -22,6 +28,10 @@ class PixelFormat:
         bits_allocated: size of a pixel cell.
         bits_stored: how many of its low bits are the value; overlays of old files are in the others.
         signed: whether the value is two's complement.
+        frames: how many.
+        layout: what the samples of a pixel are.
+        planar: whether the samples of a frame lie plane by plane (PlanarConfiguration 1).
+        tiles: rows and columns of pictures that one frame is divided into (a mosaic has several, PS3.3 knows none).
         swapped_bytes: cells of 8 bits in big endian words, so that neighbors are swapped (PS3.5 8.1.1).
         little: byte order.
     """
@@ -31,8 +41,17 @@ class PixelFormat:
     bits_allocated: int
     bits_stored: int
     signed: bool
-    swapped_bytes: bool
-    little: bool
+    frames: int = 1
+    layout: Layout = "gray"
+    planar: bool = False
+    tiles: tuple[int, int] = (1, 1)
+    swapped_bytes: bool = False
+    little: bool = True
+
+    @property
+    def samples(self) -> int:
+        """Samples of a pixel."""
+        return 1 if self.layout == "gray" else 3
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -41,8 +60,26 @@ class PixelFormat:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of the frame, without pad byte."""
-        return self.rows * self.columns * self.bits_allocated // 8
+        """Bytes of a frame."""
+        samples = 2 if self.layout == "ybr422" else self.samples
+        return self.rows * self.columns * samples * self.bits_allocated // 8
+
+    @property
+    def size(self) -> int:
+        """Bytes of all frames, without pad byte."""
+        return self.frames * self.frame_bytes
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the file holds several pictures: frames, or tiles of a mosaic."""
+        return self.frames > 1 or self.tiles != (1, 1)
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Shape of the values without their samples: (rows, columns), with the number of pictures before it where there are several."""
+        down, across = self.tiles
+        one = (self.rows // down, self.columns // across)
+        return (self.frames * down * across, *one) if self.stacked else one
 
     @property
     def mask(self) -> int:
@@ -63,42 +100,91 @@ class PixelFormat:
 
 
 def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
-    """Give the pixel cells of the frame as unsigned words in native byte order, with all their bits."""
-    size = pixel_format.frame_bytes
-    shape = (pixel_format.rows, pixel_format.columns)
+    """Give the pixel cells as unsigned words in native byte order, with all their bits.
+
+    Returns:
+        ``(frames, rows, columns, samples)``; of YBR_FULL_422 ``(frames, rows, columns / 2, 4)`` with two of luminance first.
+    """
+    size = pixel_format.size
     if pixel_format.swapped_bytes:
         _check_even(value, size)
         pairs = np.frombuffer(value[: size + size % 2], dtype=np.uint8).reshape(-1, 2)
-        straight: NDArray[Any] = pairs[:, ::-1].ravel()[:size].reshape(shape)
-        return straight
-    width = pixel_format.bits_allocated // 8
-    order = "<" if pixel_format.little else ">"
-    words = np.frombuffer(value[:size], dtype=f"{order}u{width}").astype(f"u{width}")
-    return words.reshape(shape)
+        flat: NDArray[Any] = pairs[:, ::-1].ravel()[:size]
+    else:
+        width = pixel_format.bits_allocated // 8
+        order = "<" if pixel_format.little else ">"
+        flat = np.frombuffer(value[:size], dtype=f"{order}u{width}").astype(f"u{width}")
+    frames, rows, columns, samples = pixel_format.frames, pixel_format.rows, pixel_format.columns, pixel_format.samples
+    if pixel_format.layout == "ybr422":
+        return flat.reshape(frames, rows, columns // 2, 4)
+    if pixel_format.planar:
+        return np.moveaxis(flat.reshape(frames, samples, rows, columns), 1, -1)
+    return flat.reshape(frames, rows, columns, samples)
 
 
-def encode_words(words: NDArray[Any], value: memoryview, pixel_format: PixelFormat) -> bytes:
-    """Put words into a copy of the pixel data's value; a pad byte and bytes after the frame stay."""
-    size = pixel_format.frame_bytes
+def encode_words(words: NDArray[Any], value: Bytes, pixel_format: PixelFormat) -> bytes:
+    """Put words, as :func:`decode_words` gives them, into a copy of the pixel data's value; a pad byte and bytes after the frames stay."""
+    size = pixel_format.size
+    flat = (np.moveaxis(words, -1, 1) if pixel_format.planar else words).ravel()
     encoded = bytearray(value)
     if pixel_format.swapped_bytes:
         _check_even(value, size)
         pairs = np.frombuffer(encoded, dtype=np.uint8)[: size + size % 2].reshape(-1, 2)
         straight = pairs[:, ::-1].ravel()
-        straight[:size] = words.ravel()
+        straight[:size] = flat
         pairs[:] = straight.reshape(-1, 2)[:, ::-1]
         return bytes(encoded)
     order = "<" if pixel_format.little else ">"
-    encoded[:size] = words.astype(f"{order}u{pixel_format.bits_allocated // 8}").tobytes()
+    encoded[:size] = flat.astype(f"{order}u{pixel_format.bits_allocated // 8}").tobytes()
     return bytes(encoded)
 
 
-def bytes_after_frame(value: memoryview, pixel_format: PixelFormat) -> bytes:
-    """Give the pad byte and whatever else the pixel data holds after the frame."""
-    size = pixel_format.frame_bytes
+def bytes_after_frames(value: memoryview, pixel_format: PixelFormat) -> bytes:
+    """Give the pad byte and whatever else the pixel data holds after the frames."""
+    size = pixel_format.size
     if pixel_format.swapped_bytes and size % 2:
         return bytes(value[size - 1 : size]) + bytes(value[size + 1 :])
     return bytes(value[size:])
+
+
+def picture_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
+    """Give the words that are the picture: gray, red, green and blue, or luminance.
+
+    Of color that is stored as luminance and chroma the chroma is left alone: a step of luminance is the same step of red, green and blue.
+
+    Args:
+        words: of :func:`decode_words`.
+        pixel_format: of the image.
+
+    Returns:
+        ``picture_shape``, with a trailing axis of 3 for RGB.
+    """
+    if pixel_format.layout == "ybr422":
+        chosen = words[..., :2].reshape(pixel_format.frames, pixel_format.rows, pixel_format.columns)
+    else:
+        chosen = words if pixel_format.layout == "rgb" else words[..., 0]
+    down, across = pixel_format.tiles
+    rows, columns = pixel_format.picture_shape[-2:]
+    trailing = chosen.shape[3:]
+    tiled = chosen.reshape(pixel_format.frames, down, rows, across, columns, *trailing).swapaxes(2, 3)
+    return tiled.reshape(*pixel_format.picture_shape, *trailing)
+
+
+def with_picture_words(words: NDArray[Any], picture: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
+    """Give a copy of the words with others in place of those that :func:`picture_words` gives."""
+    down, across = pixel_format.tiles
+    rows, columns = pixel_format.picture_shape[-2:]
+    trailing = picture.shape[len(pixel_format.picture_shape) :]
+    whole = picture.reshape(pixel_format.frames, down, across, rows, columns, *trailing).swapaxes(2, 3)
+    whole = whole.reshape(pixel_format.frames, pixel_format.rows, pixel_format.columns, *trailing)
+    new = words.copy()
+    if pixel_format.layout == "ybr422":
+        new[..., :2] = whole.reshape(*words.shape[:-1], 2)
+    elif pixel_format.layout == "rgb":
+        new[:] = whole
+    else:
+        new[..., 0] = whole
+    return new
 
 
 def values_of_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
@@ -137,13 +223,21 @@ def extends_sign(words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bo
     )
 
 
-def words_of_values(values: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool) -> NDArray[Any]:
-    """Give words with other values, and above them what the convention of the old words asks (``extends_sign``)."""
-    new: NDArray[Any] = values.view(words.dtype)
+def words_of_values(values: NDArray[Any], old: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool) -> NDArray[Any]:
+    """Give words with other values, and above them what the convention of the old words asks (``extends_sign``).
+
+    Args:
+        values: new values.
+        old: words that they replace, of the same shape.
+        words: all words of the image, which show the convention.
+        pixel_format: of the image.
+        overlays: whether the dataset declares overlays in those bits.
+    """
+    new: NDArray[Any] = values.view(old.dtype)
     if extends_sign(words, pixel_format, overlays=overlays):
         return new.copy()
-    new = new & words.dtype.type(pixel_format.mask)
-    new |= words & words.dtype.type(pixel_format.unused_mask)
+    new = new & old.dtype.type(pixel_format.mask)
+    new |= old & old.dtype.type(pixel_format.unused_mask)
     return new
 
 
@@ -184,6 +278,6 @@ def _as_stored(bits: int, pixel_format: PixelFormat) -> int:
     return full
 
 
-def _check_even(value: memoryview, size: int) -> None:
+def _check_even(value: Bytes, size: int) -> None:
     if len(value) < size + size % 2:
         raise RefusedError(f"PixelData has an odd length of {len(value)} bytes in words of two; it is truncated")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading pictures: whether a DICOM file is one that can be protected faithfully, and its values."""
+"""Telling what a DICOM file is: a picture that can be protected faithfully, with its header, or something else."""
 
 from __future__ import annotations
 
@@ -10,103 +10,96 @@ from pydicom.charset import convert_encodings, decode_bytes
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
+from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode
+from monai_salm.io.dicom.documents import document_of, notes_of, references_of
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import (
-    NATIVE,
-    DicomFile,
-    ascii_values,
-    class_name,
-    find,
-    floats,
-    read_file,
-    shown,
-    uid_name,
-)
-from monai_salm.io.dicom.pixels import PixelFormat
+from monai_salm.io.dicom.files import NATIVE, DicomFile, class_name, floats, read_file, shown, uid_name
+from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
+from monai_salm.io.dicom.pixels import Layout, PixelFormat
 
-_DICOMDIR = "1.2.840.10008.1.3.10"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _IDENTIFIERS = {
-    0x00080018: "SOPInstanceUID",
-    0x0020000E: "SeriesInstanceUID",
-    0x0020000D: "StudyInstanceUID",
-    0x00200052: "FrameOfReferenceUID",
-    0x00100020: "PatientID",
-    0x00080050: "AccessionNumber",
+    tags.SOP_INSTANCE_UID: "SOPInstanceUID",
+    tags.SERIES_INSTANCE_UID: "SeriesInstanceUID",
+    tags.STUDY_INSTANCE_UID: "StudyInstanceUID",
+    tags.FRAME_OF_REFERENCE_UID: "FrameOfReferenceUID",
+    tags.PATIENT_ID: "PatientID",
+    tags.ACCESSION_NUMBER: "AccessionNumber",
 }
+_LAYOUTS: dict[str, Layout] = {
+    "MONOCHROME1": "gray",
+    "MONOCHROME2": "gray",
+    "RGB": "rgb",
+    "YBR_RCT": "rgb",
+    "YBR_ICT": "rgb",
+    "YBR_FULL": "ybr",
+    "YBR_FULL_422": "ybr422",
+}
+_MAX_RATIO = 1000
+_MAX_UNCHECKED_BYTES = 1 << 28
+
+
+def identify(path: Path) -> ImageHeader | Document:
+    """Read what planning needs of a file: the header of a picture, or what it is instead.
+
+    Raises:
+        RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
+    """
+    file = read_file(path)
+    document = document_of(path, file)
+    return document or picture_header(path, file, check_picture(file))
 
 
 def check_picture(file: DicomFile) -> PixelFormat:
-    """Give the format of the pixels, or refuse what is no single-frame grayscale picture in a native transfer syntax.
+    """Give the format of a picture's pixels, or refuse what cannot be protected faithfully.
 
     Raises:
         RefusedError: with the value found and what is supported.
     """
-    _check_class(file)
+    _check_identity(file)
     _check_pixel_element(file)
-    frames = file.number(0x00280008)
-    if frames not in (None, 1.0):
-        raise RefusedError(f"NumberOfFrames is {shown(file.text(0x00280008))}; only single-frame images are supported yet")
-    if file.find(0x52009229) is not None or file.find(0x52009230) is not None:
-        raise RefusedError("functional groups (an enhanced image) are not supported yet")
-    photometric = file.text(0x00280004)
-    samples = file.unsigned(0x00280002)
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise RefusedError(
-            f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; "
-            "only MONOCHROME1 and MONOCHROME2 with 1 are supported yet"
-        )
-    lut = file.find(0x00283000)
+    lut = file.find(tags.MODALITY_LUT_SEQUENCE)
     if lut is not None and lut.size:
         raise RefusedError("ModalityLUTSequence maps stored to real values by a table; only RescaleSlope is supported")
     pixel_format = _pixel_format(file)
-    rescale(file)
+    frame_rescales(file, pixel_format.frames)
     return pixel_format
 
 
-def _check_class(file: DicomFile) -> None:
-    sop_class = file.text(0x00080016) or next(iter(ascii_values(find(file.meta, 0x00020002))), "")
-    if sop_class == _DICOMDIR:
-        raise RefusedError("not a picture (a DICOMDIR)")
-    for tag, name in ((0x00080016, "SOPClassUID"), (0x00080018, "SOPInstanceUID")):
+def _check_identity(file: DicomFile) -> None:
+    if not file.transfer_syntax:
+        raise RefusedError(
+            "a picture without file meta information, whose transfer syntax can only be guessed; write it as a DICOM file first, for example with dcmconv"
+        )
+    for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
         if not file.text(tag):
             raise RefusedError(f"{name} is absent or empty; the file is truncated or no DICOM object")
-    name = class_name(sop_class)
-    if not name:
-        raise RefusedError(f"SOP class {shown(sop_class)} is not known, so neither is what the object means")
-    if "Image Storage" not in name:
-        raise RefusedError(f"not a picture ({name})")
 
 
 def _check_pixel_element(file: DicomFile) -> None:
-    for tag, name in ((0x7FE00008, "FloatPixelData"), (0x7FE00009, "DoubleFloatPixelData")):
-        if file.find(tag) is not None:
-            raise RefusedError(f"{name} (a map of floats) is not supported; only PixelData is")
     element = file.find(PIXEL_DATA)
     if element is None:
-        raise RefusedError("there is no PixelData; the file is truncated or holds no image")
-    if file.transfer_syntax not in NATIVE:
+        raise RefusedError(f"there is no PixelData in an object of class {class_name(file.text(tags.SOP_CLASS_UID))}; the file is truncated or holds no image")
+    if file.transfer_syntax in NATIVE:
+        if element.undefined:
+            raise RefusedError("PixelData is encapsulated though the transfer syntax is native; repair the file first")
+        return
+    if file.transfer_syntax not in LOSSLESS | LOSSY:
         raise RefusedError(
-            f"transfer syntax {uid_name(file.transfer_syntax)} is compressed; only native ones are supported yet: "
-            "decompress first, for example with gdcmconv --raw"
+            f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (video, or a codec that no longer is in use); "
+            "convert to Explicit VR Little Endian first, for example with gdcmconv --raw"
         )
-    if element.undefined:
-        raise RefusedError("PixelData is encapsulated though the transfer syntax is native; repair the file first")
+    if not element.undefined:
+        raise RefusedError("PixelData is not encapsulated though the transfer syntax is compressed; repair the file first")
 
 
 def _pixel_format(file: DicomFile) -> PixelFormat:
-    names = {
-        0x00280010: "Rows",
-        0x00280011: "Columns",
-        0x00280100: "BitsAllocated",
-        0x00280101: "BitsStored",
-        0x00280102: "HighBit",
-        0x00280103: "PixelRepresentation",
-    }
-    numbers = {name: file.unsigned(tag) for tag, name in names.items()}
+    numbers = {name: file.unsigned(tag) for tag, name in _REQUIRED.items()}
     absent = [name for name, number in numbers.items() if number is None]
     if absent:
         raise RefusedError(f"{', '.join(absent)} absent or not one number; these are required to read the pixels")
-    rows, columns, allocated, stored, high, signed = (number or 0 for number in numbers.values())
+    samples, rows, columns, allocated, stored, high, signed = (number or 0 for number in numbers.values())
     if rows == 0 or columns == 0:
         raise RefusedError(f"Rows x Columns is {rows} x {columns}; there is no pixel")
     if allocated not in (8, 16, 32) or (allocated == 32 and not file.encoding.little):
@@ -117,55 +110,86 @@ def _pixel_format(file: DicomFile) -> PixelFormat:
         raise RefusedError(f"HighBit is {high} with BitsStored {stored}; it must be {stored - 1} (PS3.5 8.1.1), for readers disagree on others")
     if signed not in (0, 1):
         raise RefusedError(f"PixelRepresentation is {signed}; 0 (unsigned) and 1 (two's complement) are defined")
+    layout = _layout(file, samples)
+    if layout == "ybr422" and (columns % 2 or allocated != 8):
+        raise RefusedError(f"YBR_FULL_422 with {columns} columns of {allocated} bits; an even number of 8 bits is defined (PS3.3 C.7.6.3.1.2)")
     element = file.find(PIXEL_DATA)
-    size, vr = (element.size, element.vr) if element is not None else (0, "")
+    vr = element.vr if element is not None else ""
     if not file.encoding.little and vr != "OW" and (allocated, vr) != (8, "OB"):
         raise RefusedError(f"PixelData of {allocated} bits in big endian is written as {vr}; OW is supported")
-    frame = rows * columns * allocated // 8
-    if size < frame:
-        raise RefusedError(f"PixelData has {size} bytes, Rows x Columns x BitsAllocated need {frame}; it is truncated")
-    if size >= 2 * frame and size > frame + 1:
-        raise RefusedError(f"PixelData has {size} bytes, one frame needs {frame}: more frames than are declared")
-    return PixelFormat(
+    native = file.transfer_syntax in NATIVE
+    pixel_format = PixelFormat(
         rows=rows,
         columns=columns,
         bits_allocated=allocated,
         bits_stored=stored,
         signed=signed == 1,
+        frames=_frames(file),
+        layout=layout,
+        planar=native and layout != "ybr422" and samples == 3 and file.unsigned(tags.PLANAR_CONFIGURATION) == 1,
+        tiles=mosaic_tiles(file, rows, columns) if samples == 1 else (1, 1),
         swapped_bytes=allocated == 8 and not file.encoding.little and vr == "OW",
         little=file.encoding.little,
     )
+    if native:
+        _check_length(pixel_format, element.size if element is not None else 0)
+    else:
+        _check_claim(pixel_format, element.size if element is not None else 0)
+    return pixel_format
 
 
-def rescale(file: DicomFile) -> tuple[float, float]:
-    """Give RescaleSlope and RescaleIntercept (PS3.3 C.11.1.1), 1 and 0 where absent.
+_REQUIRED = {
+    tags.SAMPLES_PER_PIXEL: "SamplesPerPixel",
+    tags.ROWS: "Rows",
+    tags.COLUMNS: "Columns",
+    tags.BITS_ALLOCATED: "BitsAllocated",
+    tags.BITS_STORED: "BitsStored",
+    tags.HIGH_BIT: "HighBit",
+    tags.PIXEL_REPRESENTATION: "PixelRepresentation",
+}
 
-    Raises:
-        RefusedError: they are no usable numbers.
-    """
-    slope, intercept = file.number(0x00281053), file.number(0x00281052)
-    slope = 1.0 if slope is None else slope
-    intercept = 0.0 if intercept is None else intercept
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
+
+def _layout(file: DicomFile, samples: int) -> Layout:
+    photometric = file.text(tags.PHOTOMETRIC_INTERPRETATION)
+    if photometric == "PALETTE COLOR":
         raise RefusedError(
-            f"RescaleSlope is {_shown_values(file, 0x00281053)}, RescaleIntercept {_shown_values(file, 0x00281052)}; "
-            "the slope must be one finite number other than 0, the intercept a finite one"
+            "PALETTE COLOR: a pixel is the number of a color, and the next number may be any other; convert to RGB to protect it, for example with dcmj2pnm"
         )
-    return slope, intercept
+    layout = _LAYOUTS.get(photometric)
+    if layout is None or samples != (1 if layout == "gray" else 3):
+        raise RefusedError(
+            f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; {', '.join(_LAYOUTS)} with their 1 or 3 are supported"
+        )
+    if file.transfer_syntax in LOSSY and layout != "gray":
+        return "rgb"  # decoded to colors, since each decoder has its own way with chroma
+    if layout == "ybr422" and file.transfer_syntax not in NATIVE:
+        raise RefusedError(f"YBR_FULL_422 in {uid_name(file.transfer_syntax)} is not defined; convert to Explicit VR Little Endian first")
+    return layout
 
 
-def _shown_values(file: DicomFile, tag: int) -> str:
-    return shown("\\".join(file.texts(tag))) or "absent"
+def _frames(file: DicomFile) -> int:
+    frames = file.number(tags.NUMBER_OF_FRAMES)
+    if frames is None:
+        return 1
+    if not np.isfinite(frames) or frames < 1 or frames != int(frames):
+        raise RefusedError(f"NumberOfFrames is {shown(file.text(tags.NUMBER_OF_FRAMES))}; a whole number from 1 is needed")
+    return int(frames)
 
 
-def identify(path: Path) -> ImageHeader | Document:
-    """Read what planning needs of a picture, without its pixels.
+def _check_length(pixel_format: PixelFormat, size: int) -> None:
+    """Hold what the header claims against the bytes that are there, before any memory is taken."""
+    if size < pixel_format.size:
+        raise RefusedError(f"PixelData has {size} bytes, Rows x Columns x NumberOfFrames x BitsAllocated need {pixel_format.size}; it is truncated")
+    if size >= pixel_format.size + pixel_format.frame_bytes and size > pixel_format.size + 1:
+        raise RefusedError(f"PixelData has {size} bytes, {pixel_format.frames} frames need {pixel_format.size}: more frames than are declared")
 
-    Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
-    """
-    file = read_file(path, pixels=False)
-    return picture_header(path, file, check_picture(file))
+
+def _check_claim(pixel_format: PixelFormat, size: int) -> None:
+    """Hold what the header claims against what so many compressed bytes can hold, before any memory is taken."""
+    if pixel_format.frames > size // 8:
+        raise RefusedError(f"NumberOfFrames is {pixel_format.frames}, but {size} bytes of fragments hold at most {size // 8} frames")
+    if pixel_format.size > max(_MAX_UNCHECKED_BYTES, _MAX_RATIO * size):
+        raise RefusedError(f"Rows x Columns x NumberOfFrames make {pixel_format.size} bytes, more than {_MAX_RATIO} times the {size} that are compressed")
 
 
 def has_embedded_overlays(file: DicomFile) -> bool:
@@ -175,22 +199,39 @@ def has_embedded_overlays(file: DicomFile) -> bool:
 
 def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:
     """Give the header of a picture that ``check_picture`` found to be one."""
+    shape = pixel_format.picture_shape
+    frame = FrameFormat(
+        rows=pixel_format.rows, columns=pixel_format.columns, samples=pixel_format.samples, bits_allocated=pixel_format.bits_allocated,
+        bits_stored=pixel_format.bits_stored, signed=pixel_format.signed, photometric=file.text(tags.PHOTOMETRIC_INTERPRETATION),
+    )  # fmt: skip
+    native = file.transfer_syntax in NATIVE or can_encode(file.transfer_syntax, frame)
+    notes = notes_of(file)
+    if not native:
+        why = "lossy" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
+        notes += (f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written as Explicit VR Little Endian",)
     return ImageHeader(
         path=path,
         format="dicom",
-        shape=(pixel_format.rows, pixel_format.columns),
+        shape=shape,
+        trailing=(3,) if pixel_format.layout == "rgb" else (),
+        stacked=pixel_format.stacked,
+        regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns) if pixel_format.tiles == (1, 1) else (),
         dtype=pixel_format.dtype,
-        modality=file.text(0x00080060),
-        identifiers=_identifiers(file),
+        modality=file.text(tags.MODALITY),
+        identifiers=identifiers(file),
         slice_position=_slice_position(file),
         instance_number=_instance_number(file),
-        spacing=_spacing(file),
+        spacing=spacing(file)[-len(shape) :],
         window_real=_window(file),
-        derivation=_text_in_charset(file, 0x00082111),
+        derivation=_text_in_charset(file, tags.DERIVATION_DESCRIPTION),
+        output_transfer_syntax="" if native else EXPLICIT_VR_LITTLE_ENDIAN,
+        references=references_of(file),
+        notes=notes,
     )
 
 
-def _identifiers(file: DicomFile) -> dict[str, str]:
+def identifiers(file: DicomFile) -> dict[str, str]:
+    """Give the identifiers that planning uses, as far as the file has them."""
     found = {name: _text_in_charset(file, tag) for tag, name in _IDENTIFIERS.items()}
     return {name: value for name, value in found.items() if value}
 
@@ -200,13 +241,13 @@ def _text_in_charset(file: DicomFile, tag: int) -> str:
     element = file.find(tag)
     if element is None:
         return ""
-    encodings = convert_encodings(file.texts(0x00080005) or ["ISO_IR 6"])
+    encodings = convert_encodings(file.texts(tags.SPECIFIC_CHARACTER_SET) or ["ISO_IR 6"])
     return str(decode_bytes(bytes(element.value), encodings, set())).strip("\0 ")
 
 
 def _slice_position(file: DicomFile) -> float | None:
     """Project ImagePositionPatient onto the normal of ImageOrientationPatient (PS3.3 C.7.6.2.1.1)."""
-    position, orientation = floats(file.texts(0x00200032)), floats(file.texts(0x00200037))
+    position, orientation = floats(file.texts(tags.IMAGE_POSITION)), floats(file.texts(tags.IMAGE_ORIENTATION))
     if len(position) != 3 or len(orientation) != 6:
         return None
     along = float(np.dot(position, np.cross(orientation[:3], orientation[3:])))
@@ -214,25 +255,16 @@ def _slice_position(file: DicomFile) -> float | None:
 
 
 def _instance_number(file: DicomFile) -> int | None:
-    number = file.number(0x00200013)
+    number = file.number(tags.INSTANCE_NUMBER)
     return int(number) if number is not None and np.isfinite(number) else None
-
-
-def _spacing(file: DicomFile) -> tuple[float, ...]:
-    """Give PixelSpacing, else ImagerPixelSpacing (PS3.3 10.7.1.3), both rows first."""
-    for tag in (0x00280030, 0x00181164):
-        spacing = floats(file.texts(tag))
-        if len(spacing) == 2 and np.isfinite(spacing).all() and min(spacing) > 0:
-            return tuple(spacing)
-    return (1.0, 1.0)
 
 
 def _window(file: DicomFile) -> tuple[float, float] | None:
     """Give the first VOI window (PS3.3 C.11.2.1.2); a sigmoid has no ends, so it is none."""
-    center, width = (floats(file.texts(tag)[:1]) for tag in (0x00281050, 0x00281051))
+    center, width = (floats(file.texts(tag)[:1]) for tag in (tags.WINDOW_CENTER, tags.WINDOW_WIDTH))
     if not center or not width or not np.isfinite([*center, *width]).all():
         return None
-    function = file.text(0x00281056) or "LINEAR"
+    function = file.text(tags.VOI_LUT_FUNCTION) or "LINEAR"
     if function == "LINEAR":
         low, high = center[0] - 0.5 - (width[0] - 1) / 2, center[0] - 0.5 + (width[0] - 1) / 2
     elif function == "LINEAR_EXACT":

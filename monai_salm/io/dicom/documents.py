@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects that are no pictures: they go out as they are, but for the UIDs of objects that get new ones."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Derivation, Document
+from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.dicomdir import is_directory, listed_files, rewritten_directory
+from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
+from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, find, identifiers, read_file, shown
+from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, whole_file
+from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
+from monai_salm.io.dicom.uids import UidMap, is_valid_uid
+
+_MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
+_STANDARD_UIDS = "1.2.840.10008."
+_VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
+"""MPEG-2, MPEG-4 and HEVC (PS3.5 A.4.5 to A.4.8, also fragmentable)."""
+
+_IMAGE = "Image Storage"
+"""In the names of all classes of pictures but those of ``_MORE_IMAGES``."""
+
+_MORE_IMAGES = {
+    "1.2.840.10008.5.1.4.1.1.6.2": "Enhanced US Volume Storage",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.8": "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage",
+    "1.2.840.10008.5.1.4.1.1.501.4": "DICOS 2D AIT Storage",
+    "1.2.840.10008.5.1.4.1.1.501.5": "DICOS 3D AIT Storage",
+}
+_SIGNALS = {
+    "1.2.840.10008.5.1.4.1.1.4.2": "MR Spectroscopy Storage",
+    "1.2.840.10008.5.1.4.1.1.66": "Raw Data Storage",
+    "1.2.840.10008.5.1.4.1.1.501.6": "DICOS Quadrupole Resonance (QR) Storage",
+    "1.2.840.10008.5.1.1.27": "Stored Print Storage",
+}
+"""They may hold a picture, or what one is computed from, in elements that are not protected."""
+
+_MAPS = {
+    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map Storage",
+    "1.2.840.10008.5.1.4.1.1.81.1": "Ophthalmic Thickness Map Storage",
+    "1.2.840.10008.5.1.4.1.1.82.1": "Corneal Topography Map Storage",
+}
+_LABELS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose Storage",
+}
+_ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
+
+_PIXELS = frozenset({PIXEL_DATA, tags.FLOAT_PIXEL_DATA, tags.DOUBLE_FLOAT_PIXEL_DATA})
+_VARIABLE_PIXEL_DATA, _VARIABLE_GROUP = 0x7F000010, 0xFF00FFFF
+"""Retired: pixel data in any even group from 7F00 (PS3.6)."""
+
+_SIEMENS_PIXELS = 0x7FE1
+_FIRST_PRIVATE_DATA = 0x1000
+"""Elements with lower numbers name whom a private group belongs to (PS3.5 7.8.1)."""
+
+_CSA_HEADER = b"SV10"
+_MAX_OPAQUE_BYTES = 1 << 16
+
+
+def document_of(path: Path, file: DicomFile) -> Document | None:
+    """Say what an object is that is no picture; None for a picture, protected or not.
+
+    Args:
+        path: of the file.
+        file: its elements.
+
+    Raises:
+        RefusedError: it may hold a picture where none is looked for.
+
+    DICOM: told by the SOP class (PS3.4 B.5), and by whether there is pixel data. Segmentations, doses and maps have pixel data that is no picture.
+    A private class is only a document if it has neither pixel data nor more than 64 KiB of private elements.
+    """
+    kind, notes = _kind_of(file)
+    if not kind:
+        return None
+    names = identifiers(file)
+    if is_directory(file) and media_storage_uid(file):
+        names["SOPInstanceUID"] = media_storage_uid(file)
+    return Document(
+        path=path,
+        format="dicom",
+        kind=kind,
+        identifiers=names,
+        references=references_of(file),
+        files=listed_files(file) if is_directory(file) else frozenset(),
+        notes=notes + _notes(file, signatures="are removed where references change"),
+    )
+
+
+def references_of(file: DicomFile) -> frozenset[str]:
+    """Give the UIDs that a file refers to, at any depth; its own and those that the standard defines are not among them.
+
+    DICOM: values of VR UI, and of unknown VR (UN, PS3.5 6.2.2) that have the form of UIDs. Also UIDs of things that are no object.
+    """
+    own = {value for tag in _OWN for value in file.texts(tag)} | {media_storage_uid(file)}
+    left_out = tags.NOT_REMAPPED | STALE
+    found = {uid for element, _ in leaves(file.elements, left_out) if element.tag not in left_out for uid in _uids(element)}
+    return frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
+
+
+_OWN = (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID, tags.STUDY_INSTANCE_UID, tags.FRAME_OF_REFERENCE_UID)
+
+
+def notes_of(file: DicomFile) -> tuple[str, ...]:
+    """Say of a picture what is removed besides, and which elements may show its pixels all the same; one sentence each."""
+    return _notes(file, signatures="no longer hold and are removed")
+
+
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Write a document: byte for byte, or with the new UIDs of objects that have some, itself included.
+
+    Args:
+        path: the document.
+        target: path to write.
+        derivation: its ``uid_secret`` and ``changed_uids``; of a DICOMDIR also ``absent_files`` and ``transfer_syntaxes``.
+
+    Raises:
+        RefusedError: it is a picture, or a DICOMDIR with damaged links.
+
+    DICOM: icons are removed, for they show unprotected pixels; and of what changes digital signatures (PS3.15 C), which no longer hold. File meta
+    information names the new instance and this software (PS3.10 7.1). Pixel data, which is that of labels, doses or maps, stays.
+    """
+    file = read_file(path)
+    if not _kind_of(file)[0]:
+        raise RefusedError("the file is a picture, which is no document to copy; protect it")
+    uid_map = UidMap(derivation.uid_secret, others=derivation.changed_uids)
+    content = rewritten_directory(file, uid_map, derivation) if is_directory(file) else _rewritten(file, uid_map)
+    if content is None:
+        shutil.copyfile(path, target)
+    else:
+        target.write_bytes(content)
+
+
+def _rewritten(file: DicomFile, uid_map: UidMap) -> bytes | None:
+    """Give the whole file with new UIDs and without icons; None where there is nothing to change."""
+    chunks = rewritten(file.elements, file.encoding, uid_map, {}, ICONS)
+    if uid_map.new(media_storage_uid(file)) == media_storage_uid(file) and all(new is element.raw for new, element in zip(chunks, file.elements, strict=False)):
+        return None
+    return whole_file(file, rewritten(file.elements, file.encoding, uid_map, {}, STALE), file.transfer_syntax, uid_map)
+
+
+def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
+    """Name what a document is, with what to know of it; nothing for a picture."""
+    if _VIDEO.fullmatch(file.transfer_syntax):
+        return "", ()
+    sop_class = _sop_class(file)
+    pixels = next((element for element in file.elements if element.tag in _PIXELS), None)
+    if class_name(sop_class) or sop_class in _LABELS:
+        return _known_kind(sop_class, pixels)
+    return _unknown_kind(sop_class, pixels, file)
+
+
+def _sop_class(file: DicomFile) -> str:
+    """Give the SOP class: of the dataset, else of the file meta information."""
+    return file.text(tags.SOP_CLASS_UID) or next(iter(ascii_values(find(file.meta, _MEDIA_STORAGE_SOP_CLASS_UID))), "")
+
+
+def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str, ...]]:
+    """Name a class of the standard, with what to know of it; nothing for a class of pictures."""
+    name = _LABELS.get(sop_class) or class_name(sop_class)
+    if _IMAGE in name or sop_class in _MORE_IMAGES:
+        if pixels is not None and pixels.tag != PIXEL_DATA:
+            raise RefusedError(f"{pixels.name} in an object of class {name}: pixels that are floats are not protected; convert to integers with a RescaleSlope")
+        return "", ()
+    if sop_class in _SIGNALS:
+        raise RefusedError(f"{name}: it may hold a picture, or the signal of one, which is not protected; take it out of what you share")
+    if pixels is not None and sop_class not in _MAPS and sop_class not in _LABELS:
+        raise RefusedError(f"{pixels.name} in an object of class {name}, which has none: it may be a picture; repair its SOPClassUID first")
+    if sop_class in _MAPS:
+        return name, ("its values are computed from pictures and are not changed",)
+    if sop_class.startswith(_ENCAPSULATED):
+        return name, ("the document that it holds is not looked into; pictures in it are not protected",)
+    return name, ()
+
+
+def _unknown_kind(sop_class: str, pixels: Element | None, file: DicomFile) -> tuple[str, tuple[str, ...]]:
+    """Name an object of no class, or of one that the standard does not define."""
+    name = f"private SOP class {shown(sop_class)}" if sop_class else "dataset without SOP class"
+    if pixels is not None:
+        raise RefusedError(f"{pixels.name} in a {name}: it may be a picture, which is not protected; take it out of what you share")
+    opaque = sum(element.size for element in file.elements if element.tag >> 16 & 1)
+    if opaque > _MAX_OPAQUE_BYTES:
+        raise RefusedError(
+            f"{opaque} bytes of private elements in a {name}, more than {_MAX_OPAQUE_BYTES}: they may hold a picture, which is not protected; "
+            "take it out of what you share"
+        )
+    return name, ("its private elements are not looked into",) if opaque else ()
+
+
+def _uids(element: Element) -> Iterable[str]:
+    if element.vr not in ("UI", "UN") or element.size > tags.MAX_UIDS_BYTES:
+        return ()
+    values = ascii_values(element)
+    return values if element.vr == "UI" or all(map(is_valid_uid, values)) else ()
+
+
+def _notes(file: DicomFile, *, signatures: str) -> tuple[str, ...]:
+    """List what is removed, and elements that may hold a copy of the pixels."""
+    notes: dict[str, None] = {}  # in the order of the file, each once
+    if has_tiff_preamble(file):
+        notes["the preamble makes the file a TIFF as well; it is zeroed where the file changes"] = None
+    frame = _frame_bytes(file)
+    for element, depth in leaves(file.elements, STALE):
+        if element.tag in ICONS:
+            notes[f"{element.name}, a small copy of the pixels, is removed"] = None
+        elif element.tag in STALE:
+            notes[f"digital signatures {signatures}"] = None
+        elif _may_be_copy(element, frame) or (depth and element.tag in _PIXELS):
+            name = f"private element {tag_text(element.tag)}" if element.tag >> 16 & 1 else f"{element.name} {tag_text(element.tag)}"
+            place = " in a sequence" if depth else ""
+            notes[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
+    return tuple(notes)
+
+
+def _frame_bytes(file: DicomFile) -> int:
+    """Length of one native frame of the picture; 0 where there is none."""
+    rows, columns, bits = (_number(file.find(tag)) for tag in (tags.ROWS, tags.COLUMNS, tags.BITS_ALLOCATED))
+    return rows * columns * max(1, bits // 8)
+
+
+def _number(element: Element | None) -> int:
+    return int.from_bytes(element.value[:2], "little" if element.encoding.little else "big") if element is not None else 0
+
+
+def _may_be_copy(element: Element, frame_bytes: int) -> bool:
+    """Say whether an element is where vendors put copies of the pixels, or private and as large as one; headers of Siemens are known not to be."""
+    group, number = element.tag >> 16, element.tag & 0xFFFF
+    if group & 1 and number >= _FIRST_PRIVATE_DATA and element.vr in ("OB", "OW", "UN"):
+        as_large = 0 < frame_bytes <= element.size and element.value[:4] != _CSA_HEADER
+        return as_large or (group == _SIEMENS_PIXELS and element.size > 0)
+    return element.tag & _VARIABLE_GROUP == _VARIABLE_PIXEL_DATA and group != PIXEL_DATA >> 16 and not group & 1 and element.size > 0

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands around a dataset that was changed: preamble, file meta information, and the deflated stream."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+
+from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, encode
+from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, ascii_values, find
+from monai_salm.io.dicom.remapping import Bytes, Edit, constant, rewritten
+from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UidMap
+
+_TIFF = (b"II*\0", b"MM\0*")
+
+
+def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap) -> bytes:
+    """Put a changed dataset into a file like the source's.
+
+    Args:
+        file: the source.
+        dataset: bytes of the new elements, in order.
+        transfer_syntax: UID of how they are encoded; empty in a file without one.
+        uid_map: from old to new UIDs.
+    """
+    content = b"".join(dataset)
+    if transfer_syntax == DEFLATED:
+        deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+        content = deflater.compress(content) + deflater.flush()
+        # The pad byte of the old stream (PS3.5 A.5) says nothing of the new one's length.
+        after = file.after if file.after.strip(b"\0") else b""
+        content += after + bytes((len(content) + len(after)) % 2)
+    return file_head(file, transfer_syntax, uid_map) + content
+
+
+def file_head(file: DicomFile, transfer_syntax: str, uid_map: UidMap) -> bytes:
+    """Write all that is before the dataset; the directory of a TIFF in the preamble would be stale, so it is zeroed (PS3.10 7.1)."""
+    preamble = bytes(len(file.preamble)) if has_tiff_preamble(file) else bytes(file.preamble)
+    return preamble + (PREFIX if file.prefix else b"") + file_meta(file, transfer_syntax, uid_map)
+
+
+def has_tiff_preamble(file: DicomFile) -> bool:
+    """Say whether the preamble makes the file a TIFF as well."""
+    return bytes(file.preamble[:4]) in _TIFF
+
+
+def media_storage_uid(file: DicomFile) -> str:
+    """Give the UID of the instance: that of the dataset, or where it has none, as a DICOMDIR, that of the file meta information."""
+    stated = ascii_values(find(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID))
+    return file.text(tags.SOP_INSTANCE_UID) or next(iter(stated), "")
+
+
+def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap) -> bytes:
+    """Write the file meta information: the new instance, and who wrote it (PS3.10 7.1); nothing for a file that has none."""
+    if not file.meta:
+        return b""
+    changes = {
+        tags.MEDIA_STORAGE_SOP_INSTANCE_UID: uid_map.new(media_storage_uid(file)).encode("latin-1"),
+        tags.TRANSFER_SYNTAX_UID: transfer_syntax.encode("ascii"),
+        tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID.encode("ascii"),
+        tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME.encode("ascii"),
+    }
+    vrs = {tags.IMPLEMENTATION_VERSION_NAME: "SH"}
+    edits: dict[int, Edit] = {tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items() if value}
+    length = find(file.meta, tags.META_LENGTH)
+    body = b"".join(rewritten([element for element in file.meta if element is not length], EXPLICIT_LITTLE, UidMap(), edits))
+    if length is None:
+        return body
+    return encode(tags.META_LENGTH, "UL", struct.pack("<I", len(body)), EXPLICIT_LITTLE) + body

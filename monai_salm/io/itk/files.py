@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding the text header of a file, which may lie in another file beside it, and the bytes that hold the voxels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import SourceImage
+from monai_salm.io.itk import metaimage, nrrd
+from monai_salm.io.itk.layout import Layout, read_text
+from monai_salm.io.itk.packing import unpack
+
+_HEADER_SUFFIXES = (".nhdr", ".mhd")
+_NO_VOXELS = (".txt", ".json", ".csv", ".tsv", ".md", ".xml", ".html", ".log", ".yaml", ".yml", ".bval", ".bvec", ".pdf")
+"""Suffixes of files beside images, of which a folder can have so many that each must not be looked for in every header."""
+_FIRST_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """A file's bytes and what they hold.
+
+    Args:
+        layout: what the header says.
+        raw: all bytes of the file with the voxels.
+        start, end: where in them the voxels are, compressed or not.
+        voxels: decompressed.
+    """
+
+    layout: Layout
+    raw: bytes
+    start: int
+    end: int
+    voxels: memoryview
+
+    def source(self) -> SourceImage:
+        """Give the picture, its axes in the file's order, those that share noise last."""
+        layout = self.layout
+        flat = np.frombuffer(self.voxels, dtype=layout.dtype)
+        stored = flat.reshape(layout.sizes, order="F").transpose(layout.order).astype(layout.dtype.newbyteorder("="), order="K")
+        stored.setflags(write=False)
+        info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
+        return SourceImage(header=layout.image_header(), stored=stored, range_stored=(float(info.min), float(info.max)))
+
+
+def sniff(path: Path) -> bool:
+    """Say whether a file starts with an NRRD or MetaImage header, or holds the voxels that one beside it names."""
+    return _is_header(path) or bool(_headers_of(path))
+
+
+def find_layout(path: Path) -> Layout:
+    """Read the header of a file, from itself or from the file beside it that names it.
+
+    Raises:
+        RefusedError: there is none, more than one, or one that cannot be read faithfully.
+    """
+    if _is_header(path):
+        return _layout(path)
+    headers = _headers_of(path)
+    if len(headers) != 1:
+        found = ", ".join(header.name for header in headers) or "none"
+        raise RefusedError(f"voxels need one header beside them that names them; found {found}: keep the right one")
+    return _layout(headers[0])
+
+
+def written_layout(source: Path, written: Path) -> Layout:
+    """Read the header of a file that was written for a source, which is the source's own where the voxels are detached."""
+    layout = find_layout(source)
+    return replace(layout, data_path=written) if layout.detached else find_layout(written)
+
+
+def read_content(layout: Layout) -> Content:
+    """Read the voxels of a layout.
+
+    Raises:
+        RefusedError: a truncated or damaged file.
+    """
+    layout.check_size(layout.data_path.stat().st_size)
+    raw = layout.data_path.read_bytes()
+    layout.check_size(len(raw))
+    if not layout.detached and not raw.startswith(layout.text):
+        raise RefusedError("the file changed since it was read; read it again")
+    if not layout.packing:
+        start = len(raw) - layout.voxel_bytes if layout.offset < 0 else layout.offset
+        end = start + layout.voxel_bytes
+        if start < (0 if layout.detached else len(layout.text)):
+            raise RefusedError("truncated: the voxels overlap the header; get a complete copy of the file")
+        return Content(layout=layout, raw=raw, start=start, end=end, voxels=memoryview(raw)[start:end])
+    stream = memoryview(raw)[layout.offset :]
+    if layout.packed_size is not None:
+        stream = stream[: layout.packed_size]
+    voxels, length = unpack(stream, layout.voxel_bytes, layout.packing)
+    end = layout.offset + (length if layout.packed_size is None else layout.packed_size)
+    return Content(layout=layout, raw=raw, start=layout.offset, end=end, voxels=memoryview(voxels))
+
+
+def _is_header(path: Path) -> bool:
+    head = read_text(path, _FIRST_BYTES)
+    return nrrd.is_nrrd(head) or (metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path)))
+
+
+def _layout(header: Path) -> Layout:
+    return nrrd.layout(header) if nrrd.is_nrrd(read_text(header, _FIRST_BYTES)) else metaimage.layout(header)
+
+
+def _headers_of(path: Path) -> list[Path]:
+    """Find the headers that name a file: those of its own name if there are any, else those of other names in its folder."""
+    stem = path.name.partition(".")[0]
+    found = [header for suffix in _HEADER_SUFFIXES if _names(header := path.with_name(stem + suffix), path)]
+    if found or path.suffix.lower() in _NO_VOXELS:
+        return found
+    with os.scandir(path.parent) as entries:
+        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in _HEADER_SUFFIXES)
+    return [header for header in map(path.with_name, names) if _names(header, path)]
+
+
+def _names(header: Path, path: Path) -> bool:
+    """Say whether a file is a header that names another."""
+    if header.name == path.name or not header.is_file():
+        return False
+    text = read_text(header)
+    name = nrrd.data_name(text) if nrrd.is_nrrd(text) else metaimage.data_name(text) if metaimage.is_metaimage(text) else ""
+    return name.removeprefix("./") == path.name

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing the voxels of NRRD and MetaImage files, of which only their bytes change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.itk.files import Content, find_layout, read_content, written_layout
+from monai_salm.io.itk.packing import pack
+from monai_salm.io.labels import is_label_map
+
+_COLOR = (3,)
+
+
+def identify(path: Path) -> ImageHeader | Document:
+    """Read what planning needs; the voxels are looked at only to tell label maps from images.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully.
+    """
+    layout = find_layout(path)
+    if layout.detached and layout.header_path == path:
+        return Document(path=path, format="itk", kind=f"header of a detached {layout.kind}")
+    if _is_labels(read_content(layout)):
+        return Document(path=path, format="itk", kind="label map")
+    return layout.image_header()
+
+
+def read_source(path: Path) -> SourceImage:
+    """Read the voxels as they are stored; the axes are the file's own, the fastest first, those that share noise last.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully.
+    """
+    layout = find_layout(path)
+    if layout.detached and layout.header_path == path:
+        raise RefusedError(f"not a picture (header of a detached {layout.kind}); read {layout.data_path.name}")
+    content = read_content(layout)
+    if _is_labels(content):
+        raise RefusedError("not a picture (label map)")
+    return content.source()
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what :func:`write_like` wrote; the header of detached voxels is the one beside the source.
+
+    Raises:
+        RefusedError: the written file cannot be read.
+    """
+    return read_content(written_layout(source.header.path, written)).source()
+
+
+def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
+    """Write the source's bytes with ``stored`` in place of the voxels, packed anew where they are compressed.
+
+    Args:
+        source: what :func:`read_source` gave; its file is read again.
+        stored: new values, of the source's shape and dtype.
+        target: path to write; for detached voxels that of the data file, whose header is a document of its own.
+        derivation: ignored: the headers stay as they are, but for the size of a compressed MetaImage.
+
+    Raises:
+        RefusedError: the values do not fit the file, or the file is no longer what it was.
+    """
+    del derivation
+    check_stored(source, stored, target)
+    content = read_content(find_layout(source.header.path))
+    again = content.source()
+    if again.header != source.header or again.stored.tobytes() != source.stored.tobytes():
+        raise RefusedError("the file changed since it was read; read it again")
+    layout = content.layout
+    voxels = stored.transpose(np.argsort(layout.order)).astype(layout.dtype).tobytes(order="F")
+    if voxels == content.voxels:
+        target.write_bytes(content.raw)
+        return
+    head, tail = content.raw[: content.start], content.raw[content.end :]
+    if layout.packing:
+        voxels = pack(voxels, content.raw[content.start : content.end])
+    if layout.packed_size is not None:
+        first, last = layout.packed_span
+        head = head[:first] + str(len(voxels)).encode() + head[last:]
+    target.write_bytes(b"".join([head, voxels, tail]))
+
+
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Copy a document byte for byte: these formats refer to nothing but a data file, whose name stays."""
+    del derivation
+    shutil.copyfile(path, target)
+
+
+def _is_labels(content: Content) -> bool:
+    """Say whether values are labels; colors are none, however flat they are."""
+    if content.layout.segments:
+        return True
+    source = content.source()
+    return (source.header.trailing != _COLOR or source.stored.dtype.itemsize > 1) and is_label_map(source.stored)

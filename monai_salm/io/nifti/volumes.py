@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing voxels as they are stored; what is a picture and what a document."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.labels import is_label_map
+from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
+from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
+
+_MAX_LABEL = 65535
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A file that holds voxels, read whole, and where they are in it."""
+
+    layout: Layout
+    content: Content
+
+
+def sniff(path: Path) -> bool:
+    """Say from the first bytes, decompressed if need be, whether a file is NIfTI or a half of a pair that is."""
+    try:
+        return _find_header(path) is not None
+    except RefusedError:
+        return False
+
+
+def identify(path: Path) -> ImageHeader | Document:
+    """Tell pictures from documents; the voxels are read too, for label maps are known by their values.
+
+    Raises:
+        RefusedError: the file is neither a document nor a picture that can be protected faithfully.
+    """
+    found = examine(path)
+    return found if isinstance(found, Document) else found.header
+
+
+def read_source(path: Path) -> SourceImage:
+    """Read the voxels as they are stored, in the file's axis order; axes of one sample behind the third are left out.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully.
+    """
+    found = examine(path)
+    if isinstance(found, Document):
+        raise RefusedError(f"not a picture ({found.kind})")
+    return found
+
+
+def read_label_map(path: Path) -> StoredArray:
+    """Read a label map: whole numbers of any storable type, given as int64 in the file's axis order.
+
+    Raises:
+        RefusedError: the file cannot be read, or holds values that are no labels.
+    """
+    volume = read_volume(path)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused below
+        labels = _source(path, volume).real
+        whole = np.rint(labels)
+    if volume.layout.is_color or not np.array_equal(labels, whole) or labels.min() < 0 or labels.max() > _MAX_LABEL:
+        raise RefusedError(f"label map {path.name} has values that are no labels: whole numbers from 0 to {_MAX_LABEL} are supported")
+    return whole.astype(np.int64)
+
+
+def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
+    """Write the source's bytes with ``stored`` in place of the voxels; of a pair, the ``.img`` alone.
+
+    Args:
+        source: what :func:`read_source` gave; its file is read again.
+        stored: new values, of the source's shape and dtype.
+        target: path to write; compressed if the source is, whatever its name.
+        derivation: ignored: a NIfTI header has no room for it.
+
+    Raises:
+        RefusedError: the values do not fit the file, or the file is no longer what it was.
+    """
+    del derivation
+    check_stored(source, stored, target)
+    volume = read_volume(source.header.path)
+    layout, view = volume.layout, memoryview(volume.content.data)
+    in_file = view[layout.offset : layout.end]  # compared without a copy
+    if (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing) or layout.voxels(source.stored) != in_file:
+        raise RefusedError("the file changed since it was read; read it again")
+    voxels = layout.voxels(stored)
+    if voxels == in_file:
+        shutil.copyfile(source.header.path, target)
+        return
+    write_content(target, (view[: layout.offset], voxels, view[layout.end :]), volume.content.head)
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what :func:`write_like` wrote; for the ``.img`` of a pair, with the header that lies beside the source's.
+
+    Raises:
+        RefusedError: the written file does not hold what the header says, or the source's header is gone.
+    """
+    header = _find_header(source.header.path)
+    beside = header is not None and header[0] != source.header.path
+    return _source(written, _read(written, header) if beside else read_volume(written))
+
+
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Copy a document byte for byte: NIfTI refers to nothing."""
+    del derivation
+    shutil.copyfile(path, target)
+
+
+def examine(path: Path) -> SourceImage | Document:
+    """Read a picture, or say what document a file is.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    header = _find_header(path)
+    if header is not None and header[0] == path and header[2].of_pair:
+        _check_no_voxels(path, header[2])
+        return Document(path=path, format="nifti", kind="header of a NIfTI pair")
+    volume = _read(path, header)
+    source = _source(path, volume)
+    if volume.layout.is_labels or _holds_labels(volume.layout, source.stored):
+        return Document(path=path, format="nifti", kind="label map")
+    return source
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a file that holds voxels, whatever they are.
+
+    Raises:
+        RefusedError: there is no header for it, or none that can be read.
+    """
+    return _read(path, _find_header(path))
+
+
+def _read(path: Path, header: tuple[Path, bytes, Magic] | None) -> Volume:
+    if header is None:
+        raise RefusedError("not NIfTI: sizeof_hdr and magic are not those of NIfTI-1 or NIfTI-2, or the header is cut")
+    _, head, magic = header
+    layout = read_layout(head, magic)
+    return Volume(layout, read_content(path, layout.end))
+
+
+def _find_header(path: Path) -> tuple[Path, bytes, Magic] | None:
+    """Find the header of a file: its own first bytes, or those of the ``.hdr`` beside it."""
+    head = read_head(path, HEAD_BYTES)
+    magic = read_magic(head)
+    if magic is not None:
+        return path, head, magic
+    beside = header_beside(path)
+    if beside is None:
+        return None
+    head = read_head(beside, HEAD_BYTES)
+    magic = read_magic(head)
+    return (beside, head, magic) if magic is not None and magic.of_pair else None
+
+
+def _check_no_voxels(path: Path, magic: Magic) -> None:
+    """Refuse a header of a pair that voxels follow after all: copied as a document, they would go out unprotected."""
+    data = read_content(path, magic.size).data
+    rest = data[end_of_extensions(data, magic) :]
+    if any(rest):
+        raise RefusedError(f"the magic says that the voxels are in another file (.img), yet {len(rest)} bytes follow the header; repair the magic first")
+
+
+def _holds_labels(layout: Layout, stored: StoredArray) -> bool:
+    """Say whether values are labels; colors never are, for a white background is constant too."""
+    with np.errstate(invalid="ignore"):  # a signaling NaN is an image's value as well
+        return not layout.is_color and is_label_map(stored)
+
+
+def _source(path: Path, volume: Volume) -> SourceImage:
+    layout = volume.layout
+    stored = layout.values(volume.content.data)
+    info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
+    header = ImageHeader(
+        path=path,
+        format="nifti",
+        shape=layout.shape,
+        trailing=layout.trailing,
+        dtype=stored.dtype,
+        spacing=layout.spacing,
+    )
+    return SourceImage(
+        header=header,
+        stored=stored,
+        slope=layout.slope,
+        intercept=layout.intercept,
+        range_stored=(float(info.min), float(info.max)),
+    )

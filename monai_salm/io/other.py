@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that no module for images reads: text and PDF go out as they are, all that may hold pictures is refused by name."""
+
+from __future__ import annotations
+
+import re
+from codecs import IncrementalDecoder, getincrementaldecoder
+from pathlib import Path
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Document
+
+OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".spotlight-v100", ".trashes", ".fseventsd", "$recycle.bin", "__macosx")
+"""Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files beside them."""
+_APPLE_DOUBLE = "._"
+
+_PIECE = 1 << 20
+_PDF_WITHIN = 1024
+"""A PDF may have other bytes before its header (ISO 32000-1 annex H.3.4.1)."""
+_PICTURE_IN_TEXT = re.compile(rb"data:image|;base64,|InlineBinary", re.IGNORECASE)
+"""The last is how DICOM in JSON and XML holds pixels (PS3.18 F.2.7, PS3.19 A.1.5)."""
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+_NO_LATIN_1 = re.compile(rb"[\x80-\x9f]")
+"""Control characters of Latin-1: text of Windows has letters there, but every binary file has such bytes too."""
+
+_ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"GIF8", "a GIF"),
+    (8, b"WEBP", "a WebP picture"),
+    (8, b"AVI ", "an AVI video"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
+    (4, b"ftypavif", "an AVIF picture"),
+    (4, b"ftyphei", "a HEIF picture"),
+    (4, b"ftypmif1", "a HEIF picture"),
+    (4, b"ftyp", "an MP4 video"),
+    (4, b"moov", "a QuickTime video"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (0, b"OggS", "an Ogg stream"),
+    (0, b"\0\0\1\xba", "an MPEG video"),
+    (0, b"\0\0\1\xb3", "an MPEG video"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media video"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (MINC 2, MATLAB 7.3 or another)"),
+    (0, b"CDF\1", "a NetCDF file (MINC 1 or another)"),
+    (0, b"CDF\2", "a NetCDF file (MINC 1 or another)"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"MATLAB 5.0 MAT-file", "a MATLAB file"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"BZh", "a bzip2 file"),
+    (0, b"\xfd7zXZ\0", "an xz file"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\7", "a RAR archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"8BPS", "a Photoshop picture"),
+    (0, b"\0\0\1\0", "an icon"),
+    (0, b"SQLite format 3\0", "an SQLite database"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"{\\rtf", "rich text"),
+    (0, b"SIMPLE  =", "a FITS picture"),
+    (0, b"# vtk DataFile", "a VTK file"),
+)
+"""(place, bytes, name) of formats that hold pictures or can."""
+_PIXMAP = re.compile(rb"P[1-6](\s|#[^\n]*\n)+\d+(\s|#[^\n]*\n)+\d+|P7\nWIDTH ")
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_ANALYZE_SIZE = 348
+_BINARY = "unknown binary format, which may hold pictures; --copy-unprotected copies it as it is"
+
+
+def identify(path: Path) -> Document:
+    """Say of a file that no module for images knows what it is, if it can go out as it is.
+
+    Raises:
+        RefusedError: the file is empty, holds pictures, or may hold some.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(4096)
+    if not head:
+        raise RefusedError("the file is empty; remove it, or get a complete copy")
+    if head.startswith(_ZIP):
+        raise RefusedError("a zip file inside the input is not opened; unpack it first")
+    if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
+        return Document(path=path, format="other", kind="PDF", notes=("the PDF was not looked into; pictures in it are not protected",))
+    name = _known(path, head)
+    if name:
+        raise RefusedError(f"{name}, which may hold unprotected pictures; convert them to a supported format, or --copy-unprotected copies it as it is")
+    return _text(path)
+
+
+def is_litter(name: str) -> bool:
+    """Say whether a file or folder name is one that operating systems leave behind, such as ``Thumbs.db``.
+
+    Args:
+        name: of one file or folder, or a path with slashes, of which any part counts.
+    """
+    parts = name.replace("\\", "/").split("/")
+    return any(part.lower() in OPERATING_SYSTEM_FILES or part.startswith(_APPLE_DOUBLE) for part in parts)
+
+
+def _known(path: Path, head: bytes) -> str:
+    """Name a format that may hold pictures by its first bytes; empty if they are of none."""
+    for place, signature, name in _SIGNATURES:
+        if head.startswith(signature, place):
+            return name
+    if _PIXMAP.match(head):
+        return "a portable pixmap"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
+        return "a BMP picture"
+    if _ANALYZE_SIZE in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")):
+        return "the header of an Analyze 7.5 image"
+    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
+        return "the voxels of an image whose header is beside it"
+    return ""
+
+
+def _text(path: Path) -> Document:
+    """Make sure that a file is text to its end: UTF-8, or Latin-1 without control characters."""
+    decoder = getincrementaldecoder("utf-8")()
+    unicode, latin, before = True, True, b""
+    with path.open("rb") as handle:
+        while piece := handle.read(_PIECE):
+            if _PICTURE_IN_TEXT.search(before + piece):
+                raise RefusedError("the text has a picture in it (data:image or base64), which is not protected; --copy-unprotected copies it as it is")
+            before = piece[-32:]
+            latin = latin and _NO_LATIN_1.search(piece) is None
+            unicode = unicode and _decodes(decoder, piece)
+            if _NO_TEXT.search(piece) or not (unicode or latin):
+                raise RefusedError(_BINARY)
+    if not latin and not (unicode and _decodes(decoder, b"", final=True)):
+        raise RefusedError(_BINARY)
+    return Document(path=path, format="other", kind="text")
+
+
+def _decodes(decoder: IncrementalDecoder, piece: bytes, *, final: bool = False) -> bool:
+    try:
+        decoder.decode(piece, final)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PNG, JPEG and TIFF pictures, decoded by Pillow and written by our own bytes, so that metadata stay as they are.
+
+A write of unchanged values gives the source's bytes, but for a JPEG, which becomes a PNG.
+"""
+
+from __future__ import annotations
+
+from monai_salm.io.raster.files import compare_headers, identify, read_back, read_source, sniff, write_document, write_like
+
+__all__ = ["compare_headers", "identify", "read_back", "read_source", "sniff", "write_document", "write_like"]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing PNG, JPEG and TIFF pictures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.labels import is_label_map
+from monai_salm.io.raster import jpeg, png, tiff
+from monai_salm.io.raster.comparing import compare
+from monai_salm.io.raster.grid import Raster
+from monai_salm.io.raster.jpeg import JpegFile
+from monai_salm.io.raster.png import PngFile
+from monai_salm.io.raster.tiff import TiffFile
+
+_MOST_LABELS = 32
+"""Gray pictures of 8 bits have few values anyway, so that only masks of few are taken for label maps."""
+
+
+def sniff(path: Path) -> bool:
+    """Say from the first bytes whether a file is PNG, JPEG or TIFF, BigTIFF included."""
+    with path.open("rb") as handle:
+        return _signature(handle.read(8)) != ""
+
+
+def identify(path: Path) -> ImageHeader | Document:
+    """Read what planning needs; the pixels are looked at to tell masks from pictures, and broken files from whole ones.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully.
+    """
+    raster = _read(path).raster
+    return Document(path=path, format="raster", kind="label map") if _is_mask(raster) else _source(path, raster).header
+
+
+def read_source(path: Path) -> SourceImage:
+    """Read the pixels as they are stored: (rows, columns) of gray, (rows, columns, 3) of color; alpha is left out.
+
+    Raises:
+        RefusedError: the file is no picture that can be protected faithfully.
+    """
+    raster = _read(path).raster
+    if _is_mask(raster):
+        raise RefusedError("not a picture (label map)")
+    return _source(path, raster)
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what :func:`write_like` wrote, a PNG where the source is a JPEG."""
+    del source
+    return _source(written, _read(written).raster)
+
+
+def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
+    """Write the source's bytes with ``stored`` in place of the pixels; of a JPEG a PNG with the same metadata.
+
+    Args:
+        source: what :func:`read_source` gave; its file is read again.
+        stored: new values, of the source's shape and dtype.
+        target: path to write, with ``source.header.output_suffix`` where there is one.
+        derivation: ignored: the metadata stay as they are.
+
+    Raises:
+        RefusedError: the values do not fit the file, or the file is no longer what it was.
+    """
+    del derivation
+    check_stored(source, stored, target)
+    file = _read(source.header.path)
+    if not np.array_equal(file.raster.stored, source.stored) or _source(source.header.path, file.raster).header != source.header:
+        raise RefusedError("the file changed since it was read; read it again")
+    if isinstance(file, JpegFile):
+        target.write_bytes(jpeg.write(file, stored))
+    elif np.array_equal(stored, source.stored):
+        target.write_bytes(file.raster.raw)
+    else:
+        target.write_bytes(png.write(file, stored) if isinstance(file, PngFile) else tiff.write(file, stored))
+
+
+def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+    """Copy a document byte for byte."""
+    del derivation
+    shutil.copyfile(path, target)
+
+
+def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
+    """List every difference outside the pixels, and whether a written picture may have it.
+
+    Raises:
+        RefusedError: one of the files is no picture that can be read.
+    """
+    return compare(_read(original), _read(other))
+
+
+def _signature(head: bytes) -> str:
+    if head.startswith(png.SIGNATURE):
+        return "PNG"
+    if head.startswith(jpeg.SIGNATURE):
+        return "JPEG"
+    return "TIFF" if head[:4] in tiff.SIGNATURES else ""
+
+
+def _read(path: Path) -> PngFile | JpegFile | TiffFile:
+    raw = path.read_bytes()
+    kind = _signature(raw[:8])
+    if kind == "PNG":
+        return png.read(raw)
+    if kind == "JPEG":
+        return jpeg.read(raw)
+    if kind == "TIFF":
+        return tiff.read(raw)
+    raise RefusedError("not PNG, JPEG or TIFF: the first bytes are those of none, or the file is cut")
+
+
+def _is_mask(raster: Raster) -> bool:
+    return raster.stored.ndim == 2 and is_label_map(raster.stored, most_labels=_MOST_LABELS)
+
+
+def _source(path: Path, raster: Raster) -> SourceImage:
+    stored = raster.stored
+    header = ImageHeader(
+        path=path,
+        format="raster",
+        shape=stored.shape[:2],
+        trailing=stored.shape[2:],
+        dtype=stored.dtype,
+        spacing=(1.0, 1.0),
+        output_suffix=raster.suffix,
+        notes=raster.notes,
+    )
+    padding = None if raster.key is None else (float(raster.key), float(raster.key))
+    return SourceImage(header=header, stored=stored, range_stored=(0.0, float(np.iinfo(stored.dtype).max)), padding_stored=padding)

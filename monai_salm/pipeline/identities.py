@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which object of an original folder became which one of a protected folder, and whether references followed; from the files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from monai_salm.io import Document, ImageHeader
+from monai_salm.pipeline.references import OWN_UIDS, own_uids
+
+Found = ImageHeader | Document
+
+
+class Identities:
+    """The map from old to new UIDs that the pairs of two folders show.
+
+    Args:
+        originals: path -> object, of every file that could be read in the original folder.
+        pairs: (path, original, protected) of every file that is in both.
+    """
+
+    def __init__(self, originals: dict[str, Found], pairs: Iterable[tuple[str, Found, Found]]) -> None:
+        self.known = {uid for found in originals.values() for uid in own_uids(found)}
+        self.new: dict[str, str] = {}
+        self.conflicts: dict[str, str] = {}
+        old_of: dict[str, str] = {}
+        for path, original, protected in pairs:
+            for key in OWN_UIDS:
+                old, new = original.identifiers.get(key), protected.identifiers.get(key)
+                if old is None or new is None:
+                    continue
+                if self.new.setdefault(old, new) != new:
+                    self.conflicts[path] = f"{key} {old} became {new} here and {self.new[old]} elsewhere"
+                if old_of.setdefault(new, old) != old:
+                    self.conflicts[path] = f"{key} {new} stands for {old} here and for {old_of[new]} elsewhere"
+
+    def problems(self, path: str, original: Found, protected: Found) -> list[str]:
+        """Say which references of a protected file do not follow the objects that they name."""
+        problems = [self.conflicts[path]] if path in self.conflicts else []
+        problems += [
+            f"the reference to {uid} is gone; the object is {self.new[uid]} now"
+            for uid in sorted(original.references & self.new.keys())
+            if self.new[uid] not in protected.references | own_uids(protected)
+        ]
+        # A picture names the one that it was made from, which is meant to be the original.
+        own_source = own_uids(original) if isinstance(original, ImageHeader) else frozenset()
+        problems += [
+            f"it still refers to {uid}, which is {self.new[uid]} now" for uid in sorted(protected.references - own_source) if self.new.get(uid, uid) != uid
+        ]
+        return problems
+
+    def dangling(self, original: Found) -> list[str]:
+        """List what a file refers to that is in the original folder, but was not handed out."""
+        return sorted((original.references & self.known) - self.new.keys())
+
+
+def absent_files(path: str, original: Found, protected: Found, present: set[str]) -> list[str]:
+    """List the files that a protected DICOMDIR names and that are not there, though the original's were."""
+    if not isinstance(original, Document) or not isinstance(protected, Document):
+        return []
+    folder = PurePosixPath(path).parent
+    lower = {name.lower() for name in present}
+    return sorted(name for name in protected.files if str(folder / name).lower() not in lower)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing the output of a run, file by file: protected pictures, documents, and copies, with the fate of each in the manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from monai_salm.io import Derivation
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.keys import uid_secret
+from monai_salm.pipeline.manifest import FileFate, Manifest
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.references import renewed_uids, write_documents
+from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
+
+
+def write_files(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path, *, show_progress: bool = False
+) -> dict[str, FileFate]:
+    """Write the protected files, the documents and the manifest; gives the fate of every file of the input."""
+    manifest = Manifest(work_dir / "manifest.jsonl")
+    earlier = manifest.load() if options.resume else {}
+    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
+    _remove_leftovers(output, earlier, {inventory.output_path(record.path) for record in inventory.files})
+    derivation = make_derivation(inventory, plan, options, work_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        WriteJob(sample, inventory.root, output, _targets(inventory, [file.path for file in sample.files]), work_dir / "noise", derivation)
+        for sample in plan.samples
+        if not all(file.path in fates for file in sample.files)
+    ]
+    with tqdm(total=sum(len(job.sample.files) for job in jobs), desc="writing", unit="file", disable=not show_progress) as bar:
+        for done in _map(jobs, options.workers):
+            for fate in done:
+                fates[fate.path] = fate
+                manifest.append(fate)
+                bar.update()
+    for path, reason in plan.refused.items():
+        fates[path] = FileFate(path=path, status="refused", reason=reason)
+    for path, first in plan.copies.items():
+        fates[path] = replace(fates[first], path=path)
+        if fates[path].status == "protected":
+            copy_file(output, inventory.output_path(first), output, inventory.output_path(path))
+    if options.copy_unprotected:
+        for path, fate in fates.items():
+            if fate.status in ("refused", "failed"):
+                fates[path] = _copy_unprotected(inventory.root, output, fate)
+    written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
+    for fate in write_documents(inventory, plan.documents, output, derivation, written):
+        fates[fate.path] = fate
+        manifest.append(fate)
+    manifest.rewrite(fates)
+    return fates
+
+
+def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> Derivation:
+    """Give what every written file is to say of the run, and the map of UIDs."""
+    changed = [inventory.pictures[file.path] for sample in plan.samples for file in sample.files]
+    documents = [inventory.documents[path] for path in plan.documents]
+    return Derivation(
+        software="monai_salm",
+        version=version("monai_salm"),
+        description="",
+        uid_secret=uid_secret(plan, options, work_dir) if options.uids == "new" else None,
+        changed_uids=renewed_uids(changed, documents),
+        image_type=options.image_type,
+        provenance=options.provenance,
+        source_reference=options.source_reference,
+        transfer_syntaxes={header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax for header in changed if header.output_transfer_syntax},
+    )
+
+
+def _targets(inventory: Inventory, paths: Iterable[str]) -> dict[str, str]:
+    """Give the paths of written files where they differ from the sources'."""
+    return {path: target for path in paths if (target := inventory.output_path(path)) != path}
+
+
+def _copy_unprotected(root: Path, output: Path, fate: FileFate) -> FileFate:
+    """Copy a file as it is; what is no file of the input, or cannot be read, keeps its fate."""
+    source = root / fate.path
+    if not source.is_file() or not source.resolve().is_relative_to(root.resolve()):
+        return fate
+    try:
+        copy_file(root, fate.path, output, fate.path)
+    except OSError as error:
+        return replace(fate, reason=f"{fate.reason}; it could not be copied either: {error.strerror or error}")
+    digest = file_digest(output / fate.path)
+    return replace(fate, status="copied", sha256_in=digest, sha256_out=digest)
+
+
+def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[str]) -> None:
+    """Remove what a stopped run left: files that were being written when it was killed, and unprotected copies, which are made again if still wanted."""
+    for path, fate in earlier.items():
+        if fate.status == "copied":
+            (output / path).unlink(missing_ok=True)
+    for temporary in output.rglob(".*.tmp") if output.is_dir() else ():
+        name = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", temporary.name)
+        if name is not None and (temporary.parent / name[1]).relative_to(output).as_posix() in paths:
+            temporary.unlink()
+
+
+def _map(jobs: list[WriteJob], workers: int) -> Iterable[list[FileFate]]:
+    """Write samples in this process, or in several; the order, and so the manifest, is that of the jobs either way."""
+    if workers <= 1 or len(jobs) < 2:
+        yield from map(write_sample, jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as executor:
+        yield from executor.map(write_sample, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
+
+
+def _still_there(fate: FileFate, target: Path) -> bool:
+    return fate.status == "protected" and target.is_file() and file_digest(target) == fate.sha256_out

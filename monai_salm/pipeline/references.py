@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What refers to what in an export: which objects get new UIDs, and writing the documents whose references have to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from monai_salm.errors import RefusedError
+from monai_salm.io import Derivation, Document, ImageHeader, atomic_target, write_document
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.manifest import FileFate
+
+OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
+"""What names an object and its series; studies, frames of reference and patients keep their names."""
+
+
+def own_uids(found: ImageHeader | Document) -> frozenset[str]:
+    """Give the SOP and Series Instance UID of an object, as far as it has them."""
+    return frozenset(uid for key in OWN_UIDS if (uid := found.identifiers.get(key)))
+
+
+def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) -> frozenset[str]:
+    """Give the SOP and Series Instance UIDs that get new ones: those of changed pictures, and of every document that refers to one of them.
+
+    A document whose references change is another object, so it must have another UID (PS3.3 C.12.1.1.1): an archive that knows its UID would keep the old
+    one and its references to the unprotected pictures. What refers to that document changes in turn, and so on.
+    """
+    renewed = {uid for header in changed for uid in own_uids(header)}
+    waiting = [document for document in documents if document.format == "dicom" and document.identifiers.get("SOPInstanceUID")]
+    before = -1
+    while before < len(renewed):
+        before, left = len(renewed), []
+        for document in waiting:
+            if renewed.isdisjoint(document.references | {document.identifiers.get("SeriesInstanceUID", "")}):
+                left.append(document)
+            else:
+                renewed |= own_uids(document)
+        waiting = left
+    return frozenset(renewed)
+
+
+def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path, derivation: Derivation, written: frozenset[str]) -> Iterable[FileFate]:
+    """Write what is no picture, DICOMDIRs last: byte for byte, but for references.
+
+    Args:
+        inventory: of the input.
+        paths: path of a document -> digest of its bytes.
+        output: folder to write to.
+        derivation: with the UIDs that get new ones.
+        written: paths of all other files in the output, to tell a DICOMDIR what is absent.
+    """
+    present = {path.lower() for path in written}  # a disc's names are upper case in its DICOMDIR, and often lower on a copy
+    for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
+        document = inventory.documents[path]
+        known = derivation
+        if document.files:
+            folder = Path(path).parent
+            known = replace(derivation, absent_files=frozenset(name for name in document.files if (folder / name).as_posix().lower() not in present))
+        try:
+            with atomic_target(output / path) as temporary:
+                write_document(document, temporary, known)
+        except RefusedError as refusal:
+            yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
+            continue
+        present.add(path.lower())
+        digest = file_digest(output / path)
+        notes = (f"no picture ({document.kind})", *document.notes)
+        if digest != paths[path]:
+            notes += ("references to changed objects were renewed",)
+        yield FileFate(path=path, status="copied", reason="; ".join(notes), sha256_in=paths[path], sha256_out=digest)
