@@ -43,7 +43,10 @@ AT_HOME = {
     "pydicom": ("monai_salm.io.dicom", "monai_salm.demo.files"),
     "nibabel": ("monai_salm.io.nifti", "monai_salm.demo.files"),
     "click": ("monai_salm.cli",),
-    "SimpleITK": (),
+    "SimpleITK": ("monai_salm.io.second_reader",),
+    "PIL": ("monai_salm.io.raster", "monai_salm.demo.pictures"),
+    "imagecodecs": ("monai_salm.io.dicom.codecs",),
+    "highdicom": ("monai_salm.io.segmentations",),
 }
 
 

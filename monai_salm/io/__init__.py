@@ -44,7 +44,7 @@ __all__ = [
     "write_like",
 ]
 
-_FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "itk": itk, "raster": raster}
+_FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "raster": raster, "itk": itk}
 
 
 def identify(path: Path) -> ImageHeader | Document:

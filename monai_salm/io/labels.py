@@ -13,6 +13,8 @@ MOST_LABELS = 4096
 EQUAL_NEIGHBORS = 0.75
 """Share of neighboring foreground voxels of the same value from which an array is a label map: 0.99 in label maps, below 0.1 in images."""
 
+_SLICES = 16
+
 
 def is_label_map(stored: StoredArray, *, most_labels: int = MOST_LABELS) -> bool:
     """Say whether an array holds labels: few whole numbers from 0, constant over regions.
@@ -23,16 +25,21 @@ def is_label_map(stored: StoredArray, *, most_labels: int = MOST_LABELS) -> bool
     """
     if stored.dtype.kind not in "iuf" or stored.size == 0:
         return False
+    # Most files are images, and a few slices show it; only what passes is looked at whole.
+    if not _is_piecewise_constant(stored[..., :: max(1, stored.shape[-1] // _SLICES)]):
+        return False
     if stored.dtype.kind == "f" and not np.array_equal(stored, np.rint(stored)):
         return False
     if not np.isfinite([stored.min(), stored.max()]).all() or stored.min() < 0:
         return False
-    if len(np.unique(stored)) > most_labels:
-        return False
+    return len(np.unique(stored)) <= most_labels and _is_piecewise_constant(stored)
+
+
+def _is_piecewise_constant(stored: StoredArray) -> bool:
+    """Say whether neighbors in the foreground mostly have the same value."""
     equal = pairs = 0
     for axis in range(min(3, stored.ndim)):
-        first = np.take(stored, range(stored.shape[axis] - 1), axis=axis)
-        second = np.take(stored, range(1, stored.shape[axis]), axis=axis)
+        first, second = (stored[(slice(None),) * axis + (part,)] for part in (slice(None, -1), slice(1, None)))
         foreground = (first != 0) & (second != 0)
         equal += int(((first == second) & foreground).sum())
         pairs += int(foreground.sum())

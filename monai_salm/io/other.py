@@ -83,7 +83,7 @@ def identify(path: Path) -> Document:
     if head.startswith(_ZIP):
         raise RefusedError("a zip file inside the input is not opened; unpack it first")
     if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
-        return Document(path=path, format="other", kind="PDF", notes=("the PDF was not looked into; pictures in it are not protected",))
+        return Document(path=path, format="other", kind="PDF", notes=("the PDF was not looked into, so pictures in it are not protected",))
     name = _known(path, head)
     if name:
         raise RefusedError(f"{name}, which may hold unprotected pictures; convert them to a supported format, or --copy-unprotected copies it as it is")

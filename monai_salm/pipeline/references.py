@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation, Document, ImageHeader, atomic_target, write_document
@@ -17,8 +17,8 @@ OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
 
 
 def own_uids(found: ImageHeader | Document) -> frozenset[str]:
-    """Give the SOP and Series Instance UID of an object, as far as it has them."""
-    return frozenset(uid for key in OWN_UIDS if (uid := found.identifiers.get(key)))
+    """Give the SOP and Series Instance UID of an object, as far as it has them; "0" and the like are no names."""
+    return frozenset(uid for key in OWN_UIDS if "." in (uid := found.identifiers.get(key, "")))
 
 
 def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) -> frozenset[str]:
@@ -54,6 +54,10 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
     present = {path.lower() for path in written}  # a disc's names are upper case in its DICOMDIR, and often lower on a copy
     for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
         document = inventory.documents[path]
+        alone = _values_left_out(inventory, path, written)
+        if alone:
+            yield FileFate(path=path, status="refused", reason=f"the file of its values, {alone}, is not handed out", sha256_in=paths[path])
+            continue
         known = derivation
         if document.files:
             folder = Path(path).parent
@@ -70,3 +74,13 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
         yield FileFate(path=path, status="copied", reason="; ".join(notes), sha256_in=paths[path], sha256_out=digest)
+
+
+def _values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:
+    """Name the picture that a header of its own belongs to, if that was not written; nothing for any other document."""
+    if not inventory.documents[path].kind.startswith("header of"):
+        return ""
+    place = PurePosixPath(path)
+    stem = place.name.partition(".")[0]
+    beside = (other for other in inventory.headers if PurePosixPath(other).parent == place.parent and PurePosixPath(other).name.partition(".")[0] == stem)
+    return next((other for other in beside if other not in written and inventory.headers[other].format == inventory.documents[path].format), "")

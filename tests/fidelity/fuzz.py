@@ -488,7 +488,7 @@ def check(source: Path, scratch: Path) -> Outcome:
             return Outcome("failed", re.sub(r"\d+", "N", fate.reason)[:200])
         if "\n" in fate.reason:
             return Outcome("message of several lines", repr(fate.reason)[:300])
-    handed_out = {getattr(fate, "target", fate.path) for fate in fates if fate.status in ("protected", "copied")}
+    handed_out = {fate.target for fate in fates if fate.status in ("protected", "copied")}
     problem = _wrong_output(result.output, handed_out)
     if problem:
         return Outcome("wrong output", problem)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -260,8 +259,8 @@ def test_lossy_values_are_clipped_to_bits_stored() -> None:
     frame = replace(GRAY, rows=16, columns=16, bits_stored=11)
     assert decode_frame(encoded, EXTENDED, replace(frame, bits_stored=12)).max() > 2047
     assert decode_frame(encoded, EXTENDED, frame).max() == 2047
-    signed = decode_frame(encoded, EXTENDED, replace(frame, bits_stored=11, signed=True)).view(np.int16)
-    assert (signed.min(), signed.max()) >= (-1024, 0)
+    signed = decode_frame(encoded, EXTENDED, replace(frame, signed=True)).view(np.int16)
+    assert signed.min() >= -1024
     assert signed.max() <= 1023
 
 
@@ -276,7 +275,7 @@ def test_color_of_baseline_jpeg(photometric: str, marker: str) -> None:
     data = made
     if marker in ("none", "letters"):
         start = made.index(b"\xff\xee")
-        data = made[:start] + made[start + 2 + struct.unpack(">H", made[start + 2 : start + 4])[0] :]
+        data = made[:start] + made[start + 16 :]
     if marker == "none":
         sof = data.index(b"\xff\xc0") + 10
         sos = data.index(b"\xff\xda") + 5
@@ -285,9 +284,10 @@ def test_color_of_baseline_jpeg(photometric: str, marker: str) -> None:
             renamed[sof + 3 * index] = renamed[sos + 2 * index] = index + 1
         data = bytes(renamed)
     words = decode_frame(data, BASELINE, frame)
-    for plugin, theirs in by_others(data, BASELINE, frame):
-        if plugin == "gdcm":  # gives the components as they are coded, which pydicom converts
-            assert np.abs(theirs.astype(int) - words).max() <= 1, plugin
+    others = list(by_others(data, BASELINE, frame))
+    assert others
+    for plugin, theirs in others:
+        assert np.abs(theirs.astype(int) - words).max() <= 1, plugin
 
 
 @pytest.mark.parametrize("syntax", [NEAR, J2K_LOSSY, HTJ2K_LOSSY])
@@ -358,9 +358,8 @@ def test_header_details_are_refused() -> None:
             decode_frame(bytes(changed), J2K, RGB)
     data = bytearray(encoded_gray(JPEG_FIRST))
     start = data.index(b"\xff\xc3")
-    length = 2 + struct.unpack(">H", data[start + 2 : start + 4])[0]
     with pytest.raises(RefusedError, match="two frame headers"):
-        decode_frame(bytes(data[:start] + data[start : start + length] * 2 + data[start + length :]), JPEG_FIRST, GRAY)
+        decode_frame(bytes(data[:start] + data[start : start + 13] * 2 + data[start + 13 :]), JPEG_FIRST, GRAY)
     with pytest.raises(RefusedError, match=r"MPEG2 .* is not decoded; convert"):
         decode_frame(b"", f"{J}100", GRAY)
 
@@ -394,9 +393,11 @@ def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], m
     frames = {syntax: encoded_gray(syntax) for syntax in syntaxes}
     monkeypatch.setattr(codecs, module, None)
     for syntax, data in frames.items():
-        for call in (lambda syntax=syntax, data=data: decode_frame(data, syntax, GRAY), lambda syntax=syntax: encoded_gray(syntax)):
-            with pytest.raises(RefusedError, match=rf"{syntax}\) needs {package}; install it: pip install 'monai_salm\[codecs\]'"):
-                call()
+        message = rf"{syntax}\) needs {package}; install it: pip install 'monai_salm\[codecs\]'"
+        with pytest.raises(RefusedError, match=message):
+            decode_frame(data, syntax, GRAY)
+        with pytest.raises(RefusedError, match=message):
+            encoded_gray(syntax)
 
 
 def test_rle_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

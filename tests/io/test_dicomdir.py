@@ -151,6 +151,29 @@ def test_records_of_absent_files_go(name: str, prefix: str, tmp_path: Path) -> N
     assert walked(target) == expected
 
 
+def test_own_uid_alone(tmp_path: Path) -> None:
+    own = read(SHIPPED / "DICOMDIR").file_meta.MediaStorageSOPInstanceUID
+    write_document(SHIPPED / "DICOMDIR", tmp_path / "DICOMDIR", derivation(frozenset({own})))
+    assert read(tmp_path / "DICOMDIR").file_meta.MediaStorageSOPInstanceUID == derived_uid(SECRET, own)
+    assert walked(tmp_path / "DICOMDIR") == walked(SHIPPED / "DICOMDIR")
+
+
+def test_records_below_an_absent_file_go(tmp_path: Path) -> None:
+    source, target = tmp_path / "SOURCE", tmp_path / "DICOMDIR"
+    dataset = read(SHIPPED / "DICOMDIR")
+    records = {item.seq_item_tell: item for item in dataset.DirectoryRecordSequence}
+    upper = next(item for item in records.values() if item.DirectoryRecordType == "IMAGE" and item.OffsetOfTheNextDirectoryRecord)
+    lower = records[upper.OffsetOfTheNextDirectoryRecord]
+    upper.OffsetOfReferencedLowerLevelDirectoryEntity = upper.OffsetOfTheNextDirectoryRecord
+    upper.OffsetOfTheNextDirectoryRecord, lower.OffsetOfTheNextDirectoryRecord = lower.OffsetOfTheNextDirectoryRecord, 0
+    dataset.save_as(source)
+    names = {"/".join(item.ReferencedFileID) for item in (upper, lower)}
+    write_document(source, target, derivation(absent=frozenset({"/".join(upper.ReferencedFileID)})))
+    assert document(target).files == document(source).files - names
+    assert disallowed(source, target) == []
+    assert len(walked(target)) == len(walked(source)) - 2
+
+
 @pytest.mark.skipif(shutil.which("dcdirdmp") is None, reason="needs dcdirdmp of dicom3tools")
 def test_other_software_reads_it(tmp_path: Path) -> None:
     absent = frozenset(file for file in document(SHIPPED / "DICOMDIR").files if file.startswith("98892003"))

@@ -178,6 +178,18 @@ def test_keeping_uids_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == path.read_bytes()
 
 
+def test_instance_that_only_the_file_meta_information_names(tmp_path: Path) -> None:
+    path = make(tmp_path / "in")
+    dataset = read(path)
+    del dataset.SOPInstanceUID, dataset.SOPClassUID
+    dataset.save_as(path)
+    write_document(path, tmp_path / "out", derivation(SOP_UID))
+    after = read(tmp_path / "out")
+    assert after.file_meta.MediaStorageSOPInstanceUID == derived_uid(SECRET, SOP_UID)
+    assert after == dataset
+    assert disallowed(path, tmp_path / "out") == []
+
+
 def test_pixels_of_labels_stay(tmp_path: Path) -> None:
     for bits in (1, 8):
         dataset = dicom_dataset(bits_allocated=bits, bits_stored=bits, extra={"SOPClassUID": SEG, "ReferencedImageSequence": reference(NEIGHBOR_UID)})
@@ -203,7 +215,9 @@ def test_references_of_unknown_elements(tmp_path: Path) -> None:
     block = dataset.private_block(0x0021, "A MAKER", create=True)
     block.add_new(0x01, "UN", b"1.2.77\0\0"[: 6 + 6 % 2])
     block.add_new(0x02, "UN", b"UID 1.2.78")
-    block.add_new(0x03, "SQ", reference("1.2.79"))
+    nested = reference("1.2.79")
+    nested[0].StudyInstanceUID = "1.2.98"
+    block.add_new(0x03, "SQ", nested)
     path = write_dicom(tmp_path / "in", dataset, values_in(0, 9, (6, 8), "u2"))
     assert references_of(read_file(path)) == {"1.2.77", "1.2.79"}
 

@@ -251,6 +251,7 @@ def test_detached_voxels_under_another_name(tmp_path: Path) -> None:
 
 def test_files_beside_images_are_no_voxels(tmp_path: Path) -> None:
     (tmp_path / "a.mhd").write_bytes(meta_bytes(META, b"", "a.raw"))
+    (tmp_path / "c.mhd").write_bytes(meta_bytes(META, b"", "notes.json"))
     for name in ("a.txt", "a.bin", "b.raw", "notes.json"):
         (tmp_path / name).write_bytes(b"x")
         assert not itk.sniff(tmp_path / name)
@@ -343,6 +344,8 @@ META_REFUSED = [
     [
         *((nrrd_bytes(NRRD.replace(old, new)), reason) for old, new, reason in NRRD_REFUSED),
         *((meta_bytes(META.replace(old, new)), reason) for old, new, reason in META_REFUSED),
+        (nrrd_bytes(NRRD + "byte skip: -1\n", VALUES.tobytes()[9:]), "the voxels overlap the header"),
+        (meta_bytes(META + "HeaderSize = -1\n", VALUES.tobytes()[1:]), "the voxels overlap the header"),
         (meta_bytes(data="LIST"), "several files"),
         (meta_bytes(data="a%03d.raw 1 3 1"), "several files"),
         (nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes()[:-2])), "holds 118 bytes, the header needs 120"),
@@ -473,12 +476,25 @@ def test_second_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     np.testing.assert_array_equal(by_rows, by_columns[..., 0].T)
     np.testing.assert_array_equal(by_rows, 2.0 * values - 1024)
     (tmp_path / "b.nrrd").write_bytes(nrrd_bytes()[:-1])
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     assert read_with_simpleitk(tmp_path / "b.nrrd") is None
     assert read_with_simpleitk(tmp_path / "absent.nrrd") is None
-    assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
     assert capfd.readouterr() == ("", "")
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4), np.complex64)), str(tmp_path / "c.nrrd"))
     assert read_with_simpleitk(tmp_path / "c.nrrd") is None
     monkeypatch.setattr(second_reader, "_SITK", None)
     assert read_with_simpleitk(tmp_path / "a.dcm") is None
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_second_reader_is_silent(shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during = sitk.ProcessObject.GetGlobalWarningDisplay(), []
+    read = sitk.ImageFileReader.Execute
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", lambda reader: during.append(sitk.ProcessObject.GetGlobalWarningDisplay()) or read(reader))
+    (tmp_path / "a.nrrd").write_bytes(nrrd_bytes())
+    try:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        assert read_with_simpleitk(tmp_path / "a.nrrd") is not None
+        assert during == [False]
+        assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

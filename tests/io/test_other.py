@@ -64,7 +64,7 @@ def test_text_goes_out(content: bytes, tmp_path: Path) -> None:
 def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(front + b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0")
     document = other.identify(tmp_path / "a")
-    assert (document.kind, document.notes) == ("PDF", ("the PDF was not looked into; pictures in it are not protected",))
+    assert (document.kind, document.notes) == ("PDF", ("the PDF was not looked into, so pictures in it are not protected",))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,7 @@ def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
         (b"gr\xf6\xdfer \x85", UNKNOWN),
         (b"cut \xc3", None),
         (b"\x80cut \xc3", UNKNOWN),
+        ("“cut ".encode() + b"\xc3", UNKNOWN),
         ("ä".encode() + b"\x80", UNKNOWN),
         (bytes(range(256)), UNKNOWN),
         ("wide".encode("utf-16"), UNKNOWN),

@@ -247,6 +247,19 @@ def test_lost_metadata_of_a_jpeg_are_seen(tmp_path: Path) -> None:
     assert [change.allowed for change in raster.compare_headers(path, tmp_path / "b.tif")] == [False]
 
 
+def test_parts_of_a_profile_are_put_in_order(tmp_path: Path) -> None:
+    profile = bytes(values_in(0, 255, (100_000,), "u1"))
+    content = save(tmp_path / "a.jpg", COLOR, icc_profile=profile).read_bytes()
+    places = [place for place in range(len(content)) if content.startswith(b"ICC_PROFILE\0", place)]
+    parts = [content[place - 4 : place - 2 + int.from_bytes(content[place - 2 : place], "big")] for place in places]
+    assert len(parts) == 2
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"".join(parts), b"".join(reversed(parts))))
+    source = raster.read_source(tmp_path / "a.jpg")
+    raster.write_like(source, source.stored, tmp_path / "a.png", DERIVATION)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["icc_profile"] == profile
+
+
 def test_previews_are_told(tmp_path: Path) -> None:
     small = BytesIO()
     Image.fromarray(GRAY).save(small, "JPEG")

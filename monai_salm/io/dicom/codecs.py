@@ -268,25 +268,34 @@ def _decode_jpeg(stream: Codestream, transfer_syntax: str, frame: FrameFormat) -
     decode = _function(imagecodecs, "imagecodecs", "jpeg8_decode", transfer_syntax)
     if frame.samples == 1:
         return _foreign(lambda: decode(stream.data), transfer_syntax)
-    # The dataset says what the components are, against Adobe's marker, unless the codestream is certain: so does pydicom.
-    ybr = transfer_syntax in LOSSY and not stream.marked_rgb and (stream.marked_ybr or frame.photometric in _YBR_FULL)
-    return _foreign(lambda: decode(stream.data, colorspace="YCBCR" if ybr else "RGB", outcolorspace="RGB"), transfer_syntax)
+    coded = "YCBCR" if _becomes_rgb(stream, transfer_syntax, frame) else "RGB"
+    return _foreign(lambda: decode(stream.data, colorspace=coded, outcolorspace="RGB"), transfer_syntax)
 
 
 def _decode_jpeg_ls(stream: Codestream, transfer_syntax: str, frame: FrameFormat) -> Any:
     decode = _function(jpeg_ls, "pyjpegls", "jlsread", transfer_syntax)
-    return _rgb(_foreign(lambda: decode(stream.data), transfer_syntax), transfer_syntax, frame)
+    return _rgb(_foreign(lambda: decode(stream.data), transfer_syntax), stream, transfer_syntax, frame)
 
 
 def _decode_jpeg2000(stream: Codestream, transfer_syntax: str, frame: FrameFormat) -> Any:
     # OpenJPEG reads HTJ2K too. The decoder of OpenJPH that imagecodecs has hides errors, and values of lossy frames wrap around in it.
     decode = _function(imagecodecs, "imagecodecs", "jpeg2k_decode", transfer_syntax)
-    return _rgb(_foreign(lambda: decode(stream.data), transfer_syntax), transfer_syntax, frame)
+    return _rgb(_foreign(lambda: decode(stream.data), transfer_syntax), stream, transfer_syntax, frame)
 
 
-def _rgb(values: Any, transfer_syntax: str, frame: FrameFormat) -> Any:
-    """Convert lossy luminance and chroma to RGB."""
-    if transfer_syntax not in LOSSY or frame.samples == 1 or frame.photometric not in _YBR_FULL:
+def _becomes_rgb(stream: Codestream, transfer_syntax: str, frame: FrameFormat) -> bool:
+    """Say whether lossy components are luminance and chroma, to be converted.
+
+    The dataset says what they are, also against Adobe's marker, unless the codestream is certain: so pydicom has it.
+    """
+    if transfer_syntax not in LOSSY or frame.samples == 1 or stream.marked_rgb:
+        return False
+    return stream.marked_ybr or frame.photometric in _YBR_FULL
+
+
+def _rgb(values: Any, stream: Codestream, transfer_syntax: str, frame: FrameFormat) -> Any:
+    """Convert what the codec leaves as luminance and chroma."""
+    if not _becomes_rgb(stream, transfer_syntax, frame):
         return values
     return _foreign(lambda: convert_color_space(values, "YBR_FULL", "RGB"), transfer_syntax)
 

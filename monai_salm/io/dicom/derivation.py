@@ -201,15 +201,16 @@ def _referenced_series(file: DicomFile, series_uid: str) -> Content:
 
 
 def _equipment(derivation: Derivation) -> Content:
-    """Name the software that modified the image (PS3.3 C.12.1, Contributing Equipment Sequence)."""
+    """Name the software that modified the image (PS3.3 C.12.1, Contributing Equipment Sequence).
+
+    ManufacturerModelName and SoftwareVersions, which are optional, are left out: dcm2niix takes them for those of the scanner at whatever depth.
+    """
 
     def content(encoding: Encoding) -> bytes:
-        software, version = (_ascii(text.replace("\\", "/"))[:_MAX_LO] for text in (derivation.software, derivation.version))
+        software = _ascii(f"{derivation.software} {derivation.version}".replace("\\", "/"))[:_MAX_LO]
         purpose = encode_item(_code(*tags.MODIFYING_EQUIPMENT)(encoding), encoding)
         return (
             encode(tags.MANUFACTURER, "LO", software, encoding)
-            + encode(tags.MANUFACTURER_MODEL_NAME, "LO", software, encoding)
-            + encode(tags.SOFTWARE_VERSIONS, "LO", version, encoding)
             + encode(tags.CONTRIBUTION_DESCRIPTION, "ST", _ascii(derivation.description)[:_MAX_ST], encoding)
             + encode(tags.PURPOSE_OF_REFERENCE_CODE_SEQUENCE, "SQ", purpose, encoding)
         )

@@ -11,7 +11,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation
 from monai_salm.io.dicom.elements import Element, Encoding, Item, encode
 from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, ascii_values, find
-from monai_salm.io.dicom.meta import file_head
+from monai_salm.io.dicom.meta import file_head, is_renamed
 from monai_salm.io.dicom.remapping import ICONS, Bytes, Edit, constant, rewritten
 from monai_salm.io.dicom.uids import UidMap
 
@@ -150,7 +150,7 @@ def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation
     removed = removed_records(directory, derivation.absent_files)
     sequence = _records_element(file)
     contents: dict[int, list[Bytes]] = {}
-    changed = bool(removed)
+    changed = bool(removed) or is_renamed(file, uid_map)
     for number, record in enumerate(directory.records):
         if number in removed:
             continue
@@ -161,7 +161,7 @@ def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation
     changed = changed or any(new is not old.raw for new, old in zip(rewritten(others, file.encoding, uid_map, {}, ICONS), others, strict=False))
     if not changed:
         return None
-    return _linked(file, sequence, directory, contents, uid_map)
+    return _linked(file, sequence, directory, contents, uid_map, signed=derivation.provenance != "none")
 
 
 def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:
@@ -182,9 +182,9 @@ def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:
     return removed | {number for number, record in enumerate(directory.records) if record.file in absent}
 
 
-def _linked(file: DicomFile, sequence: Element, directory: Directory, contents: Mapping[int, list[Bytes]], uid_map: UidMap) -> bytes:
+def _linked(file: DicomFile, sequence: Element, directory: Directory, contents: Mapping[int, list[Bytes]], uid_map: UidMap, *, signed: bool) -> bytes:
     """Put the records in their places, and the places into the links."""
-    head = file_head(file, file.transfer_syntax, uid_map)
+    head = file_head(file, file.transfer_syntax, uid_map, signed=signed)
     start = _joined(file, uid_map, {}, sequence, before=True)
     place = len(head) + len(start) + _head_length(sequence)
     places: dict[int, int] = {}

@@ -14,7 +14,7 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.dicomdir import is_directory, listed_files, rewritten_directory
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
 from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, find, identifiers, read_file, shown
-from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, whole_file
+from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 
@@ -120,7 +120,7 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     Args:
         path: the document.
         target: path to write.
-        derivation: its ``uid_secret`` and ``changed_uids``; of a DICOMDIR also ``absent_files`` and ``transfer_syntaxes``.
+        derivation: its ``uid_secret``, ``changed_uids`` and ``provenance``; of a DICOMDIR also ``absent_files`` and ``transfer_syntaxes``.
 
     Raises:
         RefusedError: it is a picture, or a DICOMDIR with damaged links.
@@ -132,19 +132,20 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     if not _kind_of(file)[0]:
         raise RefusedError("the file is a picture, which is no document to copy; protect it")
     uid_map = UidMap(derivation.uid_secret, others=derivation.changed_uids)
-    content = rewritten_directory(file, uid_map, derivation) if is_directory(file) else _rewritten(file, uid_map)
+    content = rewritten_directory(file, uid_map, derivation) if is_directory(file) else _rewritten(file, uid_map, signed=derivation.provenance != "none")
     if content is None:
         shutil.copyfile(path, target)
     else:
         target.write_bytes(content)
 
 
-def _rewritten(file: DicomFile, uid_map: UidMap) -> bytes | None:
+def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | None:
     """Give the whole file with new UIDs and without icons; None where there is nothing to change."""
     chunks = rewritten(file.elements, file.encoding, uid_map, {}, ICONS)
-    if uid_map.new(media_storage_uid(file)) == media_storage_uid(file) and all(new is element.raw for new, element in zip(chunks, file.elements, strict=False)):
+    same = all(new is element.raw for new, element in zip(chunks, file.elements, strict=False))
+    if same and not is_renamed(file, uid_map):
         return None
-    return whole_file(file, rewritten(file.elements, file.encoding, uid_map, {}, STALE), file.transfer_syntax, uid_map)
+    return whole_file(file, rewritten(file.elements, file.encoding, uid_map, {}, STALE), file.transfer_syntax, uid_map, signed=signed)
 
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
@@ -177,7 +178,7 @@ def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str,
     if sop_class in _MAPS:
         return name, ("its values are computed from pictures and are not changed",)
     if sop_class.startswith(_ENCAPSULATED):
-        return name, ("the document that it holds is not looked into; pictures in it are not protected",)
+        return name, ("the document that it holds is not looked into, so pictures in it are not protected",)
     return name, ()
 
 
@@ -206,7 +207,7 @@ def _notes(file: DicomFile, *, signatures: str) -> tuple[str, ...]:
     """List what is removed, and elements that may hold a copy of the pixels."""
     notes: dict[str, None] = {}  # in the order of the file, each once
     if has_tiff_preamble(file):
-        notes["the preamble makes the file a TIFF as well; it is zeroed where the file changes"] = None
+        notes["the preamble makes the file a TIFF as well and is zeroed where the file changes"] = None
     frame = _frame_bytes(file)
     for element, depth in leaves(file.elements, STALE):
         if element.tag in ICONS:

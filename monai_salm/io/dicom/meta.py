@@ -16,7 +16,7 @@ from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VE
 _TIFF = (b"II*\0", b"MM\0*")
 
 
-def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap) -> bytes:
+def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
     """Put a changed dataset into a file like the source's.
 
     Args:
@@ -24,6 +24,7 @@ def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, 
         dataset: bytes of the new elements, in order.
         transfer_syntax: UID of how they are encoded; empty in a file without one.
         uid_map: from old to new UIDs.
+        signed: name this software as the writer; else the source's stays named.
     """
     content = b"".join(dataset)
     if transfer_syntax == DEFLATED:
@@ -32,13 +33,13 @@ def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, 
         # The pad byte of the old stream (PS3.5 A.5) says nothing of the new one's length.
         after = file.after if file.after.strip(b"\0") else b""
         content += after + bytes((len(content) + len(after)) % 2)
-    return file_head(file, transfer_syntax, uid_map) + content
+    return file_head(file, transfer_syntax, uid_map, signed=signed) + content
 
 
-def file_head(file: DicomFile, transfer_syntax: str, uid_map: UidMap) -> bytes:
+def file_head(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
     """Write all that is before the dataset; the directory of a TIFF in the preamble would be stale, so it is zeroed (PS3.10 7.1)."""
     preamble = bytes(len(file.preamble)) if has_tiff_preamble(file) else bytes(file.preamble)
-    return preamble + (PREFIX if file.prefix else b"") + file_meta(file, transfer_syntax, uid_map)
+    return preamble + (PREFIX if file.prefix else b"") + file_meta(file, transfer_syntax, uid_map, signed=signed)
 
 
 def has_tiff_preamble(file: DicomFile) -> bool:
@@ -52,16 +53,22 @@ def media_storage_uid(file: DicomFile) -> str:
     return file.text(tags.SOP_INSTANCE_UID) or next(iter(stated), "")
 
 
-def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap) -> bytes:
-    """Write the file meta information: the new instance, and who wrote it (PS3.10 7.1); nothing for a file that has none."""
+def is_renamed(file: DicomFile, uid_map: UidMap) -> bool:
+    """Say whether the instance itself gets a new UID."""
+    return uid_map.new(media_storage_uid(file)) != media_storage_uid(file)
+
+
+def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
+    """Write the file meta information: the new instance, and who wrote it unless that is not to be said (PS3.10 7.1); nothing for a file that has none."""
     if not file.meta:
         return b""
     changes = {
         tags.MEDIA_STORAGE_SOP_INSTANCE_UID: uid_map.new(media_storage_uid(file)).encode("latin-1"),
         tags.TRANSFER_SYNTAX_UID: transfer_syntax.encode("ascii"),
-        tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID.encode("ascii"),
-        tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME.encode("ascii"),
     }
+    if signed:
+        changes[tags.IMPLEMENTATION_CLASS_UID] = IMPLEMENTATION_CLASS_UID.encode("ascii")
+        changes[tags.IMPLEMENTATION_VERSION_NAME] = IMPLEMENTATION_VERSION_NAME.encode("ascii")
     vrs = {tags.IMPLEMENTATION_VERSION_NAME: "SH"}
     edits: dict[int, Edit] = {tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items() if value}
     length = find(file.meta, tags.META_LENGTH)

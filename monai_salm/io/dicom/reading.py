@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from pydicom.charset import convert_encodings, decode_bytes
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
@@ -14,19 +13,11 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import NATIVE, DicomFile, class_name, floats, read_file, shown, uid_name
+from monai_salm.io.dicom.files import NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
 
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-_IDENTIFIERS = {
-    tags.SOP_INSTANCE_UID: "SOPInstanceUID",
-    tags.SERIES_INSTANCE_UID: "SeriesInstanceUID",
-    tags.STUDY_INSTANCE_UID: "StudyInstanceUID",
-    tags.FRAME_OF_REFERENCE_UID: "FrameOfReferenceUID",
-    tags.PATIENT_ID: "PatientID",
-    tags.ACCESSION_NUMBER: "AccessionNumber",
-}
 _LAYOUTS: dict[str, Layout] = {
     "MONOCHROME1": "gray",
     "MONOCHROME2": "gray",
@@ -68,9 +59,9 @@ def check_picture(file: DicomFile) -> PixelFormat:
 
 
 def _check_identity(file: DicomFile) -> None:
-    if not file.transfer_syntax:
+    if not file.prefix or not file.transfer_syntax:
         raise RefusedError(
-            "a picture without file meta information, whose transfer syntax can only be guessed; write it as a DICOM file first, for example with dcmconv"
+            "a picture without preamble and file meta information, whose encoding can only be guessed; write it as a DICOM file first, for example with dcmconv"
         )
     for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
         if not file.text(tag):
@@ -223,26 +214,11 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         instance_number=_instance_number(file),
         spacing=spacing(file)[-len(shape) :],
         window_real=_window(file),
-        derivation=_text_in_charset(file, tags.DERIVATION_DESCRIPTION),
+        derivation=decoded_text(file, tags.DERIVATION_DESCRIPTION),
         output_transfer_syntax="" if native else EXPLICIT_VR_LITTLE_ENDIAN,
         references=references_of(file),
         notes=notes,
     )
-
-
-def identifiers(file: DicomFile) -> dict[str, str]:
-    """Give the identifiers that planning uses, as far as the file has them."""
-    found = {name: _text_in_charset(file, tag) for tag, name in _IDENTIFIERS.items()}
-    return {name: value for name, value in found.items() if value}
-
-
-def _text_in_charset(file: DicomFile, tag: int) -> str:
-    """Decode an element that may be in any character set (PS3.3 C.12.1.1.2)."""
-    element = file.find(tag)
-    if element is None:
-        return ""
-    encodings = convert_encodings(file.texts(tags.SPECIFIC_CHARACTER_SET) or ["ISO_IR 6"])
-    return str(decode_bytes(bytes(element.value), encodings, set())).strip("\0 ")
 
 
 def _slice_position(file: DicomFile) -> float | None:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protected files beside their originals in one archive: all are stored, come back as they were, and what the archive saves can be protected again."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
+
+from monai_salm.pipeline import protect, verify
+from tests.exports import ROOT_UID, drawn, mr_series
+from tests.fidelity.orthanc import Orthanc, find_orthanc, running_orthanc
+from tests.io.builders import CT
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fidelity_cases" / "exports"
+EXPORTS = {"E1": SHARED / "E1_dicomdir_cr_ct_mr", "E2": SHARED / "E2_ct_seg_rtstruct_pr_ko_sr"}
+KEY_OBJECTS, RT_STRUCTURES = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.481.3"
+
+pytestmark = pytest.mark.skipif(find_orthanc() is None, reason="Orthanc is not installed")
+
+
+@pytest.fixture
+def pacs() -> Iterator[Orthanc]:
+    with running_orthanc() as server:
+        yield server
+
+
+def _made_export(folder: Path) -> Path:
+    """Write two series of one study, and objects that refer to their slices: key objects and structures."""
+    study = {"StudyInstanceUID": f"{ROOT_UID}.40", "PatientID": "P1", "PatientName": "Doe^Jane"}
+    for number, modality in enumerate(("CT", "MR")):
+        storage = {"SOPClassUID": CT if modality == "CT" else "1.2.840.10008.5.1.4.1.1.4"}
+        mr_series(folder / modality, number, slices=4, Modality=modality, **storage, **study)
+    slices = [pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
+    _referring(folder / "KO001", 1, KEY_OBJECTS, "KO", study, CurrentRequestedProcedureEvidenceSequence=_evidence(slices))
+    contour = _item(ContourImageSequence=Sequence([_reference(slices[0])]))
+    frame = _item(FrameOfReferenceUID=slices[0].FrameOfReferenceUID, RTReferencedStudySequence=_evidence(slices[:4]))
+    regions = Sequence([_item(ReferencedROINumber=1, ContourSequence=Sequence([contour]))])
+    _referring(folder / "RS001", 2, RT_STRUCTURES, "RTSTRUCT", study, ReferencedFrameOfReferenceSequence=Sequence([frame]), ROIContourSequence=regions)
+    return folder
+
+
+def _referring(path: Path, number: int, storage: str, modality: str, study: dict[str, str], **attributes: Any) -> None:
+    own = {"SOPInstanceUID": f"{ROOT_UID}.41.{number}", "SeriesInstanceUID": f"{ROOT_UID}.42.{number}", "SOPClassUID": storage, "Modality": modality}
+    dataset = _item(**own, **study, **attributes)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def _evidence(slices: list[Dataset]) -> Sequence:
+    series: dict[str, list[Dataset]] = {}
+    for instance in slices:
+        series.setdefault(instance.SeriesInstanceUID, []).append(_reference(instance))
+    items = [_item(SeriesInstanceUID=uid, ReferencedSOPSequence=Sequence(references)) for uid, references in series.items()]
+    return Sequence([_item(StudyInstanceUID=slices[0].StudyInstanceUID, ReferencedSeriesSequence=Sequence(items))])
+
+
+def _reference(instance: Dataset) -> Dataset:
+    return _item(ReferencedSOPClassUID=instance.SOPClassUID, ReferencedSOPInstanceUID=instance.SOPInstanceUID)
+
+
+def _item(**attributes: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _objects(folder: Path) -> dict[str, bytes]:
+    """Give the DICOM files of a folder but for its DICOMDIR, which no archive stores."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "DICOMDIR"}
+    return {name: content for name, content in found.items() if content[128:132] == b"DICM"}
+
+
+def _references(dataset: Dataset) -> set[str]:
+    """Give the UIDs of the instances that a dataset refers to at any depth, but for the image that it was derived from."""
+    found = set()
+    for element in dataset:
+        if element.VR == "SQ" and element.keyword != "SourceImageSequence":
+            found |= {uid for item in element.value for uid in _references(item)}
+        elif element.keyword in ("ReferencedSOPInstanceUID", "ReferencedSOPInstanceUIDInFile"):
+            found.add(str(element.value))
+    return found
+
+
+def _unresolved(folder: Path) -> tuple[set[str], int]:
+    """Give the references within a folder that lead nowhere, and how many there are at all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        datasets = [pydicom.dcmread(path, force=True) for path in sorted(folder.rglob("*")) if path.is_file()]
+    referred = {uid for dataset in datasets for uid in _references(dataset)}
+    return referred - {str(dataset.get("SOPInstanceUID")) for dataset in datasets}, len(referred)
+
+
+def _protect(source: Path, output: Path) -> dict[str, str]:
+    """Protect and verify; gives the status of every file, of which none may be refused but text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # real files are not as clean as pydicom wants them
+        result = protect(source, output, drawn())
+        report = verify(source, result.output)
+    assert [(file.path, file.problems) for file in report.mismatches] == []
+    statuses = {path: fate.status for path, fate in result.fates.items()}
+    assert set(statuses.values()) <= {"protected", "copied"}
+    return statuses
+
+
+@pytest.mark.parametrize("export", ["made", *EXPORTS])
+def test_originals_and_protected_files_in_one_archive(export: str, pacs: Orthanc, tmp_path: Path) -> None:
+    source = EXPORTS.get(export) or _made_export(tmp_path / "in")
+    if not source.is_dir():
+        pytest.skip("the folder of exports is not there")
+    statuses = _protect(source, tmp_path / "out")
+    before, after = _objects(source), _objects(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert sum(statuses[name] == "protected" for name in before) >= 3
+    originals, protected = (_upload(pacs, files) for files in (before, after))
+    assert len(originals | protected) == len(before) + len(after)
+    # What the archive saves of the originals and the protected files, which share their study, and then of the latter alone.
+    saved = [(study, kind, pacs.saved(study, kind)) for study in pacs.studies() for kind in ("archive", "media")]
+    _protect_again(saved, tmp_path / "both", pictures=2 * sum(statuses[name] == "protected" for name in before))
+    for instance in originals:
+        pacs.delete(instance)
+    saved = [(study, kind, pacs.saved(study, kind)) for study in pacs.studies() for kind in ("archive", "media")]
+    _protect_again(saved, tmp_path / "again", pictures=sum(statuses[name] == "protected" for name in before))
+
+
+def _upload(pacs: Orthanc, files: dict[str, bytes]) -> set[str]:
+    """Store files as new ones, and see that they come back as they went in."""
+    instances = set()
+    for name, content in files.items():
+        answer = pacs.upload(content)
+        assert (name, answer["Status"]) == (name, "Success")
+        assert pacs.file(answer["ID"]) == content
+        instances.add(answer["ID"])
+    return instances
+
+
+def _protect_again(saved: list[tuple[str, str, bytes]], folder: Path, pictures: int) -> None:
+    """Protect the zips of an archive: every picture in both kinds of them, and references that led somewhere still do."""
+    folder.mkdir()
+    counts = {"archive": 0, "media": 0}
+    for study, kind, content in saved:
+        source, output = folder / f"{study}_{kind}.zip", folder / f"{study}_{kind}_out.zip"
+        source.write_bytes(content)
+        statuses = _protect(source, output)
+        counts[kind] += sum(status == "protected" for status in statuses.values())
+        names = []
+        for path in (source, output):
+            with zipfile.ZipFile(path) as opened:
+                names.append(sorted(opened.namelist()))
+                opened.extractall(path.with_suffix(""))
+        assert names[0] == names[1]
+        assert ("DICOMDIR" in {Path(name).name for name in names[0]}) == (kind == "media")
+        lost, referred = _unresolved(output.with_suffix(""))
+        outside, referred_before = _unresolved(source.with_suffix(""))
+        assert (lost, referred) == (outside, referred_before)
+    assert counts == {"archive": pictures, "media": pictures}
