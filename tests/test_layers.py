@@ -46,6 +46,7 @@ AT_HOME = {
     "SimpleITK": ("monai_salm.io.second_reader",),
     "PIL": ("monai_salm.io.raster", "monai_salm.demo.pictures"),
     "imagecodecs": ("monai_salm.io.dicom.codecs",),
+    "jpeg_ls": ("monai_salm.io.dicom.codecs",),
     "highdicom": ("monai_salm.io.segmentations",),
 }
 

@@ -153,8 +153,9 @@ def evaluate(
     folders = {"clean": clean} | (dict(protected) if isinstance(protected, Mapping) else {"protected": protected})
     files = {name: scan(folder, show_progress=show_progress) for name, folder in folders.items()}
     labels = find_labels(files["clean"], options.label_options(options.labels))
+    written = {path: files["clean"].output_path(path) for path in labels.targets}  # a JPEG is protected as PNG
     for name, inventory in files.items():
-        labels.targets = {path: target for path, target in labels.targets.items() if path in inventory.pictures}
+        labels.targets = {path: target for path, target in labels.targets.items() if path in inventory.pictures or written[path] in inventory.pictures}
         if not labels.targets:
             raise UsageError(f"{folders[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
     files["test"] = scan(test, show_progress=show_progress)
@@ -164,7 +165,8 @@ def evaluate(
     plans: dict[str, ProtectionPlan] = {}
     loaded: dict[str, list[WorkingSample]] = {}
     for name, inventory in files.items():
-        plans[name] = _plan(inventory, test_labels if name == "test" else labels, options)
+        own = replace(labels, targets={path if path in inventory.pictures else written[path]: target for path, target in labels.targets.items()})
+        plans[name] = _plan(inventory, test_labels if name == "test" else own, options)
         values = values if values is not None else label_map_values(inventory, plans[name].samples)
         loaded[name] = list(load_working_samples(inventory, plans[name], options.working_size, values or None, show_progress=show_progress))
     # An id stays the same wherever a file lies.

@@ -23,6 +23,9 @@ from monai_salm.pipeline.archive import is_archive, unpack
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
 
+_WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
+"""Suffixes of files that hold their own header."""
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -206,6 +209,8 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
     if isinstance(found, Document):
         return FileRecord(path, document=found)
     header = found
+    if header.format in ("nifti", "itk") and absolute.suffix.lower() not in _WHOLE_FILES:
+        return FileRecord(path, header)  # its bytes mean something only with its header's, so that equal ones are no copies
     # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
     others = seen.setdefault(uid or absolute.stat().st_size, {})

@@ -20,7 +20,7 @@ from monai_salm.pipeline.manifest import FileFate, Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.references import renewed_uids, write_documents
-from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
+from monai_salm.pipeline.write import WriteJob, WriteSettings, copy_file, write_sample
 
 
 def write_files(
@@ -33,14 +33,15 @@ def write_files(
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_leftovers(output, earlier, {inventory.output_path(record.path) for record in inventory.files})
     derivation = make_derivation(inventory, plan, options, work_dir)
+    settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation)
     output.mkdir(parents=True, exist_ok=True)
     jobs = [
-        WriteJob(sample, inventory.root, output, _targets(inventory, [file.path for file in sample.files]), work_dir / "noise", derivation)
+        WriteJob(sample, _targets(inventory, [file.path for file in sample.files]))
         for sample in plan.samples
         if not all(file.path in fates for file in sample.files)
     ]
     with tqdm(total=sum(len(job.sample.files) for job in jobs), desc="writing", unit="file", disable=not show_progress) as bar:
-        for done in _map(jobs, options.workers):
+        for done in _map(jobs, settings, options.workers):
             for fate in done:
                 fates[fate.path] = fate
                 manifest.append(fate)
@@ -109,13 +110,25 @@ def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[
             temporary.unlink()
 
 
-def _map(jobs: list[WriteJob], workers: int) -> Iterable[list[FileFate]]:
+_of_this_worker: list[WriteSettings] = []
+"""The settings of a worker process, which it is started with: with every job they would be sent again, and they hold the UIDs of the whole export."""
+
+
+def _map(jobs: list[WriteJob], settings: WriteSettings, workers: int) -> Iterable[list[FileFate]]:
     """Write samples in this process, or in several; the order, and so the manifest, is that of the jobs either way."""
     if workers <= 1 or len(jobs) < 2:
-        yield from map(write_sample, jobs)
+        yield from (write_sample(job, settings) for job in jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as executor:
-        yield from executor.map(write_sample, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)) as executor:
+        yield from executor.map(_write_in_worker, jobs, chunksize=max(1, min(16, len(jobs) // (8 * workers))))
+
+
+def _start_worker(settings: WriteSettings) -> None:
+    _of_this_worker.append(settings)
+
+
+def _write_in_worker(job: WriteJob) -> list[FileFate]:
+    return write_sample(job, _of_this_worker[-1])
 
 
 def _still_there(fate: FileFate, target: Path) -> bool:

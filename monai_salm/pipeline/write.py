@@ -29,23 +29,32 @@ _ALLOWANCE = 1 + 1e-9
 
 
 @dataclass(frozen=True)
-class WriteJob:
-    """Everything that a worker process needs to write the files of one sample.
+class WriteSettings:
+    """What the writing of all samples has in common; a worker process gets it once.
 
     Args:
-        sample: its plan.
         root, output: folders of the input and of the output.
-        targets: paths of the written files where they differ from the sources'.
         store: folder of the noise.
         derivation: what the files are to say, but for the description.
     """
 
-    sample: SamplePlan
     root: Path
     output: Path
-    targets: Mapping[str, str]
     store: Path
     derivation: Derivation
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """One sample to write.
+
+    Args:
+        sample: its plan.
+        targets: paths of the written files where they differ from the sources'.
+    """
+
+    sample: SamplePlan
+    targets: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -130,27 +139,27 @@ def describe_bound(canvas: Canvas) -> str:
     return f"bounded additive noise, at most {canvas.epsilon_stored:.12g} stored units ({canvas.epsilon_real:.6g} real units); not for diagnosis"
 
 
-def write_sample(job: WriteJob) -> list[FileFate]:
+def write_sample(job: WriteJob, settings: WriteSettings) -> list[FileFate]:
     """Write all files of a sample; a file that cannot be written is refused or failed, and the others go on."""
-    return [_write_file(job, number, file) for number, file in enumerate(job.sample.files)]
+    return [_write_file(job, settings, number, file) for number, file in enumerate(job.sample.files)]
 
 
-def _write_file(job: WriteJob, number: int, file: FilePlan) -> FileFate:
+def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FilePlan) -> FileFate:
     canvas = file.canvas
-    target = job.output / job.targets.get(file.path, file.path)
+    target = settings.output / job.targets.get(file.path, file.path)
     known: dict[str, Any] = {
         "path": file.path, "sample_id": job.sample.sample_id, "modality": canvas.modality,
         "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored, "sha256_in": file.sha256,
     }  # fmt: skip
     try:
-        source = read_source(job.root / file.path)
-        noise = NoiseStore(job.store).read(job.sample.sample_id)
+        source = read_source(settings.root / file.path)
+        noise = NoiseStore(settings.store).read(job.sample.sample_id)
         place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
         values, anatomy = protected_values(source, canvas, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
             raise RefusedError("its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay unprotected")
         with atomic_target(target) as temporary:
-            write_like(source, values, temporary, replace(job.derivation, description=describe_bound(canvas)))
+            write_like(source, values, temporary, replace(settings.derivation, description=describe_bound(canvas)))
             change = prove(source, values, temporary, canvas, anatomy)
         return FileFate(
             **known, status="protected", max_change_stored=change.max_stored, changed_fraction=change.changed_fraction,

@@ -154,7 +154,7 @@ def protected_runs(sources: Iterable[Path], work: Path) -> dict[str, list[Pair]]
             _pair(
                 f"{source.name}/{path}" if source.is_dir() else f"{root.name}/{path}",
                 root / path,
-                result.output / fate.target,
+                _written(result.output / path),
                 fate.epsilon_real or 0.0,
             )
             for path, fate in sorted(result.fates.items())
@@ -163,6 +163,11 @@ def protected_runs(sources: Iterable[Path], work: Path) -> dict[str, list[Pair]]
         if pairs:
             runs[f"{number} {source.name}"] = pairs
     return runs
+
+
+def _written(path: Path) -> Path:
+    """Give the place of a protected file; a lossy picture gets another suffix."""
+    return path if path.is_file() else path.with_suffix(".png")
 
 
 def _pair(name: str, source: Path, protected: Path, epsilon: float) -> Pair:

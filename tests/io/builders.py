@@ -13,6 +13,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.pixels import get_encoder
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
@@ -37,9 +39,11 @@ def dicom_dataset(
     signed: bool = False,
     photometric: str = "MONOCHROME2",
     shape: tuple[int, int] = (6, 8),
+    samples: int = 1,
+    frames: int = 1,
     extra: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Make a CT slice without its pixels.
+    """Make a CT slice, or a stack of some, without its pixels.
 
     Args:
         bits_allocated: size of a pixel cell.
@@ -47,6 +51,8 @@ def dicom_dataset(
         signed: two's complement.
         photometric: PhotometricInterpretation.
         shape: Rows and Columns.
+        samples: SamplesPerPixel; of 3 PlanarConfiguration is 0.
+        frames: NumberOfFrames, which one frame does without.
         extra: attributes by keyword, over the default ones; None removes one.
     """
     dataset = Dataset()
@@ -65,8 +71,12 @@ def dicom_dataset(
     dataset.InstanceNumber = 7
     dataset.ImagePositionPatient = [-10, -20, 35.5]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.SamplesPerPixel = 1
+    dataset.SamplesPerPixel = samples
     dataset.PhotometricInterpretation = photometric
+    if samples > 1:
+        dataset.PlanarConfiguration = 0
+    if frames > 1:
+        dataset.NumberOfFrames = frames
     dataset.Rows, dataset.Columns = shape
     dataset.PixelSpacing = [0.5, 0.25]
     dataset.BitsAllocated = bits_allocated
@@ -98,18 +108,20 @@ def write_dicom(
     overlay_bit: int | None = None,
     trailing: bytes = b"",
     preamble: bytes = bytes(128),
+    vr: str = "OW",
 ) -> Path:
     """Write a dataset with pixels.
 
     Args:
         path: where.
         dataset: from :func:`dicom_dataset`.
-        values: of its shape.
+        values: of its shape, in the order in which the file holds them.
         transfer_syntax: a native one.
         sign_extended: whether the unused bits repeat the sign of signed values; otherwise they are 0.
         overlay_bit: number of a bit that is set in every other pixel cell, as an overlay.
         trailing: bytes after the frame.
         preamble: the first 128 bytes.
+        vr: of the pixel data; 8 bits in OB are not swapped in big endian.
     """
     bits, stored = max(8, int(dataset.BitsAllocated)), int(dataset.BitsStored)
     words = values.astype(np.int64) & ((1 << bits) - 1 if sign_extended else (1 << stored) - 1)
@@ -121,9 +133,13 @@ def write_dicom(
     big = transfer_syntax == ExplicitVRBigEndian
     content = words.astype(f"{'>' if big else '<'}u{bits // 8}").tobytes() + trailing
     content += bytes(len(content) % 2)
-    if big and bits == 8:
+    if big and bits == 8 and vr == "OW":
         content = np.frombuffer(content, dtype="<u2").byteswap().tobytes()
-    dataset.add_new(0x7FE00010, "OW", content)
+    dataset.add_new(0x7FE00010, vr, content)
+    return _save(path, dataset, transfer_syntax, preamble)
+
+
+def _save(path: Path, dataset: Dataset, transfer_syntax: str, preamble: bytes = bytes(128)) -> Path:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", CT)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", SOP_UID)
@@ -131,6 +147,101 @@ def write_dicom(
     dataset.preamble = preamble
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
     return path
+
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG_BASELINE, JPEG_EXTENDED, JPEG_LOSSLESS, JPEG_FIRST_ORDER, JPEG_LS, JPEG_LS_NEAR, J2K, J2K_LOSSY, HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)
+)
+_SUBSAMPLING = {"YBR_FULL_422": "422"}
+
+
+def encoded_frame(values: NDArray[Any], dataset: Dataset, transfer_syntax: str) -> bytes:
+    """Compress one frame with an encoder of pydicom's plugins, or of imagecodecs where pydicom has none.
+
+    Args:
+        values: ``(rows, columns)``, or ``(rows, columns, 3)`` of RGB.
+        dataset: what it is compressed for; of lossy JPEG its photometric interpretation says what color becomes.
+        transfer_syntax: UID.
+    """
+    stored, photometric = int(dataset.BitsStored), str(dataset.PhotometricInterpretation)
+    cells = values.astype(f"{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}")
+    if transfer_syntax in (RLE, JPEG_LS, JPEG_LS_NEAR, J2K, J2K_LOSSY):
+        options = {
+            "rows": dataset.Rows, "columns": dataset.Columns, "number_of_frames": 1, "samples_per_pixel": dataset.SamplesPerPixel,
+            "bits_allocated": dataset.BitsAllocated, "bits_stored": stored, "pixel_representation": dataset.PixelRepresentation,
+            "photometric_interpretation": photometric, "planar_configuration": 0,
+        } | {JPEG_LS_NEAR: {"jls_error": 2}, J2K_LOSSY: {"j2k_psnr": [50]}}.get(transfer_syntax, {})  # fmt: skip
+        plugin = {RLE: "pydicom"}.get(transfer_syntax, "")
+        return bytes(get_encoder(transfer_syntax).encode(cells, encoding_plugin=plugin, **options))
+    import imagecodecs  # an extra, which most tests do without
+
+    if transfer_syntax in (HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY):
+        lossy = {"level": 0.01, "reversible": False} if transfer_syntax == HTJ2K_LOSSY else {"reversible": True}
+        return bytes(imagecodecs.htj2k_encode(cells, rgb=photometric in ("YBR_RCT", "YBR_ICT"), planar=False, **lossy))
+    samples = (cells.astype(np.int64) & (1 << stored) - 1).astype(f"u{1 if stored <= 8 else 2}")
+    color = {"colorspace": "RGB", "outcolorspace": "RGB"} if samples.ndim == 3 else {}
+    if transfer_syntax in (JPEG_LOSSLESS, JPEG_FIRST_ORDER):
+        predictor = 4 if transfer_syntax == JPEG_LOSSLESS else 1
+        return bytes(imagecodecs.jpeg8_encode(samples, lossless=True, predictor=predictor, bitspersample=stored, **color))
+    if photometric.startswith("YBR"):
+        color = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": _SUBSAMPLING.get(photometric, "444")}
+    return bytes(imagecodecs.jpeg8_encode(samples, level=98, bitspersample=stored, **color))
+
+
+def write_compressed(
+    path: Path,
+    dataset: Dataset,
+    values: NDArray[Any],
+    transfer_syntax: str,
+    *,
+    fragments: int = 1,
+    table: str = "basic",
+) -> Path:
+    """Write a dataset with compressed pixels.
+
+    Args:
+        path: where.
+        dataset: from :func:`dicom_dataset`.
+        values: of its shape; the first axis counts frames where it has NumberOfFrames.
+        transfer_syntax: a compressed one.
+        fragments: of each frame.
+        table: "basic", "extended" (with one fragment a frame) or "none": where the frames begin is said there.
+    """
+    frames = [encoded_frame(frame, dataset, transfer_syntax) for frame in (values if "NumberOfFrames" in dataset else [values])]
+    if table == "extended":
+        content, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    else:
+        content = encapsulate(frames, fragments_per_frame=fragments, has_bot=table == "basic")
+    dataset.add_new(0x7FE00010, "OB", content)
+    dataset["PixelData"].is_undefined_length = True
+    return _save(path, dataset, transfer_syntax)
+
+
+def functional_groups(*, slopes: tuple[float | None, ...] = (), shared_slope: float | None = None, frame_type: bool = True) -> dict[str, Sequence]:
+    """Make the functional groups of an enhanced CT image, as attributes by keyword.
+
+    Args:
+        slopes: of each frame, whose intercept is its number; None for a frame without one.
+        shared_slope: of all frames, with an intercept of -7; None without one.
+        frame_type: whether frames, or all of them together where there are none, have a FrameType.
+    """
+    frames = [_group(slope, number) for number, slope in enumerate(slopes)]
+    shared = _group(shared_slope, -7)
+    for group in (frames or [shared]) if frame_type else []:
+        group.CTImageFrameTypeSequence = Sequence([Dataset()])
+        group.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    groups = {"SharedFunctionalGroupsSequence": Sequence([shared])}
+    return groups | ({"PerFrameFunctionalGroupsSequence": Sequence(frames)} if frames else {})
+
+
+def _group(slope: float | None, intercept: float) -> Dataset:
+    group = Dataset()
+    if slope is not None:
+        rescale = Dataset()
+        rescale.RescaleIntercept, rescale.RescaleSlope, rescale.RescaleType = intercept, slope, "HU"
+        group.PixelValueTransformationSequence = Sequence([rescale])
+    return group
 
 
 def reference(uid: str) -> Sequence:

@@ -209,15 +209,9 @@ def shipped() -> list[Path]:
 
 
 def format_of(dataset: pydicom.Dataset) -> FrameFormat:
-    return FrameFormat(
-        rows=dataset.Rows,
-        columns=dataset.Columns,
-        samples=dataset.SamplesPerPixel,
-        bits_allocated=dataset.BitsAllocated,
-        bits_stored=dataset.BitsStored,
-        signed=bool(dataset.PixelRepresentation),
-        photometric=dataset.PhotometricInterpretation,
-    )
+    size = {"rows": dataset.Rows, "columns": dataset.Columns, "samples": dataset.SamplesPerPixel}
+    bits = {"bits_allocated": dataset.BitsAllocated, "bits_stored": dataset.BitsStored, "signed": bool(dataset.PixelRepresentation)}
+    return FrameFormat(**size, **bits, photometric=dataset.PhotometricInterpretation)
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
@@ -260,8 +254,7 @@ def test_lossy_values_are_clipped_to_bits_stored() -> None:
     assert decode_frame(encoded, EXTENDED, replace(frame, bits_stored=12)).max() > 2047
     assert decode_frame(encoded, EXTENDED, frame).max() == 2047
     signed = decode_frame(encoded, EXTENDED, replace(frame, signed=True)).view(np.int16)
-    assert signed.min() >= -1024
-    assert signed.max() <= 1023
+    assert -1024 <= signed.min() <= signed.max() <= 1023
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422"])

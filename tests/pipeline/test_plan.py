@@ -184,7 +184,7 @@ def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({}, "method 'salm' needs labels; give --labels FILE"),
-        ({"task": "segmentation"}, "--task segmentation needs --labels FOLDER"),
+        ({"task": "segmentation"}, "no SEG object in it can be used as a label map .*give --labels FOLDER"),
         ({"task": "detection"}, "task 'detection' is unknown"),
         ({"sample": "patient"}, "sample 'patient' is unknown"),
         ({"working_size": 4}, "working size 4 is too small"),

@@ -130,8 +130,8 @@ def header_beside(path: Path) -> Path | None:
     if suffix.lower() != ".img":
         return None
     like = "".join(letter.upper() if twin.isupper() else letter for letter, twin in zip(".hdr", suffix, strict=True))
-    suffixes = [like, *("".join(letters) for letters in product(*zip(".hdr", ".HDR", strict=True)))]
-    candidates = (path.with_name(stem + suffix + end) for end in dict.fromkeys((packing, "", ".gz", ".GZ")) for suffix in suffixes)
+    endings = [like, *("".join(letters) for letters in product(*zip(".hdr", ".HDR", strict=True)))]
+    candidates = (path.with_name(stem + ending + packed) for packed in dict.fromkeys((packing, "", ".gz", ".GZ")) for ending in endings)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
