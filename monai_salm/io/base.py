@@ -149,7 +149,8 @@ class SourceImage:
         """Values in real units (HU, SUV, ...), float64, same shape as ``stored``."""
         if self.frame_rescale:
             return np.stack([picture.real for picture in self.pictures()])
-        return self.stored.astype(np.float64) * self.slope + self.intercept
+        with np.errstate(invalid="ignore", over="ignore"):  # signaling NaN of a file is no error of ours
+            return self.stored.astype(np.float64) * self.slope + self.intercept
 
     @property
     def padding(self) -> NDArray[np.bool_]:

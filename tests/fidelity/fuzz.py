@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import gzip
 import io
 import json
@@ -197,13 +198,15 @@ def _file_set(folder: Path) -> Seed:
     from pydicom.fileset import FileSet
     from pydicom.uid import UID
 
-    made = FileSet()
-    made.UID = UID(f"{ROOT_UID}.99")  # the same in every worker
-    for name in ("a.dcm", "b.dcm"):
-        made.add(folder / name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # also of the temporary folder that pydicom leaves to the garbage collection
+        made = FileSet()
+        made.UID = UID(f"{ROOT_UID}.99")  # the same in every worker
+        for name in ("a.dcm", "b.dcm"):
+            made.add(folder / name)
         made.write(folder / "set")
+        del made
+        gc.collect()
     files = {path.relative_to(folder / "set").as_posix(): path.read_bytes() for path in sorted((folder / "set").rglob("*")) if path.is_file()}
     return Seed("DICOMDIR", files, "DICOMDIR")
 
@@ -544,7 +547,8 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
             check(_lay_out(seeds[0].files, seeds[0].source, Path(spare)), Path(spare))  # what is imported late is no growth
         resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C complain there of every damaged file
+        for output in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # libraries in C complain there of every damaged file
         baseline = _status("VmRSS")
         channel.send("ready")
         while (task := channel.recv()) is not None:

@@ -391,6 +391,9 @@ def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], m
             decode_frame(data, syntax, GRAY)
         with pytest.raises(RefusedError, match=message):
             encoded_gray(syntax)
+        with pytest.raises(RefusedError, match=message):
+            codecs.check_codec(syntax)
+    codecs.check_codec(RLE)
 
 
 def test_rle_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,7 +343,7 @@ def test_silently_changing_back_restores_the_file(request: pytest.FixtureRequest
     changed = io.read_source(tmp_path / "there")
     assert (changed.stored != source.stored).any()
     io.write_like(changed, source.stored, tmp_path / "back", SILENT)
-    if re.search("deflated|RLE|JPEG|HTJ2K", request.node.name):  # packed, by another encoder than the source was
+    if re.search("deflated|RLE|JPEG|HTJ2K|nifti f", request.node.name):  # packed, by another encoder than the source was
         np.testing.assert_array_equal(io.read_source(tmp_path / "back").stored, source.stored)
     else:
         assert (tmp_path / "back").read_bytes() == path.read_bytes()

@@ -266,6 +266,12 @@ def test_label_map_of_a_pair_is_a_document(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nifti.read_label_map(image), LABELS)
 
 
+def test_label_intent_of_values_that_are_no_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(VALUES.astype(np.float32) + np.float32(0.5), intent_code=1002))
+    with pytest.raises(RefusedError, match="labels, but they are no whole numbers"):
+        nifti.identify(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("intent", [3, 5, 1001, 1005, 1007, 1011])
 def test_maps_of_statistics_are_pictures(intent: int, tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(nifti_bytes(VALUES, intent_code=intent))

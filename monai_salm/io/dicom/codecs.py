@@ -25,7 +25,7 @@ from monai_salm.io.dicom.codestreams import Codestream, Family, read_codestream
 from monai_salm.io.dicom.encapsulation import encapsulate, split_frames
 from monai_salm.io.dicom.files import uid_name
 
-__all__ = ["LOSSLESS", "LOSSY", "FrameFormat", "can_encode", "decode_frame", "encapsulate", "encode_frame", "split_frames"]
+__all__ = ["LOSSLESS", "LOSSY", "FrameFormat", "can_encode", "check_codec", "decode_frame", "encapsulate", "encode_frame", "split_frames"]
 
 
 def _optional(module: str) -> Any:
@@ -102,6 +102,19 @@ class FrameFormat:
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixel cells."""
         return np.dtype(f"u{self.bits_allocated // 8}")
+
+
+def check_codec(transfer_syntax: str) -> None:
+    """Find out before any frame is decoded whether the package that decodes it is installed.
+
+    Raises:
+        RefusedError: it is not; with the command that installs it.
+    """
+    family = _FAMILIES.get(transfer_syntax)
+    if family == "jpeg-ls":
+        _function(jpeg_ls, "pyjpegls", "jlsread", transfer_syntax)
+    elif family is not None:
+        _function(imagecodecs, "imagecodecs", "jpeg8_decode" if family == "jpeg" else "jpeg2k_decode", transfer_syntax)
 
 
 def can_encode(transfer_syntax: str, frame: FrameFormat) -> bool:

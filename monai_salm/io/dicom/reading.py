@@ -10,7 +10,7 @@ import numpy as np
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode
+from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of
 from monai_salm.io.dicom.elements import PIXEL_DATA
 from monai_salm.io.dicom.files import NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
@@ -81,6 +81,7 @@ def _check_pixel_element(file: DicomFile) -> None:
             f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (video, or a codec that no longer is in use); "
             "convert to Explicit VR Little Endian first, for example with gdcmconv --raw"
         )
+    check_codec(file.transfer_syntax)
     if not element.undefined:
         raise RefusedError("PixelData is not encapsulated though the transfer syntax is compressed; repair the file first")
 
@@ -149,7 +150,8 @@ def _layout(file: DicomFile, samples: int) -> Layout:
     layout = _LAYOUTS.get(photometric)
     if layout is None or samples != (1 if layout == "gray" else 3):
         raise RefusedError(
-            f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; {', '.join(_LAYOUTS)} with their 1 or 3 are supported"
+            f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; "
+            f"{', '.join(_LAYOUTS)} with their 1 or 3 are supported"
         )
     if file.transfer_syntax in LOSSY and layout != "gray":
         return "rgb"  # decoded to colors, since each decoder has its own way with chroma

@@ -126,6 +126,8 @@ def examine(path: Path) -> SourceImage | Document:
         return Document(path=path, format="nifti", kind="header of a NIfTI pair")
     volume = _read(path, header)
     source = _source(path, volume)
+    if volume.layout.is_labels and not _are_whole(source.stored):
+        raise RefusedError("intent_code says that the values are labels, but they are no whole numbers; correct the header first")
     if volume.layout.is_labels or _holds_labels(volume.layout, source.stored):
         return Document(path=path, format="nifti", kind="label map")
     return source
@@ -168,6 +170,10 @@ def _check_no_voxels(path: Path, magic: Magic) -> None:
     rest = data[end_of_extensions(data, magic) :]
     if any(rest):
         raise RefusedError(f"the magic says that the voxels are in another file (.img), yet {len(rest)} bytes follow the header; repair the magic first")
+
+
+def _are_whole(stored: StoredArray) -> bool:
+    return stored.dtype.kind != "f" or bool(np.array_equal(stored, np.rint(stored)))
 
 
 def _holds_labels(layout: Layout, stored: StoredArray) -> bool:
