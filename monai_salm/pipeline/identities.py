@@ -3,13 +3,35 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from monai_salm.io import Document, ImageHeader
+from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.references import OWN_UIDS, own_uids
 
 Found = ImageHeader | Document
+
+
+def paired_paths(before: Inventory, after: Inventory) -> dict[str, str]:
+    """Give the path of the protected file of each original that has one.
+
+    It is the same path; or, for a picture that was moved (an archive makes a tree of its own), that of the one picture that names it as its source.
+    """
+    present = {record.path for record in after.files}
+    pairs = {record.path: target for record in before.files if (target := before.output_path(record.path)) in present}
+    taken = set(pairs.values())
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for path, header in after.headers.items():
+        if path not in taken:
+            for uid in header.references:
+                by_source[uid].append(path)
+    for path, header in before.headers.items():
+        derived = by_source[header.identifiers.get("SOPInstanceUID", "")]
+        if path not in pairs and len(derived) == 1:
+            pairs[path] = derived[0]
+    return pairs
 
 
 class Identities:

@@ -18,7 +18,7 @@ from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, compare_headers, read_source, read_with_simpleitk
-from monai_salm.pipeline.identities import Found, Identities, absent_files
+from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.similarity import structural_similarity
@@ -121,9 +121,10 @@ class _Verification:
         self.options = replace(options, epsilon=Epsilon(1.0))
         self.check_epsilon = check_epsilon
         self.present = {record.path for record in after.files}
+        self.targets = paired_paths(before, after)
         originals: dict[str, Found] = {**before.headers, **before.documents}
         results: dict[str, Found] = {**after.headers, **after.documents}
-        self.pairs = {path: (found, results[before.output_path(path)]) for path, found in originals.items() if before.output_path(path) in results}
+        self.pairs = {path: (found, results[self.targets[path]]) for path, found in originals.items() if self.targets.get(path) in results}
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
 
     def run(self, *, show_progress: bool) -> VerifyReport:
@@ -140,16 +141,15 @@ class _Verification:
             verdicts[path] = self._refused(path) if self._is_present(path) else _absent(path)
         for path, first in self.before.copies.items():
             verdicts[path] = self._copy(path, verdicts[first]) if self._is_present(path) else _absent(path)
-        expected = {self.before.output_path(path) for path in verdicts}
-        for path in self.present - expected:
+        for path in self.present - set(self.targets.values()):
             verdicts[path] = FileVerdict(path=path, verdict="mismatch", problems=["it is not in the original folder"])
         return VerifyReport([verdicts[path] for path in sorted(verdicts)])
 
     def _is_present(self, path: str) -> bool:
-        return self.before.output_path(path) in self.present
+        return path in self.targets
 
     def _places(self, path: str) -> tuple[Path, Path]:
-        return self.before.absolute(path), self.after.absolute(self.before.output_path(path))
+        return self.before.absolute(path), self.after.absolute(self.targets[path])
 
     def _picture(self, path: str, source: SourceImage, canvas: Canvas) -> FileVerdict:
         verdict = FileVerdict(path=path, verdict="protected")
