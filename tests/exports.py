@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.fileset import FileSet
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_salm.pipeline import ProtectOptions
-from tests.io.builders import dicom_dataset, gzip_bytes, nifti_bytes, write_dicom
+from tests.io.builders import dicom_dataset, gzip_bytes, nifti_bytes, reference, write_dicom
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
 
@@ -94,7 +102,7 @@ def nifti_export(folder: Path, count: int = 6, *, dtype: Any = np.int16, suffix:
     return folder
 
 
-def label_table(path: Path, labels: Mapping[str, Any], key: str = "path", columns: Sequence[str] = ("label",)) -> Path:
+def label_table(path: Path, labels: Mapping[str, Any], key: str = "path", columns: Iterable[str] = ("label",)) -> Path:
     """Write a CSV table; a label is one value, or one a column."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -128,3 +136,48 @@ def small(**changes: Any) -> ProtectOptions:
 def drawn(**changes: Any) -> ProtectOptions:
     """Give the options of random noise, which needs neither labels nor a search."""
     return ProtectOptions(**({"method": "random", "working_size": 24, "device": "cpu"} | changes))
+
+
+def dicom_object(path: Path, sop_class: str, number: int, references: Iterable[str] = (), **extra: Any) -> Path:
+    """Write a DICOM object without pixels that refers to others by their SOP Instance UIDs."""
+    dataset = Dataset()
+    dataset.SOPClassUID = sop_class
+    dataset.SOPInstanceUID = f"{ROOT_UID}.40.{number + 1}"
+    dataset.SeriesInstanceUID = f"{ROOT_UID}.50.{number + 1}"
+    dataset.StudyInstanceUID = f"{ROOT_UID}.30.1"
+    dataset.Modality = "OT"
+    dataset.PatientName = dataset.PatientID = "P0"
+    dataset.ReferencedInstanceSequence = Sequence([item for uid in references for item in reference(uid)])
+    for keyword, value in extra.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+def file_set(folder: Path, sources: Iterable[Path]) -> Path:
+    """Write copies of DICOM files under names of a disc, with a DICOMDIR, by pydicom."""
+    files = FileSet()
+    for source in sources:
+        dataset = pydicom.dcmread(source)
+        dataset.StudyTime, dataset.StudyID, dataset.SeriesNumber = "120000", "1", 1
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        files.add(dataset)
+    files.write(folder)
+    del files
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # a file-set warns when it goes, for it leaves a temporary folder
+    return folder / "DICOMDIR"
+
+
+def zip_file(path: Path, folder: Path) -> Path:
+    """Pack a folder."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in tree(folder).items():
+            packed.writestr(name, content)
+    return path

@@ -17,10 +17,12 @@ import click
 import pytest
 
 from monai_salm import cli
-from tests.exports import mr_export, mr_labels, tree
+from monai_salm.pipeline import ProtectOptions
+from tests.exports import ROOT_UID, block, dicom_object, mr_export, mr_labels, mr_slice, nifti_file, tree, zip_file
 
 SMALL = ("--rounds", "1", "--surrogate", "small-cnn", "--working-size", "24", "--device", "cpu")
 DRAWN = ("--method", "random", "--working-size", "24")
+SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -211,6 +213,160 @@ def test_keygen(tmp_path: Path, run: Run) -> None:
     assert key.read_text() == content
     run("keygen", tmp_path / "other")
     assert (tmp_path / "other").read_text() != content
+
+
+class StopError(Exception):
+    """The options are seen; the run is not needed."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), {"uids": "new", "image_type": "derived", "provenance": "full", "source_reference": True}),
+        (("--uids", "keep"), {"uids": "keep"}),
+        (("--image-type", "keep"), {"image_type": "keep"}),
+        (("--provenance", "minimal"), {"provenance": "minimal"}),
+        (("--provenance", "none", "--no-source-reference"), {"provenance": "none", "source_reference": False}),
+        (("--source-reference",), {"source_reference": True}),
+        (("--task", "segmentation"), {"task": "segmentation", "labels": None}),
+    ],
+    ids=lambda value: " ".join(value) or "none" if isinstance(value, tuple) else None,
+)
+def test_options_reach_the_run(
+    export: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    seen: list[ProtectOptions] = []
+
+    def protect(source: Path, output: Path, options: ProtectOptions, **_: Any) -> None:
+        assert (source, output) == (export, tmp_path / "out")
+        seen.append(options)
+        raise StopError
+
+    monkeypatch.setattr("monai_salm.pipeline.protect", protect)
+    run("protect", export, tmp_path / "out", *arguments, "--quiet")
+    assert {name: getattr(seen[0], name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("arguments", [("--uids", "old"), ("--image-type", "original"), ("--provenance", "some")], ids=" ".join)
+def test_choices_are_those_that_there_are(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, error = run("protect", export, tmp_path / "out", *DRAWN, *arguments)
+    assert code == 2
+    assert f"Invalid value for '{arguments[0]}'" in error
+
+
+def test_kept_uids_are_warned_of_on_standard_error(export: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--uids", "keep", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["counts"]["protected"]) == (0, 4)
+    assert "UIDs are kept: an archive that has the originals will ignore the protected files" in done.stderr
+
+
+def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path, run: Run) -> None:
+    (export / "notes.txt").write_text("x")
+    (export / "more.txt").write_text("y")
+    (export / "report.pdf").write_bytes(b"%PDF-1.4\n")
+    (export / "other.pdf").write_bytes(b"%PDF-1.4\n")
+    (export / ".DS_Store").write_bytes(b"\0")
+    dicom_object(export / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
+    nifti_file(export / "labels.nii", block(0)[1])
+    code, out, _ = run("scan", export)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "4 dicom MR, 24x24",
+            "1 no picture (Comprehensive SR Storage)",
+            "2 no picture (PDF)",
+            "1 no picture (label map)",
+            "2 no picture (text)",
+            "4 files can be protected, 6 are copied, 0 are refused, 1 ignored",
+            "note: other.pdf and 1 more: the PDF was not looked into, so pictures in it are not protected",
+        ],
+    )
+    code, out, _ = run("scan", export, "--json", "--quiet")
+    result = json.loads(out)
+    assert result["counts"] == {"protect": 4, "copy": 6, "refuse": 0, "ignored": 1}
+    assert result["ignored"] == [".DS_Store"]
+
+
+def test_protect_counts_what_it_copied_and_prints_notes(export: Path, tmp_path: Path, run: Run) -> None:
+    (export / "report.pdf").write_bytes(b"%PDF-1.4\n")
+    dicom_object(export / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
+    code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
+    assert code == 0
+    assert out.startswith("4 protected, 2 copied, 0 refused, 0 failed; ")
+    assert "note: report.pdf: the PDF was not looked into, so pictures in it are not protected" in out
+    assert "note: sr.dcm: references to changed objects were renewed" in out
+    code, out, _ = run("verify", export, tmp_path / "out")
+    assert (code, out.splitlines()[0]) == (0, "4 protected, 2 copied, 0 absent, 0 mismatch")
+
+
+def test_documents_alone_are_done(tmp_path: Path, run: Run) -> None:
+    dicom_object(tmp_path / "in" / "sr.dcm", SR, 1)
+    code, out, _ = run("protect", tmp_path / "in", tmp_path / "out", *DRAWN)
+    assert (code, out.splitlines()[0]) == (0, f"0 protected, 1 copied, 0 refused, 0 failed; {tmp_path / 'out'}")
+    assert run("verify", tmp_path / "in", tmp_path / "out")[:2] == (0, "0 protected, 1 copied, 0 absent, 0 mismatch\n")
+    assert run("protect", tmp_path / "in", tmp_path / "more", *DRAWN, "--dry-run")[0] == 0
+
+
+def test_nothing_usable_fails(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "raw.bin").write_bytes(b"\0x")
+    (tmp_path / "in" / "Thumbs.db").write_bytes(b"\0x")
+    code, out, _ = run("protect", tmp_path / "in", tmp_path / "out", *DRAWN)
+    assert (code, out.splitlines()[0]) == (1, f"0 protected, 0 copied, 1 refused, 0 failed; {tmp_path / 'out'}")
+    (tmp_path / "in" / "raw.bin").unlink()
+    code, _, error = run("protect", tmp_path / "in", tmp_path / "more", *DRAWN, "--quiet")
+    assert code == 2
+    assert "there is no file in it" in error
+
+
+def test_refused_files_that_were_asked_for_are_still_problems(export: Path, tmp_path: Path, run: Run) -> None:
+    (export / "raw.bin").write_bytes(b"\0x")
+    (export / "notes.txt").write_text("x")
+    code, out, _ = run("protect", export, tmp_path / "out", *DRAWN, "--copy-unprotected")
+    assert code == 3
+    assert out.startswith("4 protected, 2 copied, 0 refused, 0 failed; ")
+    assert "copied: raw.bin: unknown binary format" in out
+    assert "copied: notes.txt" not in out
+
+
+def test_zip_on_the_command_line(export: Path, tmp_path: Path, run: Run) -> None:
+    source = zip_file(tmp_path / "export.zip", export)
+    before = tree(tmp_path)
+    code, out, _ = run("scan", source)
+    assert (code, out.splitlines()[0]) == (0, "4 dicom MR, 24x24")
+    code, out, _ = run("protect", source, tmp_path / "out.zip", *DRAWN, "--dry-run")
+    assert (code, out.splitlines()[0]) == (0, "would protect 4 files in 4 samples, copy 0 and refuse 0; nothing was written")
+    assert tree(tmp_path) == before
+    code, out, _ = run("protect", source, tmp_path / "out.zip", *DRAWN)
+    assert (code, out.splitlines()[0]) == (0, f"4 protected, 0 copied, 0 refused, 0 failed; {tmp_path / 'out.zip'}")
+    code, out, _ = run("verify", source, tmp_path / "out.zip")
+    assert (code, out.splitlines()[0]) == (0, "4 protected, 0 copied, 0 absent, 0 mismatch")
+    code, _, error = run("protect", source, tmp_path / "out.zip", *DRAWN, "--quiet")
+    assert code == 2
+    assert "out.zip is a file already; give another name" in error
+
+
+def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stated(export: Path, tmp_path: Path, run: Run) -> None:
+    dicom_object(export / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
+    run("protect", export, tmp_path / "out", *DRAWN, "--provenance", "none")
+    (tmp_path / "out" / "case0" / "image.dcm").unlink()
+    code, out, _ = run("verify", export, tmp_path / "out")
+    assert code == 0
+    assert "1 references are to objects that were not handed out; --json lists them" in out
+    assert "3 files state no bound; give --epsilon to hold them to one" in out
+    code, out, _ = run("verify", export, tmp_path / "out", "--epsilon", "8/255", "--json", "--quiet")
+    assert (code, json.loads(out)["bound_not_stated"], json.loads(out)["dangling_references"]) == (0, 0, 1)
+
+
+def test_altered_document_is_a_mismatch(tmp_path: Path, run: Run) -> None:
+    mr_slice(tmp_path / "in" / "a.dcm", 0)
+    dicom_object(tmp_path / "in" / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
+    run("protect", tmp_path / "in", tmp_path / "out", *DRAWN)
+    (tmp_path / "out" / "sr.dcm").write_bytes((tmp_path / "in" / "sr.dcm").read_bytes())
+    code, out, _ = run("verify", tmp_path / "in", tmp_path / "out")
+    assert code == 4
+    assert f"mismatch: sr.dcm: the reference to {ROOT_UID}.10.1 is gone" in out
 
 
 @pytest.mark.parametrize("name", sorted(cli.cli.commands))

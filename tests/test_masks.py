@@ -8,7 +8,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.masks import anatomy_mask, border_values, file_anatomy, find_background, noise_carriers, sparsity_mask
+from monai_salm.masks import (
+    anatomy_mask,
+    border_values,
+    file_anatomy,
+    find_background,
+    graphics_mask,
+    noise_carriers,
+    sparsity_mask,
+    static_pixels,
+)
 from tests.builders import file_budget
 
 
@@ -93,6 +102,83 @@ def test_file_anatomy_leaves_out_padding_and_background() -> None:
     stored[0], stored[1] = -2000, 1000
     budget = file_budget(modality="MR", padding_stored=(-2000.0, -1900.0), background_stored=1000.0)
     assert np.array_equal(file_anatomy(stored, budget), np.arange(8)[:, None].repeat(8, axis=1) > 1)
+
+
+def test_places_that_share_a_noise_are_empty_only_where_all_their_values_are() -> None:
+    stored = np.full((8, 8, 3), 1100, dtype=np.int16)
+    stored[0, :, :2] = 1000  # background at two of three points in time
+    stored[1] = 1000
+    stored[2], stored[3, :, 0] = -2000, -2000
+    budget = file_budget(modality="MR", padding_stored=(-2000.0, -1900.0), background_stored=1000.0)
+    found = file_anatomy(stored, budget, trailing=1)
+    assert found.shape == (8, 8)
+    assert found.all(axis=1).tolist() == [True, False, False, True, True, True, True, True]
+
+
+def test_mean_of_what_shares_a_place_decides_about_its_anatomy() -> None:
+    stored = np.zeros((8, 8, 2), dtype=np.int16)
+    stored[2:6, 2:6] = (0, 400)  # half of the time dark, but a body
+    stored[2:6, 6, 0] = 60  # 30 on average: air
+    budget = file_budget(modality="MR", intercept=0.0, background_real=0.0, background_spread_real=50.0)
+    assert np.array_equal(file_anatomy(stored, budget, trailing=1), stored[..., 1] > 0)
+
+
+def _screen(colors: int) -> NDArray[np.uint8]:
+    """Give a dark gray picture with black areas and one letter."""
+    picture = np.full((20, 20), 60, dtype=np.uint8) if colors == 1 else np.full((20, 20, colors), 60, dtype=np.uint8)
+    picture[15:] = 0
+    picture[5:8, 5] = 255 if colors == 1 else (0, 255, 0)
+    return picture
+
+
+@pytest.mark.parametrize("colors", [1, 3], ids=["gray", "color"])
+@pytest.mark.parametrize("modality", ["US", "OT", "SC"])
+def test_text_and_its_edges_are_graphics(modality: str, colors: int) -> None:
+    found = graphics_mask(_screen(colors), file_budget(modality=modality), trailing=colors // 3)
+    expected = np.zeros((20, 20), dtype=bool)
+    for row in (5, 6, 7):
+        rows, columns = np.ogrid[:20, :20]
+        expected |= abs(rows - row) + abs(columns - 5) <= 2
+    assert np.array_equal(found, expected)
+
+
+def test_what_is_no_graphics() -> None:
+    picture = _screen(1)
+    for modality in ("CT", "MR", "CR", ""):
+        assert not graphics_mask(picture, file_budget(modality=modality)).any()
+    us = file_budget(modality="US")
+    assert not graphics_mask(picture.astype(np.float32), us).any()
+    assert not graphics_mask(np.stack([picture] * 2), us).any()
+    white = np.full((20, 20), 255, dtype=np.uint8)
+    assert not graphics_mask(white, us).any()
+    tinted = np.where(_screen(3) == 255, np.uint8(254), _screen(3))
+    assert not graphics_mask(tinted, us, trailing=1).any()
+    assert not graphics_mask(np.where(_screen(1) == 255, np.uint8(0), _screen(1)), us).any(), "black is no text"
+
+
+@pytest.mark.parametrize("colors", [(), (3,)], ids=["gray", "color"])
+def test_what_stands_still_over_a_loop_is_no_image(colors: tuple[int, ...]) -> None:
+    loop = np.random.default_rng(0).integers(1, 200, (5, 6, 7, *colors)).astype(np.uint8)
+    loop[:, 0] = 77
+    loop[:, 1, 1] = 5
+    if colors:
+        loop[:, 2] = 3
+        loop[1, 2, :, 2] = 4  # moves in blue, and in one frame
+    expected = np.zeros((6, 7), dtype=bool)
+    expected[0] = expected[1, 1] = True
+    found = static_pixels(loop, "US", trailing=len(colors))
+    assert found.shape == (1, 6, 7)
+    assert np.array_equal(found[0], expected)
+    for few, modality in ((loop[:3], "US"), (loop, "XA"), (loop, "MR"), (loop, "")):
+        assert not static_pixels(few, modality, trailing=len(colors)).any()
+    assert static_pixels(loop[:4], "IVUS", trailing=len(colors))[0, 0].all()
+
+
+def test_carriers_of_colors_are_told_one_by_one() -> None:
+    stored = np.int16([[[900, 1263, 1264], [864, 865, 1000]]])
+    carriers = noise_carriers(stored, file_budget(), np.array([[True, True]]))
+    assert carriers.tolist() == [[[True, True, False], [False, True, True]]]
+    assert noise_carriers(stored, file_budget(), np.array([[True, False]])).tolist() == [[[True, True, False], [False] * 3]]
 
 
 def test_carriers_are_seen_and_not_saturated() -> None:

@@ -161,3 +161,28 @@ def test_nan_stays() -> None:
     stored = np.float32([[np.nan, np.inf, 1200.5, -np.inf]])
     changed = add_noise(stored, np.int16([[1, 1, 1, 1]]), 12, file_budget(quantum_stored=0.25), EVERYWHERE)
     assert np.array_equal(changed, np.float32([[np.nan, np.inf, 1200.75, -np.inf]]), equal_nan=True)
+
+
+def test_colors_and_points_in_time_share_one_noise() -> None:
+    stored = np.int16(1000 + np.arange(12).reshape(1, 2, 2, 3))
+    changed = add_noise(stored, np.int16([[5, -7]]), 12, file_budget(), np.ones(stored.shape, dtype=bool))
+    assert (changed - stored)[0].reshape(2, -1).tolist() == [[5] * 6, [-7] * 6]
+    carriers = np.ones(stored.shape, dtype=bool)
+    carriers[0, 0, 1, 2] = False
+    changed = add_noise(stored, np.int16([[5, -7]]), 12, file_budget(padding_stored=(1000.0, 1000.0)), carriers)
+    assert (changed - stored)[0].reshape(2, -1).tolist() == [[0, 5, 5, 5, 5, 0], [-7, 0, *[-7] * 4]], "each value for itself"
+
+
+def test_a_float_sum_that_is_rounded_beyond_the_budget_is_taken_back() -> None:
+    stored = np.float32([[8388607.5, -8388607.5]])  # from 2**23 on 32-bit floats are whole numbers
+    budget = file_budget(range_stored=(-3e7, 3e7), quantum_stored=1.25, steps=1)
+    changed = add_noise(stored, np.int16([[1, -1]]), 1, budget, np.ones((1, 2), dtype=bool))
+    assert changed.tolist() == [[8388608.0, -8388608.0]], "1.25 more is 8388608.75, which rounds to 1.5 more"
+
+
+def test_the_input_and_the_noise_stay_as_they_are() -> None:
+    noise = np.int16([[1, 2, 3, 4]])
+    before = STORED.copy()
+    add_noise(STORED, noise, 12, file_budget(), EVERYWHERE)
+    assert np.array_equal(STORED, before)
+    assert noise.tolist() == [[1, 2, 3, 4]]

@@ -47,11 +47,15 @@ class Identities:
         self.new: dict[str, str] = {}
         self.conflicts: dict[str, str] = {}
         old_of: dict[str, str] = {}
-        for path, original, protected in pairs:
+        renamed: list[tuple[str, Found, Found]] = []
+        kept: list[tuple[str, Found, Found]] = []
+        for pair in pairs:
+            (kept if own_uids(pair[1]) == own_uids(pair[2]) else renamed).append(pair)
+        for path, original, protected in renamed + kept:
             for key in OWN_UIDS:
                 old, new = original.identifiers.get(key), protected.identifiers.get(key)
-                if old is None or new is None:
-                    continue
+                if old is None or new is None or (old == new and old in self.new):
+                    continue  # a copy that was not protected may stay behind in the series that the others have left
                 if self.new.setdefault(old, new) != new:
                     self.conflicts[path] = f"{key} {old} became {new} here and {self.new[old]} elsewhere"
                 if old_of.setdefault(new, old) != old:
@@ -67,9 +71,13 @@ class Identities:
         ]
         # A picture names the one that it was made from, which is meant to be the original.
         own_source = own_uids(original) if isinstance(original, ImageHeader) else frozenset()
-        problems += [
-            f"it still refers to {uid}, which is {self.new[uid]} now" for uid in sorted(protected.references - own_source) if self.new.get(uid, uid) != uid
-        ]
+        expected = {self.new.get(uid, uid) for uid in original.references} | own_uids(protected)
+        others = protected.references - own_source - expected
+        problems += [f"it still refers to {uid}, which is {self.new[uid]} now" for uid in sorted(others) if self.new.get(uid, uid) != uid]
+        strange = sorted(uid for uid in others if self.new.get(uid, uid) == uid)
+        if len(strange) > len(self.dangling(original)):  # what was not handed out has a new UID that nobody else shows
+            gone = ", ".join(sorted(original.references - self.known - protected.references)) or "nothing else"
+            problems += [f"it refers to {uid}, where the original refers to {gone}" for uid in strange]
         return problems
 
     def dangling(self, original: Found) -> list[str]:

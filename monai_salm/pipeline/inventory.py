@@ -145,34 +145,38 @@ def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool =
 
 
 def _file_set(source: Path) -> list[str]:
-    """Name what belongs to one file: the files that a DICOMDIR lists, the header of a file that holds the values alone; and the file itself."""
+    """Name what belongs to one file: the files that a DICOMDIR lists, the other half of a pair of header and values; and the file itself."""
     try:
         found = identify(source)
     except (RefusedError, OSError):
         return [source.name]
-    names = set(found.files) if isinstance(found, Document) else _companions(source) if found.format in ("nifti", "itk") else set()
+    names = _companions(source) if found.format in ("nifti", "itk") else set(found.files) if isinstance(found, Document) else set()
     inside = {name for name in names if (source.parent / name).resolve().is_relative_to(source.parent.resolve()) and (source.parent / name).exists()}
     return sorted(inside | {source.name})
 
 
 def _companions(source: Path) -> set[str]:
-    """Name the header files beside a picture whose values lie in a file of their own."""
-    found = set()
+    """Name the two files beside each other that are one picture, its header and its values; nothing where it is one file."""
+    pair: dict[bool, set[str]] = {True: set(), False: set()}
     for sibling in source.parent.glob(f"{glob.escape(source.name.partition('.')[0])}.*"):
         with contextlib.suppress(RefusedError, OSError):
-            other = identify(sibling)
-            if isinstance(other, Document) and other.kind.startswith("header of"):
-                found.add(sibling.name)
-    return found
+            found = identify(sibling)
+            if isinstance(found, Document) and found.kind.startswith("header of"):
+                pair[True].add(sibling.name)
+            elif isinstance(found, ImageHeader) and found.format in ("nifti", "itk") and sibling.suffix.lower() not in _WHOLE_FILES:
+                pair[False].add(sibling.name)
+    return pair[True] | pair[False] if source.name in pair[True] | pair[False] else set()
 
 
 def _without_collisions(inventory: Inventory) -> Inventory:
     """Refuse files that would be written under the name of another."""
-    names = {record.path for record in inventory.files}
+    taken = {record.path: record.path for record in inventory.files}
     for number, record in enumerate(inventory.files):
         target = _renamed(record.path, record.header)
-        if target != record.path and target in names:
-            inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, which is another file; rename one of the two")
+        other = taken.setdefault(target, record.path)
+        if other != record.path:
+            which = "which is another file" if other == target else f"and so would {other}"
+            inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, {which}; rename one of the two")
     return inventory
 
 

@@ -57,7 +57,10 @@ def write_files(
             if fate.status in ("refused", "failed"):
                 fates[path] = _copy_unprotected(inventory.root, output, fate)
     written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
-    for fate in write_documents(inventory, plan.documents, output, derivation, written):
+    # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
+    protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
+    renewed = renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
+    for fate in write_documents(inventory, plan.documents, output, replace(derivation, changed_uids=renewed), written):
         fates[fate.path] = fate
         manifest.append(fate)
     manifest.rewrite(fates)

@@ -18,6 +18,7 @@ from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, compare_headers, read_source, read_with_simpleitk
+from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
@@ -105,6 +106,8 @@ def verify(
     """
     if original.resolve() == protected.resolve():
         raise UsageError(f"{original} and {protected} are the same; give the original and the protected folder")
+    if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
+        protected = protected / original.name  # where protect puts a zip that is to go into a folder
     with TemporaryDirectory() as spare:
         before = scan(original, unpack_into=Path(spare) / "original", show_progress=show_progress)
         after = scan(protected, unpack_into=Path(spare) / "protected", show_progress=show_progress)
@@ -215,7 +218,11 @@ class _Verification:
 
     def _with_header(self, verdict: FileVerdict) -> FileVerdict:
         """Add what differs outside the values, and what references do not follow."""
-        for difference in compare_headers(*self._places(verdict.path)):
+        try:
+            differences = compare_headers(*self._places(verdict.path))
+        except RefusedError as refusal:
+            return replace(verdict, verdict="mismatch", problems=[*verdict.problems, f"the protected file cannot be compared: {refusal}"])
+        for difference in differences:
             if difference.allowed:
                 verdict.header_changes.append(difference.name)
             else:
@@ -232,7 +239,8 @@ class _Verification:
     def _document(self, path: str) -> FileVerdict:
         """What is no picture may differ in references only."""
         verdict = FileVerdict(path=path, verdict="copied")
-        if path in self.pairs and self.before.documents[path].format != "other":
+        formats = {found.format for found in self.pairs.get(path, ())}
+        if len(formats) == 1 and "other" not in formats:
             return self._with_header(verdict)
         return self._refused(path)
 

@@ -12,7 +12,7 @@ import pytest
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimResult, evaluate
 from monai_salm.pipeline import protect
-from tests.exports import drawn, label_table, mr_export, mr_labels, mr_slice, nifti_export
+from tests.exports import ROOT_UID, body, dicom_object, drawn, label_table, mr_export, mr_labels, mr_slice, nifti_export
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,35 @@ def test_label_maps(tmp_path: Path) -> None:
     assert report.chance is None
     assert report.counts == {"clean": 4, "protected": 4, "test": 2}
     assert all(0 <= row["dice"] <= row["peak"] <= 1 for row in report.to_json()["results"])
+
+
+def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) -> None:
+    """A JPEG is protected as PNG; its label is that of its old name."""
+    image: Any = pytest.importorskip("PIL.Image")
+    names = [f"{number}.jpg" for number in range(10)]
+    for number, name in enumerate(names):
+        folder = tmp_path / ("clean" if number < 6 else "test")
+        folder.mkdir(exist_ok=True)
+        image.fromarray((body(number) // 3).astype("uint8")).save(folder / name, quality=95)
+    table = label_table(tmp_path / "l.csv", {name: ("healthy", "ill")[number % 2] for number, name in enumerate(names)})
+    protect(tmp_path / "clean", tmp_path / "protected", drawn())
+    assert sorted(path.suffix for path in (tmp_path / "protected").iterdir()) == [".png"] * 6
+    test_table = label_table(tmp_path / "t.csv", {f"test/{name}": ("healthy", "ill")[number % 2] for number, name in enumerate(names) if number >= 6})
+    options = EvaluateOptions(labels=table, test_labels=test_table, victims="small-cnn", epochs=1, working_size=24, device="cpu")
+    report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
+    assert report.counts == {"clean": 6, "protected": 6, "test": 4}
+
+
+def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
+    mr_export(tmp_path / "clean", 4)
+    dicom_object(tmp_path / "clean" / "sr.dcm", "1.2.840.10008.5.1.4.1.1.88.33", 1, [f"{ROOT_UID}.10.1"])
+    for number in range(2):
+        mr_slice(tmp_path / "test" / f"case{number}" / "image.dcm", 101 + number)
+    (tmp_path / "test" / "notes.txt").write_text("x")
+    protect(tmp_path / "clean", tmp_path / "protected", drawn())
+    options = EvaluateOptions(labels=mr_labels(tmp_path / "l.csv", 4), victims="small-cnn", epochs=1, working_size=24, device="cpu", test_labels=None)
+    report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
+    assert report.counts == {"clean": 4, "protected": 4, "test": 2}
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Outcome:
         kind: one of :data:`FINE`, or what went wrong.
         detail: the message, or where it went wrong.
         trace: the traceback; empty without one.
-        growth: bytes that the worker grew by at its peak, over what it had after its imports.
+        growth: bytes that the worker grew by at its peak.
         seconds: what it took.
     """
 
@@ -97,21 +97,22 @@ class Outcome:
 
 @dataclass
 class Summary:
-    """What became of all inputs."""
+    """What became of all inputs; the slowest and the heaviest with their index."""
 
     inputs: int = 0
     seconds: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
-    slowest: float = 0.0
-    growth: int = 0
+    slowest: tuple[float, int] = (0.0, -1)
+    heaviest: tuple[int, int] = (0, -1)
 
     def add(self, index: int, outcome: Outcome) -> str:
         """Count an outcome; gives its signature if it is a failure of which few were seen."""
         self.inputs += 1
         self.kinds[outcome.kind] += 1
-        self.slowest, self.growth = max(self.slowest, outcome.seconds), max(self.growth, outcome.growth)
+        self.slowest = max(self.slowest, (outcome.seconds, index))
+        self.heaviest = max(self.heaviest, (outcome.growth, index))
         if outcome.fine:
             return ""
         signature = f"{outcome.kind}: {outcome.detail}"[:200]
@@ -122,7 +123,8 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         return {
             "inputs": self.inputs, "seconds": round(self.seconds, 1), "inputs_per_second": round(self.inputs / max(self.seconds, 1e-9), 1),
-            "outcomes": dict(sorted(self.kinds.items())), "slowest_seconds": round(self.slowest, 2), "largest_growth_mib": self.growth >> 20,
+            "outcomes": dict(sorted(self.kinds.items())), "slowest_seconds": round(self.slowest[0], 2), "slowest": self.slowest[1],
+            "largest_growth_mib": self.heaviest[0] >> 20, "heaviest": self.heaviest[1],
             "failures": {name: {"count": count, "first": self.examples[name][:SAVED]} for name, count in self.failures.most_common()},
         }  # fmt: skip
 
@@ -545,11 +547,9 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
         seeds = corpus(cases)
         with TemporaryDirectory() as spare:
             check(_lay_out(seeds[0].files, seeds[0].source, Path(spare)), Path(spare))  # what is imported late is no growth
-        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for output in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # libraries in C complain there of every damaged file
-        baseline = _status("VmRSS")
         channel.send("ready")
         while (task := channel.recv()) is not None:
             with TemporaryDirectory() as spare:
@@ -559,7 +559,9 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
                     source = _lay_out(files, name, scratch)
                 else:
                     source = Path(task)
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is that of this input
+                baseline = _status("VmRSS")
+                resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
                 began = time.monotonic()
                 outcome = check(source, scratch)
                 channel.send((outcome, time.monotonic() - began, _status("VmHWM") - baseline))

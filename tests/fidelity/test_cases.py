@@ -31,7 +31,7 @@ ALLOWED = {
     "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence", "ContributingEquipmentSequence",
     "InstanceCreationDate", "InstanceCreationTime", "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
     "LargestPixelValueInSeries", "ContentQualification", "DigitalSignaturesSequence", "MACParametersSequence", "IconImageSequence", "PixelData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence", "SourceImageEvidenceSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 }  # fmt: skip
 """What may differ at the top level of a derived DICOM image."""
 ALLOWED_RECODED = {
@@ -185,7 +185,7 @@ def test_no_old_uid_is_left_but_that_of_the_source(done: tuple[list[Case], list[
             continue
         before, after = pair
         old = {str(before.SOPInstanceUID), str(before.get("SeriesInstanceUID", ""))} - {"", str(before.get("StudyInstanceUID", ""))}
-        for name in ("SourceImageSequence", "ReferencedSeriesSequence"):
+        for name in ("SourceImageSequence", "SourceImageEvidenceSequence", "ReferencedSeriesSequence"):
             if name in after:
                 del after[name]
         for shared in after.get("SharedFunctionalGroupsSequence", []):

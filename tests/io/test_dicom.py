@@ -288,6 +288,7 @@ def test_padding_value_above_bits_stored_is_refused(tmp_path: Path) -> None:
 
 def test_mixed_sign_extension_is_refused(tmp_path: Path) -> None:
     dataset = dicom_dataset(signed=True, bits_stored=16)
+    dataset.add_new(0x60000102, "US", 0)  # an overlay beside the pixels, which does not explain the bits in them
     path = write_dicom(tmp_path / "source.dcm", dataset, values_in(-9000, 9000, (6, 8), "i2"))
     content = path.read_bytes()
     head = b"\x28\0\x01\x01US\2\0"

@@ -276,6 +276,15 @@ def test_tiles_of_a_mosaic(how: dict[str, Any], shape: tuple[int, ...], tmp_path
     np.testing.assert_array_equal(source.stored, expected)
 
 
+def test_mosaic_has_no_regions(tmp_path: Path) -> None:
+    """They are places in the whole frame, which is none of the pictures."""
+    path = mosaic(tmp_path)
+    dataset = pydicom.dcmread(path)
+    dataset.SequenceOfUltrasoundRegions = Sequence([_region(1, 2, 4, 3)])
+    dataset.save_as(path)
+    assert dicom.identify(path).regions == ()
+
+
 def test_tile_is_written_where_it_was(tmp_path: Path) -> None:
     path = mosaic(tmp_path)
     source = dicom.read_source(path)
@@ -300,6 +309,15 @@ def test_extremes_without_room_are_removed(tmp_path: Path) -> None:
     written = protect(path)
     assert written.SmallestImagePixelValue == 3
     assert "LargestImagePixelValue" not in written
+
+
+def test_empty_extremes_are_those_of_all_pixels(tmp_path: Path) -> None:
+    extra = {"SmallestImagePixelValue": 1, "LargestImagePixelValue": 4000, "PixelPaddingValue": 1, "PixelPaddingRangeLimit": 100}
+    dataset = dicom_dataset(frames=3, extra=extra)
+    dataset["SmallestImagePixelValue"].clear()
+    path = write_dicom(tmp_path / "source.dcm", dataset, values_in(1, 4000, (3, 6, 8), "u2"), transfer_syntax=ImplicitVRLittleEndian)
+    after = protect(path)
+    assert (after.SmallestImagePixelValue, after.LargestImagePixelValue) == (1, 4000)
 
 
 def test_color_has_no_padding(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from monai_salm.errors import UsageError
-from monai_salm.pipeline import Inventory, scan
-from monai_salm.pipeline.labels import label_maps, labels_from_folders, labels_from_table
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import Segmentation
+from monai_salm.pipeline import Inventory, ProtectOptions, labels, scan
+from monai_salm.pipeline.labels import label_maps, labels_from_folders, labels_from_table, segmentations_in
 from monai_salm.pipeline.plan import BudgetOptions, build_plan
-from tests.exports import ROOT_UID, block, label_table, mr_export, mr_slice, nifti_export, nifti_file
+from monai_salm.pipeline.protect import find_labels
+from tests.exports import ROOT_UID, block, dicom_object, label_table, mr_export, mr_series, mr_slice, nifti_export, nifti_file
 
 
 @pytest.fixture
@@ -152,3 +155,89 @@ def test_label_maps_that_fit_nothing(tmp_path: Path) -> None:
     nifti_file(tmp_path / "maps" / "x.nii", block(0)[1])
     with pytest.raises(UsageError, match="none of its 1 files has the name of a picture"):
         label_maps(tmp_path / "maps", inventory)
+
+
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+def _instances(*numbers: int) -> list[str]:
+    return [f"{ROOT_UID}.11.1.{number}" for number in numbers]
+
+
+@pytest.fixture
+def segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str] | str]:
+    """Give what the SEG objects of an input segment, by their file names; a text is why one cannot be read."""
+    known: dict[str, list[str] | str] = {}
+
+    def read(path: Path) -> Segmentation:
+        found = known[path.name]
+        if isinstance(found, str):
+            raise RefusedError(found)
+        return Segmentation({uid: np.zeros((16, 16), np.uint16) for uid in found}, {1: "lesion"})
+
+    monkeypatch.setattr(labels, "read_segmentation", read)
+    return known
+
+
+def _with_seg(folder: Path, *names: str) -> Inventory:
+    """Write one volume of four slices, one picture of another series, and SEG objects that refer to the first slice."""
+    mr_series(folder, 0, slices=4)
+    mr_slice(folder / "other.dcm", 5)
+    for number, name in enumerate(names):
+        dicom_object(folder / name, SEG, number, _instances(1))
+    return scan(folder)
+
+
+def test_seg_object_is_the_label_map_of_its_whole_series(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    """Its writer lists the slices with a segment; the others are background, not unlabeled."""
+    segmented["seg.dcm"] = _instances(1, 2)
+    found = segmentations_in(_with_seg(tmp_path, "seg.dcm"))
+    assert found.targets == {f"slice{number}.dcm": "seg.dcm" for number in range(1, 5)}
+    assert (found.key, found.classes, found.refused) == ("SEG", [], {})
+
+
+def test_views_that_a_seg_object_does_not_list_have_no_label(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    segmented["seg.dcm"] = _instances(1, 2)
+    mr_series(tmp_path, 0, slices=4, Modality="DX")
+    dicom_object(tmp_path / "seg.dcm", SEG, 1, _instances(1, 2))
+    assert sorted(segmentations_in(scan(tmp_path)).targets) == ["slice3.dcm", "slice4.dcm"]
+
+
+def test_two_seg_objects_of_one_series_are_none(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    segmented.update({"a.dcm": _instances(1), "b.dcm": _instances(2), "c.dcm": [f"{ROOT_UID}.10.6"]})
+    found = segmentations_in(_with_seg(tmp_path, "a.dcm", "b.dcm", "c.dcm"))
+    assert found.targets == {"other.dcm": "c.dcm"}
+    assert set(found.refused) == {f"slice{number}.dcm" for number in range(1, 5)}
+    assert found.refused["slice1.dcm"] == "it has the segmentations a.dcm and b.dcm, where 1 can be its label map; leave the others out"
+
+
+def test_seg_object_that_cannot_be_read_refuses_its_series_with_the_reason(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    segmented.update({"a.dcm": "its segments overlap", "c.dcm": [f"{ROOT_UID}.10.6"]})
+    inventory = _with_seg(tmp_path, "a.dcm", "c.dcm")
+    found = segmentations_in(inventory)
+    assert found.targets == {"other.dcm": "c.dcm"}
+    plan = build_plan(inventory, BudgetOptions(), labels=found)
+    assert plan.refused["slice2.dcm"] == "its segmentation a.dcm cannot be used: its segments overlap"
+    assert [sample.target for sample in plan.samples] == ["c.dcm"]
+
+
+def test_input_without_a_usable_seg_object(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    with pytest.raises(UsageError, match=r"no SEG object .* \(there is none that segments one of its pictures\); give --labels FOLDER"):
+        segmentations_in(_with_seg(tmp_path / "none"))
+    segmented["seg.dcm"] = "its segments overlap"
+    with pytest.raises(UsageError, match=r"\(its segmentation seg\.dcm cannot be used: its segments overlap\)"):
+        segmentations_in(_with_seg(tmp_path / "broken", "seg.dcm"))
+    segmented["seg.dcm"] = ["1.2.3"]
+    with pytest.raises(UsageError, match="there is none that segments one of its pictures"):
+        segmentations_in(_with_seg(tmp_path / "stranger", "seg.dcm"))
+
+
+def test_series_with_a_seg_object_is_one_sample(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+    segmented["seg.dcm"] = _instances(1, 2)
+    inventory = _with_seg(tmp_path, "seg.dcm")
+    found = find_labels(inventory, ProtectOptions(task="segmentation"))
+    plan = build_plan(inventory, BudgetOptions(), labels=found)
+    assert [(sample.sample_id, len(sample.files), sample.target) for sample in plan.samples] == [(f"{ROOT_UID}.21.1", 4, "seg.dcm")]
+    assert plan.refused["other.dcm"] == "it has no label (SEG); add it to the labels, or leave the file out"
+    with pytest.raises(UsageError, match="no such folder"):
+        find_labels(inventory, ProtectOptions(task="segmentation", labels=tmp_path / "maps"))

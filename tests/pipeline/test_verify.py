@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
-from monai_salm.io import read_source
+from monai_salm.io import read_source, read_with_simpleitk
 from monai_salm.pipeline import VerifyReport, protect, verify
 from monai_salm.pipeline.plan import BudgetOptions
-from tests.exports import body, drawn, mr_export, mr_slice, nifti_export, nifti_file
+from tests.exports import ROOT_UID, body, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_export, nifti_file
 
 IMAGE = "case1/image.dcm"
 VOLUME = "v1.nii"
+KO, SR = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.88.33"
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +165,178 @@ def test_modality_of_volumes(tmp_path: Path) -> None:
 def test_same_folder_twice_is_no_verification(done: Path) -> None:
     with pytest.raises(UsageError, match="are the same; give the original and the protected folder"):
         verify(done / "mr", done / "mr" / ".." / "mr")
+
+
+@pytest.fixture(scope="module")
+def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run over a file-set of three pictures with a report that refers to one of them, a key object that refers to the report, and a text."""
+    folder = tmp_path_factory.mktemp("disc")
+    for number in range(3):
+        mr_slice(folder / "loose" / f"{number}.dcm", number, StudyDate="20200101")
+    file_set(folder / "in", sorted((folder / "loose").iterdir()))
+    dicom_object(folder / "in" / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"], SeriesDescription="findings")
+    dicom_object(folder / "in" / "ko.dcm", KO, 2, [f"{ROOT_UID}.40.2"])
+    dicom_object(folder / "in" / "alone.dcm", KO, 3, ["1.2.3"])
+    (folder / "in" / "notes.txt").write_text("x")
+    protect(folder / "in", folder / "out", drawn())
+    return folder
+
+
+def _verify_disc(disc: Path, tmp_path: Path, change: Callable[[Path], object]) -> VerifyReport:
+    shutil.copytree(disc / "out", tmp_path / "out")
+    change(tmp_path / "out")
+    return verify(disc / "in", tmp_path / "out")
+
+
+def _refer_to(path: Path, uid: str) -> None:
+    file = pydicom.dcmread(path)
+    file.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = uid
+    file.save_as(path)
+
+
+def _first_picture(folder: Path) -> Path:
+    return min(folder.rglob("IM*"))
+
+
+def test_documents_that_follow_are_no_mismatch(disc: Path) -> None:
+    report = verify(disc / "in", disc / "out")
+    assert report.to_json()["counts"] == {"protected": 3, "copied": 5, "absent": 0, "mismatch": 0}
+    assert report.to_json()["dangling_references"] == 0
+    changes = {file.path: file.header_changes for file in report.files}
+    assert {"SOPInstanceUID", "SeriesInstanceUID"} <= set(changes["sr.dcm"])
+    assert changes["alone.dcm"] == changes["notes.txt"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "problem"),
+    [
+        (lambda out: _set_attribute(out / "sr.dcm", "SeriesDescription", "other findings"), "sr.dcm", "SeriesDescription is LO other findings"),
+        (lambda out: _set_attribute(out / "sr.dcm", "PatientID", "P9"), "sr.dcm", "PatientID is LO P9, in the original LO P0"),
+        (lambda out: _refer_to(out / "sr.dcm", "1.2.3.4"), "sr.dcm", f"the reference to {ROOT_UID}.10.1 is gone"),
+        (lambda out: _refer_to(out / "sr.dcm", f"{ROOT_UID}.10.1"), "sr.dcm", f"it still refers to {ROOT_UID}.10.1"),
+        (lambda out: _refer_to(out / "ko.dcm", f"{ROOT_UID}.40.2"), "ko.dcm", f"it still refers to {ROOT_UID}.40.2"),
+        (lambda out: _set_attribute(out / "alone.dcm", "Modality", "KO"), "alone.dcm", "Modality is CS KO"),
+        (lambda out: _refer_to(out / "alone.dcm", "1.2.4"), "alone.dcm", "it refers to 1.2.4, where the original refers to 1.2.3"),
+        (lambda out: (out / "notes.txt").write_text("y"), "notes.txt", "it should be as it was, but its bytes differ"),
+        (lambda out: (out / "sr.dcm").write_text("y"), "sr.dcm", "bytes differ"),
+        (lambda out: (out / "sr.dcm").write_bytes((out / "sr.dcm").read_bytes()[:-40]), "sr.dcm", "its bytes differ"),
+    ],
+    ids=["content", "patient", "wrong UID", "old UID", "old UID of a document", "Modality", "reference without need", "text", "a text", "truncated"],
+)
+def test_altered_document_is_named(disc: Path, tmp_path: Path, change: Callable[[Path], object], path: str, problem: str) -> None:
+    (mismatch,) = _verify_disc(disc, tmp_path, change).mismatches
+    assert mismatch.path == path
+    assert any(problem in found for found in mismatch.problems), mismatch.problems
+
+
+def test_document_as_it_was_beside_protected_pictures_is_a_mismatch(disc: Path, tmp_path: Path) -> None:
+    report = _verify_disc(disc, tmp_path, lambda out: shutil.copy(disc / "in" / "sr.dcm", out / "sr.dcm"))
+    problems = {file.path: " ".join(file.problems) for file in report.mismatches}
+    assert f"it still refers to {ROOT_UID}.10.1" in problems["sr.dcm"]
+    assert f"the reference to {ROOT_UID}.40.2 is gone" not in problems["sr.dcm"]
+    assert "the object is " + f"{ROOT_UID}.40.2 now" in problems["ko.dcm"], "the key object names a report that nobody has"
+
+
+def test_unprotected_picture_among_protected_ones_is_a_mismatch(disc: Path, tmp_path: Path) -> None:
+    name = _first_picture(disc / "in").relative_to(disc / "in")
+    report = _verify_disc(disc, tmp_path, lambda out: shutil.copy(disc / "in" / name, out / name))
+    problems = {file.path: file.problems for file in report.mismatches}
+    assert "no voxel differs from the original: an unprotected picture" in problems[name.as_posix()]
+    assert {"sr.dcm", "DICOMDIR"} <= problems.keys(), "they name the protected one"
+
+
+def test_directory_that_names_an_absent_file_is_a_mismatch(disc: Path, tmp_path: Path) -> None:
+    report = _verify_disc(disc, tmp_path, lambda out: _first_picture(out).unlink())
+    name = _first_picture(disc / "in").relative_to(disc / "in").as_posix()
+    (mismatch,) = report.mismatches
+    assert (mismatch.path, mismatch.problems) == ("DICOMDIR", [f"it lists 1 files that are not there, the first of them {name}"])
+
+
+def test_what_was_not_handed_out_is_counted(disc: Path, tmp_path: Path) -> None:
+    def change(out: Path) -> None:
+        _first_picture(out).unlink()
+        (out / "DICOMDIR").unlink()
+
+    report = _verify_disc(disc, tmp_path, change)
+    assert report.mismatches == []
+    assert report.to_json()["dangling_references"] == 1
+    assert {file.path: file.dangling for file in report.files if file.dangling} == {"sr.dcm": [f"{ROOT_UID}.10.1"]}
+
+
+def _second(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, NDArray[np.float64]], NDArray[np.float64] | None]) -> None:
+    """Let the second reader see other values than there are."""
+    pytest.importorskip("SimpleITK")
+    module: Any = sys.modules["monai_salm.pipeline.verify"]  # the package has a function of this name
+    real = read_with_simpleitk
+
+    def read(path: Path, *, rows_first: bool = False) -> NDArray[np.float64] | None:
+        values = real(path, rows_first=rows_first)
+        return None if values is None else change(path, values.copy())
+
+    monkeypatch.setattr(module, "read_with_simpleitk", read)
+
+
+def _is_output(path: Path) -> bool:
+    return any(part.endswith("-out") for part in path.parts)
+
+
+def _by_reader(done: Path, name: str) -> dict[str, list[str]]:
+    report = verify(done / name, done / f"{name}-out")
+    assert all(file.second_reader == "SimpleITK" for file in report.files if file.verdict != "copied")
+    return {file.path: file.problems for file in report.mismatches}
+
+
+@pytest.mark.parametrize("name", ["mr", "nifti"])
+def test_second_reader_finds_the_same_change(done: Path, name: str) -> None:
+    pytest.importorskip("SimpleITK")
+    for file in verify(done / name, done / f"{name}-out").files:
+        if file.verdict == "protected":
+            assert file.second_reader == "SimpleITK"
+            assert file.second_max_change_real == file.max_change_real
+
+
+@pytest.mark.parametrize("name", ["mr", "nifti"])
+def test_second_reader_that_finds_more_is_heard(done: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _second(monkeypatch, lambda path, values: values + 100.0 * _is_output(path))
+    problems = _by_reader(done, name)
+    assert len(problems) == {"mr": 4, "nifti": 3}[name]
+    assert all("SimpleITK finds a change of 1" in found[0] and "real units, this package one of" in found[0] for found in problems.values())
+
+
+def test_second_reader_that_finds_nothing_is_heard(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: dict[str, NDArray[np.float64]] = {}
+    _second(monkeypatch, lambda path, values: first.setdefault(path.name, values))
+    assert _by_reader(done, "nifti") == {
+        f"v{number}.nii": ["SimpleITK finds no change: a reader of its kind sees the unprotected picture"] for number in range(3)
+    }  # fmt: skip
+
+
+def test_second_reader_that_finds_another_shape_is_heard(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _second(monkeypatch, lambda path, values: values[1:] if _is_output(path) else values)
+    assert _by_reader(done, "mr")[IMAGE] == ["SimpleITK reads shape (23, 24), of the original (24, 24)"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda path, values: values + 3.0 + 100 * _is_output(path), lambda path, values: None, lambda path, values: None if _is_output(path) else values],
+    ids=["misreads the original", "reads nothing", "reads the original alone"],
+)
+def test_second_reader_that_is_no_judge_is_not_heard(done: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    _second(monkeypatch, change)
+    report = verify(done / "nifti", done / "nifti-out")
+    assert report.mismatches == []
+    assert all((file.second_reader, file.second_max_change_real) == ("", None) for file in report.files)
+
+
+def test_second_reader_may_invert_both(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _second(monkeypatch, lambda _, values: 4095 - values)
+    assert _by_reader(done, "mr") == {}
+
+
+def test_similarity_is_below_one_where_something_changed(done: Path, tmp_path: Path) -> None:
+    for file in verify(done / "mr", done / "mr-out").files:
+        assert file.ssim is None if file.verdict == "copied" else 0.5 < file.ssim < 1  # type: ignore[operator]
+    report = _verify_copy(done, tmp_path, "mr", lambda before, after: shutil.copy(before / IMAGE, after / IMAGE))
+    (mismatch,) = report.mismatches
+    assert mismatch.ssim == pytest.approx(1, abs=1e-12)
+    assert mismatch.psnr is None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset, set_track_meta
@@ -19,7 +20,10 @@ from monai.transforms import Compose, EnsureChannelFirstd, LazyTransform, LoadIm
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import protect
 from monai_salm.transforms import SALMProtect, SALMProtectd
-from tests.exports import drawn, mr_export, mr_series, nifti_export
+from tests.exports import block, drawn, mr_export, mr_series, nifti_export, nifti_file
+from tests.io.builders import dicom_dataset, functional_groups, write_dicom
+
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,54 @@ def test_slices_may_come_in_any_order(runs: Path, order: list[int]) -> None:
     transform = SALMProtect(noise=_noise(runs, "series"))
     image = _load(runs / "series", "PydicomReader")
     assert torch.equal(transform(image[..., order]).as_tensor(), transform(image).as_tensor()[..., order])
+
+
+def test_header_and_values_of_a_pair_give_the_written_values(tmp_path: Path) -> None:
+    nibabel: Any = pytest.importorskip("nibabel")
+    (tmp_path / "in").mkdir()
+    nibabel.Nifti1Pair(block(1)[0], np.eye(4)).to_filename(tmp_path / "in" / "v.img")
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    transform = SALMProtect(noise=tmp_path / "out.work" / "noise")
+    images = [_load(tmp_path / folder / "v.img", "NibabelReader") for folder in ("in", "out")]
+    assert torch.equal(transform(images[0]).as_tensor(), images[1].as_tensor())
+
+
+def _frames() -> Any:
+    """Give three frames with a body each at another place."""
+    frames = np.zeros((3, 24, 24), dtype=np.int16)
+    for number, frame in enumerate(frames):
+        frame[4 + number : 16 + number, 5:18] = block(number, (12, 13, 4))[0][..., 2] // 4 + 30
+    return frames
+
+
+def test_frames_are_those_that_were_written(tmp_path: Path) -> None:
+    """Each with an anatomy of its own: one of the whole stack, as of a volume, would give other values."""
+    dataset = dicom_dataset(shape=(24, 24), frames=3, extra={"Modality": "XA", "RescaleSlope": 1, "RescaleIntercept": 0})
+    (tmp_path / "in").mkdir()
+    write_dicom(tmp_path / "in" / "a.dcm", dataset, _frames())
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    before, after = (pydicom.dcmread(tmp_path / folder / "a.dcm").pixel_array for folder in ("in", "out"))
+    assert (before != after).any(axis=(1, 2)).all()
+    found = SALMProtect(noise=tmp_path / "out.work" / "noise")(before[None].astype(np.float32))
+    assert np.array_equal(np.asarray(found)[0], after)
+
+
+@pytest.mark.parametrize("case", ["time series", "per-frame rescaling"])
+def test_files_that_no_reader_gives_as_one_picture_are_refused(tmp_path: Path, case: str) -> None:
+    (tmp_path / "in").mkdir()
+    if case == "time series":
+        values: Any = np.stack([block(number)[0] for number in range(3)], axis=-1)
+        nifti_file(tmp_path / "in" / "a.nii", values)
+        image = values[None]
+    else:
+        extra = {"SOPClassUID": ENHANCED_CT, "RescaleSlope": None, "RescaleIntercept": None, **functional_groups(slopes=(1.0, 2.0, 0.5))}
+        values = np.where(_frames() > 0, _frames(), -1000)
+        write_dicom(tmp_path / "in" / "a.dcm", dicom_dataset(shape=(24, 24), frames=3, bits_stored=16, signed=True, extra=extra), values)
+        slopes = np.reshape((1.0, 2.0, 0.5), (3, 1, 1))
+        image = (values * slopes + np.arange(3).reshape(3, 1, 1))[None]
+    assert protect(tmp_path / "in", tmp_path / "out", drawn()).to_json()["counts"]["protected"] == 1
+    with pytest.raises(UsageError, match=r"one channel, first|apply SALMProtect right after loading"):
+        SALMProtect(noise=tmp_path / "out.work" / "noise")(image.astype(np.float32))
 
 
 @pytest.mark.parametrize("make", [np.array, torch.as_tensor, MetaTensor], ids=["array", "tensor", "MetaTensor"])

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import HeaderChange
 from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.codecs import LOSSY
 from monai_salm.io.dicom.dicomdir import DIRECTORY_RECORDS, OFFSETS, Directory, Record, directory_of, is_directory, removed_records
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item
@@ -75,6 +77,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
         *_compare_frame(pair),
         *_compare_meta(pair),
         *_compare(pair, pair.original.elements, pair.other.elements, ""),
+        *_compare_statements(pair),
         *compare_cells(*pictures),
     ]
 
@@ -256,6 +259,19 @@ def _is_extreme(pair: _Pair, before: Element | None, after: Element) -> bool:
     return any(int(extreme(values)) & 0xFFFF == value for values in (source.stored, image) if values.size)
 
 
+def _compare_statements(pair: _Pair) -> Iterator[HeaderChange]:
+    """Say what a picture that was decoded once and written native does not say of itself, though it must (PS3.3 C.7.6.1.1.5, C.7.6.3.1.2)."""
+    if pair.pictures is None or not pair.pictures[0].source.header.output_transfer_syntax:
+        return
+    required = {tags.LOSSY_IMAGE_COMPRESSION: "01"} if pair.original.transfer_syntax in LOSSY else {}
+    if pair.pictures[0].format.layout == "rgb":
+        required[tags.PHOTOMETRIC_INTERPRETATION] = "RGB"
+    for tag, wanted in required.items():
+        before, after = pair.original.find(tag), pair.other.find(tag)
+        if ascii_values(after) != [wanted] and ((before is None and after is None) or _same(before, after)):
+            yield _change(keyword_for_tag(tag), _shown(before), _shown(after), allowed=False)
+
+
 def _is_of_native(pair: _Pair, before: Element | None, after: Element) -> bool:
     """Say whether an element is one that follows from writing a compressed picture native."""
     if pair.pictures is None or not pair.pictures[0].source.header.output_transfer_syntax:
@@ -302,6 +318,10 @@ _APPENDED: Mapping[tuple[str, int], Mapping[tuple[int, ...], str | int]] = {
     ("", tags.REFERENCED_SERIES_SEQUENCE): {
         (tags.SERIES_INSTANCE_UID,): tags.SERIES_INSTANCE_UID,
         (tags.REFERENCED_INSTANCE_SEQUENCE, tags.REFERENCED_SOP_INSTANCE_UID): tags.SOP_INSTANCE_UID,
+    },
+    ("", tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE): {
+        (tags.REFERENCED_SERIES_SEQUENCE, tags.SERIES_INSTANCE_UID): tags.SERIES_INSTANCE_UID,
+        (tags.REFERENCED_SERIES_SEQUENCE, tags.REFERENCED_SOP_SEQUENCE, tags.REFERENCED_SOP_INSTANCE_UID): tags.SOP_INSTANCE_UID,
     },
     ("SharedFunctionalGroupsSequence[].", tags.DERIVATION_IMAGE_SEQUENCE): {
         (tags.DERIVATION_CODE_SEQUENCE, tags.CODE_VALUE): tags.PIXEL_ADDITION[0],

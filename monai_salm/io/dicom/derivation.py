@@ -21,6 +21,8 @@ _MAX_LO, _MAX_ST = 64, 1024
 _FRAME_TYPE_SEQUENCES = (0x00189329, 0x00189226, 0x00189751, 0x00400710)
 """CTImageFrameTypeSequence, and those of MR, of PET and of tiled microscopy (WholeSlideMicroscopyImageFrameTypeSequence)."""
 
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
 Content = Callable[[Encoding], bytes]
 """Gives the elements of an item, in the encoding of its place."""
 
@@ -73,7 +75,12 @@ def _frame_edits(file: DicomFile, derivation: Derivation, source: Content | None
         edits[tags.PER_FRAME_FUNCTIONAL_GROUPS] = _groups_derived(derived, None)
     series = file.text(tags.SERIES_INSTANCE_UID)
     if source is not None and is_valid_uid(series):
-        edits[tags.REFERENCED_SERIES_SEQUENCE] = _appended(tags.REFERENCED_SERIES_SEQUENCE, _referenced_series(file, series))
+        instances = _referenced_series(file, series, tags.REFERENCED_INSTANCE_SEQUENCE)
+        edits[tags.REFERENCED_SERIES_SEQUENCE] = _appended(tags.REFERENCED_SERIES_SEQUENCE, instances)
+        study = file.text(tags.STUDY_INSTANCE_UID)
+        if is_valid_uid(study) and file.text(tags.SOP_CLASS_UID) != _WHOLE_SLIDE:
+            evidence = _evidence(_referenced_series(file, series, tags.REFERENCED_SOP_SEQUENCE), study)
+            edits[tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE] = _appended(tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE, evidence)
     return edits
 
 
@@ -187,15 +194,24 @@ def _derivation_image(derivation: Derivation, source: Content) -> Content:
     return content
 
 
-def _referenced_series(file: DicomFile, series_uid: str) -> Content:
-    """Give the common reference to the source that an enhanced image needs (PS3.3 C.12.2)."""
+def _evidence(series: Content, study_uid: str) -> Content:
+    """Give the evidence that enhanced images need where they name their source (PS3.3 C.8.13.1, C.8.15.1: Source Image Evidence Sequence)."""
+
+    def content(encoding: Encoding) -> bytes:
+        return encode(tags.REFERENCED_SERIES_SEQUENCE, "SQ", encode_item(series(encoding), encoding), encoding) + encode(
+            tags.STUDY_INSTANCE_UID, "UI", study_uid.encode("ascii"), encoding
+        )
+
+    return content
+
+
+def _referenced_series(file: DicomFile, series_uid: str, instances: int) -> Content:
+    """Give the common reference to the source that an enhanced image needs (PS3.3 C.12.2); the tag of its list of instances depends on the place."""
 
     def content(encoding: Encoding) -> bytes:
         instance = encode(tags.REFERENCED_SOP_CLASS_UID, "UI", file.text(tags.SOP_CLASS_UID).encode("ascii"), encoding)
         instance += encode(tags.REFERENCED_SOP_INSTANCE_UID, "UI", file.text(tags.SOP_INSTANCE_UID).encode("ascii"), encoding)
-        return encode(tags.REFERENCED_INSTANCE_SEQUENCE, "SQ", encode_item(instance, encoding), encoding) + encode(
-            tags.SERIES_INSTANCE_UID, "UI", series_uid.encode("ascii"), encoding
-        )
+        return encode(instances, "SQ", encode_item(instance, encoding), encoding) + encode(tags.SERIES_INSTANCE_UID, "UI", series_uid.encode("ascii"), encoding)
 
     return content
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Old and new UIDs of two folders: what is lost, stale or contradictory is said; what was not handed out is only counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from monai_salm.io import Document, ImageHeader
+from monai_salm.pipeline.identities import Found, Identities, absent_files
+
+
+def _picture(uid: str, series: str = "", references: Iterable[str] = ()) -> ImageHeader:
+    return ImageHeader(
+        path=Path(uid), format="dicom", shape=(2, 2), dtype=np.dtype("i2"), identifiers=_names(uid, series), references=frozenset(references)
+    )  # fmt: skip
+
+
+def _document(uid: str, series: str = "", references: Iterable[str] = (), files: Iterable[str] = ()) -> Document:
+    return Document(
+        path=Path(uid), format="dicom", kind="x", identifiers=_names(uid, series), references=frozenset(references), files=frozenset(files)
+    )  # fmt: skip
+
+
+def _names(uid: str, series: str) -> dict[str, str]:
+    return {key: value for key, value in (("SOPInstanceUID", uid), ("SeriesInstanceUID", series), ("StudyInstanceUID", "1.0")) if value}
+
+
+Pairs = dict[str, tuple[Found, Found | None]]
+
+
+def _identities(pairs: Pairs) -> Identities:
+    originals = {path: original for path, (original, _) in pairs.items()}
+    return Identities(originals, ((path, old, new) for path, (old, new) in pairs.items() if new is not None))
+
+
+def _problems(pairs: Pairs) -> dict[str, list[str]]:
+    identities = _identities(pairs)
+    return {path: found for path, (old, new) in pairs.items() if new is not None and (found := identities.problems(path, old, new))}
+
+
+PICTURE: tuple[Found, Found] = (_picture("1.1", "1.2"), _picture("2.1", "2.2", ["1.1"]))
+
+
+def test_references_that_follow_are_no_problem() -> None:
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "3.2", ["1.1", "1.2"]), _document("4.1", "4.2", ["2.1", "2.2"]))}
+    identities = _identities(pairs)
+    assert identities.new == {"1.1": "2.1", "1.2": "2.2", "3.1": "4.1", "3.2": "4.2"}
+    assert _problems(pairs) == {}
+    assert identities.dangling(pairs["d"][0]) == []
+
+
+def test_lost_reference() -> None:
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "3.2", ["1.1"]), _document("4.1", "4.2"))}
+    assert _problems(pairs) == {"d": ["the reference to 1.1 is gone; the object is 2.1 now"]}
+
+
+def test_stale_reference() -> None:
+    """Both what is old and what is missing are said of a reference that did not follow, also of one beside the right one."""
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "", ["1.1"]), _document("3.1", "", ["1.1"]))}
+    assert _problems(pairs) == {"d": ["the reference to 1.1 is gone; the object is 2.1 now", "it still refers to 1.1, which is 2.1 now"]}
+    pairs["d"] = (_document("3.1", "", ["1.1"]), _document("4.1", "", ["1.1", "2.1"]))
+    assert _problems(pairs) == {"d": ["it still refers to 1.1, which is 2.1 now"]}
+
+
+def test_reference_to_an_object_that_keeps_its_uid() -> None:
+    pairs: Pairs = {"p": (_picture("1.1"), _picture("1.1")), "d": (_document("3.1", "", ["1.1"]), _document("3.1", "", ["1.1"]))}
+    assert _problems(pairs) == {}
+    pairs["d"] = (_document("3.1", "", ["1.1"]), _document("4.1"))
+    assert _problems(pairs) == {"d": ["the reference to 1.1 is gone; the object is 1.1 now"]}
+
+
+def test_reference_to_the_own_series_is_the_own_series() -> None:
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "1.2", ["1.2"]), _document("4.1", "2.2"))}
+    assert _problems(pairs) == {}
+
+
+def test_picture_may_name_its_source_but_no_other_original() -> None:
+    pairs: Pairs = {"p": PICTURE, "q": (_picture("1.3", "1.4"), _picture("2.3", "2.4", ["1.1", "1.3", "1.4"]))}
+    assert _problems(pairs) == {"q": ["it still refers to 1.1, which is 2.1 now"]}
+
+
+def test_document_may_not_name_what_it_was_itself() -> None:
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "3.2"), _document("4.1", "4.2", ["3.1"]))}
+    assert _problems(pairs) == {"d": ["it still refers to 3.1, which is 4.1 now"]}
+
+
+def test_one_old_uid_with_two_new_ones() -> None:
+    pairs: Pairs = {"a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")), "b": (_picture("1.2", "1.9"), _picture("2.2", "2.8"))}
+    assert _problems(pairs) == {"b": ["SeriesInstanceUID 1.9 became 2.8 here and 2.9 elsewhere"]}
+
+
+def test_one_new_uid_for_two_old_ones() -> None:
+    pairs: Pairs = {"a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")), "b": (_picture("1.2", "1.9"), _picture("2.1", "2.9"))}
+    assert _problems(pairs) == {"b": ["SOPInstanceUID 2.1 stands for 1.2 here and for 1.1 elsewhere"]}
+
+
+def test_copy_that_was_not_protected_may_stay_behind_in_its_series() -> None:
+    """Wherever it comes in the order of paths; but nothing may refer to what became of the others by its old name."""
+    pairs: Pairs = {
+        "a": (_picture("1.1", "1.9"), _picture("1.1", "1.9")), "b": (_picture("1.2", "1.9"), _picture("2.2", "2.9")),
+        "d": (_document("3.1", "3.2", ["1.1", "1.2"]), _document("4.1", "4.2", ["1.1", "2.2"])),
+    }  # fmt: skip
+    assert _identities(pairs).new["1.9"] == "2.9"
+    assert _problems(pairs) == {}
+    pairs["d"] = (pairs["d"][0], _document("4.1", "4.2", ["1.1", "1.2"]))
+    assert list(_problems(pairs)) == ["d"]
+
+
+def test_reference_to_what_is_in_neither_folder_has_to_stay() -> None:
+    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "", ["1.1", "9.9"]), _document("4.1", "", ["2.1", "9.8"]))}
+    assert _problems(pairs) == {"d": ["it refers to 9.8, where the original refers to 9.9"]}
+    pairs["d"] = (_document("3.1", "", ["1.1", "9.9"]), _document("4.1", "", ["2.1", "9.9"]))
+    assert _problems(pairs) == {}
+    pairs["q"] = (_picture("1.5", "1.6"), _picture("2.5", "2.6", ["1.5", "9.7"]))
+    assert _problems(pairs) == {"q": ["it refers to 9.7, where the original refers to nothing else"]}
+
+
+def test_what_has_no_uids_has_no_conflicts() -> None:
+    text = Document(path=Path("t"), format="other", kind="text")
+    assert _problems({"p": PICTURE, "t": (text, text), "u": (text, text)}) == {}
+
+
+def test_what_was_not_handed_out_is_counted_and_no_problem() -> None:
+    pairs: Pairs = {
+        "p": PICTURE,
+        "q": (_picture("1.3", "1.4"), None),
+        "d": (_document("3.1", "", ["1.1", "1.3", "1.4", "9.9"]), _document("4.1", "", ["2.1", "5.3", "5.4", "9.9"])),
+    }
+    assert _problems(pairs) == {}
+    assert _identities(pairs).dangling(pairs["d"][0]) == ["1.3", "1.4"]
+
+
+def test_files_that_a_directory_names_and_that_are_absent() -> None:
+    old = _document("3.1", files=["A/1", "A/2"])
+    assert absent_files("disc/DICOMDIR", old, old, {"disc/a/1", "disc/A/2"}) == []
+    assert absent_files("disc/DICOMDIR", old, old, {"A/1", "A/2", "disc/A/2"}) == ["A/1"]
+    assert absent_files("DICOMDIR", old, old, {"A/1"}) == ["A/2"]
+    assert absent_files("DICOMDIR", old, _document("3.1", files=["A/1"]), {"A/1"}) == []
+    assert absent_files("p", *PICTURE, set()) == []
