@@ -28,10 +28,11 @@ from tests.fidelity.cases import COPIED, PROTECTED, REFUSED, Case, Run
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
-    "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence", "ContributingEquipmentSequence",
-    "InstanceCreationDate", "InstanceCreationTime", "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
-    "LargestPixelValueInSeries", "ContentQualification", "DigitalSignaturesSequence", "MACParametersSequence", "IconImageSequence", "PixelData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence", "SourceImageEvidenceSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence",
+    "ContributingEquipmentSequence", "InstanceCreationDate", "InstanceCreationTime", "SmallestImagePixelValue", "LargestImagePixelValue",
+    "SmallestPixelValueInSeries", "LargestPixelValueInSeries", "ContentQualification", "DigitalSignaturesSequence", "MACParametersSequence",
+    "IconImageSequence", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence", "SourceImageEvidenceSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 }  # fmt: skip
 """What may differ at the top level of a derived DICOM image."""
 ALLOWED_RECODED = {

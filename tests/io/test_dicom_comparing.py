@@ -255,7 +255,6 @@ def compressed(path: Path, syntax: str, photometric: str = "MONOCHROME2", **extr
     [
         (_edit(LossyImageCompression="00"), {"LossyImageCompression"}),
         (_edit(PlanarConfiguration=1), {"PlanarConfiguration"}),
-        (_edit(PhotometricInterpretation="YBR_RCT"), {"PhotometricInterpretation"}),
         (_edit(LossyImageCompressionRatio="8"), set()),
     ],
 )
@@ -268,7 +267,6 @@ def test_statements_of_decoded_pictures(edit: Edit, names: set[str], tmp_path: P
     [
         (builders.JPEG_BASELINE, "RGB", lambda dataset: dataset.pop("LossyImageCompression"), "LossyImageCompression"),
         (builders.JPEG_BASELINE, "YBR_FULL", _edit(PhotometricInterpretation="YBR_FULL"), "PhotometricInterpretation"),
-        (builders.J2K_LOSSY, "YBR_ICT", _edit(PhotometricInterpretation="YBR_ICT"), "PhotometricInterpretation"),
     ],
 )
 def test_decoded_pictures_must_say_so(syntax: str, photometric: str, edit: Edit, name: str, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -21,11 +20,11 @@ from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import RLELossless
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.dicom.codestreams import Codestream, Family, read_codestream
+from monai_salm.io.dicom.codestreams import Codestream, Family, FrameFormat, read_codestream
 from monai_salm.io.dicom.encapsulation import encapsulate, split_frames
 from monai_salm.io.dicom.files import uid_name
 
-__all__ = ["LOSSLESS", "LOSSY", "FrameFormat", "can_encode", "check_codec", "decode_frame", "encapsulate", "encode_frame", "split_frames"]
+__all__ = ["LOSSLESS", "LOSSY", "FrameFormat", "can_encode", "check_codec", "decode_frame", "encapsulate", "encode_frame", "is_reversible", "split_frames"]
 
 
 def _optional(module: str) -> Any:
@@ -71,39 +70,6 @@ _LOSSY_COLORS = {"jpeg": ("RGB", *_YBR_FULL), "jpeg-ls": ("RGB", *_YBR_FULL), "j
 _INTERLEAVED_BY_PIXEL = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameFormat:
-    """How one frame of compressed pixel data decodes.
-
-    Args:
-        rows: lines.
-        columns: pixels of a line.
-        samples: of a pixel, 1 or 3.
-        bits_allocated: size of a pixel cell: 8, 16 or 32.
-        bits_stored: how many of its low bits are the value.
-        signed: whether the value is two's complement.
-        photometric: PhotometricInterpretation as in the file.
-    """
-
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-    photometric: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the decoded frame."""
-        return (self.rows, self.columns) if self.samples == 1 else (self.rows, self.columns, self.samples)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the pixel cells."""
-        return np.dtype(f"u{self.bits_allocated // 8}")
-
-
 def check_codec(transfer_syntax: str) -> None:
     """Find out before any frame is decoded whether the package that decodes it is installed.
 
@@ -115,6 +81,15 @@ def check_codec(transfer_syntax: str) -> None:
         _function(jpeg_ls, "pyjpegls", "jlsread", transfer_syntax)
     elif family is not None:
         _function(imagecodecs, "imagecodecs", "jpeg8_decode" if family == "jpeg" else "jpeg2k_decode", transfer_syntax)
+
+
+def is_reversible(data: bytes, transfer_syntax: str, frame: FrameFormat) -> bool:
+    """Say whether a frame's process can give back what was encoded: lossless JPEG, JPEG-LS without allowed error, reversible JPEG 2000.
+
+    Raises:
+        RefusedError: its header is not that of such a frame.
+    """
+    return transfer_syntax == _RLE or _codestream(data, transfer_syntax, frame).lossless
 
 
 def can_encode(transfer_syntax: str, frame: FrameFormat) -> bool:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from monai_salm.errors import RefusedError
 
@@ -21,6 +23,39 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 _COD, _SOT = 0xFF52, 0xFF90
 _END = b"\xff\xd9"
 _RGB_IDS = (b"RGB", b"rgb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFormat:
+    """How one frame of compressed pixel data decodes.
+
+    Args:
+        rows: lines.
+        columns: pixels of a line.
+        samples: of a pixel, 1 or 3.
+        bits_allocated: size of a pixel cell: 8, 16 or 32.
+        bits_stored: how many of its low bits are the value.
+        signed: whether the value is two's complement.
+        photometric: PhotometricInterpretation as in the file.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    photometric: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the decoded frame."""
+        return (self.rows, self.columns) if self.samples == 1 else (self.rows, self.columns, self.samples)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixel cells."""
+        return np.dtype(f"u{self.bits_allocated // 8}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,12 @@ from pydicom.datadict import keyword_for_tag
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import HeaderChange
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.codecs import LOSSY
 from monai_salm.io.dicom.dicomdir import DIRECTORY_RECORDS, OFFSETS, Directory, Record, directory_of, is_directory, removed_records
 from monai_salm.io.dicom.documents import document_of
-from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item
+from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item, tag_text
 from monai_salm.io.dicom.files import DicomFile, ascii_values, find, read_file
 from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid
-from monai_salm.io.dicom.pictures import Picture, compare_cells, read_picture
+from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, read_picture
 from monai_salm.io.dicom.remapping import STALE
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_valid_uid
 
@@ -261,9 +260,9 @@ def _is_extreme(pair: _Pair, before: Element | None, after: Element) -> bool:
 
 def _compare_statements(pair: _Pair) -> Iterator[HeaderChange]:
     """Say what a picture that was decoded once and written native does not say of itself, though it must (PS3.3 C.7.6.1.1.5, C.7.6.3.1.2)."""
-    if pair.pictures is None or not pair.pictures[0].source.header.output_transfer_syntax:
+    if pair.pictures is None or pair.original.transfer_syntax == pair.other.transfer_syntax:
         return
-    required = {tags.LOSSY_IMAGE_COMPRESSION: "01"} if pair.original.transfer_syntax in LOSSY else {}
+    required = {tags.LOSSY_IMAGE_COMPRESSION: "01"} if is_lossy(pair.pictures[0]) else {}
     if pair.pictures[0].format.layout == "rgb":
         required[tags.PHOTOMETRIC_INTERPRETATION] = "RGB"
     for tag, wanted in required.items():
@@ -297,9 +296,9 @@ _ALLOWANCES: Mapping[tuple[str, int], _Allowance] = {
     ("", tags.LOSSY_IMAGE_COMPRESSION_RATIO): _is_of_native,
     ("", tags.LOSSY_IMAGE_COMPRESSION_METHOD): _is_of_native,
     **{
-        (f"{groups}FunctionalGroupsSequence[].{kind}FrameTypeSequence[].", tags.FRAME_TYPE): _is_derived
+        (f"{groups}FunctionalGroupsSequence[].{keyword_for_tag(tag) or tag_text(tag)}[].", tags.FRAME_TYPE): _is_derived
         for groups in ("Shared", "PerFrame")
-        for kind in ("CTImage", "MRImage", "PET", "WholeSlideMicroscopyImage")
+        for tag in tags.FRAME_TYPE_SEQUENCES
     },
 }
 """(place, tag) -> how the element of a picture may differ there; a place is a path without the numbers of items."""

@@ -18,9 +18,6 @@ from monai_salm.io.dicom.remapping import Edit, constant, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 
 _MAX_LO, _MAX_ST = 64, 1024
-_FRAME_TYPE_SEQUENCES = (0x00189329, 0x00189226, 0x00189751, 0x00400710)
-"""CTImageFrameTypeSequence, and those of MR, of PET and of tiled microscopy (WholeSlideMicroscopyImageFrameTypeSequence)."""
-
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 Content = Callable[[Encoding], bytes]
@@ -97,7 +94,7 @@ def _groups_derived(derived: bool, derivation_image: Content | None) -> Edit:
         parts = []
         for item in items:
             elements = item.elements()
-            edits: dict[int, Edit] = {e.tag: _frame_type for e in elements if e.tag in _FRAME_TYPE_SEQUENCES} if derived else {}
+            edits: dict[int, Edit] = {e.tag: _frame_type for e in elements if e.tag in tags.FRAME_TYPE_SEQUENCES} if derived else {}
             if derivation_image is not None:
                 edits[tags.DERIVATION_IMAGE_SEQUENCE] = _appended(tags.DERIVATION_IMAGE_SEQUENCE, derivation_image)
             parts.append(item.with_content(b"".join(rewritten(elements, inner, UidMap(), edits))))

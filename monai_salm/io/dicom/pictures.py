@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import HeaderChange, SourceImage, StoredArray
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.codecs import LOSSY, FrameFormat, decode_frame, encapsulate, encode_frame, split_frames
+from monai_salm.io.dicom.codecs import LOSSY, FrameFormat, decode_frame, encapsulate, encode_frame, is_reversible, split_frames
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Element, encode, encode_fragments
 from monai_salm.io.dicom.files import NATIVE, DicomFile, read_file
@@ -197,7 +197,7 @@ def _native(picture: Picture, words: NDArray[Any]) -> dict[int, bytes | memoryvi
         elements[tags.PHOTOMETRIC_INTERPRETATION] = encode(tags.PHOTOMETRIC_INTERPRETATION, "CS", b"RGB", EXPLICIT_LITTLE)
     if pixel_format.samples > 1:
         elements[tags.PLANAR_CONFIGURATION] = encode(tags.PLANAR_CONFIGURATION, "US", bytes(2), EXPLICIT_LITTLE)
-    if file.transfer_syntax in LOSSY:
+    if is_lossy(picture):
         elements[tags.LOSSY_IMAGE_COMPRESSION] = encode(tags.LOSSY_IMAGE_COMPRESSION, "CS", b"01", EXPLICIT_LITTLE)
         ratio = f"{pixel_format.size / max(1, sum(map(len, picture.frames))):.2f}"
         for tag, vr, text in (
@@ -207,6 +207,17 @@ def _native(picture: Picture, words: NDArray[Any]) -> dict[int, bytes | memoryvi
             if not file.texts(tag):
                 elements[tag] = encode(tag, vr, text.encode("ascii"), EXPLICIT_LITTLE)
     return elements
+
+
+def is_lossy(picture: Picture) -> bool:
+    """Say whether a compressed picture lost something: its transfer syntax allows it, unless the file denies it and its frames can be true to that.
+
+    Frames of a reversible process alone prove nothing: JPEG 2000 may leave out the last layers of such a frame.
+    """
+    syntax = picture.file.transfer_syntax
+    one = _frame_format(picture.file, picture.format)
+    denied = picture.file.text(tags.LOSSY_IMAGE_COMPRESSION) == "00" and all(is_reversible(frame, syntax, one) for frame in picture.frames)
+    return syntax in LOSSY and not denied
 
 
 def lossy_method(transfer_syntax: str) -> str:

@@ -27,6 +27,7 @@ _LAYOUTS: dict[str, Layout] = {
     "YBR_FULL": "ybr",
     "YBR_FULL_422": "ybr422",
 }
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.20")
 _MAX_RATIO = 1000
 _MAX_UNCHECKED_BYTES = 1 << 28
 
@@ -119,7 +120,7 @@ def _pixel_format(file: DicomFile) -> PixelFormat:
         frames=_frames(file),
         layout=layout,
         planar=native and layout != "ybr422" and samples == 3 and file.unsigned(tags.PLANAR_CONFIGURATION) == 1,
-        tiles=mosaic_tiles(file, rows, columns) if samples == 1 else (1, 1),
+        tiles=mosaic_tiles(file, rows, columns) if samples == 1 and _frames(file) == 1 else (1, 1),
         swapped_bytes=allocated == 8 and not file.encoding.little and vr == "OW",
         little=file.encoding.little,
     )
@@ -153,6 +154,10 @@ def _layout(file: DicomFile, samples: int) -> Layout:
             f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; "
             f"{', '.join(_LAYOUTS)} with their 1 or 3 are supported"
         )
+    if photometric in ("YBR_RCT", "YBR_ICT") and not file.transfer_syntax.startswith(_JPEG_2000):
+        raise RefusedError(
+            f"{photometric} in {uid_name(file.transfer_syntax)}: it is defined in JPEG 2000 alone (PS3.3 C.7.6.3.1.2), so the colors are not known"
+        )
     if file.transfer_syntax in LOSSY and layout != "gray":
         return "rgb"  # decoded to colors, since each decoder has its own way with chroma
     if layout == "ybr422" and file.transfer_syntax not in NATIVE:
@@ -165,7 +170,7 @@ def _frames(file: DicomFile) -> int:
     if frames is None:
         return 1
     if not np.isfinite(frames) or frames < 1 or frames != int(frames):
-        raise RefusedError(f"NumberOfFrames is {shown(file.text(tags.NUMBER_OF_FRAMES))}; a whole number from 1 is needed")
+        raise RefusedError(f"NumberOfFrames is {shown(chr(92).join(file.texts(tags.NUMBER_OF_FRAMES)))}; a whole number from 1 is needed")
     return int(frames)
 
 
@@ -200,7 +205,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
     native = file.transfer_syntax in NATIVE or can_encode(file.transfer_syntax, frame)
     notes = notes_of(file)
     if not native:
-        why = "lossy" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
+        why = "for lossy compression" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
         notes += (f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written as Explicit VR Little Endian",)
     return ImageHeader(
         path=path,

@@ -32,6 +32,19 @@ REFERENCED_SOP_INSTANCE_UID = 0x00081155
 DERIVATION_DESCRIPTION = 0x00082111
 SOURCE_IMAGE_SEQUENCE = 0x00082112
 FRAME_TYPE = 0x00089007
+FRAME_TYPE_SEQUENCES = (
+    0x00189329,  # CTImageFrameTypeSequence
+    0x00189226,  # MRImageFrameTypeSequence
+    0x00189751,  # PETFrameTypeSequence
+    0x00189504,  # XRay3DFrameTypeSequence
+    0x00189806,  # USImageDescriptionSequence
+    0x00189835,  # PhotoacousticImageFrameTypeSequence
+    0x00289443,  # FramePixelDataPropertiesSequence
+    0x00400710,  # WholeSlideMicroscopyImageFrameTypeSequence
+    0x00480116,  # ConfocalMicroscopyImageFrameTypeSequence
+    0x00520025,  # IntravascularOCTFrameTypeSequence
+)
+"""Functional groups that hold FrameType."""
 DERIVATION_IMAGE_SEQUENCE = 0x00089124
 SOURCE_IMAGE_EVIDENCE_SEQUENCE = 0x00089154
 DERIVATION_CODE_SEQUENCE = 0x00089215
