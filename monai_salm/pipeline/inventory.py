@@ -198,8 +198,11 @@ def _walk(root: Path) -> Iterator[str]:
 def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRecord:
     """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one is needed."""
     absolute = root / path
-    if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
-        return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
+    try:
+        if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
+            return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
+    except (OSError, RuntimeError):
+        return FileRecord(path, reason="a link that leads to itself")
     if absolute.is_dir():
         return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")
     if not absolute.is_file():
@@ -210,6 +213,8 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
         return FileRecord(path, reason=str(refusal))
     except OSError as error:
         return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return FileRecord(path, reason="it needs more memory than there is")
     if isinstance(found, Document):
         return FileRecord(path, document=found)
     header = found

@@ -221,6 +221,9 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
         except RefusedError as refusal:
             refused[path] = str(refusal)
             continue
+        except MemoryError:
+            refused[path] = "it needs more memory than there is"
+            continue
         pictures = source.pictures()
         for picture in pictures:
             some = max(100, share // len(pictures))

@@ -40,6 +40,7 @@ _SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 EXPLAINED = {
     r"which may not be present otherwise.* Module=<(MRPulseSequence|EnhancedMRImage)": "PS3.3 C.8.13.4 says that it may be present otherwise",
+    r"BulkMotionCompensationTechnique.*which may not be present otherwise": "PS3.3 C.7.6.18.3 says that it may be present otherwise",
 }
 """Errors of dciodvfy that are none, as regular expressions, and the standard's words on them."""
 MISREAD = {

@@ -178,6 +178,18 @@ def test_colors_share_one_noise_and_saturated_ones_stay(tmp_path: Path) -> None:
     assert (change[free] == change[free][:, :1]).all()
 
 
+@pytest.mark.parametrize("sample", [0, 1, 2])
+def test_one_color_that_changes_outside_the_anatomy_is_found(tmp_path: Path, sample: int) -> None:
+    (tmp_path / "in").mkdir()
+    _rgb(tmp_path / "in")
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    dataset = pydicom.dcmread(tmp_path / "out" / "a.dcm")
+    dataset.PixelData = dataset.PixelData[:sample] + b"\1" + dataset.PixelData[sample + 1 :]
+    dataset.save_as(tmp_path / "out" / "a.dcm")
+    (mismatch,) = verify(tmp_path / "in", tmp_path / "out").mismatches
+    assert (mismatch.changed_outside, mismatch.problems) == (1, ["1 voxels changed outside the anatomy, the limit is none"])
+
+
 def test_each_frame_of_an_enhanced_ct_keeps_the_bound_in_hounsfield_units(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     _enhanced(tmp_path / "in")

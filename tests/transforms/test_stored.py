@@ -97,6 +97,15 @@ def test_header_and_values_of_a_pair_give_the_written_values(tmp_path: Path) -> 
     assert torch.equal(transform(images[0]).as_tensor(), images[1].as_tensor())
 
 
+def test_noise_of_coarse_cells_stays_inside_the_anatomy_as_in_the_file(tmp_path: Path) -> None:
+    """A cell on the outline of the body reaches out of it, and its noise does not."""
+    mr_export(tmp_path / "in", 1)
+    protect(tmp_path / "in", tmp_path / "out", drawn(working_size=8))
+    path = Path("case0", "image.dcm")
+    found = SALMProtect(noise=tmp_path / "out.work" / "noise")(_load(tmp_path / "in" / path, "PydicomReader"))
+    assert torch.equal(found.as_tensor(), _load(tmp_path / "out" / path, "PydicomReader").as_tensor())
+
+
 def _frames() -> Any:
     """Give three frames with a body each at another place."""
     frames = np.zeros((3, 24, 24), dtype=np.int16)

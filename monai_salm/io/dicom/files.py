@@ -39,7 +39,9 @@ NATIVE = {
 _COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
 _SHORT = 64
 _HEAD = 512
-_INFLATE_LIMIT = 1 << 30
+_INFLATE_LIMIT = 1 << 26
+_INFLATE_RATIO = 50
+"""Deflated datasets of images expand by less than ten; what expands much more, and is large, is a bomb."""
 _FIRST_VRS = ("UL", "OB", "CS", "UI", "DA", "TM", "DT", "LO", "SH")
 """Of the elements that a dataset may begin with."""
 
@@ -202,12 +204,13 @@ def _without_transfer_syntax(view: memoryview, prefix: bool, meta: list[Element]
 def _inflate(data: bytes) -> tuple[bytes, bytes]:
     """Inflate a dataset (PS3.5 A.5); give it and what follows the stream."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    limit = max(_INFLATE_LIMIT, _INFLATE_RATIO * len(data))
     try:
-        inflated = inflater.decompress(data, _INFLATE_LIMIT)
+        inflated = inflater.decompress(data, limit)
     except zlib.error as error:
         raise RefusedError(f"the deflated dataset is damaged: {error}") from error
     if not inflater.eof:
-        reason = "is longer than 1 GiB" if len(inflated) >= _INFLATE_LIMIT else "is truncated"
+        reason = f"holds more than {limit >> 20} MiB in {len(data)} bytes" if len(inflated) >= limit else "is truncated"
         raise RefusedError(f"the deflated dataset {reason}")
     return inflated, inflater.unused_data
 

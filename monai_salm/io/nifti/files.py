@@ -20,6 +20,8 @@ _BLOCK_SIZES = (b"BC", b"RA")
 _MAX_RATIO = 1032
 """No deflate stream expands more than this (zlib's technical notes): what a header claims beyond it is a lie."""
 _MAX_CLAIM = 16 << 30
+_LARGE, _LARGE_RATIO = 1 << 28, 200
+"""Label maps are compressed up to a thousand times, but large files with pictures are not."""
 _MAX_TAIL = 16 << 20
 _PIECE = 1 << 20
 
@@ -95,6 +97,8 @@ def read_content(path: Path, needed: int) -> Content:
     size, packed = path.stat().st_size, is_packed(path)
     if needed > _MAX_CLAIM:
         raise RefusedError(f"the header claims {needed} bytes, at most {_MAX_CLAIM >> 30} GiB are supported; repair the header or split the image")
+    if packed and needed > max(_LARGE, size * _LARGE_RATIO):
+        raise RefusedError(f"the header claims {needed} bytes in {size} compressed ones, more than {_LARGE_RATIO} times as many; it is damaged, or a bomb")
     if needed > (size * _MAX_RATIO if packed else size):
         have = f"at most {size * _MAX_RATIO} can be compressed in" if packed else "there are only"
         raise RefusedError(f"truncated: the header needs {needed} bytes, {have} {size} bytes; get a complete copy of the file")

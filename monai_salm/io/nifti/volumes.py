@@ -121,8 +121,9 @@ def examine(path: Path) -> SourceImage | Document:
         RefusedError: it is neither.
     """
     header = _find_header(path)
+    if header is not None and header[2].of_pair:
+        _check_no_voxels(header[0], header[2])
     if header is not None and header[0] == path and header[2].of_pair:
-        _check_no_voxels(path, header[2])
         return Document(path=path, format="nifti", kind="header of a NIfTI pair")
     volume = _read(path, header)
     source = _source(path, volume)
