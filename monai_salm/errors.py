@@ -5,7 +5,10 @@ from __future__ import annotations
 
 
 class SalmError(Exception):
-    """Base of every error that monai_salm raises on purpose; its message is one line meant for a user."""
+    """Base of every error that monai_salm raises on purpose; its message is one line meant for a user, whatever a file says of itself in it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in message))
 
 
 class UsageError(SalmError):

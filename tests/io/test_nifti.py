@@ -378,7 +378,8 @@ def test_nan_stays(tmp_path: Path) -> None:
         ({"dim": (32767, 32767, 32767)}, "claims 70362301923678 bytes, at most 16 GiB"),
         ({"dim": (32767,) * 7}, "at most 16 GiB"),
         ({"version": 2, "dim": (2**62,) * 7}, "at most 16 GiB"),
-        ({"dim": (1000, 1000, 1000)}, r"truncated: .* 2000000352 bytes, (at most \d+ can be compressed in|there are only) \d+ bytes"),
+        ({"dim": (1000, 1000, 1000)}, r"2000000352 bytes(, there are only \d+ bytes| in \d+ compressed ones, more than 200 times as many)"),
+        ({"dim": (300, 300, 300)}, r"truncated: .* 54000352 bytes, (at most \d+ can be compressed in|there are only) \d+ bytes"),
         ({"vox_offset": 0}, "vox_offset is 0"),
         ({"vox_offset": 351}, "vox_offset is 351"),
         ({"vox_offset": -352}, "vox_offset is -352"),
@@ -417,7 +418,7 @@ def test_false_claims_take_no_memory(packed: bool, tmp_path: Path) -> None:
     content = nifti_bytes(VALUES, dim=(1000, 1000, 2000), tail=noise)
     (tmp_path / "a").write_bytes(gzip_bytes(content) if packed else content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RefusedError, match="truncated: the header needs 4000000352 bytes"):
+    with pytest.raises(RefusedError, match="the header (needs|claims) 4000000352 bytes"):
         nifti.read_source(tmp_path / "a")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 

@@ -8,7 +8,7 @@ element keeps its bytes; only those that a derived image must change are encoded
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
@@ -53,7 +53,7 @@ class Element:
         raw: its bytes, from the tag to the last byte of the value or of the delimiter.
         value: its value field, without delimiter.
         undefined: whether its length is undefined; of pixel data that it is encapsulated (PS3.5 A.4).
-        parsed: items of a sequence of undefined length, whose end is only found by parsing them; kept so that none is parsed once more per level.
+        parsed: items of a sequence, kept once they were parsed; where its length is undefined that is at once, for its end is not found otherwise.
     """
 
     tag: int
@@ -90,7 +90,7 @@ class Element:
         if self.parsed is not None:
             return list(self.parsed)
         if self.vr == "SQ":
-            return list(_read_all_items(self.value, inner, depth))
+            return list(self._keep(_read_all_items(self.value, inner, depth)))
         if public in ("SQ", "UN") and bytes(self.value[:4]) == _tag_bytes(ITEM, inner):
             try:
                 items = list(_read_all_items(self.value, inner, depth))
@@ -98,8 +98,13 @@ class Element:
                     item.elements(depth + 1)
             except RefusedError:
                 return None
-            return items
+            return list(self._keep(items))
         return None
+
+    def _keep(self, items: Iterable[Item]) -> tuple[Item, ...]:
+        kept = tuple(items)
+        object.__setattr__(self, "parsed", kept)  # what the bytes mean does not change, and functional groups are asked for often
+        return kept
 
     def with_value(self, value: bytes) -> bytes:
         """Encode this element with another value and its old VR, padded to even length (PS3.5 7.1)."""
@@ -117,7 +122,7 @@ class Element:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One item of a sequence: its bytes with tag and delimiter, its content without, and that parsed where its length is undefined."""
+    """One item of a sequence: its bytes with tag and delimiter, its content without, and that once it was parsed."""
 
     encoding: Encoding
     raw: memoryview
@@ -131,7 +136,9 @@ class Item:
         Raises:
             RefusedError: it cannot be parsed.
         """
-        return list(read_elements(self.content, self.encoding, depth=depth)) if self.parsed is None else list(self.parsed)
+        if self.parsed is None:
+            object.__setattr__(self, "parsed", tuple(read_elements(self.content, self.encoding, depth=depth)))
+        return list(self.parsed or ())
 
     def with_content(self, content: bytes) -> bytes:
         """Encode this item with another content, in its old length form."""
