@@ -110,7 +110,7 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         with TemporaryDirectory() as spare:
             inventory, plan, _ = prepare(source, options, Path(spare) / "input", show_progress=not quiet)
         return _show_plan(plan.preview() | {"input": str(source), "ignored": inventory.ignored}, as_json)
-    if options.uids == "keep":
+    if options.uids == "keep" and not quiet:
         logging.getLogger(__name__).warning("UIDs are kept: an archive that has the originals will ignore the protected files; use this for folders only")
     done = run(source, output, options, show_progress=not quiet)
     result = done.to_json()

@@ -51,6 +51,9 @@ MOST_GRAPHICS = 0.2
 GRAPHICS_EDGE = 2
 """Pixels around text that belong to its smoothed edges."""
 
+_FULL_SCALES = frozenset((1 << bits) - 1 for bits in range(8, 33))
+"""Largest values of 8 to 32 bits, in which text is burned in."""
+
 LEAST_LOOP = 4
 """Frames that tell what stands still from what moves."""
 
@@ -221,7 +224,7 @@ def file_anatomy(stored: NDArray[Any], budget: FileBudget, spacing: tuple[float,
     behind = tuple(range(stored.ndim - trailing, stored.ndim))
     real = stored.astype(np.float64) * budget.slope + budget.intercept
     inside = anatomy_mask(
-        real.mean(axis=behind) if behind else real,
+        _mean(real, behind) if behind else real,
         modality=budget.modality,
         background_real=budget.background_real,
         background_spread_real=budget.background_spread_real,
@@ -235,6 +238,11 @@ def file_anatomy(stored: NDArray[Any], budget: FileBudget, spacing: tuple[float,
     return inside & ~(empty.all(axis=behind) if behind else empty)
 
 
+def _mean(real: NDArray[np.float64], behind: tuple[int, ...]) -> NDArray[Any]:
+    with np.errstate(invalid="ignore"):  # both infinities at one place: no anatomy is there
+        return np.asarray(real.mean(axis=behind))
+
+
 def graphics_mask(stored: NDArray[Any], budget: FileBudget, *, trailing: int = 0) -> NDArray[np.bool_]:
     """Mark burned-in text and graphics of screen pictures (ultrasound, secondary capture): pure colors at full scale, and what touches them.
 
@@ -246,7 +254,9 @@ def graphics_mask(stored: NDArray[Any], budget: FileBudget, *, trailing: int = 0
     grid = stored.shape[: stored.ndim - trailing]
     if budget.modality not in SCREEN_MODALITIES or stored.dtype.kind == "f" or len(grid) != 2:
         return np.zeros(grid, dtype=bool)
-    full = np.iinfo(stored.dtype).max
+    full = int(stored.max(initial=0))
+    if full not in _FULL_SCALES:
+        return np.zeros(grid, dtype=bool)
     colors = stored.reshape(*grid, -1)
     pure = ((colors == 0) | (colors == full)).all(axis=-1) & (colors == full).any(axis=-1)
     if pure.mean() > MOST_GRAPHICS:

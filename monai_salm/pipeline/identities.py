@@ -54,7 +54,7 @@ class Identities:
         for path, original, protected in renamed + kept:
             for key in OWN_UIDS:
                 old, new = original.identifiers.get(key), protected.identifiers.get(key)
-                if old is None or new is None or (old == new and old in self.new):
+                if old is None or new is None or (old == new and old in self.new and isinstance(original, ImageHeader)):
                     continue  # a copy that was not protected may stay behind in the series that the others have left
                 if self.new.setdefault(old, new) != new:
                     self.conflicts[path] = f"{key} {old} became {new} here and {self.new[old]} elsewhere"

@@ -35,17 +35,22 @@ def write_files(
     derivation = make_derivation(inventory, plan, options, work_dir)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation)
     output.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        WriteJob(sample, _targets(inventory, [file.path for file in sample.files]))
-        for sample in plan.samples
-        if not all(file.path in fates for file in sample.files)
-    ]
+    all_jobs = [WriteJob(sample, _targets(inventory, [file.path for file in sample.files])) for sample in plan.samples]
+    jobs = [job for job in all_jobs if not all(file.path in fates for file in job.sample.files)]
     with tqdm(total=sum(len(job.sample.files) for job in jobs), desc="writing", unit="file", disable=not show_progress) as bar:
         for done in _map(jobs, settings, options.workers):
             for fate in done:
                 fates[fate.path] = fate
                 manifest.append(fate)
                 bar.update()
+    # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
+    protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
+    derivation = replace(derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents]))
+    lost = settings.derivation.changed_uids - derivation.changed_uids
+    if lost:
+        again = [job for job in all_jobs if any(lost & inventory.headers[file.path].references for file in job.sample.files)]
+        for done in _map(again, replace(settings, derivation=derivation), options.workers):
+            fates.update({fate.path: fate for fate in done})
     for path, reason in plan.refused.items():
         fates[path] = FileFate(path=path, status="refused", reason=reason)
     for path, first in plan.copies.items():
@@ -57,10 +62,7 @@ def write_files(
             if fate.status in ("refused", "failed"):
                 fates[path] = _copy_unprotected(inventory.root, output, fate)
     written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
-    # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
-    protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
-    renewed = renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
-    for fate in write_documents(inventory, plan.documents, output, replace(derivation, changed_uids=renewed), written):
+    for fate in write_documents(inventory, plan.documents, output, derivation, written):
         fates[fate.path] = fate
         manifest.append(fate)
     manifest.rewrite(fates)

@@ -68,6 +68,9 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         except RefusedError as refusal:
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
             continue
+        except OSError as error:
+            yield FileFate(path=path, status="failed", reason=f"cannot be copied: {error.strerror or error}", sha256_in=paths[path])
+            continue
         present.add(path.lower())
         digest = file_digest(output / path)
         notes = (f"no picture ({document.kind})", *document.notes)

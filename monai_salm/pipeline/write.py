@@ -120,7 +120,8 @@ def _measure_change(before: NDArray[Any], after: NDArray[Any], budget: FileBudge
     same = before == after
     if before.dtype.kind == "f":
         same |= np.isnan(before) & np.isnan(after)
-    difference = np.where(same, 0.0, after.astype(np.float64) - before.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # an infinity that stays is no change
+        difference = np.where(same, 0.0, after.astype(np.float64) - before.astype(np.float64))
     places = (~same).any(axis=tuple(range(anatomy.ndim, same.ndim)))
     largest = float(np.abs(difference).max(initial=0.0))
     return Change(
