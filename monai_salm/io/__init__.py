@@ -19,7 +19,7 @@ from monai_salm.io.base import (
     atomic_target,
 )
 from monai_salm.io.other import is_litter
-from monai_salm.io.second_reader import read_with_simpleitk
+from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "StoredArray",
     "atomic_target",
     "compare_headers",
+    "dcmtk_finds_within",
     "identify",
     "is_litter",
     "read_back",

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimpleITK as a second reader, so that a written file is not judged by its own writer alone; nothing else here depends on it."""
+"""SimpleITK and dcmtk as second readers, so that a written file is not judged by its own writer alone; nothing else here depends on them."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,25 @@ def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[np.f
     if rows_first:
         return real[0] if axes == 3 and real.shape[0] == 1 else real
     return real.transpose(*reversed(range(axes)), *range(axes, real.ndim))
+
+
+def dcmtk_finds_within(original: Path, other: Path, limit_stored: int) -> bool | None:
+    """Let dcmtk's ``dcmicmp`` say whether no stored value of two DICOM files differs by more than a limit.
+
+    Returns:
+        None where dcmtk is not installed or cannot decode a file: it reads native ones.
+    """
+    program = shutil.which("dcmicmp")
+    if program is None:
+        return None
+    # Without the modality transformation, which would round through RescaleSlope.
+    arguments = [program, "-q", "-M", "+ce", str(limit_stored), str(original.resolve()), str(other.resolve())]
+    done = subprocess.run(arguments, capture_output=True, check=False)  # noqa: S603 (a fixed program, and paths that begin with a slash)
+    return {0: True, _DCMICMP_BEYOND: False}.get(done.returncode)
+
+
+_DCMICMP_BEYOND = 90
+"""Exit status of ``dcmicmp`` where a check that was asked for fails."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import SourceImage, compare_headers, read_source, read_with_simpleitk
+from monai_salm.io import SourceImage, compare_headers, dcmtk_finds_within, read_source, read_with_simpleitk
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
@@ -44,8 +44,8 @@ class FileVerdict:
         changed_outside: voxels that changed outside the anatomy.
         psnr: in model values, dB; None if nothing changed.
         ssim: structural similarity in model values.
-        second_reader: name and version of the second implementation that read both files; empty where none could.
-        second_max_change_real: largest change that it sees.
+        second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none could.
+        second_max_change_real: largest change that SimpleITK sees.
         header_changes: attributes that differ as a derived image may.
         dangling: UIDs of objects that the file refers to and that were in the original folder, but were not handed out.
     """
@@ -166,7 +166,8 @@ class _Verification:
         self._measure(verdict, source, found, canvas)
         if not np.array_equal(source.padding, found.padding):
             verdict.problems.append("padding was entered or left")
-        self._second_opinion(verdict, source)
+        self._opinion_of_simpleitk(verdict, source)
+        self._opinion_of_dcmtk(verdict, source)
         return self._with_header(verdict)
 
     def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, canvas: Canvas) -> None:
@@ -193,8 +194,18 @@ class _Verification:
         if problem:
             verdict.problems.append(problem)
 
-    def _second_opinion(self, verdict: FileVerdict, source: SourceImage) -> None:
-        """Let a second implementation read both files, and see whether it finds a larger change, or none."""
+    def _opinion_of_dcmtk(self, verdict: FileVerdict, source: SourceImage) -> None:
+        """Let dcmtk compare the stored values of two DICOM files."""
+        if source.header.format != "dicom" or verdict.max_change_stored is None:
+            return
+        within = dcmtk_finds_within(*self._places(verdict.path), int(verdict.max_change_stored))
+        if within is not None:
+            verdict.second_reader = f"{verdict.second_reader}, dcmtk" if verdict.second_reader else "dcmtk"
+        if within is False:
+            verdict.problems.append(f"dcmtk finds a change of more than {verdict.max_change_stored:g} stored units, which this package finds at most")
+
+    def _opinion_of_simpleitk(self, verdict: FileVerdict, source: SourceImage) -> None:
+        """Let SimpleITK read both files, and see whether it finds a larger change, or none."""
         if source.frame_rescale or verdict.max_change_real is None:
             return  # SimpleITK rescales all frames as the first
         rows_first = source.header.format in ("dicom", "raster")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
-from monai_salm.io import read_source, read_with_simpleitk
+from monai_salm.io import dcmtk_finds_within, read_source, read_with_simpleitk
 from monai_salm.pipeline import VerifyReport, protect, verify
 from monai_salm.pipeline.plan import BudgetOptions
 from tests.exports import ROOT_UID, body, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_export, nifti_file
@@ -282,7 +282,7 @@ def _is_output(path: Path) -> bool:
 
 def _by_reader(done: Path, name: str) -> dict[str, list[str]]:
     report = verify(done / name, done / f"{name}-out")
-    assert all(file.second_reader == "SimpleITK" for file in report.files if file.verdict != "copied")
+    assert all(file.second_reader.startswith("SimpleITK") for file in report.files if file.verdict != "copied")
     return {file.path: file.problems for file in report.mismatches}
 
 
@@ -291,7 +291,7 @@ def test_second_reader_finds_the_same_change(done: Path, name: str) -> None:
     pytest.importorskip("SimpleITK")
     for file in verify(done / name, done / f"{name}-out").files:
         if file.verdict == "protected":
-            assert file.second_reader == "SimpleITK"
+            assert file.second_reader.startswith("SimpleITK")
             assert file.second_max_change_real == file.max_change_real
 
 
@@ -331,6 +331,30 @@ def test_second_reader_that_is_no_judge_is_not_heard(done: Path, monkeypatch: py
 def test_second_reader_may_invert_both(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _second(monkeypatch, lambda _, values: 4095 - values)
     assert _by_reader(done, "mr") == {}
+
+
+@pytest.mark.skipif(shutil.which("dcmicmp") is None, reason="needs dcmicmp of dcmtk")
+def test_dcmtk_judges_dicom_files_exactly(done: Path, tmp_path: Path) -> None:
+    for file in verify(done / "mr", done / "mr-out").files:
+        if file.verdict == "protected":
+            assert file.second_reader.endswith("dcmtk")
+            limit, places = int(file.max_change_stored or 0), (done / "mr" / file.path, done / "mr-out" / file.path)
+            assert (dcmtk_finds_within(*places, limit), dcmtk_finds_within(*places, limit - 1)) == (True, False)
+    (tmp_path / "text").write_text("no DICOM file")
+    assert dcmtk_finds_within(done / "mr" / IMAGE, tmp_path / "text", 1) is None
+
+
+@pytest.mark.parametrize(("found", "problems"), [(True, 0), (None, 0), (False, 4)])
+def test_dcmtk_that_finds_more_is_heard(done: Path, monkeypatch: pytest.MonkeyPatch, found: bool | None, problems: int) -> None:
+    monkeypatch.setattr(sys.modules["monai_salm.pipeline.verify"], "dcmtk_finds_within", lambda *_: found)
+    report = verify(done / "mr", done / "mr-out")
+    assert len(report.mismatches) == problems
+    assert all("dcmtk finds a change of more than" in file.problems[0] for file in report.mismatches)
+
+
+def test_dcmtk_that_is_not_installed_is_no_judge(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert dcmtk_finds_within(done / "mr" / IMAGE, done / "mr-out" / IMAGE, 0) is None
 
 
 def test_similarity_is_below_one_where_something_changed(done: Path, tmp_path: Path) -> None:
