@@ -148,9 +148,10 @@ def referees() -> str:
         for row in found
     ]
     text = (
-        "\n## Independent tools, before and after\n\nEvery protected file of pydicom's test files and of the fidelity cases, against its source. *Fine* is a\n"
+        "\n## Independent tools, before and after\n\n"
+        "Every protected file of pydicom's test files and of the fidelity cases, against its source. *Fine* is a file that the tool has nothing\n"
+        "against; a regression is something that it has against the protected file and not against the source.\n\n"
     )
-    text += "file that the tool has nothing against; a regression is something that it has against the protected file and not against the source.\n\n"
     text += table([["tool", "files judged", "fine before", "fine after", "regressions"], *body])
     return text + f"\nScript `benchmarks/referees.py`, commit {found[0]['commit']}, {found[0]['machine']}.\n"
 
@@ -162,12 +163,19 @@ def fuzz() -> str:
         return ""
     names = ("protected", "copied", "refused", "unusable")
     body = [
-        [row["seed"], row["inputs"], *(row["outcomes"].get(name, 0) for name in names), sum(kind["count"] for kind in row["failures"].values())]
-        + [row["seconds"], row["slowest_seconds"], row["largest_growth_mib"]]
+        [
+            *(row["seed"], row["inputs"]),
+            *(row["outcomes"].get(name, 0) for name in names),
+            sum(kind["count"] for kind in row["failures"].values()),
+            *(row["seconds"], row["slowest_seconds"], row["largest_growth_mib"]),
+        ]
         for row in found
     ]
-    text = "\n## Damaged files\n\nReal files, damaged at random, through `protect` and `verify`. A failure is a traceback, a crash, more than 5 s or 1 GiB, a partial file in\n"
-    text += "the output, or a protected file that `verify` rejects; *unusable* are inputs that the whole run was refused for.\n\n"
+    text = (
+        "\n## Damaged files\n\n"
+        "Real files, damaged at random, through `protect` and `verify`. A failure is a traceback, a crash, more than 5 s or 1 GiB, a partial file\n"
+        "in the output, or a protected file that `verify` rejects; *unusable* are inputs that the whole run was refused for.\n\n"
+    )
     text += table([["seed", "inputs", *names, "failures", "seconds", "slowest input, s", "most memory, MiB"], *body])
     return text + f"\nScript `tests/fidelity/fuzz.py`, commit {', '.join(sorted({row['commit'] for row in found}))}, {found[0]['machine']}.\n"
 
