@@ -106,10 +106,6 @@ class Element:
         object.__setattr__(self, "parsed", kept)  # what the bytes mean does not change, and functional groups are asked for often
         return kept
 
-    def with_value(self, value: bytes) -> bytes:
-        """Encode this element with another value and its old VR, padded to even length (PS3.5 7.1)."""
-        return encode(self.tag, self.vr, value, self.encoding)
-
     def with_items(self, items: Sequence[bytes | memoryview]) -> bytes:
         """Encode this sequence with other items, in its old length form."""
         content = b"".join(items)
