@@ -163,7 +163,7 @@ def _companions(source: Path) -> set[str]:
             found = identify(sibling)
             if isinstance(found, Document) and found.kind.startswith("header of"):
                 pair[True].add(sibling.name)
-            elif isinstance(found, ImageHeader) and found.format in ("nifti", "itk") and sibling.suffix.lower() not in _WHOLE_FILES:
+            elif isinstance(found, ImageHeader) and holds_values_alone(sibling.name, found):
                 pair[False].add(sibling.name)
     return pair[True] | pair[False] if source.name in pair[True] | pair[False] else set()
 
@@ -178,6 +178,11 @@ def _without_collisions(inventory: Inventory) -> Inventory:
             which = "which is another file" if other == target else f"and so would {other}"
             inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, {which}; rename one of the two")
     return inventory
+
+
+def holds_values_alone(path: str, header: ImageHeader) -> bool:
+    """Say whether a picture's header is a file of its own (``.img``, ``.raw``)."""
+    return header.format in ("nifti", "itk") and PurePosixPath(path).suffix.lower() not in _WHOLE_FILES
 
 
 def _renamed(path: str, header: ImageHeader | None) -> str:
@@ -218,7 +223,7 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
     if isinstance(found, Document):
         return FileRecord(path, document=found)
     header = found
-    if header.format in ("nifti", "itk") and absolute.suffix.lower() not in _WHOLE_FILES:
+    if holds_values_alone(path, header):
         return FileRecord(path, header)  # its bytes mean something only with its header's, so that equal ones are no copies
     # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation, Document, ImageHeader, atomic_target, write_document
-from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.inventory import Inventory, file_digest, holds_values_alone
 from monai_salm.pipeline.manifest import FileFate
 
 OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
@@ -85,5 +85,8 @@ def _values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -
         return ""
     place = PurePosixPath(path)
     stem = place.name.partition(".")[0]
-    beside = (other for other in inventory.headers if PurePosixPath(other).parent == place.parent and PurePosixPath(other).name.partition(".")[0] == stem)
-    return next((other for other in beside if other not in written and inventory.headers[other].format == inventory.documents[path].format), "")
+    for other, header in inventory.headers.items():
+        beside = PurePosixPath(other).parent == place.parent and PurePosixPath(other).name.partition(".")[0] == stem
+        if beside and other not in written and holds_values_alone(other, header) and header.format == inventory.documents[path].format:
+            return other
+    return ""

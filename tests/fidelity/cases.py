@@ -37,7 +37,6 @@ _EXPECTED: tuple[tuple[str, frozenset[str]], ...] = (
     ("change-or-report", frozenset({PROTECTED, REFUSED})),
     ("change if decodable", frozenset({PROTECTED, REFUSED})),
     ("refuse-or-handle", frozenset({PROTECTED, REFUSED})),
-    ("change .img only", frozenset({PROTECTED})),
     ("change", frozenset({PROTECTED})),
     ("tail kept", frozenset({PROTECTED})),
     ("gzip member", frozenset({PROTECTED})),

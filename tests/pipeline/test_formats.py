@@ -259,6 +259,18 @@ def test_either_file_of_a_pair_stands_for_both(tmp_path: Path, name: str) -> Non
     assert sorted(tree(tmp_path / "out")) == ["a.mhd", "a.raw"]
 
 
+def test_header_does_not_wait_for_a_file_of_its_own_name(tmp_path: Path) -> None:
+    """A refused volume beside a pair of the same stem is none of the pair's halves."""
+    sitk: Any = pytest.importorskip("SimpleITK")
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(block(0)[0]), str(tmp_path / "in" / "a.mhd"))
+    flat = np.full((8, 8, 8), 7, np.float32)
+    flat[0, 0, :2] = 7.5, 3.25
+    sitk.WriteImage(sitk.GetImageFromArray(flat), str(tmp_path / "in" / "a.mha"))
+    result = protect(tmp_path / "in", tmp_path / "out", drawn())
+    assert {path: fate.status for path, fate in result.fates.items()} == {"a.mha": "refused", "a.mhd": "copied", "a.raw": "protected"}
+
+
 def test_directory_as_input_takes_its_file_set_and_nothing_else(tmp_path: Path) -> None:
     for number in range(2):
         mr_slice(tmp_path / "loose" / f"{number}.dcm", number, StudyDate="20200101")

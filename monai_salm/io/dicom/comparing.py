@@ -20,14 +20,13 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.dicomdir import DIRECTORY_RECORDS, OFFSETS, Directory, Record, directory_of, is_directory, removed_records
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item, tag_text
-from monai_salm.io.dicom.files import DicomFile, ascii_values, find, read_file
+from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, DicomFile, ascii_values, find, read_file
 from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid
 from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, read_picture
 from monai_salm.io.dicom.remapping import STALE
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_valid_uid
 
 _SHORT = 64
-_EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _REFERENCES = ("SOPInstanceUID", "SeriesInstanceUID", "SOPInstanceUIDInFile", "SOPInstanceUIDOfConcatenationSource")
 """Ends of the keywords under which a UID may stand for an object or a series."""
 
@@ -202,7 +201,7 @@ def _is_allowed(pair: _Pair, before: Element | None, after: Element | None, path
     if before is not None and _is_reference(after, path):
         return before.vr == after.vr and _is_mapped(pair, ascii_values(before), ascii_values(after))
     if before is not None and after.tag == _TRANSFER_SYNTAX_IN_FILE:
-        return ascii_values(after) == [_EXPLICIT_LITTLE_ENDIAN]
+        return ascii_values(after) == [EXPLICIT_VR_LITTLE_ENDIAN]
     allowance = _ALLOWANCES.get((_place(path), after.tag)) if pair.pictures is not None else None
     return allowance is not None and allowance(pair, before, after)
 

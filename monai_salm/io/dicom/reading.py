@@ -13,11 +13,10 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
+from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
 
-EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _LAYOUTS: dict[str, Layout] = {
     "MONOCHROME1": "gray",
     "MONOCHROME2": "gray",
@@ -170,7 +169,8 @@ def _frames(file: DicomFile) -> int:
     if frames is None:
         return 1
     if not np.isfinite(frames) or frames < 1 or frames != int(frames):
-        raise RefusedError(f"NumberOfFrames is {shown(chr(92).join(file.texts(tags.NUMBER_OF_FRAMES)))}; a whole number from 1 is needed")
+        found = shown("\\".join(file.texts(tags.NUMBER_OF_FRAMES)))
+        raise RefusedError(f"NumberOfFrames is {found}; a whole number from 1 is needed")
     return int(frames)
 
 
