@@ -37,7 +37,7 @@ def main() -> None:
     options = EvaluateOptions(labels=labels["train"], test_labels=labels["test"], victims=given.victims, seeds=given.seeds, epochs=given.epochs)
     report = evaluate(
         given.work / "train", folders, given.work / "test", options, show_progress=True,
-        after_training=lambda one: rows.add(what="victim", epochs=given.epochs, victim=one.victim, trained_on=one.trained_on, seed=one.seed, **one.scores),
+        after_training=lambda one: rows.add(what="victim", epochs=given.epochs, **one.to_json()),
     )  # fmt: skip
     rows.add(what="summary", seconds=round(time.monotonic() - began), counts=report.counts, summary=report.summary())
     print(report.table())

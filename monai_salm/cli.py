@@ -62,6 +62,13 @@ _values = _options(
     click.option("--window", default="auto", show_default=True, help="Intensity window: LOW,HIGH in real units, or soft-tissue, brain, lung, bone, wide."),
     click.option("--modality", default="", help="DICOM Modality code of files that do not say theirs (NIfTI)."),
 )
+_METHODS = (
+    "salm; its controls random-mask and random (needs no labels); or a baseline from its authors' formula: em, em-augmented, aue, for classification tap, "
+    "lsp, pil, for segmentation umed, voxshield (volumes)."
+)
+_VICTIMS = (
+    "Networks, separated by commas; NAME+pretrained saw other images first, NAME+frozen did, too, and trains its last layer alone.  [default: a small one]"
+)
 _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
 
@@ -75,7 +82,7 @@ def cli() -> None:
 @click.argument("source", metavar="INPUT", type=_FILE)
 @click.argument("output", metavar="OUTPUT", type=_FILE)
 @_labels
-@click.option("--method", default="salm", show_default=True, help="salm, em (dense, as published) or random (control; needs no labels).")
+@click.option("--method", default="salm", show_default=True, help=_METHODS)
 @click.option("--epsilon", default="8/255", show_default=True, help="Largest change: a fraction of the window, or real units such as '12 HU'.")
 @click.option("--perturbed-fraction", type=float, default=0.4, show_default=True, help="Largest share of the anatomy that sparse methods change.")
 @_values
@@ -223,15 +230,24 @@ def keygen(file: Path) -> int:
 @_labels
 @click.option("--test", "test_dir", type=_FILE, required=True, help="Clean images that no victim trains on.")
 @click.option("--test-labels", type=_FILE, help="Their labels.  [default: those of --labels]")
-@click.option("--victims", default="", help="Networks, separated by commas.  [default: a small one]")
+@click.option("--countermeasures", default="none", show_default=True, help="What is done against the noise: names, separated by commas, or all.")
+@click.option("--victims", default="", help=_VICTIMS)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings per network.")
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs of each training; more where they make fewer than 300 steps.")
+@click.option("--protected-shares", default="100", show_default=True, help="Percentages of the training images that are protected, such as 20,60,100.")
+@click.option("--pretrain", type=_FILE, help="Clean images that +pretrained and +frozen victims see first, without labels.  [default: those of --test]")
+@click.option("--utility/--no-utility", default=True, show_default=True, help="Score protected images with a clean network, and measure how features drift.")
+@click.option("--report", type=_FILE, help="Page to write for people, ending in .html; its figures are written beside it as .json.")
+@click.option("--state", type=_FILE, help="File that keeps finished trainings; the same command with it goes on where it was stopped.")
 @_values
 @_grid
 @_device
 @_output
 def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
-    """Train victims on CLEAN and on PROTECTED, from the files, and score both on clean test images."""
+    """Train victims on CLEAN and on PROTECTED, from the files, and score both on clean test images.
+
+    Folders may be zips. Example: monai-salm evaluate EXPORT OUT --labels labels.csv --test TEST --countermeasures none,jpeg-50 --report report.html
+    """
     from monai_salm.evaluate import EvaluateOptions
     from monai_salm.evaluate import evaluate as run
 
@@ -248,7 +264,7 @@ def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads; one is fastest for networks this small.")
 @click.option("--quiet", is_flag=True, help="No progress bars, only the story.")
 def demo(output: Path, threads: int, quiet: bool) -> int:
-    """Protect a real brain that comes with an installed package, verify it, and train on it: the main job in a few minutes, offline."""
+    """Protect a real brain that comes with an installed package, verify it, train on it, and write a report: the main job in a few minutes, offline."""
     import torch
 
     from monai_salm.demo import run_demo
@@ -305,7 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = _complain(error.format_message(), EXIT_FAILED)
     except (click.Abort, KeyboardInterrupt):
-        code = _complain("stopped; the same command with --resume goes on" if "protect" in arguments[:1] else "stopped", EXIT_FAILED)
+        hint = "; the same command with --resume goes on" if "protect" in arguments[:1] else "; the same command goes on" if "--state" in arguments else ""
+        code = _complain(f"stopped{hint}", EXIT_FAILED)
     except OSError as error:
         code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_FAILED)
     except MemoryError:

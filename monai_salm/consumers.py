@@ -48,11 +48,14 @@ class ConsumerAugmentation:
         flips = torch.where((torch.rand(batch, dims, generator=generator) < self.flip) & ~keep[:, None], -1.0, 1.0)
         # Whole voxels: a fraction of one would blur every image, which only some consumers do.
         lengths = torch.tensor(images.shape[2:], dtype=torch.float32)
-        shifts = ((torch.rand(batch, dims, generator=generator) * 2 - 1) * self.shift * lengths).round() / lengths * 2
+        shifts = ((torch.rand(batch, dims, generator=generator) * 2 - 1) * self.shift * lengths).round()
         shifts[keep] = 0.0
         zooms = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.zoom
         zooms[keep] = 1.0
-        images, label_map = self._move(images, label_map, flips, shifts, zooms)
+        if bool((zooms != 1).any()):
+            images, label_map = _move_and_zoom(images, label_map, flips, shifts / lengths * 2, zooms)
+        elif bool((flips != 1).any()) or bool(shifts.any()):
+            images, label_map = _move(images, label_map, flips, shifts)
         if self.window:
             gain = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.window
             offset = (torch.rand(batch, generator=generator) * 2 - 1) * self.window / 2
@@ -63,29 +66,41 @@ class ConsumerAugmentation:
             images = binomial_blur(images)
         return images, label_map
 
-    @staticmethod
-    def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor, zooms: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Flip, shift and zoom by one affine map per sample; what comes from outside is 0."""
-        if bool((flips == 1).all()) and not shifts.any() and bool((zooms == 1).all()):
-            return images, label_map
-        dims = images.ndim - 2
-        theta = torch.zeros(len(images), dims, dims + 1)
-        for axis in range(dims):
-            # torch orders the coordinates of a grid x, y, z: the last axis first
-            theta[:, dims - 1 - axis, dims - 1 - axis] = flips[:, axis] * zooms
-            theta[:, dims - 1 - axis, dims] = shifts[:, axis]
-        grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-        moved = functional.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-        if label_map is not None:
-            values = functional.grid_sample(
-                label_map[:, None].to(images.dtype), grid.to(images.dtype), mode="nearest", padding_mode="zeros", align_corners=False
-            )
-            label_map = values[:, 0].round().to(label_map.dtype)
-        return moved, label_map
-
     def to_json(self) -> dict[str, Any]:
         """Give plain types; ``ConsumerAugmentation(**record)`` reads them back."""
         return asdict(self)
+
+
+def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Flip each sample and shift it by whole voxels, exactly: a gather is ten times as fast as an affine map. What comes from outside is 0."""
+    index = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
+    inside = torch.ones(len(images), 1, dtype=torch.bool, device=images.device)
+    for axis, length in enumerate(images.shape[2:]):
+        place = torch.arange(length)
+        place = torch.where(flips[:, axis, None] < 0, length - 1 - place, place) + shifts[:, axis, None].long()
+        within = ((place >= 0) & (place < length)).to(images.device)
+        index = (index[:, :, None] * length + place.clamp(0, length - 1).to(images.device)[:, None]).flatten(1)
+        inside = (inside[:, :, None] & within[:, None]).flatten(1)
+    moved = images.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1)) * inside[:, None]
+    if label_map is not None:
+        label_map = (label_map.flatten(1).gather(1, index) * inside).reshape(label_map.shape)
+    return moved.reshape(images.shape), label_map
+
+
+def _move_and_zoom(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor, zooms: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Flip, shift (in half lengths) and zoom by one affine map per sample; what comes from outside is 0."""
+    dims = images.ndim - 2
+    theta = torch.zeros(len(images), dims, dims + 1)
+    for axis in range(dims):
+        # torch orders the coordinates of a grid x, y, z: the last axis first
+        theta[:, dims - 1 - axis, dims - 1 - axis] = flips[:, axis] * zooms
+        theta[:, dims - 1 - axis, dims] = shifts[:, axis]
+    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False).to(images.dtype)
+    moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if label_map is not None:
+        values = functional.grid_sample(label_map[:, None].to(images.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        label_map = values[:, 0].round().to(label_map.dtype)
+    return moved, label_map
 
 
 NO_AUGMENTATION = ConsumerAugmentation(flip=0.0, shift=0.0, identity=1.0)

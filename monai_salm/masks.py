@@ -313,6 +313,18 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
         ``(batch, cells)`` bool. Ties go to the cell of the lower index, on every device.
     """
     allowed = (voxels > 0) & (score > 0)
-    order = torch.argsort(torch.where(allowed, score, -torch.inf), dim=1, descending=True, stable=True)
-    taken = torch.cumsum(torch.gather(torch.where(allowed, voxels, 0), 1, order), dim=1) <= limit[:, None]
-    return torch.zeros_like(allowed).scatter_(1, order, taken) & allowed
+    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found eleven bits at a time, by sums of the voxels
+    # of each value of these bits: no cell is sorted, and sums of integers are exact in any order.
+    score = score if score.dtype == torch.float32 else score.double()
+    bits = torch.where(allowed, score, 0).view(torch.int32 if score.dtype == torch.float32 else torch.int64)
+    undecided, room = torch.where(allowed, voxels, 0), limit[:, None]
+    threshold = torch.zeros_like(room)
+    for shift in range(bits.itemsize * 8 // 11 * 11, -1, -11):
+        digit = ((bits >> shift) & 2047).long()
+        sums = torch.zeros(len(bits), 2048, dtype=torch.int64, device=bits.device).scatter_add_(1, digit, undecided).flip(1)
+        used = sums.cumsum(1)
+        whole = (used <= room).sum(1, keepdim=True).clamp(max=2047)  # how many values, from the highest down, fit with all their cells
+        room = room - (used - sums).gather(1, whole)
+        threshold = threshold << 11 | (2047 - whole)
+        undecided = torch.where(digit == 2047 - whole, undecided, 0)
+    return allowed & ((bits > threshold) | ((bits == threshold) & (undecided.cumsum(1) <= room)))

@@ -8,6 +8,10 @@ arXiv 2101.04898), restricted to the voxels whose loss gradient is largest. For 
 
 q rounds to the steps that the file can hold, so what is optimized is what is written. Each round trains the surrogate for a while on the samples as
 they are protected now, then takes some signed gradient steps per sample, from where the last round left its noise.
+
+Where a class texture starts the noise (:mod:`monai_salm.textures`), the first round only looks: its surrogate learns from the clean samples, and its
+gradient says where in each image the disease is seen. There the texture is put, and from the second round on the steps fit it to the image. The mask says
+where, the class says what, the optimizer makes it fit.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from monai_salm.consumers import ConsumerAugmentation
@@ -28,6 +33,7 @@ from monai_salm.errors import UsageError
 from monai_salm.masks import sparsity_mask
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
+from monai_salm.textures import class_textures
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,9 @@ class MinMinSettings:
         renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         mask_memory: share of the old score that a round keeps.
+        mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values: a texture needs room; odd.
+        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. Segmentation: the noise then stays
+            inside the labeled structures, so that where it lies tells where these are.
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
         seed: of everything random.
@@ -66,6 +75,8 @@ class MinMinSettings:
     renew_every: int = 0
     mask_rule: str = "gradient"
     mask_memory: float = 0.7
+    mask_blur: int = 1
+    texture_period: float = 0.0
     batch_size: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
@@ -75,6 +86,10 @@ class MinMinSettings:
             raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's voxels change")
         if self.mask_rule not in MASK_RULES:
             raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
+        if self.mask_blur % 2 == 0:
+            raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
+        if self.texture_period and self.texture_period < 2:
+            raise UsageError(f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, or 0 for none")
         for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
@@ -149,9 +164,13 @@ class MinMinOptimizer:
         self.show_progress = show_progress
 
     def start(self, samples: WorkingSet) -> SearchState:
-        """Give the state before the first round: no noise."""
-        shapes = [sample.image_model.shape for sample in samples.samples]
-        return SearchState([torch.zeros(s) for s in shapes], [torch.zeros(s) for s in shapes])
+        """Give the state before the first round: no noise, or the class textures in full strength."""
+        settings = self.settings
+        scores = [torch.zeros(sample.image_model.shape) for sample in samples.samples]
+        if not settings.texture_period:
+            return SearchState([torch.zeros_like(score) for score in scores], scores)
+        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed)
+        return SearchState([texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores)
 
     def run(
         self, samples: WorkingSet, state: SearchState | None = None, after_round: Callable[[SearchState], None] | None = None
@@ -204,7 +223,8 @@ class MinMinOptimizer:
 
     def _train_surrogate(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> None:
         settings = self.settings
-        if settings.renew_every and state.round and state.round % settings.renew_every == 0:
+        looked = state.round == 1 and settings.texture_period > 0
+        if looked or (settings.renew_every and state.round and state.round % settings.renew_every == 0):
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
@@ -230,19 +250,22 @@ class MinMinOptimizer:
         """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after them."""
         settings = self.settings
         self.network.eval().requires_grad_(False)
+        looks = state.round == 0 and settings.texture_period > 0
         errors, changed, anatomy = 0.0, 0, 0
         for indices in self._batches(samples, None):
             batch = samples.batch(indices, self.device)
             steps, score = self._gather(samples, state, batch)
-            mask = self._mask(score, batch) if state.round else batch.voxels > 0
+            mask = self._mask(score, batch) if state.round else (batch.voxels > 0) & (not looks)
+            # Only the steps change from here on, and they stay within the budget: the rest of the product is made once.
+            gain, levels = mask * batch.share * _column(batch.step_model, steps), _column(batch.levels, steps)
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                gradient, logits, target = self._input_gradient(batch, steps, mask, generator)
+                gradient, logits, target = self._input_gradient((batch.images + steps.round() * gain).clamp(0, 1), batch, generator)
                 if step == 0:
                     errors += float(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
-                levels = _column(batch.levels, steps)
-                steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
+                if not looks:
+                    steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
             gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
             score = gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
@@ -253,10 +276,10 @@ class MinMinOptimizer:
         state.passes += settings.noise_steps
         return errors / len(samples), changed / max(anatomy, 1)
 
-    def _input_gradient(self, batch: WorkingBatch, steps: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient of the loss by the protected image (straight through the rounding), and the logits and target that it came from."""
+    def _input_gradient(self, images: Tensor, batch: WorkingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of the loss by protected images (straight through the rounding), and the logits and target that it came from."""
         with torch.enable_grad():
-            images = self._apply(batch, steps, mask).requires_grad_(True)
+            images = images.requires_grad_(True)
             augmented, target = self._augment(images, batch, generator)
             losses, logits = self._losses(augmented, target)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
@@ -297,6 +320,10 @@ class MinMinOptimizer:
         if settings.mask_rule == "random":
             rows = [torch.rand(voxels[0].numel(), generator=torch.Generator().manual_seed(settings.seed * 7_919 + index)) for index in batch.indices]
             score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
+        elif settings.mask_blur > 1:
+            score = box_blur(score, settings.mask_blur)
+        if settings.texture_period and self.task.spatial_target and batch.target is not None:
+            voxels = torch.where(batch.target[:, None] > 0, voxels, 0)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
 
@@ -325,6 +352,12 @@ class MinMinOptimizer:
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """Shape ``(batch,)`` values to multiply maps of a batch."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def box_blur(maps: Tensor, width: int) -> Tensor:
+    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
+    pool = functional.avg_pool2d if maps.ndim == 4 else functional.avg_pool3d
+    return pool(maps, width, stride=1, padding=width // 2)
 
 
 def renew(network: nn.Module, seed: int) -> None:

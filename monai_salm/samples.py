@@ -33,6 +33,7 @@ class WorkingSample:
         levels: steps of the budget.
         step_model: model value of one step.
         target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
+        spacing: millimeters between cells along each axis; empty where the file does not say.
     """
 
     sample_id: str
@@ -43,6 +44,7 @@ class WorkingSample:
     levels: int
     step_model: float
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None = None
+    spacing: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

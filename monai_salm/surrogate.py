@@ -78,6 +78,6 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
         raise UsageError(f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder") from error
     card = SurrogateCard(**json.loads(metadata["surrogate"]))
     with torch.random.fork_rng(devices=[]):
-        network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"])
+        network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"], image_shape=tuple(card.padded_shape))
     network.load_state_dict(state)
     return network, card

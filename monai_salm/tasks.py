@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from monai.losses import DiceLoss
-from monai.metrics import compute_dice, compute_roc_auc
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_roc_auc
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,8 +37,22 @@ class LearningTask(ABC):
         """Give the error of each sample in [0, 1], ``(batch,)``: what the noise is to bring down."""
 
     @abstractmethod
-    def score(self, logits: Tensor, target: Tensor) -> dict[str, float]:
-        """Give the scores over a whole set of samples."""
+    def evidence(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> Tensor:
+        """Give the few numbers of each sample that scores are made of, ``(batch, numbers)`` float64, so that no logits need to be kept.
+
+        Args:
+            logits, target: of some samples.
+            spacing: millimeters between voxels along each axis, for each sample; None, or an empty one: 1 mm.
+            distances: measure distances between surfaces, too, which takes time; classification has none.
+        """
+
+    @abstractmethod
+    def summarize(self, evidence: Tensor) -> dict[str, float]:
+        """Give the scores over a whole set of samples, whose evidence may come from several batches, concatenated."""
+
+    def score(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> dict[str, float]:
+        """Give the scores over a whole set of samples; see :meth:`evidence` for the arguments and :meth:`summarize` for the scores."""
+        return self.summarize(self.evidence(logits, target, spacing, distances=distances))
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -94,24 +110,34 @@ class ClassificationTask(LearningTask):
             return ((logits > 0) != (target > 0.5)).float().mean(dim=1)
         return (logits.argmax(dim=1) != target).float()
 
-    def score(self, logits: Tensor, target: Tensor) -> dict[str, float]:
-        """Give balanced accuracy (mean recall over classes), AUC (one against the rest, macro mean) and Matthews correlation.
+    def evidence(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        spacing: Sequence[tuple[float, ...]] | None = None,  # noqa: ARG002
+        *,
+        distances: bool = True,  # noqa: ARG002
+    ) -> Tensor:
+        """Give the logits, and behind them the class or the findings."""
+        return torch.cat([logits, target.reshape(len(logits), -1).to(logits.dtype)], dim=1).detach().double().cpu()
 
-        For findings: each is the mean over the findings. A class that does not occur in ``target`` is left out of the means.
+    def summarize(self, evidence: Tensor) -> dict[str, float]:
+        """Give balanced accuracy (mean recall over classes), AUC (one against the rest, macro mean, ties count one half) and Matthews correlation.
+
+        For findings: each is the mean over the findings that vary. A class that does not occur in the targets is left out of the means.
         """
+        # A network that went astray knows nothing: all its logits are equal, which scores as a guess.
+        logits = evidence[:, : self.outputs].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if self.multi_label:
-            pairs = [_binary_scores(logits[:, k], target[:, k] > 0.5) for k in range(self.outputs)]
-            return {name: sum(pair[name] for pair in pairs) / len(pairs) for name in pairs[0]}
+            pairs = [_binary_scores(logits[:, k], evidence[:, self.outputs + k] > 0.5) for k in range(self.outputs)]
+            return {name: _mean([pair[name] for pair in pairs]) for name in pairs[0]}
+        target = evidence[:, -1].long()
         present = [k for k in range(self.outputs) if bool((target == k).any())]
         predicted = logits.argmax(dim=1)
-        recall = [float((predicted[target == k] == k).float().mean()) for k in present]
-        probabilities = logits.softmax(dim=1)
-        auc = [float(compute_roc_auc(probabilities[:, k], (target == k).long())) for k in present if len(present) > 1]  # type: ignore[arg-type]
-        if self.outputs == 2:
-            auc = auc[1:]
+        ranked = range(1, 2) if self.outputs == 2 else present
         return {
-            "balanced_accuracy": sum(recall) / len(recall),
-            "auc": sum(auc) / len(auc) if auc else float("nan"),
+            "balanced_accuracy": _mean([float((predicted[target == k] == k).double().mean()) for k in present]),
+            "auc": _mean([_auc(_log_odds(logits, k), target == k) for k in ranked]),
             "mcc": _matthews(predicted, target, self.outputs),
         }
 
@@ -121,10 +147,29 @@ class ClassificationTask(LearningTask):
 
 
 def _binary_scores(logit: Tensor, positive: Tensor) -> dict[str, float]:
-    """Scores of one finding."""
-    recall = [float(((logit > 0) == positive)[positive == side].float().mean()) for side in (True, False) if bool((positive == side).any())]
-    auc = float(compute_roc_auc(logit, positive.long())) if len(recall) == 2 else float("nan")  # type: ignore[arg-type]
-    return {"balanced_accuracy": sum(recall) / len(recall), "auc": auc, "mcc": _matthews((logit > 0).long(), positive.long(), 2)}
+    """Scores of one finding, NaN if it never varies."""
+    if bool(positive.all()) or not bool(positive.any()):
+        return dict.fromkeys(("balanced_accuracy", "auc", "mcc"), math.nan)
+    recall = [float(((logit > 0) == positive)[positive == side].double().mean()) for side in (True, False)]
+    return {"balanced_accuracy": _mean(recall), "auc": _auc(logit, positive), "mcc": _matthews((logit > 0).long(), positive.long(), 2)}
+
+
+def _log_odds(logits: Tensor, k: int) -> Tensor:
+    """Rank samples by the probability of a class; probabilities themselves would all be 1 for a network that is very sure."""
+    others = [column for column in range(logits.shape[1]) if column != k]
+    return logits[:, k] - logits[:, others].logsumexp(dim=1)
+
+
+def _auc(rank: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve, NaN where one side does not occur."""
+    both_occur = bool(positive.any()) and not bool(positive.all())
+    return float(compute_roc_auc(rank, positive.long())) if both_occur else math.nan  # type: ignore[arg-type]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the values that are defined, NaN if none is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
 
 
 def _matthews(predicted: Tensor, target: Tensor, classes: int) -> float:
@@ -157,19 +202,54 @@ class SegmentationTask(LearningTask):
 
     def error(self, logits: Tensor, target: Tensor) -> Tensor:
         """Give 1 minus the mean Dice of the foreground classes that occur."""
-        return 1.0 - self._dice(logits, target).nanmean(dim=1).nan_to_num(nan=1.0)
+        return 1.0 - self._dice(logits.argmax(dim=1), target).nanmean(dim=1).nan_to_num(nan=1.0)
 
-    def score(self, logits: Tensor, target: Tensor) -> dict[str, float]:
-        """Give the mean Dice over samples, of all foreground classes and of each one."""
-        dice = self._dice(logits, target)
-        scores = {"dice": float(dice.nanmean(dim=1).nanmean())}
-        return scores | {f"dice_{k + 1}": float(dice[:, k].nanmean()) for k in range(dice.shape[1])}
+    def evidence(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> Tensor:
+        """Give the Dice of each foreground class, and behind them its HD95 in mm."""
+        predicted = logits.detach().argmax(dim=1)
+        columns = [self._dice(predicted, target).double().cpu()]
+        if distances:
+            pairs = zip(predicted, target, spacing or [()] * len(target), strict=True)
+            columns.append(torch.tensor([self._distances(guess, truth, steps) for guess, truth, steps in pairs], dtype=torch.float64))
+        return torch.cat(columns, dim=1)
 
-    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
+    def summarize(self, evidence: Tensor) -> dict[str, float]:
+        """Give Dice and HD95 (mm, only if distances were measured): the mean over samples, of all foreground classes together and of each one.
+
+        A class is left out of the Dice of a sample where it does not occur. HD95 is the larger of the 95th percentiles of the distances from one surface to
+        the other and back. It is the diagonal of the image where only one of prediction and truth holds the class, and is left out where neither does.
+        """
+        scores: dict[str, float] = {}
+        classes = self.outputs - 1
+        for name, values in (("dice", evidence[:, :classes]), ("hd95", evidence[:, classes:])):
+            if not values.shape[1]:
+                continue
+            scores[name] = float(values.nanmean(dim=1).nanmean())
+            scores |= {f"{name}_{k + 1}": float(values[:, k].nanmean()) for k in range(classes)}
+        return scores
+
+    def _distances(self, predicted: Tensor, target: Tensor, spacing: tuple[float, ...]) -> list[float]:
+        """HD95 in mm of one sample and each foreground class."""
+        steps = spacing or (1.0,) * target.ndim
+        diagonal = math.hypot(*(length * step for length, step in zip(target.shape, steps, strict=True)))
+        distances = []
+        for k in range(1, self.outputs):
+            guess, truth = predicted == k, target == k
+            if bool(guess.any()) and bool(truth.any()):
+                with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
+                    warnings.simplefilter("ignore", FutureWarning)
+                    distance = compute_hausdorff_distance(
+                        guess[None, None].cpu(), truth[None, None].cpu(), include_background=True, percentile=95, spacing=steps
+                    )
+                distances.append(float(distance))
+            else:
+                distances.append(diagonal if bool(guess.any()) or bool(truth.any()) else math.nan)
+        return distances
+
+    def _dice(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Dice of each sample and foreground class, NaN where the class does not occur in the target."""
-        predicted = functional.one_hot(logits.argmax(dim=1), self.outputs).movedim(-1, 1)
-        truth = functional.one_hot(target, self.outputs).movedim(-1, 1)
-        dice: Tensor = compute_dice(predicted, truth, include_background=False)
+        guess, truth = (functional.one_hot(labels, self.outputs).movedim(-1, 1) for labels in (predicted, target))
+        dice: Tensor = compute_dice(guess, truth, include_background=False)
         return dice
 
     def to_json(self) -> dict[str, Any]:

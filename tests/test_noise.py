@@ -69,6 +69,18 @@ def test_noise_of_nothing(tmp_path: Path) -> None:
     assert np.array_equal(store.read("empty").dense(), np.zeros((3, 4, 5)))
 
 
+def test_noise_at_a_tenth_of_the_cells_takes_a_seventeenth_of_float32(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    steps = np.zeros(64**3, dtype=np.int16)
+    steps[generator.choice(steps.size, steps.size // 10, replace=False)] = generator.choice([-12, -5, 5, 12], steps.size // 10)
+    steps = steps.reshape(64, 64, 64)
+    store = NoiseStore(tmp_path)
+    store.write("a", SparseNoise.from_dense(steps, 12), {"files": [{"fingerprint": "0" * 32, "canvas": "x" * 800}]})
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size * 17 <= steps.size * 4
+    assert np.array_equal(store.read("a").dense(), steps)
+
+
 def test_missing_sample_says_what_to_do(tmp_path: Path) -> None:
     store = NoiseStore(tmp_path)
     store.write("a", SparseNoise.from_dense(STEPS, 8))

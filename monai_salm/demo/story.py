@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: the main job on a real brain, from an export to a table, in a few minutes and without a network."""
+"""The demo: the main job on a real brain, from an export to a report, in a few minutes and without a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.demo.brain import CLASSES, FULL_SCALE, PATCH, make_export
-from monai_salm.demo.pictures import write_panel
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, evaluate
 from monai_salm.pipeline import ProtectOptions, protect, verify
@@ -23,7 +22,7 @@ EPSILON = "8/255"
 def run_demo(
     output: Path, *, echo: Callable[[str], object], show_progress: bool = False, train: int = 320, test: int = 160, rounds: int = 12, epochs: int = 12
 ) -> EvaluateReport:
-    """Make an export, protect it, verify it, and train victims on both.
+    """Make an export, protect it, verify it, train victims on both, and write the report.
 
     Args:
         output: folder to make.
@@ -63,17 +62,18 @@ def run_demo(
             raise UsageError(f"verification found {len(report.mismatches)} mismatches, the first: {report.mismatches[0].path}: {report.mismatches[0].problems}")
         say(f"   {len(report.files)} files: every change within its bound and inside the anatomy, every header as it may be.")
         say("4. Train the same network on the clean and on the protected files, and score both on the clean test set:")
-        say(f"   monai-salm evaluate export protected --labels labels.csv --test test --test-labels test_labels.csv --window {window} --epochs {epochs}")
+        say("   monai-salm evaluate export protected --labels labels.csv --test test --test-labels test_labels.csv \\")
+        say(f"       --window {window} --epochs {epochs} --no-utility --report report.html")
         scores = evaluate(
             export.images, output / "protected", export.test,
-            EvaluateOptions(labels=export.labels, test_labels=export.test_labels, window=window, epochs=epochs), show_progress=show_progress,
+            EvaluateOptions(
+                labels=export.labels, test_labels=export.test_labels, window=window, epochs=epochs, utility=False, report=output / "report.html"
+            ),
+            show_progress=show_progress,
         )  # fmt: skip
         for line in scores.table().splitlines():
             echo(f"         {line}")
-        names = [name for kind in ("dicom", "nifti") for name in sorted(p.relative_to(export.images).as_posix() for p in (export.images / kind).iterdir())[:2]]
-        pairs = [(export.images / name, output / "protected" / name) for name in names]
-        write_panel(output / "pictures.png", pairs, WINDOW, Epsilon.parse(EPSILON).real(WINDOW))
-        say(f"5. Look at {output / 'pictures.png'}: original, protected, their difference (full color is the bound), and the changed voxels.")
+        say(f"5. Open {output / 'report.html'} in a browser: what was learned, epoch by epoch, the bounds, and pictures before and after.")
         say(f"   {output / 'protected'} can be handed out; {result.work_dir} must not be.")
         return scores
     except BaseException:

@@ -4,15 +4,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures import NO_COUNTERMEASURE, Countermeasure
+from monai_salm.networks import build_network, freeze_backbone, logits_of, set_training
 from monai_salm.samples import WorkingSet
-from monai_salm.tasks import LearningTask, SegmentationTask
+from monai_salm.tasks import LearningTask
+
+PRETRAINED, FROZEN = "+pretrained", "+frozen"
+"""Suffixes of victims that saw other images before: all their weights are trained then, or only the head."""
+
+LONGEST_GRADIENT = 5.0
+"""Longer gradients are cut to this norm: a few wild steps in the beginning can cost a victim all it could learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +36,63 @@ class VictimRecipe:
         epochs: passes over the training images; more where they make fewer steps than ``least_steps``.
         least_steps: optimizer steps at least, since a victim that was not trained proves nothing.
         batch_size: images per step.
-        learning_rate: at the start.
+        learning_rate: at its highest; None takes 2e-3, and 5e-4 after a warm-up for transformers.
         augmentation: applied to every training image.
+        score_every: epochs from one scoring to the next; the last epoch is always scored.
     """
 
     epochs: int = 20
     least_steps: int = 300
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     augmentation: ConsumerAugmentation = ConsumerAugmentation(identity=0.0)
+    score_every: int = 1
+
+
+@dataclass(frozen=True)
+class VictimScores:
+    """What a victim learned.
+
+    Args:
+        final: scores after the last epoch.
+        peak: best main score over the epochs: what a stranger gets who stops in time.
+        curve: main score after every scored epoch.
+        seconds: time of training and scoring.
+    """
+
+    final: dict[str, float]
+    peak: float
+    curve: tuple[float, ...]
+    seconds: float
+
+
+def build_victim(name: str, *, spatial_dims: int, outputs: int, image_shape: tuple[int, ...], seed: int) -> nn.Module:
+    """Build a victim whose weights depend on the seed alone; one with ``+frozen`` has only its head trainable.
+
+    Args:
+        name: of a network, see :func:`~monai_salm.networks.build_network`, and behind it ``+pretrained`` or ``+frozen`` for a victim that is to go through
+            :func:`~monai_salm.evaluate.pretraining.pretrain` before it is trained.
+        spatial_dims: 2 or 3.
+        outputs: classes, or findings.
+        image_shape: pixels or voxels of the images along each axis.
+        seed: of the weights.
+
+    Raises:
+        UsageError: there is no such network or suffix.
+    """
+    base, plus, suffix = name.partition("+")
+    if plus + suffix not in ("", PRETRAINED, FROZEN):
+        raise UsageError(f"victim {name!r} has an unknown suffix; give {base}, {base}{PRETRAINED} or {base}{FROZEN}")
+    with own_randomness(seed, torch.device("cpu")):
+        network = build_network(base, spatial_dims=spatial_dims, outputs=outputs, image_shape=image_shape)
+    if plus + suffix == FROZEN:
+        freeze_backbone(network)
+    return network
+
+
+def is_pretrained(name: str) -> bool:
+    """Tell whether a victim of this name sees other images first."""
+    return name.endswith((PRETRAINED, FROZEN))
 
 
 def train_victim(
@@ -43,65 +104,129 @@ def train_victim(
     *,
     seed: int,
     device: torch.device,
+    countermeasure: Countermeasure = NO_COUNTERMEASURE,
     description: str = "training",
     show_progress: bool = False,
-) -> dict[str, float]:
-    """Train a network and score it on the test images after every epoch.
+) -> VictimScores:
+    """Train a network and score it on the test images again and again.
 
     Args:
-        network: with weights of its own; trained in place.
+        network: with weights of its own; trained in place. Frozen parts of it stay as they are.
         task: loss and scores.
-        train, test: images with targets.
+        train, test: images with targets, already through the preprocessing of the countermeasure.
         recipe: see :class:`VictimRecipe`.
-        seed: of the order and the augmentation.
+        seed: of the order, the augmentation and the dropout.
         device: where to compute.
+        countermeasure: whose augmentation and loss replace the recipe's and the task's.
         description: for the progress bar.
         show_progress: a progress bar on standard error.
-
-    Returns:
-        The scores after the last epoch, and under ``peak`` the best value of the main score over all epochs: what a stranger gets who stops early.
     """
+    start = perf_counter()
     generator = torch.Generator().manual_seed(seed)
     network.to(device)
-    epochs = max(recipe.epochs, math.ceil(recipe.least_steps / math.ceil(len(train) / recipe.batch_size)))
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    main = "dice" if isinstance(task, SegmentationTask) else "balanced_accuracy"
-    scores: dict[str, float] = {}
-    peak = float("-inf")
-    for _ in tqdm(range(epochs), desc=description, unit="epoch", disable=not show_progress):
-        network.train()
-        order = torch.randperm(len(train), generator=generator).tolist()
-        for start in range(0, len(train), recipe.batch_size):
-            indices = order[start : start + recipe.batch_size]
-            if len(indices) == 1 and len(train) > 1:
-                continue  # batch statistics of one image are no statistics
-            batch = train.batch(indices, device)
-            follows = batch.target if task.spatial_target else None
-            images, label_map = recipe.augmentation(batch.images, generator, follows)
-            optimizer.zero_grad(set_to_none=True)
-            target = label_map if task.spatial_target else batch.target
-            task.loss(_logits(network, images), target).mean().backward()  # type: ignore[arg-type, no-untyped-call]
-            optimizer.step()
-        schedule.step()
-        scores = score_network(network, task, test, recipe.batch_size, device)
-        peak = max(peak, scores[main])
-    return scores | {"peak": peak}
+    steps = math.ceil(len(train) / recipe.batch_size)
+    epochs = max(recipe.epochs, math.ceil(recipe.least_steps / steps))
+    descent = Descent(network, epochs * steps, recipe.learning_rate)
+    augmentation = countermeasure.augmentation or recipe.augmentation
+    curve: list[float] = []
+    final: dict[str, float] = {}
+    with own_randomness(seed, device):
+        for epoch in tqdm(range(1, epochs + 1), desc=description, unit="epoch", disable=not show_progress):
+            set_training(network)
+            for indices in shuffled(len(train), recipe.batch_size, generator):
+                batch = train.batch(indices, device)
+                images, label_map = augmentation(batch.images, generator, batch.target if task.spatial_target else None)
+                target = label_map if task.spatial_target else batch.target
+                if target is None:
+                    raise UsageError("the training samples have no labels; a victim needs some to learn from")
+                if countermeasure.batch_loss is None:
+                    loss = task.loss(logits_of(network, images), target).mean()
+                else:
+                    loss = countermeasure.batch_loss(partial(logits_of, network), task, images, target, generator)
+                descent.step(loss)
+            if epoch == epochs or epoch % recipe.score_every == 0:
+                final = score_network(network, task, test, recipe.batch_size, device, distances=epoch == epochs)
+                curve.append(final[main_score(task)])
+    return VictimScores(final, max((score for score in curve if score == score), default=math.nan), tuple(curve), perf_counter() - start)
 
 
-def score_network(network: nn.Module, task: LearningTask, samples: WorkingSet, batch_size: int, device: torch.device) -> dict[str, float]:
-    """Score a network on samples as they are."""
+def main_score(task: LearningTask) -> str:
+    """Name the score that a victim is judged by."""
+    return "dice" if task.spatial_target else "balanced_accuracy"
+
+
+def score_network(
+    network: nn.Module, task: LearningTask, samples: WorkingSet, batch_size: int, device: torch.device, *, distances: bool = True
+) -> dict[str, float]:
+    """Score a network on samples as they are; what it says of the padding of a label map does not count.
+
+    Args:
+        network, task, samples, batch_size, device: as for :func:`train_victim`.
+        distances: measure distances between surfaces, too, which takes time.
+    """
     network.eval()
-    logits, targets = [], []
+    evidence: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, len(samples), batch_size):
-            batch = samples.batch(range(start, min(start + batch_size, len(samples))), device)
-            logits.append(_logits(network, batch.images).float().cpu())
-            targets.append(batch.target.cpu())  # type: ignore[union-attr]
-    return task.score(torch.cat(logits), torch.cat(targets))
+            chosen = samples.samples[start : start + batch_size]
+            batch = samples.batch(range(start, start + len(chosen)), device)
+            logits, target = logits_of(network, batch.images).float(), batch.target
+            if target is None:
+                raise UsageError("the test samples have no labels; a victim cannot be scored without")
+            if not task.spatial_target:
+                evidence.append(task.evidence(logits, target))
+                continue
+            for row, sample in enumerate(chosen):
+                region = tuple(slice(0, length) for length in sample.image_model.shape)
+                evidence.append(task.evidence(logits[row][(slice(None), *region)][None], target[row][region][None], [sample.spacing], distances=distances))
+    return task.summarize(torch.cat(evidence))
 
 
-def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    result = network(images)
-    first: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
-    return first
+class Descent:
+    """Adam with a cosine schedule for the weights of a network that are not frozen; transformers warm up over the first tenth of the steps.
+
+    Args:
+        network: to train.
+        steps: that there will be.
+        learning_rate: at its highest; None takes what the kind of network needs.
+    """
+
+    def __init__(self, network: nn.Module, steps: int, learning_rate: float | None = None) -> None:
+        transformer = any(isinstance(module, nn.LayerNorm) for module in network.modules())
+        self.steps, self.done = steps, 0
+        self.warmup = max(1, steps // 10) if transformer else 1
+        self.learning_rate = learning_rate or (5e-4 if transformer else 2e-3)
+        self.weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self.weights)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        share = min(self.done / self.steps, 1.0)
+        return self.learning_rate * min(1.0, (self.done + 1) / self.warmup) * (1 + math.cos(math.pi * share)) / 2
+
+    def step(self, loss: Tensor) -> None:
+        """Go one step down; a step without a finite gradient is left out, for it would turn all weights into NaN."""
+        self.optimizer.param_groups[0]["lr"] = self.rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if bool(nn.utils.clip_grad_norm_(self.weights, LONGEST_GRADIENT).isfinite()):
+            self.optimizer.step()
+        self.done += 1
+
+
+def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Give the indices of each batch of an epoch; one image that is left over is left out, for its batch would have no statistics."""
+    order = torch.randperm(count, generator=generator).tolist()
+    for start in range(0, count, batch_size):
+        indices = order[start : start + batch_size]
+        if len(indices) > 1 or count == 1:
+            yield indices
+
+
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back behind them."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield

@@ -9,7 +9,7 @@ from typing import Literal
 
 from monai_salm.budget import Epsilon, IntensityWindow, parse_window
 from monai_salm.errors import UsageError
-from monai_salm.pipeline.methods import NoiseMethod, find_method
+from monai_salm.pipeline.methods import NoiseMethod, check_method, find_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +88,7 @@ class ProtectOptions:
         return parse_window(self.window)
 
     def noise_method(self) -> NoiseMethod:
-        """Give the method with its settings, or raise UsageError."""
-        return find_method(self.method, perturbed_fraction=self.perturbed_fraction, rounds=self.rounds, seed=self.seed)
+        """Give the method with its settings, or raise UsageError; also where it is not made for the task."""
+        method = find_method(self.method, self.task, perturbed_fraction=self.perturbed_fraction, rounds=self.rounds, seed=self.seed)
+        check_method(self.method, self.task)
+        return method

@@ -11,23 +11,30 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from monai_salm.baselines import Baseline, BaselineRun
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import atomic_target
-from monai_salm.networks import build_network
+from monai_salm.networks import build_network, logits_of, size_multiple
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.optimize import MinMinOptimizer
+from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline.checkpoint import load_search, save_search
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.methods import NoiseMethod, random_steps
+from monai_salm.pipeline.methods import NoiseMethod, check_method, random_steps
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
-from monai_salm.samples import WorkingSample, WorkingSet
+from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
 
-VOLUME_BATCH = 8
-"""Volumes per step, where slices come by 32."""
+SLICE_BATCH, VOLUME_BATCH = 32, 8
+"""Slices and volumes per step of a baseline; the min-min search has its own number of slices."""
+
+SURROGATE_SUFFIX = ".safetensors"
+"""Of a file that holds the surrogate of a finished run, where a network's name can be given, too."""
+
+DEFAULT_SURROGATES = {"classification": "small-resnet", "segmentation": "small-unet"}
+"""Networks by task, unless the user names another."""
 
 VOLUME_ROUNDS = 12
 """Rounds at most for volumes, unless the user gives another number: a round of 160 small ones takes about a minute on a CPU."""
@@ -56,7 +63,9 @@ def make_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptio
         return SearchSummary(record["rounds"], record["passes"], tuple(record["errors"]))
     before = set(plan.refused)
     method = options.noise_method()
-    if method.search is None:
+    if isinstance(method.search, Baseline):
+        summary = _baseline_noise(inventory, plan, options, method.search, NoiseStore(work_dir / "noise"), show_progress=show_progress)
+    elif method.search is None:
         summary = _draw_noise(inventory, plan, options, NoiseStore(work_dir / "noise"), show_progress=show_progress)
     else:
         summary = _search_noise(inventory, plan, options, method, work_dir, show_progress=show_progress)
@@ -75,14 +84,52 @@ def _draw_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOpti
     return SearchSummary()
 
 
+def _baseline_noise(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, baseline: Baseline, store: NoiseStore, *, show_progress: bool
+) -> SearchSummary:
+    """Let a baseline's maker make the noise; one that was stopped starts again."""
+    if options.surrogate.endswith(SURROGATE_SUFFIX):
+        raise UsageError(f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {options.surrogate}")
+    working = _load_set(inventory, plan, options, show_progress=show_progress)
+    check_method(options.method, options.task, working.spatial_dims)
+    task = task_of(working, plan, options.task)
+
+    def build_surrogate() -> torch.nn.Module:
+        name = options.surrogate or DEFAULT_SURROGATES[options.task]
+        network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
+        check_network(network, name, task, working.padded_shape)
+        return network
+
+    run = BaselineRun(
+        seed=options.seed, device=pick_device(options.device), rounds=baseline.rounds, build_surrogate=build_surrogate,
+        batch_size=VOLUME_BATCH if working.spatial_dims == 3 else SLICE_BATCH, show_progress=show_progress,
+    )  # fmt: skip
+    plans = {sample.sample_id: sample for sample in plan.samples}
+    levels = {sample.sample_id: sample.levels for sample in working.samples}
+    for sample_id, steps in baseline.make(working, task, run):
+        store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
+    return SearchSummary(len(run.errors), run.passes, tuple(run.errors))
+
+
+def _load_set(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool) -> WorkingSet:
+    """Read all samples of a plan that one network can see, in batches that it can see."""
+    label_values = label_map_values(inventory, plan.samples)
+    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress))
+    working = WorkingSet(_of_one_kind(loaded, plan))
+    name = options.surrogate or DEFAULT_SURROGATES[options.task]
+    step = size_multiple(load_surrogate(name)[1].network if name.endswith(SURROGATE_SUFFIX) else name)
+    if step == PAD_MULTIPLE:
+        return working
+    # Who asks for more than pooling does has a place for each cell, so all batches are of one shape.
+    return WorkingSet(working.samples, tuple(-(-length // step) * step for length in working.padded_shape))
+
+
 def _search_noise(
     inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, work_dir: Path, *, show_progress: bool
 ) -> SearchSummary:
     """Run the optimizer, saving its state after each round and the surrogate at the end."""
     digest = plan.digest()
-    label_values = label_map_values(inventory, plan.samples)
-    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress))
-    working = WorkingSet(_of_one_kind(loaded, plan))
+    working = _load_set(inventory, plan, options, show_progress=show_progress)
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
     checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
     state = load_search(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
@@ -149,14 +196,14 @@ def build_optimizer(
     working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, *, show_progress: bool = False
 ) -> tuple[MinMinOptimizer, SurrogateCard]:
     """Build the surrogate and its optimizer, and the card that describes them."""
-    if method.search is None:
+    if not isinstance(method.search, MinMinSettings):
         raise UsageError(f"method {options.method!r} has no optimizer")
     task = task_of(working, plan, options.task)
     search = method.search
     if working.spatial_dims == 3:  # a volume is as much work and memory as many slices
         search = replace(search, batch_size=VOLUME_BATCH, max_rounds=options.rounds or min(VOLUME_ROUNDS, search.max_rounds))
-    name = options.surrogate or ("small-unet" if options.task == "segmentation" else "small-resnet")
-    frozen = name.endswith(".safetensors")
+    name = options.surrogate or DEFAULT_SURROGATES[options.task]
+    frozen = name.endswith(SURROGATE_SUFFIX)
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     card = SurrogateCard(
         network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
@@ -171,19 +218,19 @@ def build_optimizer(
             )
         card = replace(card, network=trained.network)
     else:
-        network = seeded_network(name, working.spatial_dims, task.outputs, options.seed)
-        check_network(network, name, task, working.padded_shape)
+        network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
+    check_network(network, name, task, working.padded_shape)
     optimizer = MinMinOptimizer(
         network, task, search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
     )
     return optimizer, card
 
 
-def seeded_network(name: str, spatial_dims: int, outputs: int, seed: int) -> torch.nn.Module:
-    """Build a network whose weights depend on the seed alone, without touching the global random state."""
+def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> torch.nn.Module:
+    """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_network(name, spatial_dims=spatial_dims, outputs=outputs)
+        return build_network(name, spatial_dims=len(image_shape), outputs=outputs, image_shape=image_shape)
 
 
 def check_network(network: torch.nn.Module, name: str, task: LearningTask, shape: tuple[int, ...]) -> None:
@@ -197,14 +244,13 @@ def check_network(network: torch.nn.Module, name: str, task: LearningTask, shape
     network.eval()
     try:
         with torch.no_grad():
-            result = network(torch.zeros(1, 1, *shape))
+            logits = logits_of(network, torch.zeros(1, 1, *shape))
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"network {name!r} cannot work on images of {shape} ({str(error).partition(chr(10))[0]}); give another, or another --working-size"
         ) from error
     for module, mode in modes.items():
         module.training = mode
-    logits = result[0] if isinstance(result, (tuple, list)) else result
     if tuple(logits.shape) != wanted:
         kind = "segmentation" if task.spatial_target else "classification"
         raise UsageError(f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}")

@@ -39,6 +39,7 @@ class FileVerdict:
         verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (not handed out) or ``mismatch``.
         problems: what is wrong; empty unless ``mismatch``.
         bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
+        epsilon_stored: that bound in stored units, the largest of any picture in the file; None where none was checked.
         max_change_stored, max_change_real: largest change.
         changed_fraction: share of the anatomy's voxels that changed.
         changed_outside: voxels that changed outside the anatomy.
@@ -54,6 +55,7 @@ class FileVerdict:
     verdict: str
     problems: list[str] = field(default_factory=list)
     bound: str = "none"
+    epsilon_stored: float | None = None
     max_change_stored: float | None = None
     max_change_real: float | None = None
     changed_fraction: float | None = None
@@ -185,10 +187,12 @@ class _Verification:
         if self.check_epsilon is not None:
             verdict.bound = "option"
             real = self.check_epsilon.real(canvas.budgets[0].window)
+            verdict.epsilon_stored = max(real / abs(budget.slope) for budget in canvas.budgets)
             problem = broken_bound(changes, _held_to(canvas, real, None))
         elif stated:
             verdict.bound = "file"
-            problem = broken_bound(changes, _held_to(canvas, float(stated[-1][1]), float(stated[-1][0])))
+            verdict.epsilon_stored, real = map(float, stated[-1])
+            problem = broken_bound(changes, _held_to(canvas, real, verdict.epsilon_stored))
         else:
             problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
         if problem:

@@ -64,8 +64,15 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         target = sample.target
     return WorkingSample(
         sample_id=sample.sample_id, image_model=image, carrier_voxels=voxels, carrier_share=share, anatomy_voxels=anatomy_voxels,
-        levels=levels, step_model=step_model, target=target,
+        levels=levels, step_model=step_model, target=target, spacing=_cell_spacing(sample.files[0].canvas.spacing, native, shape),
     )  # fmt: skip
+
+
+def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:
+    """Give the millimeters between working cells; empty where the file does not say them for every axis."""
+    if len(spacing) != len(native):
+        return ()
+    return tuple(millimeters * n / m for millimeters, n, m in zip(spacing, native, shape, strict=True))
 
 
 def _native_shape(sample: SamplePlan, inventory: Inventory) -> tuple[int, ...]:

@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from monai_salm.errors import UsageError
-from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimResult, evaluate
+from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimRecipe, VictimResult, VictimScores, comparison, evaluate, grid
+from monai_salm.evaluate.results import verdict
 from monai_salm.pipeline import protect
-from tests.exports import ROOT_UID, body, dicom_object, drawn, label_table, mr_export, mr_labels, mr_slice, nifti_export
+from tests.exports import ROOT_UID, body, dicom_object, drawn, label_table, mr_export, mr_labels, mr_series, mr_slice, nifti_export, zip_file
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train for as few steps as the epochs make; what is learned matters to two tests alone."""
+    monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, least_steps=1, score_every=20))
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +38,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _evaluate(folders: Path, **changes: Any) -> EvaluateReport:
     fields: dict[str, Any] = {
-        "labels": folders / "labels.csv", "test_labels": folders / "test.csv", "victims": "small-cnn", "epochs": 2, "working_size": 24, "device": "cpu",
+        "labels": folders / "labels.csv", "test_labels": folders / "test.csv", "victims": "small-cnn", "epochs": 1, "working_size": 24, "device": "cpu",
+        "utility": False,
     }  # fmt: skip
     return evaluate(folders / "clean", folders / "protected", folders / "test", EvaluateOptions(**(fields | changes)))
 
 
 def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
-    report = _evaluate(folders, epochs=80)
+    report = _evaluate(folders, epochs=50)
     scores = {row["trained_on"]: row for row in report.to_json()["results"]}
     assert scores["clean"]["balanced_accuracy"] == 1.0
     assert scores["clean"]["peak"] == 1.0
@@ -46,38 +55,174 @@ def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
 
 def test_classes_are_matched_by_name(folders: Path, tmp_path: Path) -> None:
     table = label_table(tmp_path / "ill.csv", {str(folders / "test" / f"{number}.dcm"): "ill" for number in (0, 2, 4)})
-    row = next(row for row in _evaluate(folders, test_labels=table, epochs=80).to_json()["results"] if row["trained_on"] == "clean")
+    row = next(row for row in _evaluate(folders, test_labels=table, epochs=50).to_json()["results"] if row["trained_on"] == "clean")
     assert row["balanced_accuracy"] == 1.0
 
 
 def test_json_and_table(folders: Path) -> None:
-    report = _evaluate(folders, seeds=2, victims="small-cnn, small-resnet", epochs=1)
-    result = json.loads(json.dumps(report.to_json()))
-    assert set(result) == {"counts", "chance", "results", "summary"}
-    assert [(row["victim"], row["trained_on"], row["seed"]) for row in result["results"]] == [
-        (victim, folder, seed) for victim in ("small-cnn", "small-resnet") for seed in (0, 1) for folder in ("clean", "protected")
+    report = _evaluate(folders, seeds=2, victims="small-cnn, small-resnet", countermeasures="none,median-3", protected_shares="50,100", utility=True)
+    result = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (result["format"], result["main_score"], result["chance"], result["majority_share"]) == ("monai_salm.evaluation/1", "balanced_accuracy", 0.5, 0.5)
+    rows = result["results"]
+    assert len(rows) == 2 * 2 * 2 * (2 + 2)
+    assert [(row["victim"], row["trained_on"], row["seed"]) for row in rows[:8]] == [
+        (victim, folder, seed) for seed in (0, 1) for victim in ("small-cnn", "small-resnet") for folder in ("clean", "protected")
     ]
-    assert len(result["summary"]) == 4
+    assert set(rows[0]) == {
+        "victim", "trained_on", "countermeasure", "protected_share", "seed", "balanced_accuracy", "auc", "mcc", "peak", "curve", "seconds",
+    }  # fmt: skip
+    assert len(result["summary"]) == len(rows) / 2
+    assert {"seeds", "balanced_accuracy", "balanced_accuracy_sd", "peak", "peak_sd", "protected_share"} <= set(result["summary"][0])
+    assert [(row["countermeasure"], row["protected_share"]) for row in result["verdicts"] if row["victim"] == "small-cnn"] == [
+        ("none", 1.0), ("none", 0.5), ("median-3", 1.0), ("median-3", 0.5),
+    ]  # fmt: skip
+    assert set(result["utility"]) == {"victim", "clean", "protected", "change", "features"}
+    (modality,) = result["verification"]["modalities"]
+    assert (modality["modality"], modality["files"]) == ("MR", 12)
+    assert 0 < modality["largest_change_stored"] <= modality["epsilon_stored"]
+    assert 0 < modality["mean_changed_fraction"] <= modality["largest_changed_fraction"] <= 1
+    assert 25 < modality["lowest_psnr"] <= modality["mean_psnr"]
     lines = report.table().splitlines()
-    assert lines[0].split()[:3] == ["victim", "trained", "on"]
-    assert len(lines) == 6
+    assert lines[0].split()[:6] == ["victim", "trained", "on", "countermeasure", "share", "balanced"]
     assert "±" in lines[1]
-    assert "12 clean, 12 protected, 6 test" in lines[-1]
+    assert "12 clean, 12 protected, 6 test" in report.table()
+    assert "verification: 12 protected, 0 copied, 0 absent, 0 mismatch" in lines
+
+
+def _results(trained_on: str, *scores: float, share: float = 1.0, peak: float | None = None, countermeasure: str = "none") -> list[VictimResult]:
+    return [
+        VictimResult(
+            "net", trained_on, countermeasure, share, seed, VictimScores({"balanced_accuracy": score, "auc": float("nan")}, peak or score, (score,), 1.0)
+        )
+        for seed, score in enumerate(scores)
+    ]
 
 
 def test_mean_and_spread_over_seeds() -> None:
-    results = [VictimResult("net", "clean", seed, {"accuracy": value, "auc": float("nan")}) for seed, value in enumerate((0.5, 0.7, 0.9))]
-    (row,) = EvaluateReport(results, {"clean": 3}, None).summary()
-    assert (row["seeds"], row["accuracy"], row["accuracy_sd"], row["auc"]) == (3, 0.7, 0.2, None)
-    (row,) = EvaluateReport(results[:1], {"clean": 3}, None).summary()
-    assert row["accuracy_sd"] is None
+    results = _results("clean", 0.5, 0.7, 0.9)
+    (row,) = EvaluateReport(results, {"clean": 3}, 0.5).summary()
+    assert (row["seeds"], row["balanced_accuracy"], row["balanced_accuracy_sd"], row["auc"], row["auc_sd"]) == (3, 0.7, 0.2, None, None)
+    (row,) = EvaluateReport(results[:1], {"clean": 3}, 0.5).summary()
+    assert row["balanced_accuracy_sd"] is None
+    assert [VictimResult.from_json(json.loads(json.dumps(one.to_json()))).to_json() for one in results] == [one.to_json() for one in results]
+
+
+def test_verdict_compares_what_went_through_the_same_countermeasure() -> None:
+    results = [
+        *_results("clean", 0.8, 1.0), *_results("protected", 0.5, 0.6, peak=0.65),
+        *_results("clean part", 0.7, share=0.4), *_results("protected", 0.8, share=0.4),
+        *_results("clean", 0.7, countermeasure="jpeg-10"), *_results("protected", 0.65, countermeasure="jpeg-10"),
+    ]  # fmt: skip
+    report = EvaluateReport(results, {"clean": 3}, 0.5)
+    rows = [(row["countermeasure"], row["protected_share"], row["clean"], row["kept"], row["verdict"]) for row in report.verdicts()]
+    assert rows == [
+        ("none", 1.0, 0.9, 0.875, "protected"),
+        ("none", 0.4, 0.9, 0.25, "not protected"),
+        ("jpeg-10", 1.0, 0.7, 0.25, "not protected"),
+    ]
+    text = report.table()
+    assert "PROTECTED: net on protected: 0.550, peak 0.650, trained on clean 0.900; 88% of what" in text
+    assert "\nNOT PROTECTED: net on protected (40% of the images):" in text
+    assert "\nNOT PROTECTED: net on protected after jpeg-10:" in text
+    assert "\nverdicts: 1 protected, 0 weakened, 2 not protected, 0 not learned" in text
+
+
+@pytest.mark.parametrize(
+    ("clean", "score", "peak", "chance", "expected"),
+    [
+        (0.9, 0.6, 0.65, 0.5, "protected"),
+        (0.9, 0.601, 0.65, 0.5, "weakened"),
+        (0.9, 0.6, 0.651, 0.5, "weakened"),
+        (0.9, 0.7, 0.7, 0.5, "weakened"),
+        (0.9, 0.701, 0.7, 0.5, "not protected"),
+        (0.6, 0.5, 0.5, 0.5, "protected"),
+        (0.599, 0.5, 0.5, 0.5, "not learned"),
+        (0.9, 1 / 3 + 0.1, 1 / 3 + 0.15, 1 / 3, "protected"),
+        (0.9, 0.3, 0.3, 0.1, "weakened"),
+        (0.8, 0.15, 0.7, None, "protected"),
+        (0.8, 0.151, 0.2, None, "weakened"),
+        (0.8, 0.4, 0.4, None, "weakened"),
+        (0.8, 0.401, 0.5, None, "not protected"),
+        (0.2, 0.1, 0.1, None, "protected"),
+        (0.199, 0.0, 0.0, None, "not learned"),
+    ],
+)
+def test_verdict_at_its_edges(clean: float, score: float, peak: float, chance: float | None, expected: str) -> None:
+    assert verdict(clean, score, peak, chance) == expected
+
+
+def test_evaluation_goes_on_where_it_was_stopped(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"state": tmp_path / "state.jsonl", "countermeasures": "none,gaussian-1", "utility": True}
+    first = _evaluate(folders, **options)
+    assert len((tmp_path / "state.jsonl").read_text().splitlines()) == 5, "four trainings and the utility"
+    monkeypatch.setattr(grid, "train_victim", None)
+    monkeypatch.setattr(comparison, "score_change", None)
+    assert _evaluate(folders, **options).to_json() == first.to_json()
+
+
+def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
+    clean, test = zip_file(tmp_path / "clean.zip", folders / "clean"), zip_file(tmp_path / "test.zip", folders / "test")
+    labels = label_table(tmp_path / "test.csv", {f"{number}.dcm": ("ill", "healthy")[number % 2] for number in range(6)})
+    (tmp_path / "out").mkdir()
+    zip_file(tmp_path / "out" / "clean.zip", folders / "protected")
+    options = EvaluateOptions(
+        labels=folders / "labels.csv", test_labels=labels, victims="small-cnn", epochs=1, working_size=24, device="cpu", report=tmp_path / "r.html"
+    )
+    report = evaluate(clean, tmp_path / "out", test, options)
+    assert report.counts == {"clean": 12, "protected": 12, "test": 6}
+    assert "<html" in (tmp_path / "r.html").read_text()
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["results"] == report.to_json()["results"]
+    assert len(written["examples"]) == 3
+    assert all(example["within_bound"] and example["largest_change_model"] > 0 and not example["changed_outside_anatomy"] for example in written["examples"])
+
+
+def test_several_protected_folders(folders: Path) -> None:
+    options = EvaluateOptions(
+        labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24, device="cpu", utility=False,
+        protected_shares="100,50",
+    )  # fmt: skip
+    report = evaluate(folders / "clean", {"one": folders / "protected", "two": folders / "protected"}, folders / "test", options)
+    assert [row["trained_on"] for row in report.summary()] == ["clean", "one", "two", "clean part", "one", "two"]
+    assert [row["trained_on"] for row in report.verdicts()] == ["one", "two", "one", "two"]
+    assert report.verification is not None
+    assert report.verification["folder"] == "one"
+    with pytest.raises(UsageError, match="cannot be named 'clean part'"):
+        evaluate(folders / "clean", {"clean part": folders / "protected"}, folders / "test", options)
+
+
+def test_pretrained_victims_say_what_they_saw(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(grid, "pretrain", lambda network, images, **more: seen.append(len(images)))
+    mr_slice(tmp_path / "more" / "a.dcm", 201)
+    mr_slice(tmp_path / "more" / "b.dcm", 202)
+    report = _evaluate(folders, victims="small-cnn+frozen", pretrain=tmp_path / "more")
+    assert seen == [2]
+    assert "saw 2 images of the folder" in report.notes[0]
+    assert report.counts["pretrain"] == 2
+    assert "saw 6 images of the test folder first" in _evaluate(folders, victims="small-cnn+pretrained").table()
+    assert seen == [2, 6]
+
+
+def test_series_keep_their_slices_together(tmp_path: Path) -> None:
+    for number in range(6):
+        mr_series(tmp_path / ("test" if number > 3 else "clean") / f"s{number}", number)
+    table = label_table(tmp_path / "l.csv", {f"{ROOT_UID}.21.{number + 1}": ("healthy", "ill")[number % 2] for number in range(6)}, key="SeriesInstanceUID")
+    protect(tmp_path / "clean", tmp_path / "protected", drawn(labels=table, sample="series"))
+    options = EvaluateOptions(labels=table, victims="small-cnn", epochs=1, working_size=16, device="cpu", report=tmp_path / "r.html")
+    report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
+    assert report.counts == {"clean": 4, "protected": 4, "test": 2}
+    assert report.verification is not None
+    assert report.verification["modalities"][0]["files"] == 24
 
 
 def test_only_files_of_both_folders_are_used(folders: Path, tmp_path: Path) -> None:
     mr_export(tmp_path / "clean", 12)
     report = evaluate(
         tmp_path / "clean", protect(mr_export(tmp_path / "part", 5), tmp_path / "protected", drawn()).output, folders / "test",
-        EvaluateOptions(labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24, device="cpu"),
+        EvaluateOptions(
+            labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24, device="cpu", utility=False
+        ),
     )  # fmt: skip
     assert report.counts == {"clean": 5, "protected": 5, "test": 6}
 
@@ -89,11 +234,18 @@ def test_label_maps(tmp_path: Path) -> None:
         (tmp_path / "test").mkdir(exist_ok=True)
         (tmp_path / "all" / f"v{number}.nii.gz").rename(tmp_path / "test" / f"v{number}.nii.gz")
     protect(tmp_path / "clean", tmp_path / "protected", drawn())
-    options = EvaluateOptions(task="segmentation", labels=tmp_path / "maps", test_labels=tmp_path / "all-maps", epochs=1, working_size=16, device="cpu")
+    options = EvaluateOptions(
+        task="segmentation", labels=tmp_path / "maps", test_labels=tmp_path / "all-maps", epochs=1, working_size=16, device="cpu", report=tmp_path / "r.html"
+    )
     report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
-    assert report.chance is None
+    assert (report.chance, report.majority_share, report.main_score) == (None, None, "dice")
     assert report.counts == {"clean": 4, "protected": 4, "test": 2}
     assert all(0 <= row["dice"] <= row["peak"] <= 1 for row in report.to_json()["results"])
+    assert report.verdicts()[0]["verdict"] in ("not learned", "protected", "weakened", "not protected")
+    assert report.verification is not None
+    assert report.verification["modalities"][0]["epsilon_stored"] is None, "a NIfTI file states no bound"
+    examples = json.loads((tmp_path / "r.json").read_text())["examples"]
+    assert [(example["epsilon_model"], example["within_bound"]) for example in examples] == [(None, None)] * 3
 
 
 def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) -> None:
@@ -131,13 +283,20 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
         ({"test_labels": "other.csv"}, r"the test labels \['dead', 'healthy'\] are not among the training labels"),
         ({"victims": "magic"}, "network 'magic' is unknown"),
         ({"victims": "small-unet"}, "network 'small-unet' gives .*; give a network for classification"),
+        ({"victims": "small-cnn+magic"}, r"victim 'small-cnn\+magic' has an unknown suffix"),
         ({"labels": None}, "needs labels"),
+        ({"countermeasures": "jpg"}, "countermeasure 'jpg' is unknown; .*jpeg-50"),
+        ({"countermeasures": "denoiser-100"}, "'denoiser-100' needs 100 leaked pairs, of 12 images"),
+        ({"protected_shares": "1"}, "protected share 1% of 12 images is 0 of them"),
+        ({"report": "missing/report.html"}, "its folder does not exist"),
+        ({"report": "report.pdf"}, r"give a name that ends in \.html"),
+        ({"state": "labels.csv"}, "no record of an evaluation"),
     ],
-    ids=["classes", "victim", "kind of victim", "labels"],
+    ids=["classes", "victim", "kind of victim", "suffix", "labels", "countermeasure", "leak", "share", "folder of the report", "kind of report", "state"],
 )
 def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], message: str) -> None:
     label_table(folders / "other.csv", {f"{number}.dcm": ("dead", "healthy")[number % 2] for number in range(6)})
-    changes = {name: folders / value if name == "test_labels" else value for name, value in changes.items()}
+    changes = {name: folders / value if name in ("test_labels", "report", "state") else value for name, value in changes.items()}
     with pytest.raises(UsageError, match=message):
         _evaluate(folders, **changes)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
-from monai_salm.evaluate import EvaluateOptions, evaluate
+from monai_salm.evaluate import EvaluateOptions, VictimScores, evaluate
 from monai_salm.io import Document, identify, read_segmentation
 from monai_salm.pipeline import ProtectResult, protect, scan, verify
 from monai_salm.pipeline.verify import VerifyReport
@@ -438,8 +438,8 @@ def test_segmentation_by_seg_objects(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(new) == written
     assert [plane.tolist() for plane in new.values()] == [plane.tolist() for plane in old.values()]
     # Victims are not trained here, but all folders are read and paired as for one.
-    monkeypatch.setattr("monai_salm.evaluate.comparison.train_victim", lambda *_, **__: {"dice": 0.0, "peak": 0.0})
-    options = EvaluateOptions(task="segmentation", epochs=1, working_size=16, device="cpu")
+    monkeypatch.setattr("monai_salm.evaluate.grid.train_victim", lambda *_, **__: VictimScores({"dice": 0.0}, 0.0, (0.0,), 0.0))
+    options = EvaluateOptions(task="segmentation", epochs=1, working_size=16, device="cpu", utility=False)
     report = evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "test", options)
     assert report.counts == {"clean": 3, "protected": 3, "test": 2}
 

@@ -134,7 +134,10 @@ def test_wrong_nifti_file_is_named(done: Path, tmp_path: Path, change: Callable[
 
 def test_smaller_epsilon_is_broken_by_every_file(done: Path) -> None:
     for name in ("mr", "nifti"):
+        stated = verify(done / name, done / f"{name}-out").files
+        assert all((file.epsilon_stored is not None) == (file.bound == "file") == (name == "mr") for file in stated if file.verdict == "protected")
         report = verify(done / name, done / f"{name}-out", check_epsilon=Epsilon.parse("2/255"))
+        assert all(file.max_change_stored > file.epsilon_stored > 0 for file in report.mismatches)  # type: ignore[operator]
         assert len(report.mismatches) == report.to_json()["counts"]["mismatch"] >= 3
         assert all("the largest change is" in file.problems[0] and file.bound == "option" for file in report.mismatches)
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Countermeasures: what a stranger does to get rid of the noise."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures.base import BatchLoss, Countermeasure, ImageChange, Leak
+from monai_salm.evaluate.countermeasures.filters import FILTERS
+from monai_salm.evaluate.countermeasures.purify import PURIFICATIONS
+from monai_salm.evaluate.countermeasures.training import TRAININGS
+
+__all__ = ["COUNTERMEASURES", "NO_COUNTERMEASURE", "BatchLoss", "Countermeasure", "ImageChange", "Leak", "find_countermeasure"]
+
+NO_COUNTERMEASURE = Countermeasure(name="none")
+"""A stranger who trains on the images as they are."""
+
+COUNTERMEASURES: dict[str, Countermeasure] = {found.name: found for found in (NO_COUNTERMEASURE, *FILTERS, *TRAININGS, *PURIFICATIONS)}
+"""All countermeasures by name."""
+
+
+def find_countermeasure(name: str) -> Countermeasure:
+    """Give a countermeasure by name.
+
+    Raises:
+        UsageError: there is none of that name, or a package that it needs is not installed.
+    """
+    found = COUNTERMEASURES.get(name)
+    if found is None:
+        raise UsageError(f"countermeasure {name!r} is unknown; choose among {', '.join(COUNTERMEASURES)}")
+    if found.needs and find_spec(found.needs) is None:
+        raise UsageError(f"countermeasure {name!r} needs the package {found.needs}, which is not installed; pip install 'monai_salm[evaluate]'")
+    return found

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a countermeasure is: where it steps into the training of a victim, and what a stranger builds it from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.samples import WorkingSample
+from monai_salm.tasks import LearningTask
+
+ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Gives a changed copy of an image of model values, 2D or 3D: of the same shape and dtype, in [0, 1] again."""
+
+BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
+"""Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on the CPU)."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a stranger has to build a preprocessing from.
+
+    Args:
+        train: what the victim trains on, with targets.
+        pairs: (clean, protected) model values of images whose originals leaked, in random order; empty without a leak.
+        task: that the victim learns.
+        seed: decides all that is random.
+        device: where to compute.
+    """
+
+    train: Sequence[WorkingSample]
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    task: LearningTask
+    seed: int
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Countermeasure:
+    """One way to get rid of the noise: a preprocessing, an augmentation or a loss; what is None stays as the victim's recipe has it.
+
+    Args:
+        name: as a user gives it.
+        fit: makes the preprocessing of training and test images alike, for the stranger owns the whole pipeline.
+        augmentation: instead of the recipe's.
+        batch_loss: instead of the mean of the task's loss.
+        leaked_pairs: how many pairs ``fit`` wants.
+        needs: module that must be installed; empty if none.
+    """
+
+    name: str
+    fit: Callable[[Leak], ImageChange] | None = None
+    augmentation: ConsumerAugmentation | None = None
+    batch_loss: BatchLoss | None = None
+    leaked_pairs: int = 0
+    needs: str = ""
+
+
+def in_range(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Clip to model values."""
+    result: NDArray[np.float32] = values.clip(0, 1).astype(np.float32)
+    return result

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from monai_salm.budget import Epsilon, parse_window
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import BudgetOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What ``monai-salm evaluate`` can be told; the command's options have the same names.
+
+    Args:
+        labels, label_column, labels_from_folders, task: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
+        test_labels: labels of the test images; None takes ``labels``.
+        countermeasures: names, separated by commas, or ``all``.
+        victims: names of networks, separated by commas; empty takes a small one.
+        seeds: trainings per network and folder, with seeds 0, 1, ...
+        epochs: of each training; more where they make fewer than 300 steps.
+        protected_shares: percentages of the training images that are protected, separated by commas; the other images are clean.
+        pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test images.
+        utility: measure what the protected images are still worth to a network that was trained on clean ones, and how far their features drift.
+        report: page to write, with its figures as JSON beside it; None writes none.
+        state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps none.
+        window, modality, sample, working_size, device: as in ``ProtectOptions``.
+    """
+
+    labels: Path | None = None
+    label_column: str | None = None
+    labels_from_folders: bool = False
+    task: str = "classification"
+    test_labels: Path | None = None
+    countermeasures: str = "none"
+    victims: str = ""
+    seeds: int = 1
+    epochs: int = 20
+    protected_shares: str = "100"
+    pretrain: Path | None = None
+    utility: bool = True
+    report: Path | None = None
+    state: Path | None = None
+    window: str = "auto"
+    modality: str = ""
+    sample: str = "auto"
+    working_size: int = 128
+    device: str = "auto"
+
+    def label_options(self, labels: Path | None) -> ProtectOptions:
+        """Give the options that say where labels are."""
+        return ProtectOptions(
+            labels=labels, label_column=self.label_column, labels_from_folders=self.labels_from_folders, task=self.task,
+            sample=self.sample, working_size=self.working_size,
+        )  # fmt: skip
+
+    def budget_options(self) -> BudgetOptions:
+        """Give the options that say what values mean; no noise is made here, so no image is too coarse for its budget."""
+        return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality.upper())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what a reader of the report needs to repeat it, without the places of this machine."""
+        names = ("task", "victims", "countermeasures", "protected_shares", "seeds", "epochs", "window", "modality", "sample", "working_size")
+        return {name: getattr(self, name) for name in names}
+
+    def victim_names(self) -> list[str]:
+        """Give the networks in order."""
+        return _items(self.victims) or ["small-unet" if self.task == "segmentation" else "small-resnet"]
+
+    def chosen_countermeasures(self, images: float = inf) -> tuple[list[Countermeasure], list[str]]:
+        """Give the countermeasures in order, ``none`` first, and notes on those that ``all`` leaves out.
+
+        Args:
+            images: how many can leak; while that is not known, as many as are needed.
+
+        Raises:
+            UsageError: one that is named is unknown, lacks a package, or needs more images.
+        """
+        everything = self.countermeasures.strip() == "all"
+        chosen, notes = [], []
+        for name in COUNTERMEASURES if everything else _items(self.countermeasures):
+            try:
+                found = find_countermeasure(name)
+                if found.leaked_pairs > images:
+                    raise UsageError(f"countermeasure {name!r} needs {found.leaked_pairs} leaked pairs, of {images} images; leave it out")
+                chosen.append(found)
+            except UsageError as error:
+                if not everything:
+                    raise
+                notes.append(f"not measured: {error}")
+        if not chosen:
+            raise UsageError(f"no countermeasure is named; give 'none', 'all', or some of {', '.join(COUNTERMEASURES)}")
+        return sorted(chosen, key=lambda found: found.name != "none"), notes
+
+    def shares(self) -> list[float]:
+        """Give the shares of protected images, the largest first.
+
+        Raises:
+            UsageError: one is no percentage.
+        """
+        shares = set()
+        for text in _items(self.protected_shares):
+            try:
+                share = float(text.rstrip("%")) / 100
+            except ValueError:
+                share = 0.0
+            if not 0 < share <= 1:
+                raise UsageError(f"protected share {text!r} is not a percentage above 0 and up to 100; give for example 20,40,60,80,100")
+            shares.add(share)
+        return sorted(shares, reverse=True)
+
+
+def _items(text: str) -> list[str]:
+    """Split a list at its commas; each item counts once."""
+    return list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that saw other images before: self-supervised pretraining on clean images without labels, as a stranger may have done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice, repeat
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.evaluate.victims import Descent, own_randomness, shuffled
+from monai_salm.networks import head_layers, logits_of
+from monai_salm.samples import WorkingSet
+
+PRETRAINING_STEPS = 400
+"""Steps after which a victim counts as pretrained."""
+
+TEMPERATURE = 0.2
+"""Of the likeness of two views."""
+
+VIEWS = ConsumerAugmentation(flip=0.5, shift=0.15, zoom=0.2, blur=0.3, window=0.4, identity=0.0)
+"""How different two views of one image may be."""
+
+
+def pretrain(network: nn.Module, images: WorkingSet, *, seed: int, device: torch.device, steps: int = PRETRAINING_STEPS) -> None:
+    """Train all of a network but its head without labels; what is frozen is free meanwhile, and the head is as before in the end.
+
+    A classifier learns to tell two views of one image from views of others (SimCLR, Chen et al. 2020, equation 1, temperature 0.2), a segmenter to
+    restore an image from a noisy one with holes.
+
+    Args:
+        network: trained in place.
+        images: clean ones; labels are not looked at.
+        seed: of the order, the views and the layers that only pretraining needs.
+        device: where to compute.
+        steps: optimizer steps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network.to(device)
+    frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    network.requires_grad_(True)
+    with own_randomness(seed, device):
+        pretext = _contrast if isinstance(next(iter(head_layers(network).values())), nn.Linear) else _restore
+        pretext(network, images, generator, device, steps)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+def _batches(images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> Iterator[Tensor]:
+    """Give the images of as many batches as there are steps."""
+    size = 32 if images.spatial_dims == 2 else 4
+    endless = chain.from_iterable(shuffled(len(images), size, generator) for _ in repeat(None))
+    for indices in islice(endless, steps):
+        yield images.batch(indices, device).images
+
+
+def _contrast(network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> None:
+    """Pull the features of two views of one image together and push those of different images apart."""
+    heads = head_layers(network)
+    *others, first = heads  # in the order from the last to the first
+    width = int(heads[first].weight.shape[1])  # type: ignore[index]
+    for name in others:
+        network.set_submodule(name, nn.Identity())
+    network.set_submodule(first, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 64)).to(device))
+    network.train()
+    descent = Descent(network, steps)
+    for batch in _batches(images, generator, device, steps):
+        views = torch.cat([VIEWS(batch, generator)[0], VIEWS(batch, generator)[0]])
+        projected = functional.normalize(logits_of(network, views), dim=1)
+        likeness = (projected @ projected.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(views), device=device).roll(len(batch))
+        descent.step(functional.cross_entropy(likeness, partner))
+    for name, layer in heads.items():
+        network.set_submodule(name, layer)
+
+
+def _restore(network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> None:
+    """Restore images from what noise and holes leave of them, by one more layer behind the head."""
+    heads = head_layers(network)
+    before = {name: {key: value.clone() for key, value in layer.state_dict().items()} for name, layer in heads.items()}
+    outputs = logits_of(network.eval(), images.batch([0], device).images).shape[1]
+    last = (nn.Conv2d if images.spatial_dims == 2 else nn.Conv3d)(outputs, 1, 1).to(device)
+    whole = nn.Sequential(network, last).train()
+    descent = Descent(whole, steps)
+    for batch in _batches(images, generator, device, steps):
+        clean, _ = VIEWS(batch, generator)
+        coarse = torch.rand(len(clean), 1, *(-(-length // 4) for length in clean.shape[2:]), generator=generator)
+        kept = functional.interpolate((coarse > 0.3).float(), clean.shape[2:]).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device) * 0.1
+        descent.step(functional.mse_loss(last(logits_of(network, clean * kept + noise)), clean))
+    for name, layer in heads.items():
+        layer.load_state_dict(before[name])

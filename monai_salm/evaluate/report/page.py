@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: one HTML file that loads nothing, and the same content as JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures import COUNTERMEASURES
+from monai_salm.evaluate.report import figures, wording
+from monai_salm.evaluate.report.markup import Markup, element, join, number, percent, signed, table
+from monai_salm.evaluate.report.pictures import ExamplePair, show_example
+from monai_salm.io import atomic_target
+
+_TITLE = "What networks learn from the protected images"
+
+
+def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair], target: Path) -> None:
+    """Write the evaluation as one HTML page that loads nothing, and as JSON beside it.
+
+    The JSON has all fields of ``report_json``, and the verdicts on the page (``headlines``) and the figures of the examples (``examples``).
+
+    Args:
+        report_json: as :meth:`~monai_salm.evaluate.EvaluateReport.to_json` gives it; parts may be missing or None.
+        examples: slices to show before and after.
+        target: the page, ending in ``.html``.
+
+    Raises:
+        UsageError: ``target`` has another suffix.
+    """
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{target}: the report is a page; give a name that ends in .html (the same content as .json is written beside it)")
+    verdicts = wording.headlines(report_json)
+    content = {**report_json, "headlines": [verdict.to_json() for verdict in verdicts], "examples": [pair.numbers() for pair in examples]}
+    data = json.dumps(content, indent=1, allow_nan=False)
+    page = _page(report_json, verdicts, examples)
+    with atomic_target(target) as html, atomic_target(target.with_suffix(".json")) as twin:
+        html.write_text(page, encoding="utf-8")
+        twin.write_text(data + "\n", encoding="utf-8")
+
+
+def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examples: Sequence[ExamplePair]) -> str:
+    here = files(__package__)
+    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    # The page may run this script alone, and the browser refuses whatever it would load.
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    data = figures.Measured(report)
+    which = f" ({folder})" if (folder := wording.measured_folder(report)) and len(data.folders) > 1 else ""
+    sections = [
+        ("proof", f"What was protected, and the bounds{which}", _proof(report)),
+        ("learning", "What networks learn", _learning(data)),
+        ("countermeasures", "Countermeasures", _countermeasures(data)),
+        ("mixtures", "Mixed with clean images", _mixtures(data)),
+        ("utility", f"Clinical utility{which}", _utility(report)),
+        ("examples", f"Examples{which}", _examples(examples)),
+        ("limits", "Limits", _limits(data)),
+        ("reproduce", "How to repeat it", _reproduce(data)),
+    ]
+    shown = [(key, title, content) for key, title, content in sections if content]
+    links = element("nav", *(element("a", title, href=f"#{key}") for key, title, _ in shown), aria_label="Sections")
+    body = [
+        element("header", element("h1", _TITLE), *map(_banner, verdicts), _used(report), links),
+        element("main", *(element("section", element("h2", title), content, id=key) for key, title, content in shown)),
+    ]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">',
+            f'<link rel="icon" href="data:,">\n<title>{_TITLE}</title>\n<style>\n{style}</style>\n</head>\n<body>',
+            *body,
+            f"<script>{script}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _banner(verdict: wording.Headline) -> Markup:
+    title = f"{verdict.folder}: {verdict.title}" if verdict.folder not in ("", "protected") else verdict.title
+    total = sum(verdict.counts.values())
+    parts = [element("h2", title, class_="title")]
+    if total:
+        shown = [(name, count) for name, count in verdict.counts.items() if count]
+        pieces = (element("span", f"{wording.SIGNS[name]} {count}", class_=name.replace(" ", "-"), style=f"flex-grow:{count}") for name, count in shown)
+        words = ", ".join(f"{count} {name}" for name, count in shown)
+        parts.append(element("div", *pieces, class_="share", role="img", aria_label=words))
+    return element("div", *parts, *(element("p", sentence) for sentence in verdict.sentences), class_=f"banner {verdict.level}")
+
+
+def _used(report: Mapping[str, Any]) -> Markup:
+    used = ", ".join(f"{number} {name}" for name, number in (report.get("counts") or {}).items())
+    meanings = ((element("dt", f"{wording.SIGNS[name]} {name}"), element("dd", text)) for name, text in wording.MEANINGS.items())
+    text = element("details", element("summary", "What the words mean"), element("dl", *chain.from_iterable(meanings)), element("p", figures.explain_share()))
+    notes = element("ul", *(element("li", note) for note in report.get("notes") or ()))
+    return join(
+        [
+            notes if report.get("notes") else "",
+            element("p", f"Images used: {used}. No network was trained on the test images." if used else ""),
+            text,
+        ]
+    )
+
+
+def _proof(report: Mapping[str, Any]) -> Markup:
+    found = report.get("verification")
+    if not found:
+        return element("p", "The files were not verified for this report. monai-salm verify ORIGINAL PROTECTED proves the bounds from the files alone.")
+    broken = wording.what_is_broken(report)
+    rows = []
+    for row in found.get("modalities") or ():
+        largest, bound = row.get("largest_change_stored"), row.get("epsilon_stored")
+        name = str(row["modality"] or "unknown modality")
+        kept = "no bound known" if bound is None else "broken" if wording.is_broken(row) else "kept"
+        sign = {"kept": "protected", "broken": "not-protected"}.get(kept, "not-learned")
+        rows.append([
+            name, row.get("files"), number(largest, 1), number(bound, 1), element("td", element("span", kept, class_=f"verdict {sign}")),
+            f"{number(row.get('lowest_psnr'), 1)} dB", f"{number(row.get('mean_psnr'), 1)} dB", percent(row.get("mean_changed_fraction"), 1),
+            percent(row.get("largest_changed_fraction"), 1),
+        ])  # fmt: skip
+    head = ["modality", "files", "largest change", "bound", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most"]
+    counts = ", ".join(f"{count} {name}" for name, count in (found.get("counts") or {}).items())
+    text = "Read back from the written files: no voxel outside the anatomy may change, and none by more than the bound. Changes and bounds are in the "
+    caption = "Changes in the protected files, per modality"
+    return join([
+        element("p", f"Files: {counts}." if counts else ""),
+        element("p", f"{text}files' own stored units; “changed” is the share of the anatomy's voxels."),
+        element("p", f"{broken} Do not hand these files out.", class_="broken") if broken else "",
+        table(caption, head, rows),
+    ])  # fmt: skip
+
+
+def _learning(data: figures.Measured) -> Markup:
+    if not data.summary and not data.verdicts:
+        return element("p", "No network was trained.")
+    guess = "" if data.chance is None else f" A guess scores {number(data.chance)}."
+    share = data.report.get("majority_share")
+    largest = (
+        "" if share is None else f" The largest class makes {percent(share, 1)} of the test images, which plain accuracy would give to who always names it."
+    )
+    text = f"Each network is trained from the same start on the originals and on the protected images, without any countermeasure.{guess}{largest}"
+    name = wording.score_name(data.score)
+    return join([
+        element("p", text),
+        figures.clean_and_protected(data),
+        figures.plain_table(data),
+        element("h3", "Learning curves"),
+        element("p", f"{name[0].upper()}{name[1:]} after each epoch; the line is the mean over seeds, the band goes from the lowest to the highest."),
+        figures.curve_legend(data),
+        figures.learning_curves(data, [wording.NONE]) or element("p", "No curves were kept."),
+        _details("All scores", figures.all_scores(data)),
+        _details("All trainings", figures.all_trainings(data)),
+    ])  # fmt: skip
+
+
+def _countermeasures(data: figures.Measured) -> Markup:
+    tested = [name for name in data.countermeasures if name != wording.NONE]
+    if not tested:
+        return element("p", "None was tested. What a stranger does to get rid of the noise may well succeed.")
+    text = (
+        "What a stranger may do to get rid of the noise. Each is also applied to the originals, and to the test images where it is a step before training, "
+        "so that a network that a countermeasure itself weakens does not count as protected."
+    )
+    curves = figures.learning_curves(data, tested)
+    return join([
+        element("p", text),
+        element("p", figures.explain_share()),
+        *(figures.heat_map(data, folder) for folder in data.folders),
+        element("h3", "In figures"),
+        figures.countermeasure_table(data, tested),
+        _details("Learning curves under each countermeasure", join([figures.curve_legend(data), curves])) if curves else "",
+    ])  # fmt: skip
+
+
+def _mixtures(data: figures.Measured) -> Markup:
+    plots = figures.protected_shares(data)
+    text = (
+        "A stranger who also has clean images mixes both. Protected images are of no use to them where the two lines meet; where the upper one lies clearly "
+        "above the clean part alone, the protected images helped."
+    )
+    return join([element("p", text), plots]) if plots else Markup("")
+
+
+def _utility(report: Mapping[str, Any]) -> Markup:
+    found = report.get("utility")
+    if not found:
+        return element("p", "Not measured in this report: whether a network trained on clean images scores the same on the protected ones.")
+    clean, protected, change = (found.get(name) or {} for name in ("clean", "protected", "change"))
+    rows = [[wording.score_name(name), number(clean[name], 4), number(protected.get(name), 4), signed(change.get(name), 4)] for name in clean]
+    parts = [
+        element(
+            "p", f"A network ({found.get('victim') or 'of unknown kind'}) trained on clean images, scored on clean images and on the same after protection."
+        ),
+        table("Scores of a clean-trained network", ["score", "clean", "protected", "change"], rows),
+    ]
+    if features := found.get("features"):
+        lines = [[row["feature"], number(row.get("clean"), 4), _relative(row.get("relative_change")), number(row.get("icc"), 4)] for row in features]
+        parts += [
+            element("p", "Measurements in the images. ICC is the agreement of both over all images: 1 is perfect, above 0.9 counts as excellent."),
+            table("Drift of image features", ["feature", "clean", "relative change", "ICC"], lines),
+        ]
+    return join(parts)
+
+
+def _relative(change: float | None) -> str:
+    return percent(change, 2) if change is None or change < 0 else f"+{percent(change, 2)}"
+
+
+def _examples(examples: Sequence[ExamplePair]) -> Markup:
+    parts = []
+    for modality in dict.fromkeys(pair.modality for pair in examples):
+        parts += [element("h3", modality or "Unknown modality"), *(show_example(pair) for pair in examples if pair.modality == modality)]
+    intro = "The pictures show the intensity window from black to white in 8-bit gray; the figures are of the values themselves."
+    return join([element("p", intro), *parts]) if parts else Markup("")
+
+
+def _limits(data: figures.Measured) -> Markup:
+    items = (element("li", element("strong", f"{title}."), f" {text}") for title, text in wording.LIMITS)
+    tested = [name for name in data.countermeasures if name != wording.NONE]
+    facts = [
+        ("Networks tested", ", ".join(data.victims) or "none"),
+        ("Countermeasures tested", ", ".join(tested) or "none"),
+        ("Networks not measured", ", ".join(name for name in wording.KNOWN_VICTIMS if name not in data.victims) or "none of those that are built in"),
+        ("Pretrained networks", ", ".join(name for name in data.victims if "+" in name) or "not measured; little protection is to be expected"),
+        ("Countermeasures not measured", ", ".join(name for name in COUNTERMEASURES if name not in data.countermeasures) or "none"),
+        ("Not part of this software", wording.NEVER_MEASURED),
+    ]
+    return join([element("ol", *items), element("dl", *(element(*part) for fact in facts for part in zip(("dt", "dd"), fact, strict=True)), class_="wide")])
+
+
+def _reproduce(data: figures.Measured) -> Markup:
+    seeds = sorted({row["seed"] for row in data.results if row.get("seed") is not None})
+    shares = sorted({float(row["protected_share"]) for row in data.summary if row.get("protected_share") is not None})
+    facts = {
+        "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures), "protected shares": ", ".join(map(percent, shares)),
+        "seeds": ", ".join(map(str, seeds)), "format": data.report.get("format") or "",
+    }  # fmt: skip
+    parts = [element("p", "The same seeds give the same networks on the same machine. The file of the same name ending in .json holds all figures.")]
+    if options := data.report.get("options"):
+        given = options | {"victims": ",".join(data.victims), "countermeasures": ",".join(data.countermeasures)}
+        words = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items() if value not in (None, "", False)]
+        parts.append(element("pre", " \\\n    ".join(["monai-salm evaluate CLEAN PROTECTED --test TEST --labels LABELS", *words])))
+    return join([*parts, table("What was run", ["what", "which"], ([name, value] for name, value in facts.items() if value), kind="text")])
+
+
+def _details(title: str, content: Markup) -> Markup:
+    return element("details", element("summary", title), content)

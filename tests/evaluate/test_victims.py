@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Victims: what they learn from images that anybody can learn, where their randomness comes from, and what is frozen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monai_salm.consumers import NO_AUGMENTATION
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures import Countermeasure
+from monai_salm.evaluate.pretraining import pretrain
+from monai_salm.evaluate.victims import Descent, VictimRecipe, VictimScores, build_victim, is_pretrained, main_score, score_network, train_victim
+from monai_salm.networks import head_layers
+from monai_salm.samples import WorkingSample, WorkingSet
+from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+
+CPU = torch.device("cpu")
+QUICK = VictimRecipe(epochs=2, least_steps=1, batch_size=4)
+
+
+def _sample(number: int, image: Any, target: Any, spacing: tuple[float, ...] = ()) -> WorkingSample:
+    return WorkingSample(
+        sample_id=f"{number:03d}", image_model=image.astype(np.float32), carrier_voxels=np.ones(image.shape, np.int64), levels=4, step_model=0.01,
+        carrier_share=np.ones(image.shape, np.float32), anatomy_voxels=image.size, target=target, spacing=spacing,
+    )  # fmt: skip
+
+
+def _textures(count: int, first: int = 0) -> WorkingSet:
+    """Two classes: smooth and striped."""
+    samples = []
+    for number in range(first, first + count):
+        image = np.random.default_rng(number).uniform(0.3, 0.5, (16, 16))
+        if number % 2:
+            image[::2] += 0.3
+        samples.append(_sample(number, image, number % 2))
+    return WorkingSet(samples)
+
+
+def _blobs(count: int, first: int = 0, shape: tuple[int, ...] = (16, 16)) -> WorkingSet:
+    """A bright box in a dark image, and where it is."""
+    samples = []
+    for number in range(first, first + count):
+        generator = np.random.default_rng(number)
+        region = tuple(slice(start, start + 5) for start in generator.integers(1, 7, len(shape)))
+        image, labels = generator.uniform(0.1, 0.4, shape), np.zeros(shape, np.uint8)
+        image[region] += 0.4
+        labels[region] = 1
+        samples.append(_sample(number, image, labels))
+    return WorkingSet(samples)
+
+
+def _victim(name: str, seed: int = 0) -> nn.Module:
+    return build_victim(name, spatial_dims=2, outputs=2, image_shape=(16, 16), seed=seed)
+
+
+def _train(name: str, recipe: VictimRecipe = QUICK, *, seed: int = 0, count: int = 10, **changes: Any) -> VictimScores:
+    task = ClassificationTask(2)
+    return train_victim(_victim(name, seed), task, _textures(count), _textures(6, 100), recipe, seed=seed, device=CPU, **changes)
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("small-cnn", 10), ("small-resnet", 20), ("ViT", 6)])
+def test_victims_learn_what_is_easy(name: str, epochs: int) -> None:
+    if name == "ViT":
+        pytest.importorskip("einops")
+    scores = _train(name, VictimRecipe(epochs=epochs, least_steps=1, batch_size=8, score_every=3), count=32)
+    assert scores.final["balanced_accuracy"] == 1
+    assert scores.curve[-1] == scores.peak == max(scores.curve) == 1
+    assert scores.seconds > 0
+
+
+def test_segmenter_learns_what_is_easy() -> None:
+    network = _victim("small-unet")
+    recipe = VictimRecipe(epochs=30, least_steps=1, batch_size=4, score_every=10)
+    scores = train_victim(network, SegmentationTask(2), _blobs(24), _blobs(6, 100), recipe, seed=0, device=CPU)
+    assert scores.final["dice"] > 0.8
+    assert set(scores.final) == {"dice", "dice_1", "hd95", "hd95_1"}
+    assert 0 <= scores.final["hd95"] < math.hypot(16, 16)
+
+
+def test_scores_are_taken_as_seldom_as_told_and_at_the_end() -> None:
+    every = _train("small-cnn", replace(QUICK, epochs=5))
+    seldom = _train("small-cnn", replace(QUICK, epochs=5, score_every=2))
+    assert seldom.curve == (every.curve[1], every.curve[3], every.curve[4])
+    assert seldom.final == every.final
+
+
+def test_least_steps_make_more_epochs() -> None:
+    assert len(_train("small-cnn", replace(QUICK, least_steps=10)).curve) == 4  # 10 images, 3 steps each
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "EfficientNetBN"])
+def test_all_randomness_comes_from_the_seed(name: str) -> None:
+    """EfficientNet drops whole layers by chance, which torch draws from its global state."""
+    wide = WorkingSet(_textures(4).samples, (32, 32))
+    runs = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(100 + number)
+        before = torch.get_rng_state()
+        network = _victim(name, seed)
+        train_victim(network, ClassificationTask(2), wide, wide, replace(QUICK, epochs=1), seed=seed, device=CPU)
+        assert torch.equal(torch.get_rng_state(), before)
+        runs.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_countermeasure_replaces_augmentation_and_loss() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def batch_loss(logits_of: Any, task: LearningTask, images: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(generator, torch.Generator)
+        seen.append((images, target))
+        return task.loss(logits_of(images), target).mean() * 0
+
+    plain = _textures(4)
+    network = _victim("small-cnn")
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    found = Countermeasure(name="x", augmentation=NO_AUGMENTATION, batch_loss=batch_loss)
+    train_victim(network, ClassificationTask(2), plain, plain, replace(QUICK, epochs=1), seed=0, device=CPU, countermeasure=found)
+    ((images, target),) = seen
+    originals = plain.batch(range(4), CPU).images
+    assert sorted(images.sum(dim=(1, 2, 3)).tolist()) == pytest.approx(sorted(originals.sum(dim=(1, 2, 3)).tolist()))
+    assert sorted(target.tolist()) == [0, 0, 1, 1]
+    assert all(torch.equal(parameter, old) for parameter, old in zip(network.parameters(), before, strict=True))
+
+
+def test_label_maps_follow_their_images() -> None:
+    """A victim of a countermeasure sees maps that fit: the box is bright wherever it went."""
+
+    def batch_loss(logits_of: Any, task: LearningTask, images: Tensor, target: Tensor, _: torch.Generator) -> Tensor:
+        inside = target.bool()[:, None]
+        assert float(images[inside].min()) > float(images[~inside].max())
+        return task.loss(logits_of(images), target).mean()
+
+    found = Countermeasure(name="x", batch_loss=batch_loss)
+    train_victim(_victim("small-unet"), SegmentationTask(2), _blobs(8), _blobs(2, 100), QUICK, seed=0, device=CPU, countermeasure=found)
+
+
+def test_padding_does_not_count() -> None:
+    """Images of different shapes, padded to 16; the network finds the class everywhere behind the tenth row."""
+
+    class Everything(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.zeros(len(images), 2, *images.shape[2:])
+            logits[:, 1] = (images[:, 0] - 0.5) * 10
+            logits[:, 1, 10:] = 10
+            return logits
+
+    samples = _blobs(3, shape=(10, 12)).samples
+    for sample in samples:
+        sample.image_model[...] = np.asarray(sample.target)
+    spaced = [replace(sample, spacing=(3.0, 3.0)) for sample in samples]
+    assert score_network(Everything(), SegmentationTask(2), WorkingSet(samples, (16, 16)), 2, CPU) == {"dice": 1, "dice_1": 1, "hd95": 0, "hd95_1": 0}
+    assert set(score_network(Everything(), SegmentationTask(2), WorkingSet(samples), 2, CPU, distances=False)) == {"dice", "dice_1"}
+    for sample in spaced:
+        sample.image_model[...] = 0
+    assert score_network(Everything(), SegmentationTask(2), WorkingSet(spaced), 2, CPU)["hd95"] == pytest.approx(3 * math.hypot(10, 12))
+
+
+def test_step_without_a_finite_gradient_is_left_out() -> None:
+    layer = nn.Linear(1, 1)
+    descent = Descent(layer, 10)
+    before = _state(layer)
+    for factor in (math.nan, math.inf):
+        descent.step(layer(torch.ones(1, 1)).sum() * factor)
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    descent.step(layer(torch.ones(1, 1)).sum())
+    assert not torch.equal(layer.weight, before["weight"])
+
+
+def test_transformers_warm_up() -> None:
+    rates: dict[str, list[float]] = {}
+    for name, network in (("plain", nn.Linear(2, 2)), ("transformer", nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2)))):
+        descent = Descent(network, 100)
+        rates[name] = []
+        for _ in range(100):
+            descent.step(network(torch.ones(1, 2)).sum())
+            rates[name].append(descent.optimizer.param_groups[0]["lr"])
+    assert rates["plain"][0] == max(rates["plain"]) == 2e-3
+    assert rates["transformer"][0] == pytest.approx(5e-5)
+    assert rates["transformer"].index(max(rates["transformer"])) == 9
+    assert rates["plain"][-1] < 2e-6
+    assert Descent(nn.Linear(2, 2), 10, 0.1).rate == 0.1
+
+
+def test_names_of_victims() -> None:
+    assert [is_pretrained(name) for name in ("resnet18", "resnet18+pretrained", "resnet18-3x3+frozen")] == [False, True, True]
+    assert [main_score(task) for task in (ClassificationTask(2), SegmentationTask(2))] == ["balanced_accuracy", "dice"]
+    assert all(parameter.requires_grad for parameter in _victim("small-cnn+pretrained").parameters())
+    with pytest.raises(UsageError, match=r"victim 'small-cnn\+better' has an unknown suffix; give small-cnn, small-cnn\+pretrained or small-cnn\+frozen"):
+        _victim("small-cnn+better")
+
+
+def test_frozen_victim_learns_with_its_head_alone() -> None:
+    network = _victim("small-resnet+frozen")
+    before = _state(network)
+    head = next(iter(head_layers(network)))
+    train_victim(network, ClassificationTask(2), _textures(8), _textures(4, 100), QUICK, seed=0, device=CPU)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"{head}.weight", f"{head}.bias"}
+
+
+@pytest.mark.parametrize(("name", "images"), [("small-resnet", _textures(8)), ("small-cnn+frozen", _textures(8)), ("small-unet+frozen", _blobs(8))])
+def test_pretraining_changes_all_but_the_head_by_seed(name: str, images: WorkingSet) -> None:
+    states = []
+    for seed in (1, 1, 2):
+        network = _victim(name)
+        before, layout = _state(network), [module_name for module_name, _ in network.named_modules()]
+        trainable = [parameter.requires_grad for parameter in network.parameters()]
+        global_state = torch.get_rng_state()
+        pretrain(network, images, seed=seed, device=CPU, steps=2)
+        assert torch.equal(torch.get_rng_state(), global_state)
+        assert [parameter.requires_grad for parameter in network.parameters()] == trainable
+        assert [module_name for module_name, _ in network.named_modules()] == layout
+        states.append(_state(network))
+        heads = tuple(f"{layer}." for layer in head_layers(network))
+        for key, parameter in network.named_parameters():
+            assert torch.equal(parameter, before[key]) == key.startswith(heads), key
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert not all(torch.equal(value, states[2][key]) for key, value in states[0].items())
+
+
+def test_pretraining_brings_views_of_one_image_together() -> None:
+    """Features of an image and of its mirror image become more alike than those of different images; all are alike in the beginning."""
+    images, network = _textures(16), _victim("small-cnn")
+    pretrain(network, images, seed=0, device=CPU, steps=30)
+    features = network.eval()[:-1]  # type: ignore[index]
+    batch = images.batch(range(16), CPU).images
+    with torch.no_grad():
+        first, second = (nn.functional.normalize(features(view), dim=1) for view in (batch, batch.flip(3)))
+    likeness = first @ second.T
+    margin = likeness.diagonal().mean() - likeness[~torch.eye(16, dtype=torch.bool)].mean()
+    assert float(margin) > 0.08  # 0.005 before; pairing the wrong views gives 0.04

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method by its name, from files to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_salm import baselines
+from monai_salm.baselines import Baseline
+from monai_salm.errors import UsageError
+from monai_salm.optimize import MinMinSettings
+from monai_salm.pipeline import protect, verify
+from monai_salm.pipeline.methods import METHODS, check_method, find_method
+from monai_salm.surrogate import load_surrogate
+from tests.exports import mr_export, mr_labels, nifti_export, small, tree
+
+SEGMENTING = {"umed", "voxshield"}
+CLASSIFYING = {"tap", "lsp", "pil"}
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the surrogates of baselines train for a moment only."""
+    for module in (baselines.targeted, baselines.pil):
+        monkeypatch.setattr(module, "EPOCHS", 1)
+        monkeypatch.setattr(module, "LEAST_STEPS", 2)
+    monkeypatch.setattr(baselines.generators, "LEAST_STEPS", 2)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("method", sorted(set(METHODS) - SEGMENTING - {"salm", "random"}))
+def test_classification(tmp_path: Path, method: str) -> None:
+    mr_export(tmp_path / "in", 4)
+    options = small(labels=mr_labels(tmp_path / "l.csv", 4), method=method)
+    result = protect(tmp_path / "in", tmp_path / "out", options)
+    assert result.to_json()["counts"] == {"protected": 4, "copied": 0, "refused": 0, "failed": 0}
+    assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
+    record = json.loads((tmp_path / "out.work" / "search.json").read_text())
+    assert record["rounds"] == result.to_json()["rounds"] == (0 if method == "lsp" else 2)
+    assert (record["passes"] > 0) == (method != "lsp")
+    assert record["passes"] == result.to_json()["passes_per_sample"]
+    if method in CLASSIFYING:
+        protect(tmp_path / "in", tmp_path / "again", options)
+        assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("method", ["em", "random-mask", *sorted(SEGMENTING)])
+def test_segmentation(tmp_path: Path, method: str) -> None:
+    nifti_export(tmp_path / "in", 3, labels=tmp_path / "maps")
+    options = small(labels=tmp_path / "maps", task="segmentation", surrogate="", method=method, rounds=1)
+    result = protect(tmp_path / "in", tmp_path / "out", options)
+    assert result.to_json()["counts"] == {"protected": 3, "copied": 0, "refused": 0, "failed": 0}
+    assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
+    assert result.to_json()["passes_per_sample"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_task_of_a_method(method: str) -> None:
+    for task, strangers in (("classification", SEGMENTING), ("segmentation", CLASSIFYING)):
+        if method in strangers:
+            with pytest.raises(UsageError, match=rf"method '{method}' is not for {task}; give one of salm, .*em") as caught:
+                check_method(method, task)
+            assert not strangers & set(str(caught.value).partition("give one of ")[2].split(", "))
+        else:
+            check_method(method, task)
+
+
+def test_slices_are_not_for_volumetric_generators() -> None:
+    check_method("voxshield", "segmentation", 3)
+    with pytest.raises(UsageError, match=r"'voxshield' is not for segmentation of 2D samples; give one of .*umed"):
+        check_method("voxshield", "segmentation", 2)
+
+
+def test_wrong_task_stops_the_run(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    with pytest.raises(UsageError, match="'umed' is not for classification"):
+        protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2), method="umed"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "l.csv"], "before anything is written"
+
+
+def test_surrogate_with_a_place_for_each_cell(tmp_path: Path) -> None:
+    pytest.importorskip("einops")
+    mr_export(tmp_path / "in", 4)
+    options = {"labels": mr_labels(tmp_path / "l.csv", 4), "working_size": 12, "rounds": 1}
+    protect(tmp_path / "in", tmp_path / "out", small(**options, surrogate="ViT"))
+    surrogate = tmp_path / "out.work" / "surrogate.safetensors"
+    assert load_surrogate(surrogate)[1].padded_shape == [16, 16]
+    again = protect(tmp_path / "in", tmp_path / "again", small(**options, surrogate=str(surrogate)))
+    assert again.to_json()["counts"]["protected"] == 4
+    with pytest.raises(UsageError, match=r"\.safetensors' cannot work on images of \(32, 32\)"):
+        protect(tmp_path / "in", tmp_path / "larger", small(**options | {"working_size": 20}, surrogate=str(surrogate)))
+
+
+def test_surrogate_of_a_finished_run_is_refused(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    with pytest.raises(UsageError, match=r"'tap' trains a surrogate of its own; give a network's name instead of s\.safetensors"):
+        protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2), method="tap", surrogate="s.safetensors"))
+
+
+def test_choices_of_the_user() -> None:
+    tap = find_method("tap", perturbed_fraction=0.4, rounds=7, seed=3).search
+    assert isinstance(tap, Baseline)
+    assert tap.rounds == 7
+    control = find_method("random-mask", perturbed_fraction=0.1, rounds=None, seed=3).search
+    salm = find_method("salm", perturbed_fraction=0.1, rounds=None, seed=3).search
+    assert isinstance(control, MinMinSettings)
+    assert isinstance(salm, MinMinSettings)
+    assert control.mask_rule == "random"
+    assert {**control.to_json(), "mask_rule": salm.mask_rule} == salm.to_json(), "the control differs in its mask alone"
+    assert METHODS["random-mask"].augmentation == METHODS["salm"].augmentation
+    with pytest.raises(UsageError, match="rounds 0 must be at least 1"):
+        find_method("tap", perturbed_fraction=0.4, rounds=0, seed=0)
+    with pytest.raises(UsageError, match="method 'magic' is unknown; give one of salm, random-mask"):
+        find_method("magic", perturbed_fraction=0.4, rounds=None, seed=0)
