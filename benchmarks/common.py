@@ -13,8 +13,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from monai_salm.evaluate import EvaluateOptions, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,21 @@ def parser(description: str, data: str) -> argparse.ArgumentParser:
     return result
 
 
+def add_grid(arguments: argparse.ArgumentParser, *, epsilon: str, victims: str, epochs: int) -> None:
+    """Add the options of a script that protects training files by methods and trains victims on them, with their defaults."""
+    arguments.add_argument("--methods", default="salm")
+    arguments.add_argument("--epsilon", default=epsilon)
+    arguments.add_argument("--perturbed-fraction", type=float, default=0.4)
+    arguments.add_argument("--victims", default=victims)
+    arguments.add_argument("--countermeasures", default="none")
+    arguments.add_argument("--shares", default="100")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--epochs", type=int, default=epochs)
+    arguments.add_argument("--utility", action="store_true", help="score protected images with a network that was trained on clean ones")
+    arguments.add_argument("--report", action="store_true", help="write a page with the figures into the work folder")
+    arguments.add_argument("--name", default="", help="ending of the rows' file, so that runs beside each other do not share one")
+
+
 class Rows:
     """A JSON-lines file that each row is added to as soon as it is known, with the commit and the machine that made it."""
 
@@ -38,11 +56,17 @@ class Rows:
             path.write_text("", encoding="utf-8")
         self.context = {"commit": commit(), "machine": machine()}
 
-    def add(self, **row: Any) -> None:
-        """Write a row and print it."""
+    def add(self, **row: Any) -> dict[str, Any]:
+        """Write a row and print it.
+
+        Returns:
+            The row with its commit and machine; a row that has its own keeps them.
+        """
+        row |= {name: value for name, value in self.context.items() if name not in row}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row | self.context) + "\n")
+            file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
+        return row
 
 
 def commit() -> str:
@@ -89,6 +113,74 @@ def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
         if found:
             peak[0] = max(peak[0], int(found[1]) / 2**20)
         time.sleep(0.2)
+
+
+def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, clean: Path, *options: object) -> dict[str, Path]:
+    """Protect the training files by each method of :func:`add_grid`, and check the results; what an earlier run finished is used again.
+
+    Args:
+        given: the options.
+        rows: get one row a method.
+        data_set: its name.
+        clean: the training files.
+        options: of ``monai-salm protect``.
+
+    Returns:
+        The protected folder of each method.
+    """
+    bounds = ["--epsilon", given.epsilon]
+    folders = {method: given.work / f"protected_{method}_{given.epsilon.replace('/', '-')}_{given.perturbed_fraction}" for method in given.methods.split(",")}
+    for method, folder in folders.items():
+        record = folder.with_name(f"{folder.name}.json")
+        if record.exists():
+            rows.add(**json.loads(record.read_text(encoding="utf-8")))
+            continue
+        remove_run(folder)
+        result, seconds, memory = salm("protect", clean, folder, "--method", method, *bounds, "--perturbed-fraction", given.perturbed_fraction, *options)
+        verdict, _, _ = salm("verify", clean, folder, *bounds)
+        shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"] is not None]
+        psnr = [file["psnr"] for file in verdict["files"] if file["psnr"] is not None]
+        row = rows.add(
+            what="protect", data_set=data_set, method=method, epsilon=given.epsilon, perturbed_fraction=given.perturbed_fraction, counts=result["counts"],
+            verified=verdict["counts"], seconds=round(seconds), peak_gib=round(memory, 2), rounds=result["rounds"],
+            passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(min(psnr), 2), mean_psnr=round(sum(psnr) / len(psnr), 2),
+            mean_changed_fraction=round(sum(shares) / len(shares), 3), largest_changed_fraction=round(max(shares), 3),
+            changed_outside_anatomy=sum(file["changed_outside"] or 0 for file in verdict["files"]),
+        )  # fmt: skip
+        record.write_text(json.dumps(row), encoding="utf-8")
+    return folders
+
+
+def measure_victims(
+    given: argparse.Namespace, rows: Rows, data_set: str, part: str, clean: Path, folders: Mapping[str, Path], test: Path, **options: Any
+) -> None:
+    """Train the victims of :func:`add_grid` on clean and on protected files, and score them on clean test files.
+
+    Args:
+        given: the options.
+        rows: get one row a victim, and one with their means and verdicts.
+        data_set: its name.
+        part: of the data set that scores come from.
+        clean: training files.
+        folders: protected training files of each method.
+        test: clean test files.
+        options: of :class:`~monai_salm.evaluate.EvaluateOptions`, beside those of the script.
+    """
+    began = time.monotonic()
+    setting = {"data_set": data_set, "part": part, "epsilon": given.epsilon, "perturbed_fraction": given.perturbed_fraction}
+    chosen = EvaluateOptions(
+        victims=given.victims, countermeasures=given.countermeasures, protected_shares=given.shares, seeds=given.seeds, epochs=given.epochs,
+        utility=given.utility, verification=given.report, state=given.work / f"state_{part}{given.name}.jsonl",
+        report=given.work / f"report_{given.name}.html" if given.report else None, **options,
+    )  # fmt: skip
+    report = evaluate(clean, folders, test, chosen, show_progress=True)
+    for result in report.results:
+        rows.add(what="victim", **setting, epochs=given.epochs, **result.to_json())
+    rows.add(
+        what="summary", **setting, seconds=round(time.monotonic() - began), counts=report.counts, chance=report.chance,
+        majority_share=report.majority_share, summary=report.summary(), verdicts=report.verdicts(), utility=report.utility, notes=report.notes,
+    )  # fmt: skip
+    print(report.table())
 
 
 def fresh(folder: Path) -> Path:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One hundred real CT files: fates, repeatability, and what dcmtk and dicom3tools say of the output.
 
-With ``--victims`` also what victims learn from the training patients' files. Needs ``dciodvfy`` (dicom3tools) and ``dcmicmp`` (dcmtk) on the path; says so
-and goes on where they are missing.
+With ``--victims LIST`` also what victims learn from the training patients' files, at 64 x 64, scored on the test patients'. Needs ``dciodvfy`` (dicom3tools)
+and ``dcmicmp`` (dcmtk) on the path; says so and goes on where they are missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import math
@@ -15,24 +16,38 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from common import Rows, fresh, parser, remove_run, salm, same_tree
+from common import Rows, add_grid, fresh, measure_victims, parser, protect_by_methods, remove_run, salm, same_tree
+
+WORKING_SIZE = 64
+"""What surrogates and victims see of an image."""
 
 
 def main() -> None:
     """Run the benchmark."""
     arguments = parser(__doc__ or "", "ct_contrast")
-    arguments.add_argument("--victims", action="store_true", help="train victims, too (half an hour more on one core)")
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--epochs", type=int, default=30)
+    add_grid(arguments, epsilon="8/255", victims="", epochs=30)
+    arguments.add_argument("--skip-files", action="store_true", help="only measure victims")
     given = arguments.parse_args()
-    rows = Rows(given.results / "ct_contrast.jsonl")
+    rows = Rows(given.results / f"ct_contrast{'_' + given.name if given.name else ''}.jsonl", keep=True)
+    given.work.mkdir(parents=True, exist_ok=True)
+    if not given.skip_files:
+        check_files(given, rows)
+    if given.victims:
+        labels = {split: split_files(given, split) for split in ("train", "test")}
+        clean, test = given.work / "train", given.work / "test"
+        folders = protect_by_methods(given, rows, "ct_contrast", clean, "--labels", labels["train"], "--working-size", WORKING_SIZE)
+        measure_victims(given, rows, "ct_contrast", "test", clean, folders, test, labels=labels["train"], test_labels=labels["test"], working_size=WORKING_SIZE)
+
+
+def check_files(given: argparse.Namespace, rows: Rows) -> None:
+    """Protect all files twice at the defaults, and let other tools judge the result."""
     source, labels = given.data / "dicom", given.data / "index.csv"
     outputs = [given.work / "protected_1", given.work / "protected_2"]
     for output in outputs:
         remove_run(output)
         result, seconds, memory = salm("protect", source, output, "--labels", labels, "--label-column", "contrast", accept=(0, 3))
         rows.add(
-            what="protect", counts=result["counts"], problems=result["problems"], seconds=round(seconds), peak_gib=round(memory, 2), rounds=result["rounds"],
+            what="files", counts=result["counts"], problems=result["problems"], seconds=round(seconds), peak_gib=round(memory, 2), rounds=result["rounds"],
             passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(result["lowest_psnr"], 2),
         )  # fmt: skip
     rows.add(what="repeat", byte_identical=same_tree(*outputs))
@@ -51,30 +66,19 @@ def main() -> None:
         rows.add(what="dcmicmp", steps=sorted(set(steps.values())), exit_codes_at_steps=codes[0], exit_codes_one_below=codes[-1])
     else:
         rows.add(what="dcmicmp", skipped="dcmtk is not installed")
-    if given.victims:
-        measure_victims(given.data, given.work, labels, given.seeds, given.epochs, rows)
 
 
-def measure_victims(data: Path, work: Path, labels: Path, seeds: int, epochs: int, rows: Rows) -> None:
-    """Protect the training patients' files, and score victims on the test patients'."""
-    with labels.open(newline="", encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
-    for split in ("train", "test"):
-        folder = fresh(work / split)
-        for row in (row for row in table if row["split"] == split):
-            shutil.copyfile(data / row["file"], folder / Path(row["file"]).name)
-        with (work / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "label"), *((Path(row["file"]).name, row["contrast"]) for row in table if row["split"] == split)])
-    output = work / "protected_train"
-    remove_run(output)
-    salm("protect", work / "train", output, "--labels", work / "train.csv")
-    scores, seconds, _ = salm(
-        "evaluate", work / "train", output, "--labels", work / "train.csv", "--test", work / "test", "--test-labels", work / "test.csv",
-        "--seeds", seeds, "--epochs", epochs,
-    )  # fmt: skip
-    for row in scores["results"]:
-        rows.add(what="victim", epochs=epochs, **row)
-    rows.add(what="summary", seconds=round(seconds), counts=scores["counts"], summary=scores["summary"])
+def split_files(given: argparse.Namespace, split: str) -> Path:
+    """Copy the files of the patients of a split, and give the table of their labels."""
+    with (given.data / "index.csv").open(newline="", encoding="utf-8") as file:
+        chosen = [row for row in csv.DictReader(file) if row["split"] == split]
+    work: Path = given.work
+    folder, table = fresh(work / split), work / f"{split}_labels.csv"
+    for row in chosen:
+        shutil.copyfile(given.data / row["file"], folder / Path(row["file"]).name)
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((Path(row["file"]).name, row["contrast"]) for row in chosen)])
+    return table
 
 
 def iod_errors(path: Path) -> Counter[str]:

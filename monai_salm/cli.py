@@ -237,6 +237,7 @@ def keygen(file: Path) -> int:
 @click.option("--protected-shares", default="100", show_default=True, help="Percentages of the training images that are protected, such as 20,60,100.")
 @click.option("--pretrain", type=_FILE, help="Clean images that +pretrained and +frozen victims see first, without labels.  [default: those of --test]")
 @click.option("--utility/--no-utility", default=True, show_default=True, help="Score protected images with a clean network, and measure how features drift.")
+@click.option("--verification/--no-verification", default=True, show_default=True, help="Check the protected files against their originals first.")
 @click.option("--report", type=_FILE, help="Page to write for people, ending in .html; its figures are written beside it as .json.")
 @click.option("--state", type=_FILE, help="File that keeps finished trainings; the same command with it goes on where it was stopped.")
 @_values

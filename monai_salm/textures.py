@@ -16,12 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_salm.errors import UsageError
 from monai_salm.noise import fingerprint
 from monai_salm.samples import WorkingSample, WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask
 
 NEXT_PERIOD = 1.6
 """Once all directions are given away, further classes get them again with a period that is so many times as long."""
+
+SEEDS = 2**64
+"""So many seeds there are; negative ones, which numpy refuses, count from the end."""
 
 Waves = tuple[tuple[float, ...], ...]
 """Wave vectors of one class, cycles per cell along each axis."""
@@ -45,7 +49,7 @@ def class_waves(count: int, spatial_dims: int, period: float, seed: int) -> list
     directions += [[first, second] for first, second in pairs]
     frequencies = [1 / (period * NEXT_PERIOD ** (number // len(directions))) for number in range(count)]
     waves = [tuple(tuple((f * wave).tolist()) for wave in directions[number % len(directions)]) for number, f in enumerate(frequencies)]
-    order = np.random.default_rng(seed).permutation(count)
+    order = np.random.default_rng(seed % SEEDS).permutation(count)
     return [waves[number] for number in order]
 
 
@@ -60,14 +64,19 @@ def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, se
 
     Returns:
         float32 maps on the samples' working grids, in their order.
+
+    Raises:
+        UsageError: the samples have no targets.
     """
+    if samples.samples[0].target is None:
+        raise UsageError("the samples have no labels, which class textures need; give --labels, or --method random")
     multi_label = isinstance(task, ClassificationTask) and task.multi_label
     waves = class_waves(task.outputs * (2 if multi_label else 1), samples.spatial_dims, period, seed)
     return [torch.from_numpy(_texture(sample, waves, seed)) for sample in samples.samples]
 
 
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    generator = np.random.default_rng([seed, int(fingerprint(sample.image_model)[:15], 16)])
+    generator = np.random.default_rng([seed % SEEDS, int(fingerprint(sample.image_model)[:15], 16)])
     shape, target = sample.image_model.shape, sample.target
     if isinstance(target, int):
         return _signs(_wave(waves[target], shape, generator))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation, binomial_blur
+from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation, _move, _move_and_zoom, binomial_blur
 
 ALL = {"flip": 0.5, "shift": 0.1, "zoom": 0.1, "blur": 0.5, "window": 0.1, "identity": 0.0}
 NONE = dict.fromkeys(ALL, 0.0)
@@ -106,6 +106,37 @@ def test_label_maps_follow_their_images(shape: tuple[int, ...]) -> None:
     assert moved.dtype == torch.int64
     assert torch.equal(changed[:, 0].round().long(), moved)
     assert not torch.equal(moved, labels)
+
+
+@pytest.mark.parametrize("shape", [(40, 2, 9, 14), (40, 1, 5, 8, 7)], ids=["2d", "3d"])
+def test_gathered_move_is_the_affine_one(shape: tuple[int, ...]) -> None:
+    draws = _generator(4)
+    images, dims, lengths = _images(*shape), len(shape) - 2, torch.tensor(shape[2:])
+    labels = torch.randint(0, 4, (shape[0], *shape[2:]), generator=draws).to(torch.uint8)
+    flips = torch.where(torch.rand(shape[0], dims, generator=draws) < 0.5, -1.0, 1.0)
+    shifts = torch.stack([torch.randint(-int(n) - 1, int(n) + 2, (shape[0],), generator=draws) for n in lengths], dim=1).float()
+    gathered, moved = _move(images, labels, flips, shifts)
+    expected, followed = _move_and_zoom(images, labels, flips, shifts / lengths * 2, torch.ones(shape[0]))
+    assert torch.allclose(gathered, expected, atol=1e-4)
+    assert moved is not None
+    assert moved.dtype == torch.uint8
+    assert torch.equal(moved, followed)
+    assert torch.equal(_move(labels[:, None].float(), None, flips, shifts)[0][:, 0], moved.float()), "the labels follow their images"
+    assert torch.isin(gathered, torch.cat([images.flatten(), torch.zeros(1)])).all(), "no value is new"
+
+
+def test_move_sends_gradients_back_where_the_values_came_from() -> None:
+    images = _images(6, 1, 9, 14).requires_grad_(True)
+    augmentation = ConsumerAugmentation(**NONE | {"flip": 0.5, "shift": 0.2})
+    weights = _images(6, 1, 9, 14) + 1
+    moved = augmentation(images, _generator(5))[0]
+    assert not torch.equal(moved, images)
+    (gradient,) = torch.autograd.grad((moved * weights).sum(), images)
+    # Each value went to one place or out of the picture, so its gradient is the weight of that place, or 0.
+    places, _ = augmentation(torch.arange(1.0, 127.0).reshape(1, 1, 9, 14).expand(6, 1, 9, 14), _generator(5))
+    expected = torch.zeros(6, 127).scatter_(1, places.flatten(1).long(), weights.flatten(1))[:, 1:]
+    assert torch.equal(gradient.flatten(1), expected)
+    assert (gradient == 0).any()
 
 
 def test_zoom_and_window_change_what_they_say() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,16 @@ from torch import nn
 from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.networks import build_network
-from monai_salm.optimize import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, renew
+from monai_salm.optimize import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, box_blur, renew
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.textures import class_textures
 from tests.builders import cube_set, disk_set, working_sample
 
 Noise = dict[str, NDArray[Any]]
+
+TEXTURED: dict[str, Any] = {"texture_period": 4.0, "mask_blur": 5}
+"""Changes of the settings for a search that starts from class textures."""
 
 
 def _settings(**changes: Any) -> MinMinSettings:
@@ -70,13 +75,115 @@ def _check_bounds(samples: WorkingSet, noise: Noise, fraction: float) -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
 @pytest.mark.parametrize("rule", ["gradient", "random"])
-def test_bounds_of_pictures(pictures: WorkingSet, rule: str, fraction: float) -> None:
-    _check_bounds(pictures, dict(_optimizer(pictures, mask_rule=rule, perturbed_fraction=fraction).run(pictures)), fraction)
+@pytest.mark.parametrize("textured", [{}, TEXTURED, TEXTURED | {"max_rounds": 1}], ids=["plain", "textured", "textured, first round"])
+def test_bounds_of_pictures(pictures: WorkingSet, rule: str, fraction: float, textured: dict[str, Any]) -> None:
+    _check_bounds(pictures, dict(_optimizer(pictures, mask_rule=rule, perturbed_fraction=fraction, **textured).run(pictures)), fraction)
 
 
-def test_bounds_of_volumes() -> None:
+def test_bounds_of_findings_with_textures() -> None:
+    samples = disk_set(8, multi_label=True)
+    _check_bounds(samples, dict(_optimizer(samples, ClassificationTask(2, True), perturbed_fraction=0.2, **TEXTURED).run(samples)), 0.2)
+
+
+@pytest.mark.parametrize("textured", [{}, TEXTURED], ids=["plain", "textured"])
+def test_bounds_of_volumes(textured: dict[str, Any]) -> None:
     volumes = cube_set()
-    _check_bounds(volumes, dict(_optimizer(volumes, SegmentationTask(2), perturbed_fraction=0.2).run(volumes)), 0.2)
+    _check_bounds(volumes, dict(_optimizer(volumes, SegmentationTask(2), perturbed_fraction=0.2, **textured).run(volumes)), 0.2)
+
+
+def test_noise_stays_in_the_structures_with_textures() -> None:
+    volumes = cube_set()
+    for changes, inside in ((TEXTURED, True), ({}, False)):
+        noise = dict(_optimizer(volumes, SegmentationTask(2), perturbed_fraction=0.2, **changes).run(volumes))
+        outside = [noise[sample.sample_id][np.asarray(sample.target) == 0].any() for sample in volumes.samples]
+        assert not any(outside) if inside else all(outside)
+
+
+def _textures(samples: WorkingSet, task: LearningTask | None = None) -> list[NDArray[Any]]:
+    """Give the textures of TEXTURED in steps."""
+    maps = class_textures(samples, task or ClassificationTask(2), period=4.0, seed=0)
+    return [texture.numpy() * sample.levels for texture, sample in zip(maps, samples.samples, strict=True)]
+
+
+class Watched(nn.Module):
+    """A network that keeps what it sees."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += list(images.detach().clone())
+        result: torch.Tensor = self.network(images)
+        return result
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_first_round_with_textures_only_looks(pictures: WorkingSet, frozen: bool) -> None:
+    network = Watched(_network(pictures))
+    optimizer = _optimizer(pictures, network=network, max_rounds=2, augmentation=NO_AUGMENTATION, freeze_surrogate=frozen, **TEXTURED)
+    state = optimizer.start(pictures)
+    clean = {sample.image_model.tobytes() for sample in pictures.samples}
+    seen: list[set[bytes]] = []
+
+    def after_round(now: SearchState) -> None:
+        seen.append({image.numpy().tobytes() for image in network.seen})
+        network.seen.clear()
+        if now.round == 1:
+            assert all(np.array_equal(steps, texture) for steps, texture in zip(now.steps, _textures(pictures), strict=True))
+            assert all((score > 0).float().mean() > 0.9 for score in now.score)
+            assert 0.3 < now.history[0].changed_fraction <= 0.4, "the texture lies in the mask from now on"
+
+    noise = dict(optimizer.run(pictures, state, after_round))
+    assert seen[0] == clean
+    assert not seen[1] & clean
+    assert any(not np.array_equal(steps, texture) for steps, texture in zip(state.steps, _textures(pictures), strict=True))
+    agreement = [(np.sign(noise[name]) * np.sign(texture))[noise[name] != 0].mean() for name, texture in zip(pictures.ids, _textures(pictures), strict=True)]
+    assert np.mean(agreement) > 0.5, "the steps fit the texture, they do not replace it"
+
+
+def test_first_round_leaves_the_texture_in_the_mask(pictures: WorkingSet) -> None:
+    noise = dict(_optimizer(pictures, max_rounds=1, **TEXTURED).run(pictures))
+    for steps, texture in zip(noise.values(), _textures(pictures), strict=True):
+        assert np.array_equal(steps[steps != 0], texture[steps != 0])
+
+
+@pytest.mark.parametrize("textured", [False, True])
+def test_surrogate_is_drawn_anew_after_looking(pictures: WorkingSet, textured: bool) -> None:
+    network = _network(pictures)
+    weights: list[list[torch.Tensor]] = []
+
+    def keep(_: SearchState) -> None:
+        weights.append([parameter.detach().clone() for parameter in network.parameters()])
+
+    # Without learning, only the draws change the weights.
+    list(_optimizer(pictures, network=network, max_rounds=3, learning_rate=0.0, **(TEXTURED if textured else {})).run(pictures, after_round=keep))
+    same = [all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) for first, second in itertools.pairwise(weights)]
+    assert same == [not textured, True]
+
+
+def test_box_blur_averages_with_zeros_outside() -> None:
+    for dims in (2, 3):
+        maps = torch.rand(2, 1, *[7] * dims, generator=torch.Generator().manual_seed(0))
+        blurred = box_blur(maps, 3)
+        assert blurred.shape == maps.shape
+        assert torch.allclose(blurred[(0, 0, *[3] * dims)], maps[(0, 0, *[slice(2, 5)] * dims)].mean())
+        assert torch.allclose(blurred[(1, 0, *[0] * dims)], maps[(1, 0, *[slice(0, 2)] * dims)].sum() / 3**dims)
+        padded = torch.nn.functional.pad(maps, [0, 8] * dims)
+        assert torch.allclose(box_blur(padded, 5)[(..., *[slice(0, 7)] * dims)], box_blur(maps, 5)), "whatever the padding of a batch"
+
+
+def test_mask_blur_gives_the_texture_room(pictures: WorkingSet) -> None:
+    def neighbors(blur: int) -> float:
+        noise = dict(_optimizer(pictures, max_rounds=1, texture_period=4.0, mask_blur=blur, perturbed_fraction=0.3).run(pictures))
+        changed = np.stack([noise[name] != 0 for name in pictures.ids])
+        return float((changed[:, :, 1:] & changed[:, :, :-1]).sum() / changed.sum())
+
+    single, few, many = (neighbors(blur) for blur in (1, 3, 7))
+    assert single + 0.1 < few
+    assert few < many
+    assert many > 0.7
 
 
 def test_dense_noise_fills_the_carriers(pictures: WorkingSet) -> None:
@@ -135,8 +242,9 @@ def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
 
 
 @pytest.mark.parametrize("stopped", [1, 2, 3])
-def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stopped: int) -> None:
-    changes: dict[str, Any] = {"max_rounds": 4, "renew_every": 2}
+@pytest.mark.parametrize("kind", [{"renew_every": 2}, TEXTURED], ids=["plain", "textured"])
+def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stopped: int, kind: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"max_rounds": 4} | kind
     saved: dict[int, tuple[SearchState, nn.Module]] = {}
     network = _network(pictures)
 
@@ -218,10 +326,11 @@ def test_renew_is_repeatable() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
 
 
-def test_samples_without_labels_are_told() -> None:
+@pytest.mark.parametrize("textured", [{}, TEXTURED], ids=["plain", "textured"])
+def test_samples_without_labels_are_told(textured: dict[str, Any]) -> None:
     samples = WorkingSet([working_sample("a", np.full((8, 8), 0.5))])
     with pytest.raises(UsageError, match="the samples have no labels"):
-        _optimizer(samples).run(samples)
+        _optimizer(samples, **textured).run(samples)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +339,10 @@ def test_samples_without_labels_are_told() -> None:
         ({"perturbed_fraction": 0.0}, r"perturbed fraction 0 is not in \(0, 1\]"),
         ({"perturbed_fraction": 1.1}, r"perturbed fraction 1.1 is not in \(0, 1\]"),
         ({"mask_rule": "best"}, f"mask rule 'best' is unknown; give one of {', '.join(MASK_RULES)}"),
+        ({"mask_blur": 4}, "mask blur 4 is not odd; a box around a cell is 1, 3, 5, ... cells wide"),
+        ({"mask_blur": 0}, "mask blur 0 is not odd"),
+        ({"texture_period": 1.9}, "texture period 1.9 is below 2 cells, which no grid shows; give 2 or more, or 0 for none"),
+        ({"texture_period": -4.0}, "texture period -4 is below 2 cells"),
         ({"max_rounds": 0}, "max_rounds 0 must be at least 1"),
         ({"batch_size": -1}, "batch_size -1 must be at least 1"),
     ],
@@ -240,7 +353,7 @@ def test_settings_out_of_bounds(changes: dict[str, Any], message: str) -> None:
 
 
 def test_settings_survive_json() -> None:
-    settings = _settings(seed=3, renew_every=2)
+    settings = _settings(seed=3, renew_every=2, **TEXTURED)
     assert MinMinSettings(**settings.to_json()) == settings
 
 

@@ -66,7 +66,7 @@ def evaluate(
             recipe = replace(recipe, batch_size=VOLUME_BATCH)
         # What takes no training comes first: files that break a bound are not worth any.
         first = folders.protected[0]
-        verified = verify(clean, named[first], options=options.budget_options(), show_progress=show_progress)
+        verified = verify(clean, named[first], options=options.budget_options(), show_progress=show_progress) if options.verification else None
         grid = Grid(folders, build, recipe, state)
         cells = plan_cells(victims, countermeasures, shares, options.seeds, folders.protected)
         results = grid.run(cells, show_progress=show_progress, after_training=after_training)
@@ -85,7 +85,7 @@ def evaluate(
             folders.chance(),
             folders.majority_share(),
             utility=utility,
-            verification=verification_figures(verified, folders, first, options.modality.upper()),
+            verification=None if verified is None else verification_figures(verified, folders, first, options.modality.upper()),
             notes=notes + grid.notes,
             options=options.to_json() | {"pretrained_on": source},
         )

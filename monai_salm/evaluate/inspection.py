@@ -50,9 +50,9 @@ def verification_figures(verified: VerifyReport, folders: Folders, name: str, mo
     return {"folder": name, "counts": verified.to_json()["counts"], "modalities": modalities}
 
 
-def example_pairs(verified: VerifyReport, folders: Folders, name: str) -> list[ExamplePair]:
+def example_pairs(verified: VerifyReport | None, folders: Folders, name: str) -> list[ExamplePair]:
     """Give the middle picture of a few files of each modality, before and after, in model values of the original's window; arguments as above."""
-    bounds = {file.path: file.epsilon_stored for file in verified.files}
+    bounds = {} if verified is None else {file.path: file.epsilon_stored for file in verified.files}
     groups: dict[str, list[tuple[FilePlan, Path]]] = {}
     for _, _, file, other in folders.file_pairs(name):
         groups.setdefault(file.canvas.modality, []).append((file, other))
@@ -61,7 +61,7 @@ def example_pairs(verified: VerifyReport, folders: Folders, name: str) -> list[E
         wanted = min(EXAMPLES, len(files))
         # Evenly: the first slices of a volume are those at its end.
         for file, other in (files[(2 * number + 1) * len(files) // (2 * wanted)] for number in range(wanted)):
-            pairs.append(_example(folders[CLEAN].inventory, file, other, bounds[file.path]))
+            pairs.append(_example(folders[CLEAN].inventory, file, other, bounds.get(file.path)))
     return pairs
 
 

@@ -29,6 +29,7 @@ class EvaluateOptions:
         protected_shares: percentages of the training images that are protected, separated by commas; the other images are clean.
         pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test images.
         utility: measure what the protected images are still worth to a network that was trained on clean ones, and how far their features drift.
+        verification: check the first protected folder against its originals first, as ``verify`` does.
         report: page to write, with its figures as JSON beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps none.
         window, modality, sample, working_size, device: as in ``ProtectOptions``.
@@ -46,6 +47,7 @@ class EvaluateOptions:
     protected_shares: str = "100"
     pretrain: Path | None = None
     utility: bool = True
+    verification: bool = True
     report: Path | None = None
     state: Path | None = None
     window: str = "auto"

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from monai_salm import baselines
 from monai_salm.baselines import Baseline
+from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
+from monai_salm.masks import border_values, find_window
 from monai_salm.optimize import MinMinSettings
 from monai_salm.pipeline import protect, verify
 from monai_salm.pipeline.methods import METHODS, check_method, find_method
 from monai_salm.surrogate import load_surrogate
-from tests.exports import mr_export, mr_labels, nifti_export, small, tree
+from monai_salm.textures import class_waves
+from monai_salm.transforms import SALMProtect
+from tests.exports import body, mr_export, mr_labels, nifti_export, small, tree
 
 SEGMENTING = {"umed", "voxshield"}
 CLASSIFYING = {"tap", "lsp", "pil"}
@@ -56,6 +65,57 @@ def test_segmentation(tmp_path: Path, method: str) -> None:
     assert result.to_json()["counts"] == {"protected": 3, "copied": 0, "refused": 0, "failed": 0}
     assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
     assert result.to_json()["passes_per_sample"] > 0
+
+
+def _share_of(noise: NDArray[Any], label: int, period: float) -> float:
+    """Give how much of what two classes' waves make up in noise is one class's."""
+    grid = np.meshgrid(*(np.arange(n) for n in noise.shape), indexing="ij")
+    power = [
+        sum(abs((noise * np.exp(-2j * np.pi * sum(f * axis for f, axis in zip(wave, grid, strict=True)))).sum()) ** 2 for wave in waves)
+        for waves in class_waves(2, noise.ndim, period, 0)
+    ]
+    return float(power[label] / sum(power))
+
+
+def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 4)
+    protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4)))
+    assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
+    surrogate = tmp_path / "out.work" / "surrogate.safetensors"
+    period = load_surrogate(surrogate)[1].search["texture_period"]
+    assert period >= 2
+    for number in range(4):
+        before, after = (pydicom.dcmread(tmp_path / folder / f"case{number}" / "image.dcm").pixel_array.astype(float) for folder in ("in", "out"))
+        assert _share_of(after - before, number % 2, period) > 0.6
+    image = torch.from_numpy(body(9).astype(np.float32))[None]
+    values = image[0].numpy().astype(np.float64)
+    window, _ = find_window("", values.ravel(), border_values(values))
+    for rounds in (1, 3):
+        transform = SALMProtect(surrogate=surrogate, rounds=rounds)
+        for label in (0, 1):
+            protected = torch.as_tensor(transform(image, label))
+            assert torch.equal(torch.as_tensor(transform(image, label)), protected), "the surrogate learned from an image"
+            change = protected.double() - image.double()
+            assert 0 < change.abs().max() <= 8 / 255 * window.width
+            assert not change[image == 0].any()
+            assert 0.2 < (change != 0).sum() / (image > 0).sum() <= 0.41
+            assert _share_of(change[0].numpy(), label, period) > 0.6
+
+
+def test_salm_has_no_textures_for_label_maps() -> None:
+    slices, maps = (find_method("salm", task, perturbed_fraction=0.3, rounds=None, seed=5) for task in ("classification", "segmentation"))
+    assert isinstance(slices.search, MinMinSettings)
+    assert isinstance(maps.search, MinMinSettings)
+    assert slices.search.texture_period >= 2
+    assert slices.search.mask_blur > 1
+    assert maps.search == MinMinSettings(perturbed_fraction=0.3, seed=5), "error-minimizing noise from none"
+    assert maps.augmentation == ConsumerAugmentation()
+    fewer = find_method("salm", "segmentation", perturbed_fraction=0.3, rounds=2, seed=5).search
+    assert isinstance(fewer, MinMinSettings)
+    assert fewer.max_rounds == 2
+    for name in set(METHODS) - {"salm"}:
+        chosen = [find_method(name, task, perturbed_fraction=0.3, rounds=None, seed=5) for task in ("classification", "segmentation")]
+        assert METHODS[name].segmentation is not None or chosen[0] == chosen[1]
 
 
 @pytest.mark.parametrize("method", METHODS)
