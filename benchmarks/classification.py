@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PneumoniaMNIST, BreastMNIST and brain tumor slices: what victims learn from the files that each method wrote.
 
-Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on validation images of the two data sets that have some, for choosing.
+Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the validation images of the two data
+sets that have some, for choosing.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ q rounds to the steps that the file can hold, so what is optimized is what is wr
 they are protected now, then takes some signed gradient steps per sample, from where the last round left its noise.
 
 Where a class texture starts the noise (:mod:`monai_salm.textures`), the first round only looks: its surrogate learns from the clean samples, and its
-gradient says where in each image the disease is seen. There the texture is put, and from the second round on the steps fit it to the image. The mask says
-where, the class says what, the optimizer makes it fit.
+gradient says where in each image the disease is seen (a frozen surrogate's: where a texture is looked for). There the texture is put, and from the second
+round on the steps fit it to the image. The mask says where, the class says what, the optimizer makes it fit.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class MinMinSettings:
         patience: see ``stop_error``.
         renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
+        full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
         mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values: a texture needs room; odd.
         texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. Segmentation: the noise then stays
@@ -74,6 +75,7 @@ class MinMinSettings:
     patience: int = 5
     renew_every: int = 0
     mask_rule: str = "gradient"
+    full_strength: bool = False
     mask_memory: float = 0.7
     mask_blur: int = 1
     texture_period: float = 0.0
@@ -86,7 +88,7 @@ class MinMinSettings:
             raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's voxels change")
         if self.mask_rule not in MASK_RULES:
             raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
-        if self.mask_blur % 2 == 0:
+        if self.mask_blur < 1 or self.mask_blur % 2 == 0:
             raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
         if self.texture_period and self.texture_period < 2:
             raise UsageError(f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, or 0 for none")
@@ -216,7 +218,8 @@ class MinMinOptimizer:
             self._train_surrogate(samples, state, generator)
         error, changed = self._move_noise(samples, state, generator)
         state.round += 1
-        state.quiet = state.quiet + 1 if error < self.settings.stop_error else 0
+        looked = state.round == 1 and self.settings.texture_period > 0  # at clean samples, whose error says nothing of the noise
+        state.quiet = state.quiet + 1 if error < self.settings.stop_error and not looked else 0
         log = RoundLog(state.round, error, changed, state.passes, time.monotonic() - began)
         state.history.append(log)
         return log
@@ -260,7 +263,7 @@ class MinMinOptimizer:
             gain, levels = mask * batch.share * _column(batch.step_model, steps), _column(batch.levels, steps)
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                gradient, logits, target = self._input_gradient((batch.images + steps.round() * gain).clamp(0, 1), batch, generator)
+                gradient, logits, target = self._input_gradient((batch.images + self._quantize(steps, batch) * gain).clamp(0, 1), batch, generator)
                 if step == 0:
                     errors += float(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
@@ -306,9 +309,10 @@ class MinMinOptimizer:
         noise = self._quantize(steps, batch) * mask
         return (batch.images + noise * batch.share * _column(batch.step_model, noise)).clamp(0, 1)
 
-    @staticmethod
-    def _quantize(steps: Tensor, batch: WorkingBatch) -> Tensor:
+    def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
         levels = _column(batch.levels, steps)
+        if self.settings.full_strength:
+            steps = torch.where(steps.abs() * 3 >= levels, levels * steps.sign(), steps)
         return steps.round().clamp(-levels, levels) * (batch.voxels > 0)
 
     def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
@@ -320,7 +324,7 @@ class MinMinOptimizer:
         if settings.mask_rule == "random":
             rows = [torch.rand(voxels[0].numel(), generator=torch.Generator().manual_seed(settings.seed * 7_919 + index)) for index in batch.indices]
             score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
-        elif settings.mask_blur > 1:
+        if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
         if settings.texture_period and self.task.spatial_target and batch.target is not None:
             voxels = torch.where(batch.target[:, None] > 0, voxels, 0)

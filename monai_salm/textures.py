@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class textures: the part of the noise that all samples of a class have in common, and that no two of them have alike.
+"""Class textures: the part of the noise that the samples of a class have in common.
 
-A texture is the sign of a plane wave whose directions say the class and whose phase is the sample's own. So it is the same for a network under flips and
+A texture is the sign of a plane wave whose direction says the class and whose phase is the sample's own. So it is the same for a network under flips and
 shifts, survives a blur and a resampling that its period outlasts, and has no mean that a linear projection or the average of a class could take out. It
 starts the search, which then only has to fit it to the images. Synthetic class-wise noise that needs no surrogate: Yu et al. 2022 (arXiv 2111.00898, there
 linear and of fixed phase), Sadasivan et al. 2023 (arXiv 2303.04278, class-wise convolution).
@@ -27,6 +27,10 @@ NEXT_PERIOD = 1.6
 SEEDS = 2**64
 """So many seeds there are; negative ones, which numpy refuses, count from the end."""
 
+MOST_ANGLES = 5
+"""Directions in a plane that a network can still tell apart at a budget of a few gray values."""
+
+Direction = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Waves = tuple[tuple[float, ...], ...]
 """Wave vectors of one class, cycles per cell along each axis."""
 
@@ -42,15 +46,30 @@ def class_waves(count: int, spatial_dims: int, period: float, seed: int) -> list
         period: of the first classes' waves, working cells.
         seed: says which class gets which directions.
     """
-    axes = np.eye(spatial_dims)
-    pairs = list(itertools.combinations(axes, 2))
-    directions = [[axis] for axis in axes]
-    directions += [[(first + second) / math.sqrt(2), (first - second) / math.sqrt(2)] for first, second in pairs]
-    directions += [[first, second] for first, second in pairs]
+    directions = _plane_directions(min(count, MOST_ANGLES)) if spatial_dims == 2 else _space_directions()
     frequencies = [1 / (period * NEXT_PERIOD ** (number // len(directions))) for number in range(count)]
     waves = [tuple(tuple((f * wave).tolist()) for wave in directions[number % len(directions)]) for number, f in enumerate(frequencies)]
     order = np.random.default_rng(seed % SEEDS).permutation(count)
     return [waves[number] for number in order]
+
+
+def _plane_directions(count: int) -> list[list[Direction]]:
+    """Give directions at equal angles from one axis to the other, each with its mirror image."""
+    angles = np.linspace(0, math.pi / 2, max(count, 2))
+    return [
+        [np.array([math.cos(a), math.sin(a)]), np.array([math.cos(a), -math.sin(a)])][: 1 if number in (0, len(angles) - 1) else 2]
+        for number, a in enumerate(angles)
+    ]
+
+
+def _space_directions() -> list[list[Direction]]:
+    """Give the axes, the diagonals of their planes, and the directions between both."""
+    axes = np.eye(3)
+    pairs = list(itertools.combinations(axes, 2))
+    directions = [[axis] for axis in axes]
+    directions += [[(first + second) / math.sqrt(2), (first - second) / math.sqrt(2)] for first, second in pairs]
+    ordered = [(a, b) for pair in pairs for a, b in (pair, pair[::-1])]
+    return directions + [[(2 * a + b) / math.sqrt(5), (2 * a - b) / math.sqrt(5)] for a, b in ordered]
 
 
 def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, seed: int) -> list[Tensor]:

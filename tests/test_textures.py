@@ -65,7 +65,7 @@ def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
     assert len(waves) == count
     assert len({_axis_free(vectors) for vectors in waves}) == count
     lengths = {round(float(np.linalg.norm(vector)) * 4, 9) for vectors in waves for vector in vectors}
-    octaves = -(-count // {2: 4, 3: 9}[dims])
+    octaves = -(-count // {2: 5, 3: 12}[dims])
     assert lengths == {round(NEXT_PERIOD**-octave, 9) for octave in range(octaves)}, "longer waves only once the directions are given away"
 
 

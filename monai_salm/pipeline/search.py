@@ -216,7 +216,8 @@ def build_optimizer(
             raise UsageError(
                 f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, these are {card.spatial_dims}D of {card.classes}"
             )
-        card = replace(card, network=trained.network)
+        search = replace(search, seed=trained.search["seed"])  # which says what texture a class has
+        card = replace(card, network=trained.network, search=search.to_json())
     else:
         network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
     check_network(network, name, task, working.padded_shape)
