@@ -24,6 +24,7 @@ class ConsumerAugmentation:
         shift: largest shift along each axis, as a share of its length.
         zoom: largest relative change of size.
         blur: probability of a 3-wide binomial blur of the whole batch.
+        resample: probability that the whole batch is halved in size and enlarged again.
         window: largest relative change of the intensity window (gain and offset).
         identity: probability that a sample stays as it is, since a consumer may also do nothing.
     """
@@ -32,6 +33,7 @@ class ConsumerAugmentation:
     shift: float = 0.08
     zoom: float = 0.0
     blur: float = 0.0
+    resample: float = 0.0
     window: float = 0.0
     identity: float = 0.25
 
@@ -64,6 +66,8 @@ class ConsumerAugmentation:
             images = (images * gain.to(images.device).reshape(shape) + offset.to(images.device).reshape(shape)).clamp(0, 1)
         if self.blur and float(torch.rand(1, generator=generator)) < self.blur:
             images = binomial_blur(images)
+        if self.resample and float(torch.rand(1, generator=generator)) < self.resample:
+            images = halve_and_enlarge(images)
         return images, label_map
 
     def to_json(self) -> dict[str, Any]:
@@ -105,6 +109,14 @@ def _move_and_zoom(images: Tensor, label_map: Tensor | None, flips: Tensor, shif
 
 NO_AUGMENTATION = ConsumerAugmentation(flip=0.0, shift=0.0, identity=1.0)
 """A consumer who trains on the images as they are."""
+
+
+def halve_and_enlarge(images: Tensor) -> Tensor:
+    """Average boxes of two cells a side, and interpolate linearly back to the old size."""
+    dims = images.ndim - 2
+    pool = functional.avg_pool2d if dims == 2 else functional.avg_pool3d
+    mode = "bilinear" if dims == 2 else "trilinear"
+    return functional.interpolate(pool(images, 2, ceil_mode=True, count_include_pad=False), size=images.shape[2:], mode=mode, align_corners=False)
 
 
 def binomial_blur(images: Tensor) -> Tensor:

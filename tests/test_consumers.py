@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation, _move, _move_and_zoom, binomial_blur
+from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation, _move, _move_and_zoom, binomial_blur, halve_and_enlarge
 
 ALL = {"flip": 0.5, "shift": 0.1, "zoom": 0.1, "blur": 0.5, "window": 0.1, "identity": 0.0}
 NONE = dict.fromkeys(ALL, 0.0)
@@ -179,3 +180,23 @@ def test_gradients_reach_the_images() -> None:
 def test_it_survives_json() -> None:
     augmentation = ConsumerAugmentation(**ALL)
     assert ConsumerAugmentation(**json.loads(json.dumps(augmentation.to_json()))) == augmentation
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 9, 8), (2, 1, 7, 8, 6)])
+def test_halving_takes_the_shortest_waves_and_leaves_long_ones(shape: tuple[int, ...]) -> None:
+    index = torch.arange(shape[-1])
+    shortest = (0.5 + 0.4 * (-1.0) ** index).expand(shape)
+    assert torch.allclose(halve_and_enlarge(shortest), torch.full(shape, 0.5))
+    ramp = (index / 10).expand(shape)
+    assert torch.allclose(halve_and_enlarge(ramp)[..., 1:-1], ramp[..., 1:-1], atol=1e-6)
+
+
+def test_resampling_is_drawn_and_gradients_flow() -> None:
+    images = torch.rand(2, 1, 8, 8, requires_grad=True)
+    always = ConsumerAugmentation(flip=0, shift=0, resample=1.0)
+    changed, _ = always(images, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, halve_and_enlarge(images))
+    changed.sum().backward()
+    assert images.grad is not None
+    never, _ = replace(always, resample=0.0)(images, torch.Generator().manual_seed(0))
+    assert torch.equal(never, images)

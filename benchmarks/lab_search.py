@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noises of ``lab_noises.py`` that are searched for with several options, and the choice of a variant by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lab_noises import (
+    BATCH, EXPECTED, FRACTION, LEVELS, WAVES, Pictures, add_steps, directions, fit, generator, gradient, highest, new_network, relative, surrogate, textures,
+)  # fmt: skip
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.errors import UsageError
+from monai_salm.networks import logits_of
+from monai_salm.optimize import box_blur
+
+
+@dataclass
+class Ensemble:
+    """Options of targeted noise.
+
+    Args:
+        q: share of the mask that follows the two surrogates; the rest keeps waves.
+        n, st: signed gradient steps, and their size as a share of the budget.
+        sm, mk: width of the box that a step's gradient, and the mask's, is averaged over.
+        frac: share of the cells that the mask holds.
+        tex, per: strength of the waves as a share of the budget, and their period.
+    """
+
+    q: float = 0.5
+    n: int = 8
+    st: float = 0.25
+    sm: int = 1
+    mk: int = 5
+    frac: float = FRACTION
+    tex: float = 1.0
+    per: float = 6.0
+
+
+def ensemble(data: Pictures, o: Ensemble) -> Tensor:
+    """Give images that two networks, trained well on clean ones, take for the next class."""
+    networks = [_trained(data, name) for name in ("small-resnet", "small-cnn")]
+    change, source, images = ConsumerAugmentation(blur=0.5), generator(3), data.images
+    seen = sum((gradient(data, networks, images, data.labels, change, source).abs() for _ in range(2)), torch.zeros_like(images))
+    mask = highest(box_blur(seen, o.mk), data.carriers, o.frac) if o.frac < 1 else data.carriers
+    free = highest(seen * mask, mask, o.q) if o.q < 1 else mask
+    noise = textures(data, directions(o.per)) * LEVELS * o.tex
+    if o.q < 1:
+        noise = torch.where(free, 0.0, noise)
+    target = (data.labels + 1) % data.task.outputs
+    for _ in range(o.n):
+        slope = box_blur(gradient(data, networks, add_steps(images, noise, mask), target, change, source), o.sm)
+        noise = torch.where(free, (noise - o.st * LEVELS * slope.sign()).clamp(-LEVELS, LEVELS), noise)
+    return add_steps(images, noise, mask)
+
+
+def _trained(data: Pictures, name: str) -> nn.Module:
+    network, steps = new_network(name, data.task, 2, 0), 300
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    fit(network, optimizer, data.task, data.images, data.labels, EXPECTED, generator(0), steps=steps, schedule=schedule)
+    return network
+
+
+@dataclass
+class MinMin:
+    """Options of error-minimizing noise.
+
+    Args:
+        per: period of the waves that it starts from; 0: no noise.
+        frac: share of the cells that the mask holds.
+        rounds: rounds.
+        sb, lr: batches of each surrogate in a round, and the learning rate.
+        ns, step: signed gradient steps per round, and their size as a share of the budget.
+        nets: surrogates, joined by +; they take turns.
+        blur, zoom, down: of the expected augmentation; ``down`` is the probability that a batch is halved and doubled again.
+        smooth, block: width of the box that a step's gradient, and the mask's score, is averaged over.
+        renew: rounds after which the surrogates are drawn anew; 0: never.
+        memory: share of the old score that a round keeps.
+        shiftw: weight of a network that was trained on clean images and is to see the next class; 0: none.
+        full: steps of noise from which on the whole budget is taken in the end; 0: as it was found.
+    """
+
+    per: float = 0.0
+    frac: float = FRACTION
+    rounds: int = 12
+    sb: int = 24
+    lr: float = 2e-3
+    ns: int = 4
+    step: float = 0.15
+    nets: str = "small-resnet"
+    blur: float = 0.3
+    zoom: float = 0.0
+    down: float = 0.0
+    smooth: int = 1
+    block: int = 1
+    renew: int = 0
+    memory: float = 0.7
+    shiftw: float = 0.0
+    full: int = 0
+
+    def change(self, images: Tensor, source: torch.Generator, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        images, label_map = ConsumerAugmentation(blur=self.blur, zoom=self.zoom)(images, source, label_map)
+        if self.down and float(torch.rand(1, generator=source)) < self.down:
+            images = functional.interpolate(functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False)
+        return images, label_map
+
+
+def minmin(data: Pictures, o: MinMin) -> tuple[Tensor, float]:
+    """Give images with error-minimizing noise, and the passes per image that it took."""
+    names, task, carriers = o.nets.split("+"), data.task, data.carriers
+    clean = surrogate(data, data.images, epochs=10) if o.shiftw else None
+    noise = textures(data, directions(o.per)) * LEVELS if o.per else torch.zeros_like(data.images)
+    score, passes = torch.zeros_like(data.images), 0.0
+    for number in range(o.rounds):
+        source = generator(number)
+        if number == 0 or (o.renew and number % o.renew == 0):
+            networks = [new_network(name, task, 2, k + 100 * number) for k, name in enumerate(names)]
+            optimizers = [torch.optim.Adam(network.parameters(), lr=o.lr) for network in networks]
+        mask = highest(box_blur(score, o.block), carriers, o.frac) if number else carriers
+        protected = add_steps(data.images, noise, mask)
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            fit(network, optimizer, task, protected, data.labels, o.change, source, steps=o.sb)
+            passes += o.sb * BATCH / len(data.images)
+        for start in range(0, len(data.images), 64):
+            part = slice(start, start + 64)
+            turns = [networks[(number + k + start) % len(networks)] for k in range(o.ns)]
+            chosen = Pictures(data.images[part], data.labels[part], data.size)
+            noise[part], seen = _step(chosen, data, o, noise[part], mask[part], turns, clean, source)
+            score[part] = o.memory * score[part] + (1 - o.memory) * seen if number else seen
+        passes += o.ns
+    mask = highest(box_blur(score, o.block), carriers, o.frac) if o.frac < 1 else carriers
+    if o.full:
+        noise = torch.where(noise.abs() >= o.full, LEVELS * noise.sign(), noise)
+    return add_steps(data.images, noise, mask), passes
+
+
+def _step(
+    chosen: Pictures, data: Pictures, o: MinMin, noise: Tensor, mask: Tensor, turns: list[nn.Module], clean: nn.Module | None, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give the noise of some images after a round's steps, and the relative size of the gradients."""
+    task, seen = data.task, torch.zeros_like(noise)
+    for network in turns:
+        images = add_steps(chosen.images, noise, mask).requires_grad_(True)
+        loss = task.loss(logits_of(network, o.change(images, source)[0]), chosen.labels).sum()
+        if clean is not None:
+            loss = loss + o.shiftw * task.loss(logits_of(clean, o.change(images, source)[0]), (chosen.labels + 1) % task.outputs).sum()
+        (slope,) = torch.autograd.grad(loss, images)
+        seen += slope.abs()
+        noise = (noise - o.step * LEVELS * box_blur(slope, o.smooth).sign()).clamp(-LEVELS, LEVELS)
+    return noise, relative(seen)
+
+
+def _options(kind: type[Any], text: str) -> Any:
+    """Read ``name=value,...`` with the types of the defaults."""
+    pairs = dict(item.split("=", 1) for item in text.split(",") if item)
+    known = vars(kind())
+    unknown = sorted(set(pairs) - set(known))
+    if unknown:
+        raise UsageError(f"option {unknown[0]!r} is unknown; give one of {', '.join(known)}")
+    return kind(**{name: type(known[name])(value) for name, value in pairs.items()})
+
+
+def protect(data: Pictures, variant: str) -> tuple[Tensor, float | None]:
+    """Give the images of a variant, and the passes per image if noise was searched for in rounds."""
+    name, *rest = variant.split("@")
+    if name == "minmin":
+        return minmin(data, _options(MinMin, "".join(rest)))
+    if name == "ensemble":
+        return ensemble(data, _options(Ensemble, "".join(rest))), None
+    if name not in WAVES:
+        raise UsageError(f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin'])}, see lab_noises.py")
+    return WAVES[name](data, *map(float, rest)), None
