@@ -33,7 +33,7 @@ def parser(description: str, data: str) -> argparse.ArgumentParser:
 
 def add_grid(arguments: argparse.ArgumentParser, *, epsilon: str, victims: str, epochs: int) -> None:
     """Add the options of a script that protects training files by methods and trains victims on them, with their defaults."""
-    arguments.add_argument("--methods", default="salm")
+    arguments.add_argument("--methods", default="salm", help="separated by commas; salm@1 is salm with --rounds 1")
     arguments.add_argument("--epsilon", default=epsilon)
     arguments.add_argument("--perturbed-fraction", type=float, default=0.4)
     arguments.add_argument("--victims", default=victims)
@@ -136,7 +136,9 @@ def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, cle
             rows.add(**json.loads(record.read_text(encoding="utf-8")))
             continue
         remove_run(folder)
-        result, seconds, memory = salm("protect", clean, folder, "--method", method, *bounds, "--perturbed-fraction", given.perturbed_fraction, *options)
+        name, _, rounds = method.partition("@")
+        chosen = ["--method", name, *(["--rounds", rounds] if rounds else []), *bounds, "--perturbed-fraction", given.perturbed_fraction]
+        result, seconds, memory = salm("protect", clean, folder, *chosen, *options)
         verdict, _, _ = salm("verify", clean, folder, *bounds)
         shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"] is not None]
         psnr = [file["psnr"] for file in verdict["files"] if file["psnr"] is not None]

@@ -2,7 +2,8 @@
 """Noises that were tried before the optimizer got its settings, made in memory; ``lab.py`` trains victims on them.
 
 A variant is a name with its parameters behind ``@``. Periods, widths, and sides of blocks are in cells, shares are of the cells that may change, and a
-mask holds 40 % of them where nothing else is said. Each class has waves in directions of its own, each image its own phases.
+mask holds 40 % of them where nothing else is said. Behind the parameters of gclean, two, split and hv the batches of their surrogate may follow, if not
+100. Each class has waves in directions of its own, each image its own phases.
 
     clean                           no noise
     full@PERIOD                     waves everywhere
@@ -81,9 +82,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def new_network(name: str, task: LearningTask, dims: int, seed: int) -> nn.Module:
+def new_network(name: str, task: LearningTask, images: Tensor, seed: int) -> nn.Module:
+    shape = tuple(images.shape[2:])
     torch.manual_seed(seed)
-    return build_network(name, spatial_dims=dims, outputs=task.outputs)
+    return build_network(name, spatial_dims=len(shape), outputs=task.outputs, image_shape=shape)
 
 
 def fit(
@@ -111,7 +113,7 @@ def fit(
 
 
 def surrogate(data: Pictures, images: Tensor, *, steps: int = 0, epochs: int = 0) -> nn.Module:
-    network = new_network("small-resnet", data.task, 2, 0)
+    network = new_network("small-resnet", data.task, images, 0)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     steps = steps or epochs * math.ceil((len(images) - 1) / BATCH)
     fit(network, optimizer, data.task, images, data.labels, EXPECTED, generator(0), steps=steps)
@@ -174,13 +176,13 @@ def textures(data: Pictures, waves: Sequence[Waves], *, sharp: bool = True) -> T
     return result
 
 
-def gradient_mask(data: Pictures, images: Tensor, steps: int, width: float) -> Tensor:
+def gradient_mask(data: Pictures, images: Tensor, steps: float, width: float) -> Tensor:
     """Give the mask where a surrogate of some images has its gradient, averaged over a box."""
     return highest(box_blur(gradient_size(data, images, steps), int(width)), data.carriers, FRACTION)
 
 
-def gradient_size(data: Pictures, images: Tensor, steps: int) -> Tensor:
-    network, source = surrogate(data, images, steps=steps), generator(5)
+def gradient_size(data: Pictures, images: Tensor, steps: float) -> Tensor:
+    network, source = surrogate(data, images, steps=int(steps)), generator(5)
     return sum((gradient(data, [network], images, data.labels, EXPECTED, source).abs() for _ in range(2)), torch.zeros_like(images))
 
 
@@ -236,22 +238,22 @@ def grad(data: Pictures, period: float) -> Tensor:
     return with_waves(data, directions(period), mask)
 
 
-def two(data: Pictures, period: float, width: float, other: float, weight: float) -> Tensor:
+def two(data: Pictures, period: float, width: float, other: float, weight: float, steps: float = 100) -> Tensor:
     pairs = zip(directions(period), directions(other), strict=True)
     waves = [[*first, *((fy, fx, weight) for fy, fx, _ in second)] for first, second in pairs]
-    return with_waves(data, waves, gradient_mask(data, data.images, 100, width))
+    return with_waves(data, waves, gradient_mask(data, data.images, steps, width))
 
 
-def split(data: Pictures, period: float, width: float, other: float, side: float) -> Tensor:
+def split(data: Pictures, period: float, width: float, other: float, side: float, steps: float = 100) -> Tensor:
     field = torch.arange(data.images.shape[-1]) // int(side)
     first = ((field[:, None] + field[None]) % 2 == 0)[None, None]
     noise = torch.where(first, textures(data, directions(period)), textures(data, directions(other)))
-    return add_steps(data.images, noise * LEVELS, gradient_mask(data, data.images, 100, width))
+    return add_steps(data.images, noise * LEVELS, gradient_mask(data, data.images, steps, width))
 
 
-def hv(data: Pictures, period: float, width: float, other: float) -> Tensor:
+def hv(data: Pictures, period: float, width: float, other: float, steps: float = 100) -> Tensor:
     waves: list[Waves] = [wave for f in (1 / period, 1 / other) for wave in ([(f, 0, 1)], [(0, f, 1)])]
-    return with_waves(data, waves, gradient_mask(data, data.images, 100, width))
+    return with_waves(data, waves, gradient_mask(data, data.images, steps, width))
 
 
 def next_class(data: Pictures, share: float) -> Tensor:
@@ -272,7 +274,7 @@ WAVES: dict[str, Callable[..., Tensor]] = {
     "swap": lambda data, period: with_waves(data, directions(period)[1::-1], data.carriers),
     "grid": lambda data, *periods: with_waves(data, [directions(period)[3] for period in periods], data.carriers),
     "random": lambda data, period, side: with_waves(data, directions(period), random_blocks(data, int(side))),
-    "gclean": lambda data, period, width: with_waves(data, directions(period), gradient_mask(data, data.images, 100, width)),
+    "gclean": lambda data, period, width, steps=100: with_waves(data, directions(period), gradient_mask(data, data.images, steps, width)),
     "crest": crest, "gcrest": gcrest, "centre": centre, "gprot": gprot, "mean": mean, "grad": grad, "two": two, "split": split, "hv": hv,
     "next": next_class, "mix": mix,
 }  # fmt: skip

@@ -8,7 +8,22 @@ from typing import Any
 
 import torch
 from lab_noises import (
-    BATCH, EXPECTED, FRACTION, LEVELS, WAVES, Pictures, add_steps, directions, fit, generator, gradient, highest, new_network, relative, surrogate, textures,
+    BATCH,
+    EXPECTED,
+    FRACTION,
+    LEVELS,
+    WAVES,
+    Pictures,
+    add_steps,
+    directions,
+    fit,
+    generator,
+    gradient,
+    highest,
+    new_network,
+    relative,
+    surrogate,
+    textures,
 )  # fmt: skip
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,7 +74,7 @@ def ensemble(data: Pictures, o: Ensemble) -> Tensor:
 
 
 def _trained(data: Pictures, name: str) -> nn.Module:
-    network, steps = new_network(name, data.task, 2, 0), 300
+    network, steps = new_network(name, data.task, data.images, 0), 300
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     fit(network, optimizer, data.task, data.images, data.labels, EXPECTED, generator(0), steps=steps, schedule=schedule)
@@ -119,7 +134,7 @@ def minmin(data: Pictures, o: MinMin) -> tuple[Tensor, float]:
     for number in range(o.rounds):
         source = generator(number)
         if number == 0 or (o.renew and number % o.renew == 0):
-            networks = [new_network(name, task, 2, k + 100 * number) for k, name in enumerate(names)]
+            networks = [new_network(name, task, data.images, k + 100 * number) for k, name in enumerate(names)]
             optimizers = [torch.optim.Adam(network.parameters(), lr=o.lr) for network in networks]
         mask = highest(box_blur(score, o.block), carriers, o.frac) if number else carriers
         protected = add_steps(data.images, noise, mask)

@@ -186,15 +186,17 @@ def utility(found: Measured) -> Finding | None:
 
 def passes(found: Measured) -> Finding | None:
     """Compare the passes of SALM and of dense EM, if SALM protects as well."""
-    made = [found.protects.get(name) for name in ("salm", "em")]
-    victims = common_victims(found, ["salm", "em"])
-    if made[0] is None or made[1] is None or not victims:
-        return None
-    ours, theirs = (row["passes_per_sample"] for row in made if row)
-    scores = [mean_score(found, name, victims) for name in ("salm", "em")]
-    ratio = ours / theirs
-    misses = _above(scores[0], scores[1], "EM's protection") + _above(ratio, 0.1, f"{ratio:.2f} of them, the share")
-    return Finding(f"{ours} against {theirs}, mean {scores[0]:.3f} against {scores[1]:.3f}", misses, [])
+    dense = found.protects.get("em")
+    findings = []
+    for name, made in found.protects.items():
+        victims = common_victims(found, [name, "em"])
+        if name.partition("@")[0] != "salm" or made is None or dense is None or not victims:
+            continue
+        ours, theirs = made["passes_per_sample"], dense["passes_per_sample"]
+        scores = [mean_score(found, method, victims) for method in (name, "em")]
+        misses = _above(scores[0], scores[1], "EM's protection") + _above(ours / theirs, 0.1, f"{ours / theirs:.2f} of them, the share")
+        findings.append(Finding(f"{name}: {ours} against {theirs}, mean {scores[0]:.3f} against {scores[1]:.3f}", misses, []))
+    return min(findings, key=lambda finding: len(finding.misses), default=None)
 
 
 def step(folder: Path) -> Finding | None:

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trials of noises in memory, on training and validation images alone: how the optimizer got its settings.
+
+    python benchmarks/lab.py --data-set breast clean gclean@3@7 minmin@per=3,rounds=4,ns=4,step=.15,block=7
+    python benchmarks/lab.py --data-set pneumonia --victims small-cnn,resnet18 --countermeasures none,gaussian-1,median-3,down-up,jpeg-50 full@4
+    python benchmarks/lab.py --data-set brain_tumor hv@3@7@5
+    python benchmarks/lab.py --data-set hippocampus label@4 constant
+
+``lab_noises.py`` lists the variants of images. Those of volumes, 4/255 in the labeled structures alone, are ``clean``, ``constant`` (a brightness for
+each label), and ``label@PERIOD``: waves of a direction for each label; at 2 cells their cells are in turn up and down. Victims train as in the other
+benchmarks, but on few images, once, with one seed. Balanced accuracy, AUC and Dice are those after the last epoch; PSNR is the mean over images, in dB.
+
+The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most of their scores have two digits.
+To redo a row, give its number of epochs, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import REPOSITORY, Rows
+from lab_noises import BATCH, Pictures, fit, generator, new_network
+from lab_search import protect
+from torch import Tensor
+from torch.nn import functional
+
+from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures.base import Leak
+from monai_salm.evaluate.countermeasures.filters import FILTERS
+from monai_salm.evaluate.victims import main_score
+from monai_salm.networks import logits_of
+from monai_salm.tasks import LearningTask, SegmentationTask
+
+CONSUMER = ConsumerAugmentation(identity=0.0)
+IMAGES = 1200
+VOLUMES = ((0, 64), (160, 176))
+"""Volumes that train and that score, in the order of their names."""
+VOLUME_SHAPE = (48, 64, 48)
+VOLUME_STEPS = 4
+CHANGES = {"none": None} | {found.name: found for found in FILTERS}
+
+
+def main() -> None:
+    """Run trials."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("variants", nargs="+")
+    arguments.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="folder of the data sets")
+    arguments.add_argument("--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia")
+    arguments.add_argument("--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named")
+    arguments.add_argument("--countermeasures", default="none", help=f"for images: {','.join(CHANGES)}")
+    arguments.add_argument("--epochs", type=int, default=0, help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes")
+    arguments.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl", help="file that rows are added to")
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    rows = Rows(given.results, keep=True)
+    (try_volumes if given.data_set == "hippocampus" else try_pictures)(given, rows)
+
+
+def try_pictures(given: argparse.Namespace, rows: Rows) -> None:
+    """Train victims on the images of each variant, after each countermeasure."""
+    data, test, test_labels = load_pictures(given.data, given.data_set)
+    epochs = given.epochs or max(8, math.ceil(300 / (len(data.images) // BATCH)))
+    for variant in given.variants:
+        protected, passes = protect(data, variant)
+        noise = psnr((data.images - protected)[..., : data.size, : data.size]) if variant != "clean" else None
+        for victim in (given.victims or "small-cnn,small-resnet").split(","):
+            for name in given.countermeasures.split(","):
+                began = time.monotonic()
+                scores = train(victim, data.task, filtered(protected, name), data.labels, filtered(test, name), test_labels, epochs=epochs, batch=BATCH)
+                rows.add(
+                    what="trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, countermeasure=name, epochs=epochs,
+                    **scores, psnr=noise, passes=None if passes is None else round(passes), seconds=round(time.monotonic() - began),
+                )  # fmt: skip
+
+
+def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
+    """Train victims on the volumes of each variant."""
+    (images, labels), (test, test_labels) = (load_volumes(given.data / "hippocampus", *numbers) for numbers in VOLUMES)
+    task, epochs, body = SegmentationTask(3), given.epochs or 16, images > 0
+    for variant in given.variants:
+        protected = (images + volume_noise(labels, variant) * VOLUME_STEPS / 255 * body).clamp(0, 1)
+        noise = psnr(protected - images, body) if variant != "clean" else None
+        for victim in (given.victims or "small-unet").split(","):
+            began = time.monotonic()
+            scores = train(victim, task, protected, labels, test, test_labels, epochs=epochs, batch=4)
+            rows.add(
+                what="trial", data_set="hippocampus", part="val", epsilon="4/255", variant=variant, victim=victim, countermeasure="none", epochs=epochs,
+                **scores, psnr=noise, passes=None, seconds=round(time.monotonic() - began),
+            )  # fmt: skip
+
+
+def train(
+    name: str, task: LearningTask, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, *, epochs: int, batch: int, seed: int = 0
+) -> dict[str, Any]:
+    """Train a victim, and score it after each epoch."""
+    source, network = generator(seed), new_network(name, task, images, seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    curve = []
+    for _ in range(epochs):
+        fit(network, optimizer, task, images, labels, CONSUMER, source, steps=math.ceil((len(images) - 1) / batch), batch=batch)
+        schedule.step()
+        scores = score(network, task, test, test_labels, 2 * batch if task.spatial_target else 4 * batch)
+        curve.append(scores[main_score(task)])
+    rounded = {key: round(value, 3) for key, value in scores.items()}
+    return rounded | {"peak": round(max(curve), 3), "curve": [round(value, 3) for value in curve]}
+
+
+def score(network: torch.nn.Module, task: LearningTask, images: Tensor, labels: Tensor, batch: int) -> dict[str, float]:
+    with torch.no_grad():
+        parts = [
+            task.evidence(logits_of(network, images[start : start + batch]), labels[start : start + batch], distances=False)
+            for start in range(0, len(images), batch)
+        ]
+    return task.summarize(torch.cat(parts))
+
+
+def filtered(images: Tensor, name: str) -> Tensor:
+    """Give images after a countermeasure that changes each one by itself."""
+    if name not in CHANGES:
+        raise UsageError(f"countermeasure {name!r} is no filter; give one of {', '.join(CHANGES)}")
+    found = CHANGES[name]
+    if found is None or found.fit is None:
+        return images
+    change = found.fit(Leak([], [], SegmentationTask(2), 0, torch.device("cpu")))  # filters look at none of it
+    return torch.from_numpy(np.stack([change(image) for image in images[:, 0].numpy()]))[:, None]
+
+
+def psnr(change: Tensor, inside: Tensor | None = None) -> float:
+    """Give the mean over images, in dB; of cells inside alone if they are given."""
+    squared = (change**2).flatten(1)
+    mean = squared.mean(1) if inside is None else squared.sum(1) / inside.flatten(1).sum(1)
+    return round(float((-10 * torch.log10(mean.clamp(min=1e-9))).mean()), 1)
+
+
+# Data ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
+    """Give training images, and others with labels to score on; none of them is a test image."""
+    if name == "brain_tumor":
+        images, labels = _slices(folder / "brain_tumor" / "train")
+        order = np.random.default_rng(0).permutation(len(labels))
+        parts = [(images[chosen], labels[chosen]) for chosen in (order[:IMAGES], order[IMAGES : IMAGES + 400])]
+    else:
+        arrays = np.load(folder / {"pneumonia": "pneumonia/pneumoniamnist.npz", "breast": "breast/breastmnist.npz"}[name])
+        parts = [(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()) for split in ("train", "val")]
+        count = 400 if name == "breast" else IMAGES
+        (images, labels), others = parts
+        if name == "breast":  # its 78 validation images are too few
+            others = (np.concatenate([others[0], images[count:]]), np.concatenate([others[1], labels[count:]]))
+        parts = [(images[:count], labels[:count]), others]
+    (images, labels), (test, test_labels) = ((_padded(x), torch.from_numpy(y.astype(np.int64))) for x, y in parts)
+    return Pictures(images, labels, parts[0][0].shape[-1]), test, test_labels
+
+
+def _slices(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the pictures of a folder per class, 64 x 64."""
+    from PIL import Image
+
+    images, labels = [], []
+    for label, group in enumerate(sorted(folder.iterdir())):
+        for path in sorted(group.iterdir()):
+            images.append(np.asarray(Image.open(path).convert("L").resize((64, 64), Image.Resampling.BOX)))
+            labels.append(label)
+    return np.stack(images), np.array(labels)
+
+
+def _padded(images: np.ndarray) -> Tensor:
+    """Give model values of 8-bit images, padded so that 8 divides their sides."""
+    pad = -images.shape[-1] % 8
+    return functional.pad(torch.from_numpy(images.astype(np.float32) / 255)[:, None], (0, pad, 0, pad))
+
+
+def load_volumes(folder: Path, first: int, end: int) -> tuple[Tensor, Tensor]:
+    """Give volumes, their window from the 0.5 to the 99.5 percentile, and their label maps, padded to one shape."""
+    import nibabel
+
+    names = sorted(path.name for path in (folder / "imagesTr").glob("hippocampus_*.nii.gz"))[first:end]
+    images, labels = np.zeros((len(names), *VOLUME_SHAPE), np.float32), np.zeros((len(names), *VOLUME_SHAPE), np.int64)
+    for row, name in enumerate(names):
+        values = np.asarray(nibabel.load(folder / "imagesTr" / name).dataobj, dtype=np.float32)
+        low, high = np.percentile(values, [0.5, 99.5])
+        place = (row, *map(slice, values.shape))
+        images[place] = ((values - low) / (high - low)).clip(0, 1)
+        labels[place] = np.asarray(nibabel.load(folder / "labelsTr" / name).dataobj).astype(np.uint8)
+    return torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+
+
+def volume_noise(labels: Tensor, variant: str) -> Tensor:
+    """Give noise as a share of the budget, from label maps."""
+    name, _, period = variant.partition("@")
+    if name == "clean":
+        return torch.zeros(labels.shape)[:, None]
+    if name == "constant":
+        return ((labels == 1).float() - (labels == 2).float())[:, None]
+    if name != "label":
+        raise UsageError(f"variant {variant!r} is unknown for volumes; give one of clean, constant, label@PERIOD")
+    f = 1 / float(period)
+    vectors = ((f, 0.0, 0.0), (0.0, f, 0.0)) if f < 0.5 else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.0))
+    return _label_waves(labels, vectors)
+
+
+def _label_waves(labels: Tensor, vectors: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Give the sign of a wave with a phase of each volume's own where a label is."""
+    source, (x, y, z) = generator(0), (torch.arange(n).float() for n in labels.shape[1:])
+    result = torch.zeros(labels.shape)
+    for label, (fx, fy, fz) in enumerate(vectors, start=1):
+        phase = torch.rand(len(labels), 1, 1, 1, generator=source) * 2 * math.pi
+        wave = torch.cos(2 * math.pi * (fx * x[:, None, None] + fy * y[None, :, None] + fz * z[None, None])[None] + phase)
+        result = torch.where(labels == label, torch.sign(wave + 1e-6), result)
+    return result[:, None]
+
+
+if __name__ == "__main__":
+    main()
