@@ -131,10 +131,10 @@ class EvaluateReport:
             best, score, peak = clean.get((row["victim"], row["countermeasure"])), row[self.main_score], row["peak"]
             if row["trained_on"] in (CLEAN, CLEAN_PART) or best is None or score is None:
                 continue
-            learned = best - (self.chance or 0.0)
-            kept = rounded((best - score) / learned) if learned > 0 else None
+            learned, known = best - (self.chance or 0.0), usable(score, self.chance)
+            kept = rounded((best - known) / learned) if learned > 0 else None
             figures = {"clean": best, "protected": score, "peak": peak, "kept": kept}
-            rows.append({name: row[name] for name in _GROUP} | figures | {"verdict": verdict(best, score, peak, self.chance)})
+            rows.append({name: row[name] for name in _GROUP} | figures | {"verdict": verdict(best, known, peak, self.chance)})
         return rows
 
     def table(self) -> str:
@@ -161,6 +161,11 @@ class EvaluateReport:
         if self.verification is not None:
             lines.append("verification: " + ", ".join(f"{number} {name}" for name, number in self.verification["counts"].items()))
         return lines + [f"note: {note}" for note in self.notes]
+
+
+def usable(score: float, chance: float | None) -> float:
+    """Give what a stranger makes of a score: of two classes, one that is below a guess is as good as one above it, with the answers exchanged."""
+    return max(score, 1 - score) if chance == 0.5 else score
 
 
 def verdict(clean: float, score: float, peak: float, chance: float | None) -> str:

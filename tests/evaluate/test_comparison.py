@@ -12,7 +12,7 @@ import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimRecipe, VictimResult, VictimScores, comparison, evaluate, grid
-from monai_salm.evaluate.results import verdict
+from monai_salm.evaluate.results import usable, verdict
 from monai_salm.pipeline import protect
 from tests.exports import ROOT_UID, body, dicom_object, drawn, label_table, mr_export, mr_labels, mr_series, mr_slice, nifti_export, zip_file
 
@@ -311,3 +311,8 @@ def test_protected_folder_without_a_common_file(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", test_labels=folders / "test.csv", epochs=1, device="cpu")
     with pytest.raises(UsageError, match=r"no labeled picture of .* under the same path"):
         evaluate(folders / "clean", folders / "test", folders / "test", options)
+
+
+@pytest.mark.parametrize(("score", "chance", "expected"), [(0.2, 0.5, 0.8), (0.7, 0.5, 0.7), (0.1, 0.25, 0.1), (0.1, None, 0.1)])
+def test_of_two_classes_a_score_below_a_guess_is_no_protection(score: float, chance: float | None, expected: float) -> None:
+    assert usable(score, chance) == pytest.approx(expected)
