@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from monai.losses import DiceLoss
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_roc_auc
+from monai.metrics import compute_hausdorff_distance, compute_roc_auc
 from torch import Tensor
 from torch.nn import functional
 
@@ -181,6 +181,11 @@ def _matthews(predicted: Tensor, target: Tensor, classes: int) -> float:
     return float(covariance / spread) if spread > 0 else 0.0
 
 
+def _winners(logits: Tensor) -> Tensor:
+    """Give the class of each voxel; on a CPU many times as fast as argmax over an axis that is not the last."""
+    return logits.max(dim=1).indices
+
+
 @dataclass(frozen=True)
 class SegmentationTask(LearningTask):
     """One class per voxel; class 0 is background.
@@ -202,11 +207,11 @@ class SegmentationTask(LearningTask):
 
     def error(self, logits: Tensor, target: Tensor) -> Tensor:
         """Give 1 minus the mean Dice of the foreground classes that occur."""
-        return 1.0 - self._dice(logits.argmax(dim=1), target).nanmean(dim=1).nan_to_num(nan=1.0)
+        return 1.0 - self._dice(_winners(logits), target).nanmean(dim=1).nan_to_num(nan=1.0)
 
     def evidence(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> Tensor:
         """Give the Dice of each foreground class, and behind them its HD95 in mm."""
-        predicted = logits.detach().argmax(dim=1)
+        predicted = _winners(logits.detach())
         columns = [self._dice(predicted, target).double().cpu()]
         if distances:
             pairs = zip(predicted, target, spacing or [()] * len(target), strict=True)
@@ -248,9 +253,13 @@ class SegmentationTask(LearningTask):
 
     def _dice(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Dice of each sample and foreground class, NaN where the class does not occur in the target."""
-        guess, truth = (functional.one_hot(labels, self.outputs).movedim(-1, 1) for labels in (predicted, target))
-        dice: Tensor = compute_dice(guess, truth, include_background=False)
-        return dice
+        count, classes = len(predicted), self.outputs
+        pairs = (target * classes + predicted).flatten(1)
+        ones = torch.ones(1, dtype=torch.int64, device=pairs.device).expand_as(pairs)
+        table = torch.zeros(count, classes * classes, dtype=torch.int64, device=pairs.device).scatter_add_(1, pairs, ones).reshape(count, classes, classes)
+        truth, guess = table.sum(dim=2)[:, 1:], table.sum(dim=1)[:, 1:]
+        both = table.diagonal(dim1=1, dim2=2)[:, 1:]
+        return torch.where(truth > 0, 2 * both / (truth + guess), torch.nan)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :func:`task_from_json` reads back."""
