@@ -26,7 +26,6 @@ from lab_noises import (
     textures,
 )  # fmt: skip
 from torch import Tensor, nn
-from torch.nn import functional
 
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
@@ -119,10 +118,7 @@ class MinMin:
     full: int = 0
 
     def change(self, images: Tensor, source: torch.Generator, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        images, label_map = ConsumerAugmentation(blur=self.blur, zoom=self.zoom)(images, source, label_map)
-        if self.down and float(torch.rand(1, generator=source)) < self.down:
-            images = functional.interpolate(functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False)
-        return images, label_map
+        return ConsumerAugmentation(blur=self.blur, zoom=self.zoom, resample=self.down)(images, source, label_map)
 
 
 def minmin(data: Pictures, o: MinMin) -> tuple[Tensor, float]:

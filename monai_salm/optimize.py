@@ -31,6 +31,7 @@ from tqdm import tqdm
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.masks import sparsity_mask
+from monai_salm.networks import logits_of
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
 from monai_salm.textures import class_textures
@@ -297,9 +298,7 @@ class MinMinOptimizer:
         if target is None:
             raise UsageError("the samples have no labels, which error-minimizing noise needs; give --labels, or --method random")
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.network(images)
-        if isinstance(logits, (tuple, list)):
-            logits = logits[0]  # transformers of MONAI give hidden states too
+            logits = logits_of(self.network, images)
         return self.task.loss(logits.float(), target), logits
 
     # Noise of a batch ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class NoiseMethod:
 # Class textures where the gradient is, fitted in seven rounds after one that looks: chosen on validation images, see benchmarks/LABBOOK.md
 _SALM = MinMinSettings(max_rounds=8, noise_steps=4, texture_period=4.0, mask_blur=7, full_strength=True)
 _CONSUMER = ConsumerAugmentation(blur=0.5)
-# Textures inside the labeled structures did nothing, so the noise of label maps starts from none
+# Textures inside the labeled structures showed no effect (lab book, round 9), so the noise of label maps starts from none
 _LABEL_MAPS = NoiseMethod(MinMinSettings(), ConsumerAugmentation())
 # As published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round
 _EM = MinMinSettings(mask_rule="dense", surrogate_epochs=0, surrogate_batches=10, noise_steps=20, step_size=0.1, patience=1)
