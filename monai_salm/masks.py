@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
 from monai_salm.budget import FileBudget, IntensityWindow, default_window
 
@@ -328,3 +329,15 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
         threshold = threshold << 11 | (2047 - whole)
         undecided = torch.where(digit == 2047 - whole, undecided, 0)
     return allowed & ((bits > threshold) | ((bits == threshold) & (undecided.cumsum(1) <= room)))
+
+
+def box_blur(maps: Tensor, width: int) -> Tensor:
+    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
+    pool = functional.avg_pool2d if maps.ndim == 4 else functional.avg_pool3d
+    return pool(maps, width, stride=1, padding=width // 2)
+
+
+def local_contrast(images: Tensor, width: int) -> Tensor:
+    """Give the standard deviation of ``(batch, channels, *spatial)`` images in the box around each cell; what lies outside counts as 0."""
+    mean = box_blur(images, width)
+    return (box_blur(images * images, width) - mean * mean).clamp(min=0).sqrt()

@@ -20,25 +20,27 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
-from monai_salm.masks import sparsity_mask
+from monai_salm.masks import box_blur, local_contrast, sparsity_mask
 from monai_salm.networks import logits_of
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
-from monai_salm.textures import class_textures
+from monai_salm.textures import calm_class, class_textures
 
 logger = logging.getLogger(__name__)
 
 MASK_RULES = ("gradient", "random", "dense")
+
+LEAST_CONTRAST = 0.02
+"""Local contrast, in model values, that is added to that of an image: below it a texture is seen as well as anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,10 @@ class MinMinSettings:
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
         mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values: a texture needs room; odd.
-        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. Segmentation: the noise then stays
-            inside the labeled structures, so that where it lies tells where these are.
+        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The mask then goes where the gradient
+            is large for the contrast that the image has there.
+        texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the textures yet leads away from them.
+        calm_class: number of the class without a fine texture, or None; ``auto`` chooses it, see :func:`~monai_salm.textures.calm_class`.
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
         seed: of everything random.
@@ -80,6 +84,8 @@ class MinMinSettings:
     mask_memory: float = 0.7
     mask_blur: int = 1
     texture_period: float = 0.0
+    texture_batches: int = 150
+    calm_class: int | Literal["auto"] | None = "auto"
     batch_size: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
@@ -172,7 +178,8 @@ class MinMinOptimizer:
         scores = [torch.zeros(sample.image_model.shape) for sample in samples.samples]
         if not settings.texture_period:
             return SearchState([torch.zeros_like(score) for score in scores], scores)
-        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed)
+        calm = calm_class(samples) if settings.calm_class == "auto" else settings.calm_class
+        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed, calm=calm)
         return SearchState([texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores)
 
     def run(
@@ -232,7 +239,8 @@ class MinMinOptimizer:
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
-        wanted = max(settings.surrogate_batches, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
+        least = max(settings.surrogate_batches, settings.texture_batches) if looked else settings.surrogate_batches
+        wanted = max(least, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
         done = seen = 0
         while done < wanted:
             for indices in self._batches(samples, generator):
@@ -325,8 +333,8 @@ class MinMinOptimizer:
             score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
         if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
-        if settings.texture_period and self.task.spatial_target and batch.target is not None:
-            voxels = torch.where(batch.target[:, None] > 0, voxels, 0)
+        if settings.texture_period and settings.mask_rule == "gradient":
+            score = score / (local_contrast(batch.images, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
 
@@ -355,12 +363,6 @@ class MinMinOptimizer:
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """Shape ``(batch,)`` values to multiply maps of a batch."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def box_blur(maps: Tensor, width: int) -> Tensor:
-    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
-    pool = functional.avg_pool2d if maps.ndim == 4 else functional.avg_pool3d
-    return pool(maps, width, stride=1, padding=width // 2)
 
 
 def renew(network: nn.Module, seed: int) -> None:

@@ -2,9 +2,13 @@
 """Class textures: the part of the noise that the samples of a class have in common.
 
 A texture is the sign of a plane wave whose direction says the class and whose phase is the sample's own. So it is the same for a network under flips and
-shifts, survives a blur and a resampling that its period outlasts, and has no mean that a linear projection or the average of a class could take out. It
-starts the search, which then only has to fit it to the images. Synthetic class-wise noise that needs no surrogate: Yu et al. 2022 (arXiv 2111.00898, there
-linear and of fixed phase), Sadasivan et al. 2023 (arXiv 2303.04278, class-wise convolution).
+shifts, survives a blur and a resampling that its period outlasts, and has no mean that a linear projection or the average of a class could take out.
+Synthetic class-wise noise that needs no surrogate: Yu et al. 2022 (arXiv 2111.00898, there linear and of fixed phase), Sadasivan et al. 2023 (arXiv
+2303.04278, class-wise convolution).
+
+One class can be *calm*: its wave is so long that it passes for anatomy. A network then learns that an image without a fine texture is of that class, and so
+it takes every clean image for one of it. Where every class has a fine texture, a clean image shows none of them, and what is left to judge it by is the
+disease. See :func:`calm_class` for when there is one.
 """
 
 from __future__ import annotations
@@ -17,26 +21,33 @@ import torch
 from torch import Tensor
 
 from monai_salm.errors import UsageError
+from monai_salm.masks import box_blur
 from monai_salm.noise import fingerprint
 from monai_salm.samples import WorkingSample, WorkingSet
-from monai_salm.tasks import ClassificationTask, LearningTask
+from monai_salm.tasks import LearningTask
 
 NEXT_PERIOD = 1.6
 """Once all directions are given away, further classes get them again with a period that is so many times as long."""
 
+CALM_PERIOD = 4.0
+"""The calm class's wave is so many times as long as the longest of the others."""
+
+LARGE_EFFECT = 0.8
+"""Cohen's d from which on classes count as far apart in how fine they are by nature."""
+
+FINE = 3
+"""Width, in cells, of the box whose mean a cell is compared with to tell how fine an image is."""
+
 SEEDS = 2**64
 """So many seeds there are; negative ones, which numpy refuses, count from the end."""
 
-MOST_ANGLES = 5
-"""Directions in a plane that a network can still tell apart at a budget of a few gray values."""
-
 Direction = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Waves = tuple[tuple[float, ...], ...]
-"""Wave vectors of one class, cycles per cell along each axis."""
+"""Wave vectors of one class, cycles per cell along each axis: mirror images of each other, of which each sample has one."""
 
 
-def class_waves(count: int, spatial_dims: int, period: float, seed: int) -> list[Waves]:
-    """Give each class waves in directions of its own.
+def class_waves(count: int, spatial_dims: int, period: float, calm: int | None) -> list[Waves]:
+    """Give each class waves in a direction of its own.
 
     A class has with each wave its mirror images along the axes, so that a flip turns no class into another.
 
@@ -44,22 +55,29 @@ def class_waves(count: int, spatial_dims: int, period: float, seed: int) -> list
         count: classes.
         spatial_dims: 2 or 3.
         period: of the first classes' waves, working cells.
-        seed: says which class gets which directions.
+        calm: the class whose wave is too long to be a texture, or None.
     """
-    directions = _plane_directions(min(count, MOST_ANGLES)) if spatial_dims == 2 else _space_directions()
-    frequencies = [1 / (period * NEXT_PERIOD ** (number // len(directions))) for number in range(count)]
-    waves = [tuple(tuple((f * wave).tolist()) for wave in directions[number % len(directions)]) for number, f in enumerate(frequencies)]
-    order = np.random.default_rng(seed % SEEDS).permutation(count)
-    return [waves[number] for number in order]
+    fine = count if calm is None else count - 1
+    directions = _plane_directions(fine, upright=calm is None) if spatial_dims == 2 else _space_directions()
+    periods = [period * NEXT_PERIOD ** (number // len(directions)) for number in range(fine)]
+    waves = [_along(directions[number % len(directions)], length) for number, length in enumerate(periods)]
+    if calm is not None:
+        waves.insert(calm, _along(directions[0], CALM_PERIOD * max(periods, default=period)))
+    return waves
 
 
-def _plane_directions(count: int) -> list[list[Direction]]:
-    """Give directions at equal angles from one axis to the other, each with its mirror image."""
-    angles = np.linspace(0, math.pi / 2, max(count, 2))
-    return [
-        [np.array([math.cos(a), math.sin(a)]), np.array([math.cos(a), -math.sin(a)])][: 1 if number in (0, len(angles) - 1) else 2]
-        for number, a in enumerate(angles)
-    ]
+def _along(directions: list[Direction], period: float) -> Waves:
+    return tuple(tuple((direction / period).tolist()) for direction in directions)
+
+
+def _plane_directions(count: int, *, upright: bool) -> list[list[Direction]]:
+    """Give the axes and the diagonals, the axes first if ``upright``, and for more than three classes what lies between.
+
+    The diagonals are one direction, so two classes can only be told by the axes; a single one is seen best along the diagonals, which anatomy has least of.
+    """
+    axes, diagonal = [0.0, math.pi / 2], [math.pi / 4]
+    angles = (axes + diagonal if upright else diagonal + axes) + ([math.pi / 8, math.pi * 3 / 8] if count > 3 else [])
+    return [[np.array([math.cos(a), math.sin(a)]), np.array([math.cos(a), -math.sin(a)])][: 1 if a in axes else 2] for a in angles]
 
 
 def _space_directions() -> list[list[Direction]]:
@@ -72,52 +90,76 @@ def _space_directions() -> list[list[Direction]]:
     return directions + [[(2 * a + b) / math.sqrt(5), (2 * a - b) / math.sqrt(5)] for a, b in ordered]
 
 
-def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, seed: int) -> list[Tensor]:
-    """Give the texture of each sample: -1 or 1 in each working cell; for label maps by the cell's label, and 0 in the background.
+def calm_class(samples: WorkingSet) -> int | None:
+    """Choose the class that is to be calm, if any, by how fine the images of each class are by nature.
+
+    Where the classes are alike, it is the one of the finest images: a texture against nature is learned as well there, and ranks clean images the wrong way
+    round. Where they are far apart, only what goes with nature is learned in time: of more than two classes it is the one of the coarsest images, and of two
+    it is none, since a texture of its own for each is learned sooner. Chosen on validation images, see benchmarks/LABBOOK.md, rounds 12 and 13.
 
     Args:
-        samples: with targets.
-        task: of the targets; each finding of several has a texture for yes and one for no, and a sample the sign of their sum.
+        samples: with classes; there is none for others.
+    """
+    if not isinstance(samples.samples[0].target, int):
+        return None
+    classes = samples.targets()
+    fineness = torch.tensor([_fineness(sample) for sample in samples.samples], dtype=torch.float64)
+    present = sorted(set(classes.tolist()))
+    means = torch.stack([fineness[classes == k].mean() for k in present])
+    spread = torch.stack([fineness[classes == k].var(correction=0) for k in present]).mean().sqrt()
+    far_apart = bool(means.max() - means.min() > LARGE_EFFECT * spread)
+    if far_apart and len(present) == 2:
+        return None
+    chosen: int = present[int(means.argmin() if far_apart else means.argmax())]
+    return chosen
+
+
+def _fineness(sample: WorkingSample) -> float:
+    """Logarithm of the mean difference between the cells of an image that can carry noise and their surroundings."""
+    image = torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None]
+    fine = (image - box_blur(image, FINE)).abs()[0, 0][torch.from_numpy(sample.carrier_voxels > 0)]
+    return math.log(float(fine.double().mean()) + 1e-6) if fine.numel() else math.log(1e-6)
+
+
+def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, seed: int, calm: int | None) -> list[Tensor]:
+    """Give the texture of each sample: -1 or 1 in each working cell.
+
+    Args:
+        samples: with classes or findings.
+        task: of the targets; with findings, a sample has the sign of the sum of the waves of those that it has, and is calm without any.
         period: working cells.
-        seed: of the directions and phases; a sample's phases depend on it and on its image alone, not on the other samples.
+        seed: of the phases; a sample's phase depends on it and on its image alone, not on the other samples.
+        calm: number of the calm class, or None; see :func:`calm_class`. Findings have none.
 
     Returns:
         float32 maps on the samples' working grids, in their order.
 
     Raises:
-        UsageError: the samples have no targets.
+        UsageError: the samples have no targets, or label maps.
     """
-    if samples.samples[0].target is None:
+    target = samples.samples[0].target
+    if target is None:
         raise UsageError("the samples have no labels, which class textures need; give --labels, or --method random")
-    multi_label = isinstance(task, ClassificationTask) and task.multi_label
-    waves = class_waves(task.outputs * (2 if multi_label else 1), samples.spatial_dims, period, seed)
+    if task.spatial_target:
+        raise UsageError("class textures are for classes and findings, not for label maps; set texture_period to 0")
+    if isinstance(target, int):
+        waves = class_waves(task.outputs, samples.spatial_dims, period, calm)
+    else:
+        waves = class_waves(task.outputs + 1, samples.spatial_dims, period, task.outputs)
     return [torch.from_numpy(_texture(sample, waves, seed)) for sample in samples.samples]
 
 
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     generator = np.random.default_rng([seed % SEEDS, int(fingerprint(sample.image_model)[:15], 16)])
     shape, target = sample.image_model.shape, sample.target
-    if isinstance(target, int):
-        return _signs(_wave(waves[target], shape, generator))
-    values = np.asarray(target)
-    if values.shape != shape:  # findings
-        return _signs(np.sum([_wave(waves[2 * k + int(found <= 0.5)], shape, generator) for k, found in enumerate(values)], axis=0))
-    texture = np.zeros(shape, np.float32)
-    for label in range(1, len(waves)):
-        texture = np.where(values == label, _signs(_wave(waves[label], shape, generator)), texture)
-    return texture
+    found = [target] if isinstance(target, int) else np.flatnonzero(np.asarray(target) > 0.5).tolist() or [len(waves) - 1]
+    total = np.sum([_wave(waves[k], shape, generator) for k in found], axis=0)
+    return np.where(total < 0, -1.0, 1.0).astype(np.float32)
 
 
 def _wave(vectors: Waves, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Give the sum of some plane waves with random phases."""
-    total = np.zeros(shape)
-    for vector in vectors:
-        cycles = sum(
-            f * np.arange(n).reshape([-1 if a == axis else 1 for a in range(len(shape))]) for axis, (f, n) in enumerate(zip(vector, shape, strict=True))
-        )
-        total += np.cos(2 * np.pi * (cycles + generator.random()))
-    return total
-
-
-def _signs(wave: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.where(wave < 0, -1.0, 1.0).astype(np.float32)
+    """Give one of some plane waves with a random phase."""
+    vector = vectors[generator.integers(len(vectors))]
+    axes = [f * np.arange(n).reshape([-1 if a == axis else 1 for a in range(len(shape))]) for axis, (f, n) in enumerate(zip(vector, shape, strict=True))]
+    wave: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.cos(2 * np.pi * (sum(axes) + generator.random()))
+    return wave

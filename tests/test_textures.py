@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from monai_salm.errors import UsageError
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.textures import NEXT_PERIOD, Waves, class_textures, class_waves
+from monai_salm.textures import CALM_PERIOD, NEXT_PERIOD, Waves, calm_class, class_textures, class_waves
 from tests.builders import working_sample
 
+CALM = 1
 Vector = tuple[float, ...]
 Vectors = frozenset[Vector]
 
@@ -26,11 +27,11 @@ def _image(number: int, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _textures(
-    targets: Sequence[Any], task: LearningTask, *, shape: tuple[int, ...] = (16, 16), period: float = 4.0, seed: int = 0, first: int = 0
+    targets: Sequence[Any], task: LearningTask, *, shape: tuple[int, ...] = (16, 16), period: float = 4.0, seed: int = 0, calm: int | None = CALM
 ) -> list[NDArray[Any]]:
     """Give the textures of images of their own, in the order of the targets."""
-    samples = WorkingSet([working_sample(f"{n:04d}", _image(first + n, shape), target) for n, target in enumerate(targets)])
-    return [texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed)]
+    samples = WorkingSet([working_sample(f"{n:04d}", _image(n, shape), target) for n, target in enumerate(targets)])
+    return [texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed, calm=calm)]
 
 
 def _axis_free(vectors: Waves | Sequence[Vector]) -> Vectors:
@@ -61,39 +62,56 @@ def test_textures_are_signs_in_every_cell(shape: tuple[int, ...], period: float)
 
 @pytest.mark.parametrize(("count", "dims"), [(2, 2), (4, 2), (11, 2), (40, 2), (9, 3), (40, 3)])
 def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
-    waves = class_waves(count, dims, 4.0, 0)
+    waves = class_waves(count, dims, 4.0, CALM)
     assert len(waves) == count
     assert len({_axis_free(vectors) for vectors in waves}) == count
-    lengths = {round(float(np.linalg.norm(vector)) * 4, 9) for vectors in waves for vector in vectors}
-    octaves = -(-count // {2: 5, 3: 12}[dims])
-    assert lengths == {round(NEXT_PERIOD**-octave, 9) for octave in range(octaves)}, "longer waves only once the directions are given away"
+    lengths = [{round(float(np.linalg.norm(vector)) * 4, 9) for vector in vectors} for vectors in waves]
+    assert all(len(length) == 1 for length in lengths)
+    octaves = -(-(count - 1) // (3 if count <= 4 else 5) if dims == 2 else -(count - 1) // 12)
+    fine = {length for k, (length,) in enumerate(lengths) if k != CALM}
+    assert fine == {round(NEXT_PERIOD**-octave, 9) for octave in range(octaves)}, "longer waves only once the directions are given away"
+    assert lengths[CALM] == {round(min(fine) / CALM_PERIOD, 9)}
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_waves_are_closed_under_flips(dims: int) -> None:
-    for vectors in class_waves(20, dims, 4.0, 0):
+    for vectors in class_waves(20, dims, 4.0, CALM):
         for signs in itertools.product((1, -1), repeat=dims):
             assert _axis_free([tuple(sign * f for sign, f in zip(signs, vector, strict=True)) for vector in vectors]) == _axis_free(vectors)
 
 
-@pytest.mark.parametrize(("shape", "classes"), [((64, 64), 10), ((24, 24, 24), 9)], ids=["2d", "3d"])
+@pytest.mark.parametrize(("shape", "classes"), [((64, 64), 6), ((24, 24, 24), 9)], ids=["2d", "3d"])
 def test_flips_and_shifts_turn_no_class_into_another(shape: tuple[int, ...], classes: int) -> None:
-    waves = class_waves(classes, len(shape), 4.0, 0)
+    waves = class_waves(classes, len(shape), 4.0, CALM)
+    fine = [vectors for k, vectors in enumerate(waves) if k != CALM]
     axes = range(len(shape))
-    for own, texture in zip(waves, _textures(range(classes), ClassificationTask(classes), shape=shape), strict=True):
+    for number, texture in enumerate(_textures(range(classes), ClassificationTask(classes), shape=shape)):
+        own = frozenset() if number == CALM else _axis_free(waves[number])
         for flipped in itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(shape) + 1)):
-            assert _seen(np.flip(texture, flipped), waves) == _axis_free(own)
-        assert _seen(texture[5:, 3:], waves) == _axis_free(own)
+            assert _one_of(_seen(np.flip(texture, flipped), fine), own)
+        assert _one_of(_seen(texture[5:, 3:], fine), own)
+
+
+def _one_of(seen: Vectors, own: Vectors) -> bool:
+    """Say whether a texture holds just one of its class's waves, or none where there is none."""
+    return len(seen) == min(len(own), 1) and seen <= own
 
 
 @pytest.mark.parametrize("period", [2.5, 4.0, 8.0, 16.0])
 def test_period_is_the_one_that_is_asked_for(period: float) -> None:
-    for target in (0, 1):
-        (texture,) = _textures([target], ClassificationTask(2), shape=(80, 80), period=period)
+    for target, longer in ((0, 1.0), (1, CALM_PERIOD)):
+        (texture,) = _textures([target], ClassificationTask(2), shape=(320, 320), period=period)
         spectrum = np.abs(np.fft.fftn(texture - texture.mean()))
         peak = np.unravel_index(spectrum.argmax(), spectrum.shape)
-        lengths = sorted(min(int(k), 80 - int(k)) for k in peak)
-        assert lengths == [0, round(80 / period)]
+        length = float(np.hypot(*(min(int(k), 320 - int(k)) for k in peak)))
+        assert length == pytest.approx(320 / (period * longer), abs=1.0)
+
+
+def test_samples_take_turns_in_the_mirror_images() -> None:
+    textures = _textures([0] * 30, ClassificationTask(2), shape=(32, 32))
+    (own, _) = class_waves(2, 2, 4.0, CALM)
+    assert frozenset().union(*(_seen(texture, [own]) for texture in textures)) == _axis_free(own)
+    assert all(len(_seen(texture, [own])) == 1 for texture in textures), "their sum would be weaker"
 
 
 def test_texture_is_its_images_own_whatever_the_set_and_the_order() -> None:
@@ -101,7 +119,7 @@ def test_texture_is_its_images_own_whatever_the_set_and_the_order() -> None:
 
     def textures(order: Sequence[int]) -> dict[int, NDArray[Any]]:
         samples = WorkingSet([working_sample(f"{place}", images[n], n % 2) for place, n in enumerate(order)])
-        return {n: t.numpy() for n, t in zip(order, class_textures(samples, ClassificationTask(2), period=5.3, seed=0), strict=True)}
+        return {n: t.numpy() for n, t in zip(order, class_textures(samples, ClassificationTask(2), period=5.3, seed=0, calm=CALM), strict=True)}
 
     whole = textures(range(6))
     for order in ([5, 4, 3, 2, 1, 0], [2, 4], [3]):
@@ -126,14 +144,41 @@ def test_textures_of_a_class_have_no_mean(shape: tuple[int, ...], classes: int) 
         assert np.abs(mean).max() < 0.25
 
 
-def test_seed_says_which_class_gets_which_waves() -> None:
-    orders = [tuple(_axis_free(vectors) for vectors in class_waves(4, 2, 4.0, seed)) for seed in range(8)]
-    assert len(set(orders)) > 3
-    assert len({frozenset(order) for order in orders}) == 1
-    assert class_waves(4, 2, 4.0, 5) == class_waves(4, 2, 4.0, 5)
-    waves = class_waves(4, 2, 4.0, 3)
-    for own, texture in zip(waves, _textures(range(4), ClassificationTask(4), shape=(48, 48), seed=3), strict=True):
-        assert _seen(texture, waves) == _axis_free(own)
+def _fine(strength: float, count: int, first: int) -> list[NDArray[Any]]:
+    """Give smooth images with grain of a strength that varies by a tenth."""
+    grid = np.add.outer(np.arange(16), np.arange(16)) / 60
+    draws = [np.random.default_rng(n) for n in range(first, first + count)]
+    return [grid + strength * (1 + 0.1 * draw.normal()) * draw.normal(size=(16, 16)) for draw in draws]
+
+
+@pytest.mark.parametrize(("strengths", "calm"), [((0.1, 0.05, 0.2), 1), ((0.2, 0.1, 0.05), 2), ((0.1, 0.1001, 0.1), 1), ((0.1, 0.1001), 1)], ids=str)
+def test_calm_class_is_the_coarsest_or_the_finest_of_like_ones(strengths: tuple[float, ...], calm: int) -> None:
+    images = [_fine(strength, 20, 0) for strength in strengths]
+    samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
+    assert calm_class(samples) == calm
+    waves = class_waves(len(strengths), 2, 4.0, calm)
+    textures = class_textures(samples, ClassificationTask(len(strengths)), period=4.0, seed=0, calm=calm)
+    for sample, texture in zip(samples.samples, textures, strict=True):
+        assert bool(_seen(texture.numpy(), [wave for k, wave in enumerate(waves) if k != calm])) == (sample.target != calm)
+
+
+def test_two_classes_far_apart_have_a_texture_each() -> None:
+    images = [_fine(strength, 10, 0) for strength in (0.05, 0.2)]
+    samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
+    assert calm_class(samples) is None
+    (first,), (second,) = class_waves(2, 2, 4.0, None)
+    assert [abs(round(f, 9)) for f in (*first, *second)] == [0.25, 0.0, 0.0, 0.25], "at right angles"
+
+
+def test_calm_class_does_without_classes_that_do_not_occur_and_without_carriers() -> None:
+    nothing = np.zeros((8, 8), np.int64)
+    samples = WorkingSet([working_sample(name, np.zeros((8, 8), np.float32), 2, carrier_voxels=nothing) for name in "ab"])
+    assert calm_class(samples) == 2
+
+
+@pytest.mark.parametrize("target", [None, np.array([1.0, 0.0], np.float32)], ids=["none", "findings"])
+def test_only_classes_have_a_calm_one(target: Any) -> None:
+    assert calm_class(WorkingSet([working_sample("a", np.zeros((8, 8), np.float32), target)])) is None
 
 
 def test_negative_seeds_are_seeds_too() -> None:
@@ -142,31 +187,22 @@ def test_negative_seeds_are_seeds_too() -> None:
 
 
 def test_seed_draws_the_phases() -> None:
-    same_waves = [seed for seed in range(20) if class_waves(2, 2, 5.3, seed) == class_waves(2, 2, 5.3, 0)]
-    assert len({_textures([0], ClassificationTask(2), period=5.3, seed=seed)[0].tobytes() for seed in same_waves}) > 3
+    assert len({_textures([0], ClassificationTask(2), period=5.3, seed=seed)[0].tobytes() for seed in range(10)}) > 5
 
 
 @pytest.mark.parametrize("found", list(itertools.product((0.0, 1.0), repeat=2)), ids=str)
-def test_findings_have_a_texture_for_yes_and_one_for_no(found: tuple[float, float]) -> None:
-    waves = class_waves(4, 3, 4.0, 0)
-    (texture,) = _textures([np.array(found, np.float32)], ClassificationTask(2, True), shape=(24, 24, 24))
+def test_findings_have_a_texture_each_and_none_is_calm(found: tuple[float, float]) -> None:
+    waves = class_waves(3, 2, 4.0, 2)
+    (texture,) = _textures([np.array(found, np.float32)], ClassificationTask(2, True), shape=(48, 48))
     assert set(np.unique(texture)) == {-1.0, 1.0}
-    expected = [waves[2 * k + (0 if value else 1)] for k, value in enumerate(found)]
-    assert _seen(texture, waves) == frozenset().union(*map(_axis_free, expected))
+    for value, vectors in zip(found, waves, strict=False):
+        assert len(_seen(texture, [vectors])) == value
+    assert bool(_seen(texture, waves[2:])) == (not any(found))
 
 
-@pytest.mark.parametrize("shape", [(64, 48), (24, 24, 25)], ids=["2d", "3d"])
-def test_label_maps_have_a_texture_in_each_structure_and_none_behind(shape: tuple[int, ...]) -> None:
-    labels = np.zeros(shape, np.uint8)
-    labels[: shape[0] // 2] = 1
-    labels[shape[0] // 2 :] = 2
-    labels[:, -5:] = 0
-    (texture,) = _textures([labels], SegmentationTask(3), shape=shape)
-    assert np.array_equal(texture == 0, labels == 0)
-    assert np.abs(texture).max() == 1
-    waves = class_waves(3, len(shape), 4.0, 0)
-    for label in (1, 2):
-        assert _seen(np.where(labels == label, texture, 0), waves) == _axis_free(waves[label])
+def test_label_maps_are_refused() -> None:
+    with pytest.raises(UsageError, match="not for label maps; set texture_period to 0"):
+        _textures([np.zeros((16, 16), np.uint8)], SegmentationTask(2))
 
 
 def test_samples_without_labels_are_told() -> None:
