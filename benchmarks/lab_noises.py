@@ -24,6 +24,7 @@ mask holds 40 % of them where nothing else is said. Behind the parameters of gcl
     mix@PERIOD@STEPS@SHARE          waves and targeted noise of so many steps, in random blocks
     ensemble@NAME=VALUE,...         targeted noise of two clean surrogates, with waves in a part of the mask: ``Ensemble`` of lab_search.py
     minmin@NAME=VALUE,...           error-minimizing noise that starts from waves: ``MinMin`` of lab_search.py
+    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; a class that is "none" is none
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation
+from monai_salm.masks import box_blur
 from monai_salm.networks import build_network, logits_of
-from monai_salm.optimize import box_blur
 from monai_salm.tasks import ClassificationTask, LearningTask
 
 LEVELS = 8

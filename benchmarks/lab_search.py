@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from lab_noises import (
     BATCH,
@@ -27,10 +29,17 @@ from lab_noises import (
 )  # fmt: skip
 from torch import Tensor, nn
 
+from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.canvas import Canvas
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
+from monai_salm.masks import box_blur
 from monai_salm.networks import logits_of
-from monai_salm.optimize import box_blur
+from monai_salm.optimize import MinMinOptimizer
+from monai_salm.pipeline.methods import METHODS
+from monai_salm.pipeline.search import seeded_network
+from monai_salm.samples import WorkingMaps, WorkingSample, WorkingSet
+from monai_salm.transforms.array import image_budget
 
 
 @dataclass
@@ -166,6 +175,29 @@ def _step(
     return noise, relative(seen)
 
 
+def package(data: Pictures, text: str) -> tuple[Tensor, float]:
+    """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per image that it took."""
+    method, changes = METHODS["salm"], {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        changes[name] = json.loads(value.replace("none", "null"))
+    samples, result = [], data.images.clone()
+    for number, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
+        values = (image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64)
+        budget = image_budget(values, "CR", Epsilon.parse("8/255"), IntensityWindow(0, 255))
+        maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
+        samples.append(WorkingSample(sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)))
+    working = WorkingSet(samples)
+    network = seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0)
+    optimizer = MinMinOptimizer(network, data.task, replace(method.search, **changes), augmentation=method.augmentation)
+    state = optimizer.start(working)
+    for name, steps in optimizer.run(working, state):
+        sample = samples[int(name)]
+        protected = (sample.image_model + steps * sample.carrier_share * sample.step_model).clip(0, 1)
+        result[int(name), 0, : data.size, : data.size] = torch.from_numpy(protected.astype(np.float32))
+    return result, state.passes
+
+
 def _options(kind: type[Any], text: str) -> Any:
     """Read ``name=value,...`` with the types of the defaults."""
     pairs = dict(item.split("=", 1) for item in text.split(",") if item)
@@ -183,6 +215,8 @@ def protect(data: Pictures, variant: str) -> tuple[Tensor, float | None]:
         return minmin(data, _options(MinMin, "".join(rest)))
     if name == "ensemble":
         return ensemble(data, _options(Ensemble, "".join(rest))), None
+    if name == "salm":
+        return package(data, "".join(rest))
     if name not in WAVES:
-        raise UsageError(f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin'])}, see lab_noises.py")
+        raise UsageError(f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin', 'salm'])}, see lab_noises.py")
     return WAVES[name](data, *map(float, rest)), None
