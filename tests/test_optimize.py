@@ -16,7 +16,7 @@ from torch import nn
 
 from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.errors import UsageError
-from monai_salm.masks import box_blur
+from monai_salm.masks import box_blur, local_contrast
 from monai_salm.networks import build_network
 from monai_salm.optimize import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, renew
 from monai_salm.samples import WorkingSet
@@ -164,6 +164,14 @@ def test_box_blur_averages_with_zeros_outside() -> None:
         assert torch.allclose(blurred[(1, 0, *[0] * dims)], maps[(1, 0, *[slice(0, 2)] * dims)].sum() / 3**dims)
         padded = torch.nn.functional.pad(maps, [0, 8] * dims)
         assert torch.allclose(box_blur(padded, 5)[(..., *[slice(0, 7)] * dims)], box_blur(maps, 5)), "whatever the padding of a batch"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_contrast_is_the_standard_deviation_in_a_box(dims: int) -> None:
+    maps = torch.rand(2, 1, *[7] * dims, generator=torch.Generator().manual_seed(0))
+    box = maps[(1, 0, *[slice(1, 4)] * dims)]
+    assert torch.allclose(local_contrast(maps, 3)[(1, 0, *[2] * dims)], box.std(correction=0), atol=1e-4)
+    assert not local_contrast(torch.full_like(maps, 0.9), 3)[(0, 0, *[3] * dims)].isnan(), "rounding below zero has a root of zero"
 
 
 def test_surrogate_finds_the_textures_before_the_first_step(pictures: WorkingSet) -> None:

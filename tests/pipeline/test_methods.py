@@ -19,7 +19,7 @@ from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.masks import border_values, find_window
 from monai_salm.optimize import MinMinSettings
-from monai_salm.pipeline import protect, verify
+from monai_salm.pipeline import protect, search, verify
 from monai_salm.pipeline.methods import METHODS, check_method, find_method
 from monai_salm.surrogate import load_surrogate
 from monai_salm.textures import class_waves
@@ -67,12 +67,12 @@ def test_segmentation(tmp_path: Path, method: str) -> None:
     assert result.to_json()["passes_per_sample"] > 0
 
 
-def _share_of(noise: NDArray[Any], label: int, search: dict[str, Any]) -> float:
+def _share_of(noise: NDArray[Any], label: int, settings: dict[str, Any]) -> float:
     """Give how much of what two classes' waves make up in noise is one class's."""
     grid = np.meshgrid(*(np.arange(n) for n in noise.shape), indexing="ij")
     power = [
         sum(abs((noise * np.exp(-2j * np.pi * sum(f * axis for f, axis in zip(wave, grid, strict=True)))).sum()) ** 2 for wave in waves)
-        for waves in class_waves(2, noise.ndim, search["texture_period"], search["calm_class"])
+        for waves in class_waves(2, noise.ndim, settings["texture_period"], settings["calm_class"])
     ]
     return float(power[label] / sum(power))
 
@@ -82,12 +82,12 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
     protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4)))
     assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
     surrogate = tmp_path / "out.work" / "surrogate.safetensors"
-    search = load_surrogate(surrogate)[1].search
-    assert search["texture_period"] >= 2
-    assert search["calm_class"] in (None, 0, 1), "found, and kept for further images"
+    settings = load_surrogate(surrogate)[1].search
+    assert settings["texture_period"] >= 2
+    assert settings["calm_class"] in (None, 0, 1), "found, and kept for further images"
     for number in range(4):
         before, after = (pydicom.dcmread(tmp_path / folder / f"case{number}" / "image.dcm").pixel_array.astype(float) for folder in ("in", "out"))
-        assert _share_of(after - before, number % 2, search) > 0.6
+        assert _share_of(after - before, number % 2, settings) > 0.6
     image = torch.from_numpy(body(9).astype(np.float32))[None]
     values = image[0].numpy().astype(np.float64)
     window, _ = find_window("", values.ravel(), border_values(values))
@@ -100,7 +100,17 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
             assert 0 < change.abs().max() <= 8 / 255 * window.width
             assert not change[image == 0].any()
             assert 0.2 < (change != 0).sum() / (image > 0).sum() <= 0.41
-            assert _share_of(change[0].numpy(), label, search) > 0.6
+            assert _share_of(change[0].numpy(), label, settings) > 0.6
+
+
+def test_further_files_keep_the_calm_class_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mr_export(tmp_path / "in", 4)
+    labels = mr_labels(tmp_path / "l.csv", 4)
+    for found, surrogate, kept in ((0, "small-cnn", 0), (1, str(tmp_path / "0.work" / "surrogate.safetensors"), 0), (1, "small-cnn", 1)):
+        monkeypatch.setattr(search, "calm_class", lambda _, found=found: found)
+        folder = tmp_path / f"{found}{'s' if surrogate != 'small-cnn' else ''}"
+        protect(tmp_path / "in", folder, small(labels=labels, surrogate=surrogate))
+        assert load_surrogate(folder.with_name(f"{folder.name}.work") / "surrogate.safetensors")[1].search["calm_class"] == kept
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
