@@ -63,6 +63,32 @@ def _victims(found: Measured) -> str:
     return text + _script(found, rows)
 
 
+def trade_off(present: list[Measured]) -> str:
+    """Give the scores of SALM against strength, sparsity and rounds, of the data sets that were measured with more than one setting."""
+    text = ""
+    for data in dict.fromkeys(found.data for found in present if not found.own_setting):
+        settings = sorted((found for found in present if found.data == data), key=lambda found: (_size(found.epsilon), found.fraction))
+        victims = in_order({victim for found in settings for victim in found.victims()}, data.victims)
+        victims = [name for name in victims if all(found.cell(name, "salm") for found in settings if not found.own_setting)]
+        body = []
+        for found in settings:
+            for method in (name for name in ("salm@1", "salm") if name in found.methods):
+                made = found.protects.get(method, {})
+                cells = [found.cell(victim, method) for victim in victims]
+                scores = [f"{figure(cell, found.score)} / {figure(cell, 'auc')} / {figure(cell, 'peak')}" for cell in cells]
+                made_of = [made.get(name, "-") for name in ("rounds", "passes_per_sample", "mean_psnr", "lowest_psnr")]
+                body.append([found.epsilon, f"{found.fraction:.0%}", *made_of, *scores])
+        head = ["epsilon", "share of the anatomy", "rounds", "passes per sample", "mean PSNR dB", "lowest PSNR dB", *victims]
+        text += f"\n## Strength, sparsity and rounds: {data.title}\n\nA cell reads {settings[0].score.replace('_', ' ')} / AUC / peak.\n\n"
+        text += table([head, *body]) + _script(settings[0], [row for found in settings if not found.own_setting for row in found.rows])
+    return text
+
+
+def _size(epsilon: str) -> float:
+    top, _, bottom = epsilon.partition("/")
+    return float(top) / float(bottom or 1)
+
+
 def common_victims(found: Measured, methods: list[str]) -> list[str]:
     """Name the victims from scratch that were measured with all methods, and that learn from clean images."""
     return [victim for victim in found.victims() if found.learned(victim) and all(found.cell(victim, method) for method in methods)]

@@ -106,6 +106,11 @@ class Measured:
         return "dice" if self.data.task == "segmentation" else "balanced_accuracy"
 
     @property
+    def own_setting(self) -> bool:
+        """Say whether it is the setting of the targets; for volumes the lowest PSNR decides how much may change, not the share."""
+        return not self.version and self.epsilon == self.data.epsilon and (self.data.task == "segmentation" or self.fraction == 0.4)
+
+    @property
     def highest(self) -> float:
         """Highest main score of a victim that counts as kept from learning."""
         return 0.15 if self.score == "dice" else self.chance + 0.10

@@ -123,7 +123,10 @@ def test_settings_stay_apart_and_volumes_have_their_own_target(tmp_path: Path, p
     text = page(write(tmp_path, rows, "hippocampus"))
     line = verdict(text, "mean Dice at most 0.15", "hippocampus, 10% of the anatomy")
     assert "**missed**: Dice by 0.050, PSNR (dB) by 0.50" in line
-    assert "## Hippocampus, 3D segmentation from NIfTI, epsilon 8/255, 10% of the anatomy" in text
+    assert text.count("## Hippocampus, 3D segmentation from NIfTI, epsilon") == 1, "another strength has no tables of its own"
+    weaker, stronger = text.partition("## Strength, sparsity and rounds: Hippocampus")[2].split("| 10% |")[1:3]
+    assert "47.5 | 0.200 / - / 0.220 |" in weaker
+    assert "47.5 | 0.100 / - / 0.120 |" in stronger
 
 
 def test_rows_of_the_earlier_version_are_kept_apart(tmp_path: Path, page: Page) -> None:
