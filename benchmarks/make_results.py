@@ -14,8 +14,8 @@ HEAD = """# Results
 
 Made by `python benchmarks/make_results.py` from the rows in `benchmarks/results`, which the scripts beside it write; of a cell that was run again the latest
 run counts. Victims train on the files that `monai-salm` wrote and are scored on clean test files that no step saw before; *peak* is the best epoch on those
-test files, which flatters the stranger. Settings are the defaults of `monai-salm protect` where nothing else is said, and were chosen on validation images.
-Once, scores of an earlier setting on test images were seen before the choice: they said that it was bad, and the choice was made again on validation images
+test files, which flatters the stranger. Settings are the defaults of `monai-salm protect` where nothing else is said, chosen on training and validation
+images. Twice, scores of an earlier setting on test images were seen before: they said that it was bad, and the choice was made again, on other images
 ([lab book](LABBOOK.md), rounds 10 and 12). `salm@1` is salm with `--rounds 1`: the class textures where the gradient is, and no search after it.
 The surrogates are `small-resnet` and `small-unet`: a victim of the same name is the easiest case. Spread is the standard deviation over seeds 0, 1, ...
 

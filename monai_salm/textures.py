@@ -95,7 +95,7 @@ def calm_class(samples: WorkingSet) -> int | None:
 
     Where the classes are alike, it is the one of the finest images: a texture against nature is learned as well there, and ranks clean images the wrong way
     round. Where they are far apart, only what goes with nature is learned in time: of more than two classes it is the one of the coarsest images, and of two
-    it is none, since a texture of its own for each is learned sooner. Chosen on validation images, see benchmarks/LABBOOK.md, rounds 12 and 13.
+    it is none, since a texture of its own for each is learned sooner. Chosen on training and validation images, see benchmarks/LABBOOK.md, round 13.
 
     Args:
         samples: with classes; there is none for others.
