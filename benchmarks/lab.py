@@ -6,9 +6,10 @@
     python benchmarks/lab.py --data-set brain_tumor hv@3@7@5
     python benchmarks/lab.py --data-set hippocampus label@4 constant
 
-``lab_noises.py`` lists the variants of images. Those of volumes, 4/255 in the labeled structures alone, are ``clean``, ``constant`` (a brightness for
-each label), and ``label@PERIOD``: waves of a direction for each label; at 2 cells their cells are in turn up and down. Victims train as in the other
-benchmarks, but on few images, once, with one seed. Balanced accuracy, AUC and Dice are those after the last epoch; PSNR is the mean over images, in dB.
+``lab_noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``, ``constant@STEPS`` (a brightness for
+each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have 4 steps of 255 where
+none are said. Victims train as in the other benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the
+last epoch; PSNR is the mean over images, in dB.
 
 The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most of their scores have two digits.
 To redo a row, give its number of epochs, too.
@@ -20,6 +21,7 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ IMAGES = 1200
 VOLUMES = ((0, 64), (160, 176))
 """Volumes that train and that score, in the order of their names."""
 VOLUME_SHAPE = (48, 64, 48)
-VOLUME_STEPS = 4
+VOLUME_STEPS = 4.0
 CHANGES = {"none": None} | {found.name: found for found in FILTERS}
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     arguments.add_argument("--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia")
     arguments.add_argument("--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named")
     arguments.add_argument("--countermeasures", default="none", help=f"for images: {','.join(CHANGES)}")
+    arguments.add_argument("--seeds", type=int, default=1, help="of victims; the noise is made once")
     arguments.add_argument("--epochs", type=int, default=0, help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes")
     arguments.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl", help="file that rows are added to")
     given = arguments.parse_args()
@@ -73,12 +76,13 @@ def try_pictures(given: argparse.Namespace, rows: Rows) -> None:
         protected, passes = protect(data, variant)
         noise = psnr((data.images - protected)[..., : data.size, : data.size]) if variant != "clean" else None
         for victim in (given.victims or "small-cnn,small-resnet").split(","):
-            for name in given.countermeasures.split(","):
+            for name, seed in product(given.countermeasures.split(","), range(given.seeds)):
                 began = time.monotonic()
-                scores = train(victim, data.task, filtered(protected, name), data.labels, filtered(test, name), test_labels, epochs=epochs, batch=BATCH)
+                images, others = filtered(protected, name), filtered(test, name)
+                scores = train(victim, data.task, images, data.labels, others, test_labels, epochs=epochs, batch=BATCH, seed=seed)
                 rows.add(
                     what="trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, countermeasure=name, epochs=epochs,
-                    **scores, psnr=noise, passes=None if passes is None else round(passes), seconds=round(time.monotonic() - began),
+                    seed=seed, **scores, psnr=noise, passes=None if passes is None else round(passes), seconds=round(time.monotonic() - began),
                 )  # fmt: skip
 
 
@@ -87,14 +91,14 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
     (images, labels), (test, test_labels) = (load_volumes(given.data / "hippocampus", *numbers) for numbers in VOLUMES)
     task, epochs, body = SegmentationTask(3), given.epochs or 16, images > 0
     for variant in given.variants:
-        protected = (images + volume_noise(labels, variant) * VOLUME_STEPS / 255 * body).clamp(0, 1)
+        protected = (images + volume_noise(labels, variant) / 255 * body).clamp(0, 1)
         noise = psnr(protected - images, body) if variant != "clean" else None
-        for victim in (given.victims or "small-unet").split(","):
+        for victim, seed in product((given.victims or "small-unet").split(","), range(given.seeds)):
             began = time.monotonic()
-            scores = train(victim, task, protected, labels, test, test_labels, epochs=epochs, batch=4)
+            scores = train(victim, task, protected, labels, test, test_labels, epochs=epochs, batch=4, seed=seed)
             rows.add(
-                what="trial", data_set="hippocampus", part="val", epsilon="4/255", variant=variant, victim=victim, countermeasure="none", epochs=epochs,
-                **scores, psnr=noise, passes=None, seconds=round(time.monotonic() - began),
+                what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant):g}/255", variant=variant, victim=victim,
+                countermeasure="none", epochs=epochs, seed=seed, **scores, psnr=noise, passes=None, seconds=round(time.monotonic() - began),
             )  # fmt: skip
 
 
@@ -196,18 +200,23 @@ def load_volumes(folder: Path, first: int, end: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images)[:, None], torch.from_numpy(labels)
 
 
+def noise_steps(variant: str) -> float:
+    """Give the size of a variant's noise in volumes, in steps of 255."""
+    name, *numbers = variant.split("@")
+    place = {"clean": 0, "constant": 0, "label": 1}.get(name)
+    if place is None or len(numbers) < place:
+        raise UsageError(f"variant {variant!r} is unknown for volumes; give one of clean, constant, constant@STEPS, label@PERIOD, label@PERIOD@STEPS")
+    return 0.0 if name == "clean" else float(numbers[place]) if len(numbers) > place else VOLUME_STEPS
+
+
 def volume_noise(labels: Tensor, variant: str) -> Tensor:
-    """Give noise as a share of the budget, from label maps."""
-    name, _, period = variant.partition("@")
-    if name == "clean":
-        return torch.zeros(labels.shape)[:, None]
-    if name == "constant":
-        return ((labels == 1).float() - (labels == 2).float())[:, None]
+    """Give noise in steps of 255, from label maps."""
+    steps, (name, *numbers) = noise_steps(variant), variant.split("@")
     if name != "label":
-        raise UsageError(f"variant {variant!r} is unknown for volumes; give one of clean, constant, label@PERIOD")
-    f = 1 / float(period)
+        return steps * ((labels == 1).float() - (labels == 2).float())[:, None]
+    f = 1 / float(numbers[0])
     vectors = ((f, 0.0, 0.0), (0.0, f, 0.0)) if f < 0.5 else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.0))
-    return _label_waves(labels, vectors)
+    return steps * _label_waves(labels, vectors)
 
 
 def _label_waves(labels: Tensor, vectors: Sequence[tuple[float, float, float]]) -> Tensor:
