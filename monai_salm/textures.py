@@ -38,6 +38,9 @@ LARGE_EFFECT = 0.8
 FINE = 3
 """Width, in cells, of the box whose mean a cell is compared with to tell how fine an image is."""
 
+PHASES = 64
+"""So many origins along each axis a wave can have, two cells apart."""
+
 SEEDS = 2**64
 """So many seeds there are; negative ones, which numpy refuses, count from the end."""
 
@@ -58,7 +61,7 @@ def class_waves(count: int, spatial_dims: int, period: float, calm: int | None) 
         calm: the class whose wave is too long to be a texture, or None.
     """
     fine = count if calm is None else count - 1
-    directions = _plane_directions(fine, upright=calm is None) if spatial_dims == 2 else _space_directions()
+    directions = _plane_directions(fine) if spatial_dims == 2 else _space_directions()
     periods = [period * NEXT_PERIOD ** (number // len(directions)) for number in range(fine)]
     waves = [_along(directions[number % len(directions)], length) for number, length in enumerate(periods)]
     if calm is not None:
@@ -70,14 +73,12 @@ def _along(directions: list[Direction], period: float) -> Waves:
     return tuple(tuple((direction / period).tolist()) for direction in directions)
 
 
-def _plane_directions(count: int, *, upright: bool) -> list[list[Direction]]:
-    """Give the axes and the diagonals, the axes first if ``upright``, and for more than three classes what lies between.
-
-    The diagonals are one direction, so two classes can only be told by the axes; a single one is seen best along the diagonals, which anatomy has least of.
-    """
-    axes, diagonal = [0.0, math.pi / 2], [math.pi / 4]
-    angles = (axes + diagonal if upright else diagonal + axes) + ([math.pi / 8, math.pi * 3 / 8] if count > 3 else [])
-    return [[np.array([math.cos(a), math.sin(a)]), np.array([math.cos(a), -math.sin(a)])][: 1 if a in axes else 2] for a in angles]
+def _plane_directions(count: int) -> list[list[Direction]]:
+    """Give the axes, the diagonals, which are one direction, and for more than three classes what lies between."""
+    axes, others = [0.0, math.pi / 2], [math.pi / 4] + ([math.pi / 8, math.pi * 3 / 8] if count > 3 else [])
+    return [[np.array([math.cos(a), math.sin(a)])] for a in axes] + [
+        [np.array([math.cos(a), math.sin(a)]), np.array([math.cos(a), -math.sin(a)])] for a in others
+    ]
 
 
 def _space_directions() -> list[list[Direction]]:
@@ -158,8 +159,11 @@ def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray
 
 
 def _wave(vectors: Waves, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Give one of some plane waves with a random phase."""
+    """Give one of some plane waves with a random origin."""
     vector = vectors[generator.integers(len(vectors))]
-    axes = [f * np.arange(n).reshape([-1 if a == axis else 1 for a in range(len(shape))]) for axis, (f, n) in enumerate(zip(vector, shape, strict=True))]
-    wave: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.cos(2 * np.pi * (sum(axes) + generator.random()))
+    # Crests begin at even cells: whoever halves the image then averages two cells of a crest, and not one of a crest and one of a trough.
+    starts = 2 * generator.integers(PHASES, size=len(shape)) - 0.5
+    places = zip(vector, shape, starts, strict=True)
+    axes = [f * (np.arange(n) - start).reshape([-1 if a == axis else 1 for a in range(len(shape))]) for axis, (f, n, start) in enumerate(places)]
+    wave: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.sin(2 * np.pi * sum(axes))
     return wave

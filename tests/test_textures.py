@@ -139,9 +139,17 @@ def test_samples_of_a_class_are_not_alike(target: int) -> None:
 @pytest.mark.parametrize(("shape", "classes"), [((16, 16), 4), ((8, 8, 8), 9)], ids=["2d", "3d"])
 def test_textures_of_a_class_have_no_mean(shape: tuple[int, ...], classes: int) -> None:
     for target in range(classes):
-        mean = np.mean(_textures([target] * 400, ClassificationTask(classes), shape=shape), axis=0)
+        mean = np.mean(_textures([target] * 1600, ClassificationTask(classes), shape=shape), axis=0)
         assert np.abs(mean).mean() < 0.1, "a linear projection would find it"
         assert np.abs(mean).max() < 0.25
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 8)], ids=["2d", "3d"])
+def test_textures_along_an_axis_outlast_halving(shape: tuple[int, ...]) -> None:
+    """Averaging two cells a side leaves the whole amplitude, wherever a sample's wave begins."""
+    for texture in _textures([n % len(shape) for n in range(40)], ClassificationTask(len(shape)), shape=shape, period=4.0):
+        halved = texture.reshape([part for n in shape for part in (n // 2, 2)]).mean(axis=tuple(range(1, 2 * len(shape), 2)))
+        assert np.array_equal(np.abs(halved), np.ones(halved.shape))
 
 
 def _fine(strength: float, count: int, first: int) -> list[NDArray[Any]]:
