@@ -24,7 +24,7 @@ mask holds 40 % of them where nothing else is said. Behind the parameters of gcl
     mix@PERIOD@STEPS@SHARE          waves and targeted noise of so many steps, in random blocks
     ensemble@NAME=VALUE,...         targeted noise of two clean surrogates, with waves in a part of the mask: ``Ensemble`` of lab_search.py
     minmin@NAME=VALUE,...           error-minimizing noise that starts from waves: ``MinMin`` of lab_search.py
-    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; a class that is "none" is none
+    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as class_directions=[none,1]
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,7 +179,7 @@ def _step(
 def package(data: Pictures, text: str) -> tuple[Tensor, float]:
     """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per image that it took."""
     method, changes = METHODS["salm"], {}
-    for item in filter(None, text.split(",")):
+    for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         name, _, value = item.partition("=")
         changes[name] = json.loads(value.replace("none", "null"))
     samples, result = [], data.images.clone()

@@ -333,8 +333,9 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
 
 def box_blur(maps: Tensor, width: int) -> Tensor:
     """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
-    pool = functional.avg_pool2d if maps.ndim == 4 else functional.avg_pool3d
-    return pool(maps, width, stride=1, padding=width // 2)
+    if maps.ndim == 4:
+        return functional.avg_pool2d(maps, width, stride=1, padding=width // 2)
+    return functional.avg_pool3d(functional.pad(maps, [width // 2] * 6), width, stride=1)  # its own padding refuses volumes thinner than the box
 
 
 def local_contrast(images: Tensor, width: int) -> Tensor:

@@ -33,7 +33,7 @@ from monai_salm.masks import box_blur, local_contrast, sparsity_mask
 from monai_salm.networks import logits_of
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
-from monai_salm.textures import calm_class, class_textures
+from monai_salm.textures import class_directions, class_textures
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ class MinMinSettings:
         texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The mask then goes where the gradient
             is large for the contrast that the image has there.
         texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the textures yet leads away from them.
-        calm_class: number of the class without a fine texture, or None; ``auto`` chooses it, see :func:`~monai_salm.textures.calm_class`.
+        class_directions: number of the direction of each class's texture, None for the class without a fine one; ``auto`` chooses them, see
+            :func:`~monai_salm.textures.class_directions`.
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
         seed: of everything random.
@@ -85,12 +86,14 @@ class MinMinSettings:
     mask_blur: int = 1
     texture_period: float = 0.0
     texture_batches: int = 150
-    calm_class: int | Literal["auto"] | None = "auto"
+    class_directions: tuple[int | None, ...] | Literal["auto"] = "auto"
     batch_size: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.class_directions != "auto":  # JSON has a list
+            object.__setattr__(self, "class_directions", tuple(self.class_directions))
         if not 0 < self.perturbed_fraction <= 1:
             raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's voxels change")
         if self.mask_rule not in MASK_RULES:
@@ -178,8 +181,10 @@ class MinMinOptimizer:
         scores = [torch.zeros(sample.image_model.shape) for sample in samples.samples]
         if not settings.texture_period:
             return SearchState([torch.zeros_like(score) for score in scores], scores)
-        calm = calm_class(samples) if settings.calm_class == "auto" else settings.calm_class
-        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed, calm=calm)
+        directions = settings.class_directions
+        if directions == "auto":
+            directions = class_directions(samples, self.task.outputs, period=settings.texture_period)
+        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed, directions=directions)
         return SearchState([texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores)
 
     def run(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from monai_salm.errors import UsageError
 from monai_salm.networks import build_network
 
-SURROGATE_FORMAT = "monai_salm.surrogate/2"
+SURROGATE_FORMAT = "monai_salm.surrogate/3"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,12 @@ from monai_salm.networks import build_network
 from monai_salm.optimize import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, renew
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.textures import calm_class, class_textures
+from monai_salm.textures import class_directions, class_textures
 from tests.builders import cube_set, disk_set, working_sample
 
 Noise = dict[str, NDArray[Any]]
 
-TEXTURED: dict[str, Any] = {"texture_period": 4.0, "mask_blur": 5, "texture_batches": 1, "calm_class": None}
+TEXTURED: dict[str, Any] = {"texture_period": 4.0, "mask_blur": 5, "texture_batches": 1, "class_directions": (0, 1)}
 """Changes of the settings for a search that starts from class textures."""
 
 
@@ -93,7 +93,7 @@ def test_bounds_of_volumes() -> None:
 
 def _textures(samples: WorkingSet, task: LearningTask | None = None) -> list[NDArray[Any]]:
     """Give the textures of TEXTURED in steps."""
-    maps = class_textures(samples, task or ClassificationTask(2), period=4.0, seed=0, calm=None)
+    maps = class_textures(samples, task or ClassificationTask(2), period=4.0, seed=0, directions=range((task or ClassificationTask(2)).outputs))
     return [texture.numpy() * sample.levels for texture, sample in zip(maps, samples.samples, strict=True)]
 
 
@@ -164,6 +164,8 @@ def test_box_blur_averages_with_zeros_outside() -> None:
         assert torch.allclose(blurred[(1, 0, *[0] * dims)], maps[(1, 0, *[slice(0, 2)] * dims)].sum() / 3**dims)
         padded = torch.nn.functional.pad(maps, [0, 8] * dims)
         assert torch.allclose(box_blur(padded, 5)[(..., *[slice(0, 7)] * dims)], box_blur(maps, 5)), "whatever the padding of a batch"
+        thin = torch.ones(1, 1, *[2] * dims)
+        assert torch.allclose(box_blur(thin, 7), torch.tensor((2 / 7) ** dims)), "a box may be larger than the image"
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -202,10 +204,11 @@ def test_textures_go_where_the_gradient_is_large_for_the_contrast(pictures: Work
     assert plain[..., :8].sum() < 0.8 * plain.sum(), "noise that is searched for goes by the gradient alone"
 
 
-def test_calm_class_is_chosen_unless_it_is_given(pictures: WorkingSet) -> None:
-    starts = {calm: _optimizer(pictures, **TEXTURED | {"calm_class": calm}).start(pictures).steps for calm in ("auto", None, 0, 1)}
-    same = {calm: all(torch.equal(a, b) for a, b in zip(steps, starts["auto"], strict=True)) for calm, steps in starts.items()}
-    assert [calm for calm, is_same in same.items() if is_same] == ["auto", calm_class(pictures)]
+def test_directions_are_chosen_unless_they_are_given(pictures: WorkingSet) -> None:
+    choices: list[Any] = ["auto", (0, 1), (1, 0), (None, 0), (0, None)]
+    starts = {given: _optimizer(pictures, **TEXTURED | {"class_directions": given}).start(pictures).steps for given in choices}
+    same = [given for given, steps in starts.items() if all(torch.equal(a, b) for a, b in zip(steps, starts["auto"], strict=True))]
+    assert same == ["auto", class_directions(pictures, 2, period=4.0)]
 
 
 def test_mask_blur_gives_the_texture_room(pictures: WorkingSet) -> None:

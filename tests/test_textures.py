@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 from monai_salm.errors import UsageError
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.textures import CALM_PERIOD, NEXT_PERIOD, Waves, calm_class, class_textures, class_waves
+from monai_salm.textures import CALM_PERIOD, NEXT_PERIOD, Waves, calm_class, class_directions, class_textures, class_waves
 from tests.builders import working_sample
 
 CALM = 1
 Vector = tuple[float, ...]
 Vectors = frozenset[Vector]
+
+
+def _in_order(count: int, calm: int | None = CALM) -> list[int | None]:
+    """Give the directions of classes in their order."""
+    found: list[int | None] = list(range(count if calm is None else count - 1))
+    if calm is not None and count:
+        found.insert(calm, None)
+    return found
 
 
 def _image(number: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -31,7 +39,8 @@ def _textures(
 ) -> list[NDArray[Any]]:
     """Give the textures of images of their own, in the order of the targets."""
     samples = WorkingSet([working_sample(f"{n:04d}", _image(n, shape), target) for n, target in enumerate(targets)])
-    return [texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed, calm=calm)]
+    directions = list(range(task.outputs)) if task.to_json().get("multi_label") else _in_order(task.outputs, calm)
+    return [texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed, directions=directions)]
 
 
 def _axis_free(vectors: Waves | Sequence[Vector]) -> Vectors:
@@ -62,7 +71,7 @@ def test_textures_are_signs_in_every_cell(shape: tuple[int, ...], period: float)
 
 @pytest.mark.parametrize(("count", "dims"), [(2, 2), (4, 2), (11, 2), (40, 2), (9, 3), (40, 3)])
 def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
-    waves = class_waves(count, dims, 4.0, CALM)
+    waves = class_waves(_in_order(count, CALM), dims, 4.0)
     assert len(waves) == count
     assert len({_axis_free(vectors) for vectors in waves}) == count
     lengths = [{round(float(np.linalg.norm(vector)) * 4, 9) for vector in vectors} for vectors in waves]
@@ -75,14 +84,14 @@ def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_waves_are_closed_under_flips(dims: int) -> None:
-    for vectors in class_waves(20, dims, 4.0, CALM):
+    for vectors in class_waves(_in_order(20, CALM), dims, 4.0):
         for signs in itertools.product((1, -1), repeat=dims):
             assert _axis_free([tuple(sign * f for sign, f in zip(signs, vector, strict=True)) for vector in vectors]) == _axis_free(vectors)
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((64, 64), 6), ((24, 24, 24), 9)], ids=["2d", "3d"])
 def test_flips_and_shifts_turn_no_class_into_another(shape: tuple[int, ...], classes: int) -> None:
-    waves = class_waves(classes, len(shape), 4.0, CALM)
+    waves = class_waves(_in_order(classes, CALM), len(shape), 4.0)
     fine = [vectors for k, vectors in enumerate(waves) if k != CALM]
     axes = range(len(shape))
     for number, texture in enumerate(_textures(range(classes), ClassificationTask(classes), shape=shape)):
@@ -109,7 +118,7 @@ def test_period_is_the_one_that_is_asked_for(period: float) -> None:
 
 def test_samples_take_turns_in_the_mirror_images() -> None:
     textures = _textures([0] * 30, ClassificationTask(2), shape=(32, 32))
-    (own, _) = class_waves(2, 2, 4.0, CALM)
+    (own, _) = class_waves(_in_order(2, CALM), 2, 4.0)
     assert frozenset().union(*(_seen(texture, [own]) for texture in textures)) == _axis_free(own)
     assert all(len(_seen(texture, [own])) == 1 for texture in textures), "their sum would be weaker"
 
@@ -119,7 +128,7 @@ def test_texture_is_its_images_own_whatever_the_set_and_the_order() -> None:
 
     def textures(order: Sequence[int]) -> dict[int, NDArray[Any]]:
         samples = WorkingSet([working_sample(f"{place}", images[n], n % 2) for place, n in enumerate(order)])
-        return {n: t.numpy() for n, t in zip(order, class_textures(samples, ClassificationTask(2), period=5.3, seed=0, calm=CALM), strict=True)}
+        return {n: t.numpy() for n, t in zip(order, class_textures(samples, ClassificationTask(2), period=5.3, seed=0, directions=_in_order(2)), strict=True)}
 
     whole = textures(range(6))
     for order in ([5, 4, 3, 2, 1, 0], [2, 4], [3]):
@@ -164,8 +173,8 @@ def test_calm_class_is_the_coarsest_or_the_finest_of_like_ones(strengths: tuple[
     images = [_fine(strength, 20, 0) for strength in strengths]
     samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
     assert calm_class(samples) == calm
-    waves = class_waves(len(strengths), 2, 4.0, calm)
-    textures = class_textures(samples, ClassificationTask(len(strengths)), period=4.0, seed=0, calm=calm)
+    waves = class_waves(_in_order(len(strengths), calm), 2, 4.0)
+    textures = class_textures(samples, ClassificationTask(len(strengths)), period=4.0, seed=0, directions=_in_order(len(strengths), calm))
     for sample, texture in zip(samples.samples, textures, strict=True):
         assert bool(_seen(texture.numpy(), [wave for k, wave in enumerate(waves) if k != calm])) == (sample.target != calm)
 
@@ -174,7 +183,7 @@ def test_two_classes_far_apart_have_a_texture_each() -> None:
     images = [_fine(strength, 10, 0) for strength in (0.05, 0.2)]
     samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
     assert calm_class(samples) is None
-    (first,), (second,) = class_waves(2, 2, 4.0, None)
+    (first,), (second,) = class_waves(_in_order(2, None), 2, 4.0)
     assert [abs(round(f, 9)) for f in (*first, *second)] == [0.25, 0.0, 0.0, 0.25], "at right angles"
 
 
@@ -182,6 +191,56 @@ def test_calm_class_does_without_classes_that_do_not_occur_and_without_carriers(
     nothing = np.zeros((8, 8), np.int64)
     samples = WorkingSet([working_sample(name, np.zeros((8, 8), np.float32), 2, carrier_voxels=nothing) for name in "ab"])
     assert calm_class(samples) == 2
+
+
+def _grained(strengths: Sequence[Sequence[float]], count: int = 24) -> WorkingSet:
+    """Give images of classes with waves of 4 cells along each axis, of strengths that vary by a tenth."""
+    samples = []
+    for k, n in itertools.product(range(len(strengths)), range(count)):
+        draw = np.random.default_rng(1000 * k + n)
+        waves = [
+            strength * (1 + 0.1 * draw.normal()) * np.sin(2 * np.pi * (np.arange(24) / 4 + draw.uniform())) for strength in strengths[k]
+        ]  # fmt: skip
+        samples.append(working_sample(f"{k}-{n:02d}", 0.5 + np.add.outer(*waves) + 0.05 * draw.normal(size=(24, 24)), k))
+    return WorkingSet(samples)
+
+
+@pytest.mark.parametrize(("along", "direction"), [(0, 1), (1, 0)])
+def test_a_lone_fine_class_lies_across_the_axis_in_which_classes_differ(along: int, direction: int) -> None:
+    strengths = [[0.1, 0.1], [0.1, 0.1]]
+    strengths[1][along] = 0.12
+    strengths[1][1 - along] = 0.099  # the other class stays the coarser one by a trifle only
+    found = class_directions(_grained(strengths), 2, period=4.0)
+    assert sorted(found, key=str) == [direction, None]
+
+
+def test_each_class_lies_where_it_differs_least() -> None:
+    samples = _grained([[0.03, 0.03], [0.12, 0.06], [0.06, 0.12]])
+    assert class_directions(samples, 3, period=4.0) == (None, 1, 0)
+    samples = _grained([[0.03, 0.03], [0.06, 0.12], [0.12, 0.06]])
+    assert class_directions(samples, 3, period=4.0) == (None, 0, 1)
+
+
+def test_directions_stay_in_order_where_nothing_tells_them_apart() -> None:
+    assert class_directions(_grained([[0.02, 0.02], [0.1, 0.1]]), 2, period=4.0) == (0, 1), "two classes differ as much from each other either way"
+    one_image = WorkingSet([working_sample("a", np.zeros((8, 8), np.float32), 1, carrier_voxels=np.zeros((8, 8), np.int64))])
+    assert class_directions(one_image, 4, period=4.0) == (0, None, 1, 2), "the classes that do not occur, too"
+    findings = WorkingSet([working_sample("a", np.zeros((8, 8), np.float32), np.array([1.0, 0.0], np.float32))])
+    assert class_directions(findings, 2, period=4.0) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 4, 2), (12, 9, 10)], ids=str)
+def test_directions_are_found_in_small_images_and_in_volumes(shape: tuple[int, ...]) -> None:
+    samples = WorkingSet([working_sample(f"{n}", _image(n, shape), n % 3) for n in range(9)])
+    found = class_directions(samples, 3, period=4.0)
+    assert len(class_waves(found, len(shape), 4.0)) == 3
+    assert len({place for place in found if place is not None}) == 2
+
+
+def test_a_direction_for_each_class() -> None:
+    samples = WorkingSet([working_sample("a", _image(0, (8, 8)), 1)])
+    with pytest.raises(UsageError, match="2 directions of textures are given for 3 classes"):
+        class_textures(samples, ClassificationTask(3), period=4.0, seed=0, directions=[0, None])
 
 
 @pytest.mark.parametrize("target", [None, np.array([1.0, 0.0], np.float32)], ids=["none", "findings"])
@@ -200,7 +259,7 @@ def test_seed_draws_the_phases() -> None:
 
 @pytest.mark.parametrize("found", list(itertools.product((0.0, 1.0), repeat=2)), ids=str)
 def test_findings_have_a_texture_each_and_none_is_calm(found: tuple[float, float]) -> None:
-    waves = class_waves(3, 2, 4.0, 2)
+    waves = class_waves(_in_order(3, 2), 2, 4.0)
     (texture,) = _textures([np.array(found, np.float32)], ClassificationTask(2, True), shape=(48, 48))
     assert set(np.unique(texture)) == {-1.0, 1.0}
     for value, vectors in zip(found, waves, strict=False):

@@ -26,7 +26,7 @@ from monai_salm.pipeline.working import label_map_values, noise_record, working_
 from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.textures import calm_class
+from monai_salm.textures import class_directions
 
 SLICE_BATCH, VOLUME_BATCH = 32, 8
 """Slices and volumes per step of a baseline; the min-min search has its own number of slices."""
@@ -204,7 +204,7 @@ def build_optimizer(
     if working.spatial_dims == 3:  # a volume is as much work and memory as many slices
         search = replace(search, batch_size=VOLUME_BATCH, max_rounds=options.rounds or min(VOLUME_ROUNDS, search.max_rounds))
     if search.texture_period:  # found here, since further samples of the run need it, too
-        search = replace(search, calm_class=calm_class(working))
+        search = replace(search, class_directions=class_directions(working, task.outputs, period=search.texture_period))
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
     frozen = name.endswith(SURROGATE_SUFFIX)
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
@@ -219,7 +219,8 @@ def build_optimizer(
             raise UsageError(
                 f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, these are {card.spatial_dims}D of {card.classes}"
             )
-        search = replace(search, calm_class=trained.search["calm_class"])  # or a class would have another texture than in the first run
+        # Or a class would have another texture than in the first run
+        search = replace(search, class_directions=MinMinSettings(**trained.search).class_directions)
         card = replace(card, network=trained.network, search=search.to_json())
     else:
         network = seeded_network(name, working.padded_shape, task.outputs, options.seed)

@@ -72,7 +72,7 @@ def _share_of(noise: NDArray[Any], label: int, settings: dict[str, Any]) -> floa
     grid = np.meshgrid(*(np.arange(n) for n in noise.shape), indexing="ij")
     power = [
         sum(abs((noise * np.exp(-2j * np.pi * sum(f * axis for f, axis in zip(wave, grid, strict=True)))).sum()) ** 2 for wave in waves)
-        for waves in class_waves(2, noise.ndim, settings["texture_period"], settings["calm_class"])
+        for waves in class_waves(settings["class_directions"], noise.ndim, settings["texture_period"])
     ]
     return float(power[label] / sum(power))
 
@@ -84,7 +84,7 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
     surrogate = tmp_path / "out.work" / "surrogate.safetensors"
     settings = load_surrogate(surrogate)[1].search
     assert settings["texture_period"] >= 2
-    assert settings["calm_class"] in (None, 0, 1), "found, and kept for further images"
+    assert len(settings["class_directions"]) == 2, "found, and kept for further images"
     for number in range(4):
         before, after = (pydicom.dcmread(tmp_path / folder / f"case{number}" / "image.dcm").pixel_array.astype(float) for folder in ("in", "out"))
         assert _share_of(after - before, number % 2, settings) > 0.6
@@ -103,14 +103,14 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
             assert _share_of(change[0].numpy(), label, settings) > 0.6
 
 
-def test_further_files_keep_the_calm_class_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 4)
     labels = mr_labels(tmp_path / "l.csv", 4)
-    for found, surrogate, kept in ((0, "small-cnn", 0), (1, str(tmp_path / "0.work" / "surrogate.safetensors"), 0), (1, "small-cnn", 1)):
-        monkeypatch.setattr(search, "calm_class", lambda _, found=found: found)
-        folder = tmp_path / f"{found}{'s' if surrogate != 'small-cnn' else ''}"
-        protect(tmp_path / "in", folder, small(labels=labels, surrogate=surrogate))
-        assert load_surrogate(folder.with_name(f"{folder.name}.work") / "surrogate.safetensors")[1].search["calm_class"] == kept
+    first = str(tmp_path / "0.work" / "surrogate.safetensors")
+    for number, (found, surrogate, kept) in enumerate([((1, None), "small-cnn", [1, None]), ((0, 1), first, [1, None]), ((0, 1), "small-cnn", [0, 1])]):
+        monkeypatch.setattr(search, "class_directions", lambda *_, found=found, **__: found)
+        protect(tmp_path / "in", tmp_path / f"{number}", small(labels=labels, surrogate=surrogate))
+        assert load_surrogate(tmp_path / f"{number}.work" / "surrogate.safetensors")[1].search["class_directions"] == kept
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
