@@ -9,7 +9,8 @@
 ``lab_noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``, ``constant@STEPS`` (a brightness for
 each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have 4 steps of 255 where
 none are said. Victims train as in the other benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the
-last epoch; PSNR is the mean over images, in dB.
+last epoch, ``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With ``--utility`` a row has
+``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of clean images.
 
 The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most of their scores have two digits.
 To redo a row, give its number of epochs, too.
@@ -30,7 +31,7 @@ import torch
 from common import REPOSITORY, Rows
 from lab_noises import BATCH, Pictures, fit, generator, new_network
 from lab_search import protect
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_salm.consumers import ConsumerAugmentation
@@ -58,6 +59,7 @@ def main() -> None:
     arguments.add_argument("--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia")
     arguments.add_argument("--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named")
     arguments.add_argument("--countermeasures", default="none", help=f"for images: {','.join(CHANGES)}")
+    arguments.add_argument("--utility", action="store_true", help="score noisy validation images with victims that were trained on clean ones, instead")
     arguments.add_argument("--seeds", type=int, default=1, help="of victims; the noise is made once")
     arguments.add_argument("--epochs", type=int, default=0, help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes")
     arguments.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl", help="file that rows are added to")
@@ -65,7 +67,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rows = Rows(given.results, keep=True)
-    (try_volumes if given.data_set == "hippocampus" else try_pictures)(given, rows)
+    if given.utility and given.data_set == "hippocampus":
+        arguments.error("--utility is for images; give another data set")
+    (try_volumes if given.data_set == "hippocampus" else try_utility if given.utility else try_pictures)(given, rows)
 
 
 def try_pictures(given: argparse.Namespace, rows: Rows) -> None:
@@ -84,6 +88,21 @@ def try_pictures(given: argparse.Namespace, rows: Rows) -> None:
                     what="trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, countermeasure=name, epochs=epochs,
                     seed=seed, **scores, psnr=noise, passes=None if passes is None else round(passes), seconds=round(time.monotonic() - began),
                 )  # fmt: skip
+
+
+def try_utility(given: argparse.Namespace, rows: Rows) -> None:
+    """Train victims on clean images, and score them on clean images and on those of each variant."""
+    data, test, test_labels = load_pictures(given.data, given.data_set)
+    epochs = given.epochs or max(8, math.ceil(300 / (len(data.images) // BATCH)))
+    variants = [(variant, protect(Pictures(test, test_labels, data.size), variant)[0]) for variant in given.variants]
+    for victim, seed in product((given.victims or "small-cnn,small-resnet").split(","), range(given.seeds)):
+        network, scores = trained(victim, data.task, data.images, data.labels, test, test_labels, epochs=epochs, batch=BATCH, seed=seed)
+        for variant, images in variants:
+            change = score(network, data.task, images, test_labels, 4 * BATCH)["auc"] - scores["auc"]
+            rows.add(
+                what="utility trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, epochs=epochs, seed=seed,
+                auc=round(scores["auc"], 3), auc_change=round(change, 3),
+            )  # fmt: skip
 
 
 def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
@@ -105,7 +124,16 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
 def train(
     name: str, task: LearningTask, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, *, epochs: int, batch: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Train a victim, and score it after each epoch."""
+    """Train a victim, and give its scores."""
+    network, scores = trained(name, task, images, labels, test, test_labels, epochs=epochs, batch=batch, seed=seed)
+    result = {key: [round(part, 3) for part in value] if isinstance(value, list) else round(value, 3) for key, value in scores.items()}
+    return result if task.spatial_target else result | {"recall": recall(network, test, test_labels, 4 * batch)}
+
+
+def trained(
+    name: str, task: LearningTask, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, *, epochs: int, batch: int, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a victim, and score it after each epoch: give its last scores, the best, and the curve."""
     source, network = generator(seed), new_network(name, task, images, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -115,17 +143,23 @@ def train(
         schedule.step()
         scores = score(network, task, test, test_labels, 2 * batch if task.spatial_target else 4 * batch)
         curve.append(scores[main_score(task)])
-    rounded = {key: round(value, 3) for key, value in scores.items()}
-    return rounded | {"peak": round(max(curve), 3), "curve": [round(value, 3) for value in curve]}
+    return network, scores | {"peak": max(curve), "curve": curve}
 
 
-def score(network: torch.nn.Module, task: LearningTask, images: Tensor, labels: Tensor, batch: int) -> dict[str, float]:
+def score(network: nn.Module, task: LearningTask, images: Tensor, labels: Tensor, batch: int) -> dict[str, float]:
     with torch.no_grad():
         parts = [
             task.evidence(logits_of(network, images[start : start + batch]), labels[start : start + batch], distances=False)
             for start in range(0, len(images), batch)
         ]
     return task.summarize(torch.cat(parts))
+
+
+def recall(network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> list[float]:
+    """Give the share of each class's images that are recognized."""
+    with torch.no_grad():
+        found = torch.cat([logits_of(network, part).argmax(1) for part in images.split(batch)])
+    return [round(float((found[labels == k] == k).double().mean()), 3) for k in labels.unique().tolist()]
 
 
 def filtered(images: Tensor, name: str) -> Tensor:

@@ -166,6 +166,15 @@ def _commit_places() -> dict[str, int]:
     return {commit[:7]: place for place, commit in enumerate(listing.split())}
 
 
+@cache
+def package_code(commit: str) -> str:
+    """Name the package's code at a commit; the commit where git does not know it, or where the tree differed from it."""
+    if commit.endswith("+"):
+        return commit
+    command = ["git", "rev-parse", "-q", "--verify", f"{commit}:monai_salm"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout or commit
+
+
 def _age(row: Row) -> float:
     """Order rows by their commit; those of a tree that differs from it come behind it."""
     return _commit_places().get(row["commit"][:7], -1) + (0.5 if row["commit"].endswith("+") else 0.0)
@@ -213,7 +222,8 @@ def _measured(found: Measured, rows: list[Row]) -> Measured:
             trainings.setdefault(key, []).append(row)
     for key, several in trainings.items():
         last = several[-1]
-        run = {row["seed"]: row for row in several if (row["commit"], row["epochs"]) == (last["commit"], last["epochs"])}
+        code = (package_code(last["commit"]), last["epochs"])
+        run = {row["seed"]: row for row in several if (package_code(row["commit"]), row["epochs"]) == code}
         found.cells[key] = _means(list(run.values()))
         found.rows += run.values()
     return found

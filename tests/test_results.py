@@ -151,3 +151,14 @@ def test_a_rank_counts_where_no_decision_was_learned(tmp_path: Path, page: Page)
 def test_a_network_that_learned_nothing_says_nothing_of_the_utility(tmp_path: Path, page: Page) -> None:
     rows = [row | ({"utility": row["utility"] | {"clean": {"auc": 0.5}}} if row["what"] == "summary" else {}) for row in made_up()]
     assert "**not measured**" in verdict(page(write(tmp_path, rows)), "changes by at most")
+
+
+def test_seeds_of_commits_with_the_same_package_count_as_one_run(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import results_rows
+
+    rows = [victim("ViT", "salm", 0.50 + 0.02 * seed, seed=seed, commit="aaaaaaa") for seed in range(3)] + [victim("ViT", "salm", 0.5, commit="bbbbbbb")]
+    folder = write(tmp_path, [protect("salm", 0.39, 20.0), victim("ViT", "clean", 0.9), *rows])
+    monkeypatch.setattr(results_rows, "package_code", lambda commit: "one")
+    assert "0.520 ± 0.020" in page(folder)
+    monkeypatch.setattr(results_rows, "package_code", lambda commit: commit)
+    assert "0.520 ± 0.020" not in page(folder)
