@@ -335,7 +335,11 @@ def box_blur(maps: Tensor, width: int) -> Tensor:
     """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
     if maps.ndim == 4:
         return functional.avg_pool2d(maps, width, stride=1, padding=width // 2)
-    return functional.avg_pool3d(functional.pad(maps, [width // 2] * 6), width, stride=1)  # its own padding refuses volumes thinner than the box
+    # One axis after the other, which is many times as fast in volumes; padded here, since the pooling refuses to pad volumes thinner than its box.
+    for axis in range(3):
+        box, padding = ([size if other == axis else least for other in range(3)] for size, least in ((width, 1), (width // 2, 0)))
+        maps = functional.avg_pool3d(functional.pad(maps, [side for size in reversed(padding) for side in (size, size)]), box, stride=1)
+    return maps
 
 
 def local_contrast(images: Tensor, width: int) -> Tensor:

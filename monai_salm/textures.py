@@ -47,6 +47,9 @@ SMALL_EFFECT = 0.2
 FINE = 3
 """Width, in cells, of the box whose mean a cell is compared with to tell how fine an image is."""
 
+LONGEST = 16
+"""Cells; how much an image holds of longer waves is not looked for, since it would cost more than it tells."""
+
 PHASES = 64
 """So many origins along each axis a wave can have, two cells apart."""
 
@@ -150,7 +153,7 @@ def _natural_differences(samples: WorkingSet, classes: list[int], waves: list[Wa
 def _amount(sample: WorkingSample, vectors: Waves) -> float:
     """Logarithm of how much of some waves of one period the cells of an image that can carry noise hold on average, each in a box of two periods."""
     image, carriers = torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None], torch.from_numpy(sample.carrier_voxels > 0)
-    half = math.ceil(0.5 / math.hypot(*vectors[0]))
+    half = min(math.ceil(0.5 / math.hypot(*vectors[0])), LONGEST // 2)
     fine = image - box_blur(image, 2 * half + 1)
     power = torch.zeros_like(image)
     for vector in vectors:

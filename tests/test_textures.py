@@ -237,6 +237,13 @@ def test_directions_are_found_in_small_images_and_in_volumes(shape: tuple[int, .
     assert len({place for place in found if place is not None}) == 2
 
 
+def test_directions_of_many_classes() -> None:
+    samples = WorkingSet([working_sample(f"{n}", _image(n, (20, 24)), n % 60) for n in range(120)])
+    found = class_directions(samples, 60, period=4.0)
+    assert len({place for place in found if place is not None}) == 59
+    assert len({_axis_free(waves) for waves in class_waves(found, 2, 4.0)}) == 60
+
+
 def test_a_direction_for_each_class() -> None:
     samples = WorkingSet([working_sample("a", _image(0, (8, 8)), 1)])
     with pytest.raises(UsageError, match="2 directions of textures are given for 3 classes"):
