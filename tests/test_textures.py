@@ -238,10 +238,10 @@ def test_directions_are_found_in_small_images_and_in_volumes(shape: tuple[int, .
 
 
 def test_directions_of_many_classes() -> None:
-    samples = WorkingSet([working_sample(f"{n}", _image(n, (20, 24)), n % 60) for n in range(120)])
-    found = class_directions(samples, 60, period=4.0)
-    assert len({place for place in found if place is not None}) == 59
-    assert len({_axis_free(waves) for waves in class_waves(found, 2, 4.0)}) == 60
+    samples = WorkingSet([working_sample(f"{n}", _image(n, (20, 24)), n) for n in range(40)])
+    found = class_directions(samples, 40, period=4.0)
+    assert len({place for place in found if place is not None}) == 39
+    assert len({_axis_free(waves) for waves in class_waves(found, 2, 4.0)}) == 40
 
 
 def test_a_direction_for_each_class() -> None:
