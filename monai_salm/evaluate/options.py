@@ -113,8 +113,8 @@ class EvaluateOptions:
                 share = float(text.rstrip("%")) / 100
             except ValueError:
                 share = 0.0
-            if not 0 < share <= 1:
-                raise UsageError(f"protected share {text!r} is not a percentage above 0 and up to 100; give for example 20,40,60,80,100")
+            if not 0.01 <= share <= 1:  # 0.2 is meant as a fifth, and would be taken for two in a thousand
+                raise UsageError(f"protected share {text!r} is not a percentage from 1 to 100; give for example 20,40,60,80,100")
             shares.add(share)
         return sorted(shares, reverse=True)
 

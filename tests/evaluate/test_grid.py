@@ -277,6 +277,6 @@ def test_countermeasures_of_the_options() -> None:
 
 def test_shares_of_the_options() -> None:
     assert EvaluateOptions(protected_shares="20, 100,60%,20").shares() == [1.0, 0.6, 0.2]
-    for text in ("0", "120", "half", "-5"):
+    for text in ("0.2", "0", "120", "half", "-5"):
         with pytest.raises(UsageError, match=f"protected share '{text}' is not a percentage"):
             EvaluateOptions(protected_shares=text).shares()
