@@ -48,7 +48,7 @@ FINE = 3
 """Width, in cells, of the box whose mean a cell is compared with to tell how fine an image is."""
 
 LONGEST = 16
-"""Cells; how much an image holds of longer waves is not looked for, since it would cost more than it tells."""
+"""Cells; waves that are longer are looked for in no larger surroundings than this one, since that would cost more than it tells."""
 
 PHASES = 64
 """So many origins along each axis a wave can have, two cells apart."""
@@ -137,22 +137,26 @@ def class_directions(samples: WorkingSet, classes: int, *, period: float) -> tup
 
 def _natural_differences(samples: WorkingSet, classes: list[int], waves: list[Waves]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Give how far the images of each class differ from the others in how much of each wave they hold: Cohen's d, 0 for classes without images."""
-    targets = samples.targets()
-    amounts = torch.tensor([[_amount(sample, vectors) for vectors in waves] for sample in samples.samples], dtype=torch.float64)
-    present = sorted(set(targets.tolist()))
-    means = {k: amounts[targets == k].mean(dim=0) for k in present}
-    spread = torch.stack([amounts[targets == k].var(dim=0, correction=0) for k in present]).mean(dim=0).sqrt().clamp(min=1e-6)
+    means, spread = _by_class(samples, [[_amount(sample, vectors) for vectors in waves] for sample in samples.samples])
     result = torch.zeros(len(classes), len(waves), dtype=torch.float64)
     for row, k in enumerate(classes):
         if k in means and len(means) > 1:
             others = torch.stack([mean for other, mean in means.items() if other != k]).mean(dim=0)
-            result[row] = ((means[k] - others) / spread).abs()
+            result[row] = ((means[k] - others) / spread.clamp(min=1e-6)).abs()
     return result.numpy()
+
+
+def _by_class(samples: WorkingSet, values: Sequence[Any]) -> tuple[dict[int, Tensor], Tensor]:
+    """Give the means of some values of each sample in each class that occurs, and their standard deviation within the classes."""
+    targets, measured = samples.targets(), torch.tensor(values, dtype=torch.float64)
+    groups = {k: measured[targets == k] for k in sorted(set(targets.tolist()))}
+    spread = torch.stack([group.var(dim=0, correction=0) for group in groups.values()]).mean(dim=0).sqrt()
+    return {k: group.mean(dim=0) for k, group in groups.items()}, spread
 
 
 def _amount(sample: WorkingSample, vectors: Waves) -> float:
     """Logarithm of how much of some waves of one period the cells of an image that can carry noise hold on average, each in a box of two periods."""
-    image, carriers = torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None], torch.from_numpy(sample.carrier_voxels > 0)
+    image = _picture(sample)
     half = min(math.ceil(0.5 / math.hypot(*vectors[0])), LONGEST // 2)
     fine = image - box_blur(image, 2 * half + 1)
     power = torch.zeros_like(image)
@@ -160,7 +164,7 @@ def _amount(sample: WorkingSample, vectors: Waves) -> float:
         for turn in (0.0, 0.25):
             wave = torch.from_numpy(_plane_wave(vector, image.shape[2:], (0.0,) * len(vector), turn)).float()
             power += box_blur(fine * wave, 4 * half + 1) ** 2
-    return math.log(float(power.sqrt()[0, 0][carriers].double().mean()) + 1e-6) if carriers.any() else math.log(1e-6)
+    return _log_mean(power.sqrt(), sample)
 
 
 def calm_class(samples: WorkingSet) -> int | None:
@@ -175,23 +179,29 @@ def calm_class(samples: WorkingSet) -> int | None:
     """
     if not isinstance(samples.samples[0].target, int):
         return None
-    classes = samples.targets()
-    fineness = torch.tensor([_fineness(sample) for sample in samples.samples], dtype=torch.float64)
-    present = sorted(set(classes.tolist()))
-    means = torch.stack([fineness[classes == k].mean() for k in present])
-    spread = torch.stack([fineness[classes == k].var(correction=0) for k in present]).mean().sqrt()
+    by_class, spread = _by_class(samples, [_fineness(sample) for sample in samples.samples])
+    present, means = list(by_class), torch.stack(list(by_class.values()))
     far_apart = bool(means.max() - means.min() > LARGE_EFFECT * spread)
     if far_apart and len(present) == 2:
         return None
-    chosen: int = present[int(means.argmin() if far_apart else means.argmax())]
-    return chosen
+    return present[int(means.argmin() if far_apart else means.argmax())]
 
 
 def _fineness(sample: WorkingSample) -> float:
     """Logarithm of the mean difference between the cells of an image that can carry noise and their surroundings."""
-    image = torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None]
-    fine = (image - box_blur(image, FINE)).abs()[0, 0][torch.from_numpy(sample.carrier_voxels > 0)]
-    return math.log(float(fine.double().mean()) + 1e-6) if fine.numel() else math.log(1e-6)
+    image = _picture(sample)
+    return _log_mean((image - box_blur(image, FINE)).abs(), sample)
+
+
+def _picture(sample: WorkingSample) -> Tensor:
+    """Give an image as ``(1, 1, *spatial)`` model values."""
+    return torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None]
+
+
+def _log_mean(picture: Tensor, sample: WorkingSample) -> float:
+    """Give the logarithm of the mean over the cells that can carry noise, as if of nearly 0 where there are none."""
+    values = picture[0, 0][torch.from_numpy(sample.carrier_voxels > 0)]
+    return math.log(float(values.double().mean()) + 1e-6) if values.numel() else math.log(1e-6)
 
 
 def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, seed: int, directions: Sequence[int | None]) -> list[Tensor]:

@@ -93,7 +93,8 @@ def test_bounds_of_volumes() -> None:
 
 def _textures(samples: WorkingSet, task: LearningTask | None = None) -> list[NDArray[Any]]:
     """Give the textures of TEXTURED in steps."""
-    maps = class_textures(samples, task or ClassificationTask(2), period=4.0, seed=0, directions=range((task or ClassificationTask(2)).outputs))
+    task = task or ClassificationTask(2)
+    maps = class_textures(samples, task, period=4.0, seed=0, directions=range(task.outputs))
     return [texture.numpy() * sample.levels for texture, sample in zip(maps, samples.samples, strict=True)]
 
 
