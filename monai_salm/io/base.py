@@ -64,6 +64,7 @@ class ImageHeader:
         references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
         notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
             source that is written native, removed signatures; one sentence each.
+        left_out: what of the file a written one will lack although a user may miss it, such as a second picture; empty for nothing.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class ImageHeader:
     output_transfer_syntax: str = ""
     references: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ class FileFate:
         path: relative to the input and to the output.
         status: one of :data:`FATES`.
         reason: why it was not protected; of others what whoever shares the file must know of it, mostly nothing.
+        left_out: what of the source is not in the written file (records of absent files, a second picture); a run that left anything out is incomplete.
         sample_id: sample that it belongs to.
         modality: DICOM Modality code.
         epsilon_real, epsilon_stored: budget in real and in stored units.
@@ -33,6 +34,7 @@ class FileFate:
     path: str
     status: str
     reason: str = ""
+    left_out: str = ""
     sample_id: str = ""
     modality: str = ""
     epsilon_real: float | None = None

@@ -53,6 +53,11 @@ class ProtectResult:
             for _, fate in sorted(self.fates.items())
             if fate.status in ("refused", "failed") or (fate.status == "copied" and fate.path not in self.documents)
         ]
+        problems += [
+            {"path": fate.path, "status": "incomplete", "reason": fate.left_out}
+            for _, fate in sorted(self.fates.items())
+            if fate.left_out and fate.status in ("protected", "copied")
+        ]
         troubled = {problem["path"] for problem in problems}
         notes = [{"path": fate.path, "notes": fate.reason.split("; ")} for _, fate in sorted(self.fates.items()) if fate.reason and fate.path not in troubled]
         done = [fate for fate in self.fates.values() if fate.status == "protected"]
