@@ -62,6 +62,10 @@ _values = _options(
     click.option("--window", default="auto", show_default=True, help="Intensity window: LOW,HIGH in real units, or soft-tissue, brain, lung, bone, wide."),
     click.option("--modality", default="", help="DICOM Modality code of files that do not say theirs (NIfTI)."),
 )
+_kinds = _options(
+    click.option("--label-maps", multiple=True, metavar="PATTERN", help="Files that are label maps, whatever they look like: labels/*, *_seg.nii.gz."),
+    click.option("--pictures", multiple=True, metavar="PATTERN", help="Files that are pictures, whatever they look like."),
+)
 _METHODS = (
     "salm; its controls random-mask and random (needs no labels); or a baseline from its authors' formula: em, em-augmented, aue, for classification tap, "
     "lsp, pil, for segmentation umed, voxshield (volumes)."
@@ -103,6 +107,7 @@ def cli() -> None:
     "--provenance", type=click.Choice(["full", "minimal", "none"]), default="full", show_default=True, help="DICOM: how much a file says of the change."
 )
 @click.option("--source-reference/--no-source-reference", default=True, show_default=True, help="DICOM: name the original in a changed image.")
+@_kinds
 @_output
 def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: bool, **choices: Any) -> int:
     """Protect the images of INPUT (a folder, a zip, a DICOMDIR or a file) and write them to OUTPUT, a folder, or a zip for a zip.
@@ -152,13 +157,16 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
 
 @cli.command()
 @click.argument("source", metavar="INPUT", type=_FILE)
+@_kinds
 @_output
-def scan(source: Path, as_json: bool, quiet: bool) -> int:
+def scan(source: Path, label_maps: tuple[str, ...], pictures: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """List what INPUT holds, what would be protected or refused, and why."""
+    from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import scan as run
 
+    choices = KindChoices(label_maps, pictures)
     with TemporaryDirectory() as spare:
-        result = run(source, unpack_into=Path(spare) / "input", show_progress=not quiet).to_json() | {"input": str(source)}
+        result = run(source, unpack_into=Path(spare) / "input", choices=choices, show_progress=not quiet).to_json() | {"input": str(source)}
     if as_json:
         _print_json(result)
         return 0
@@ -182,15 +190,29 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
 @click.argument("protected", metavar="PROTECTED", type=_FILE)
 @click.option("--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]")
 @_values
+@_kinds
 @_output
-def verify(original: Path, protected: Path, epsilon: str | None, window: str, modality: str, as_json: bool, quiet: bool) -> int:
+def verify(
+    original: Path,
+    protected: Path,
+    epsilon: str | None,
+    window: str,
+    modality: str,
+    label_maps: tuple[str, ...],
+    pictures: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references."""
     from monai_salm.budget import Epsilon, parse_window
+    from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
 
     options = BudgetOptions(window=parse_window(window), modality=modality.upper())
-    report = run(original, protected, options=options, check_epsilon=Epsilon.parse(epsilon) if epsilon else None, show_progress=not quiet)
+    choices = KindChoices(label_maps, pictures)
+    bound = Epsilon.parse(epsilon) if epsilon else None
+    report = run(original, protected, options=options, check_epsilon=bound, choices=choices, show_progress=not quiet)
     result = report.to_json()
     if as_json:
         _print_json(result)

@@ -18,6 +18,7 @@ from monai_salm.io.base import (
     StoredArray,
     atomic_target,
 )
+from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.other import is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
@@ -27,14 +28,18 @@ __all__ = [
     "Document",
     "HeaderChange",
     "ImageHeader",
+    "Judgement",
+    "Kind",
     "Segmentation",
     "SourceImage",
     "StoredArray",
+    "UndecidedError",
     "atomic_target",
     "compare_headers",
     "dcmtk_finds_within",
     "identify",
     "is_litter",
+    "judge",
     "read_back",
     "read_header",
     "read_label_map",
@@ -48,23 +53,28 @@ __all__ = [
 _FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "raster": raster, "itk": itk}
 
 
-def identify(path: Path) -> ImageHeader | Document:
-    """Say what a file is, without reading its pixels: a picture with its header, or a document that may go out as it is.
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
+    """Say what a file is: a picture with its header, or a document that may go out as it is.
+
+    Args:
+        path: the file.
+        said: what the user says: ``picture`` or ``label map``; None leaves it to the file.
 
     Raises:
         RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message says why.
+        UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     module = _format_of(path)
-    return other.identify(path) if module is None else module.identify(path)
+    return other.identify(path) if module is None else module.identify(path, said)
 
 
 def read_header(path: Path) -> ImageHeader:
-    """Read what planning needs of a picture, without its pixels.
+    """Read what planning needs of a file that is known to be a picture, whatever its values look like.
 
     Raises:
         RefusedError: the file is no picture that can be protected faithfully; the message says why.
     """
-    found = identify(path)
+    found = identify(path, "picture")
     if isinstance(found, Document):
         raise RefusedError(f"not a picture ({found.kind})")
     return found
@@ -83,14 +93,15 @@ def read_source(path: Path) -> SourceImage:
 
 
 def read_label_map(path: Path) -> StoredArray:
-    """Read a label map of NIfTI as int64 in the file's axis order.
+    """Read a label map of NIfTI, NRRD, MetaImage, PNG or TIFF as int64, in the axis order of a picture of its format.
 
     Raises:
         RefusedError: the file is no label map that can be read.
     """
-    if not nifti.sniff(path):
-        raise RefusedError(f"label map {path.name} is not NIfTI; label maps of other formats are not read yet")
-    return nifti.read_label_map(path)
+    for module in (nifti, itk, raster):
+        if module.sniff(path):
+            return whole_labels(module.read_label_map(path), path.name)
+    raise RefusedError(f"label map {path.name} is not NIfTI, NRRD, MetaImage, PNG or TIFF; convert it to one of these")
 
 
 def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
@@ -125,6 +136,8 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
     """
     if document.format == "other":
         shutil.copyfile(document.path, target)
+    elif document.format == "dicom":
+        dicom.write_document(document.path, target, derivation, as_labels=document.kind == LABEL_MAP)
     else:
         _FORMATS[document.format].write_document(document.path, target, derivation)
 

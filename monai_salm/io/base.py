@@ -4,7 +4,8 @@
 Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
 * ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
-* ``identify(path)`` reads what scanning and planning need, without the pixels: the header of a picture, or what is known of a document;
+* ``identify(path, said)`` reads what scanning and planning need: the header of a picture, or what is known of a document; what the user says of
+  picture or label map (``said``) counts before what the file declares, and that before its values (:mod:`monai_salm.io.kinds`);
 * ``read_source(path)`` reads a picture's values exactly as they are stored: first the axes that noise lies on, then those that share it;
 * ``write_like(source, stored, target, derivation)`` writes a file that differs from the source only in those values
   and, where the format has identities, in the attributes that a derived image must change;
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
+from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
@@ -65,6 +67,7 @@ class ImageHeader:
         notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
             source that is written native, removed signatures; one sentence each.
         left_out: what of the file a written one will lack although a user may miss it, such as a second picture; empty for nothing.
+        unprotected: what in a written file may still show the picture without noise, such as a copy in a private element; empty for nothing.
     """
 
     path: Path
@@ -86,6 +89,7 @@ class ImageHeader:
     references: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     left_out: str = ""
+    unprotected: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,8 @@ class Document:
         references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
         files: paths that a DICOMDIR lists, relative to its folder, with forward slashes.
         notes: as in :class:`ImageHeader`.
+        judgement: of a label map: what it was known by.
+        unprotected: as in :class:`ImageHeader`.
     """
 
     path: Path
@@ -109,6 +115,14 @@ class Document:
     references: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    judgement: Judgement | None = None
+    unprotected: str = ""
+
+    @classmethod
+    def of_labels(cls, path: Path, format_name: Format, judgement: Judgement | None = None) -> Document:
+        """Describe a label map; without a judgement it is one because the user says so."""
+        found = judgement or Judgement("label map", "the user says so")
+        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"known by: {found.evidence}",), judgement=found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +231,7 @@ class FormatModule(Protocol):
     def sniff(self, path: Path) -> bool:
         """Say from the content whether a file is of this format."""
 
-    def identify(self, path: Path) -> ImageHeader | Document:
+    def identify(self, path: Path, said: Kind | None = None) -> ImageHeader | Document:
         """Read what scanning and planning need."""
 
     def read_source(self, path: Path) -> SourceImage:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.inventory import Inventory, scan
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
@@ -11,6 +12,7 @@ from monai_salm.pipeline.verify import VerifyReport, verify
 
 __all__ = [
     "Inventory",
+    "KindChoices",
     "ProtectOptions",
     "ProtectResult",
     "ProtectionPlan",

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,14 +17,19 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, identify, is_litter
+from monai_salm.io import Document, ImageHeader, Judgement, Kind, UndecidedError, identify, is_litter
+from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
+from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
 
 _WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
 """Suffixes of files that hold their own header."""
+
+
+NO_CHOICES = KindChoices()
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class FileRecord:
         document: what else may be handed out; None if the file is a picture, or is refused.
         reason: why it is refused; empty otherwise.
         copy_of: path of an earlier picture with the same bytes, whose fate it shares; empty otherwise.
+        judgement: of a file of which it cannot be told whether it is a picture or a label map.
     """
 
     path: str
@@ -44,6 +50,7 @@ class FileRecord:
     document: Document | None = None
     reason: str = ""
     copy_of: str = ""
+    judgement: Judgement | None = None
 
 
 @dataclass
@@ -54,11 +61,13 @@ class Inventory:
         root: folder that the paths are relative to.
         files: one record a file.
         ignored: paths of files that an operating system left; they are never handed out.
+        choices: what the user says of pictures and label maps.
     """
 
     root: Path
     files: list[FileRecord] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    choices: KindChoices = NO_CHOICES
 
     @cached_property
     def headers(self) -> dict[str, ImageHeader]:
@@ -104,19 +113,26 @@ def _entry(record: FileRecord) -> dict[str, Any]:
     header, document = record.header, record.document
     if header is not None:
         found = {"fate": "protect", "reason": record.copy_of and f"copy of {record.copy_of}", "format": header.format, "modality": header.modality}
-        return {"path": record.path, **found, "shape": [*header.shape, *header.trailing], "notes": list(header.notes)}
+        return {"path": record.path, **found, "shape": [*header.shape, *header.trailing], "notes": _told(header)}
     if document is not None:
         found = {"fate": "copy", "reason": f"no picture ({document.kind})", "format": document.format, "modality": ""}
-        return {"path": record.path, **found, "shape": [], "notes": list(document.notes)}
+        return {"path": record.path, **found, "shape": [], "notes": _told(document)}
     return {"path": record.path, "fate": "refuse", "reason": record.reason, "format": "", "modality": "", "shape": [], "notes": []}
 
 
-def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool = False) -> Inventory:
+def _told(found: ImageHeader | Document) -> list[str]:
+    """Give all that whoever shares a file must know of it."""
+    left_out = found.left_out if isinstance(found, ImageHeader) else ""
+    return [*found.notes, *filter(None, (found.unprotected, left_out))]
+
+
+def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices = NO_CHOICES, show_progress: bool = False) -> Inventory:
     """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not followed.
 
     Args:
         source: what to list.
         unpack_into: folder that a zip is unpacked into, made anew; it has to stay while the inventory is used.
+        choices: what the user says of pictures and label maps.
         show_progress: progress bars on standard error.
 
     Raises:
@@ -130,37 +146,39 @@ def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool =
         unpacked = unpack(source, unpack_into, show_progress=show_progress)
         root, paths, refused = unpacked.folder, sorted(_walk(unpacked.folder)), unpacked.refused
     elif source.is_file():
-        root, paths = source.parent, _file_set(source)
+        root, paths = source.parent, _file_set(source, choices)
     else:
         root, paths = source, sorted(_walk(source))
-    inventory = Inventory(root, ignored=[path for path in paths if is_litter(path)])
+    inventory = Inventory(root, ignored=[path for path in paths if is_litter(path)], choices=choices)
     paths = [path for path in paths if not is_litter(path)]
     if not paths and not refused:
         raise UsageError(f"{source}: there is no file in it; give the folder of the export")
+    choices.check(paths)
     inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
     seen: dict[object, dict[str, str]] = {}
     for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
-        inventory.files.append(_record(root, path, seen))
+        inventory.files.append(_record(root, path, seen, choices.of(root, path)))
+    _judge_folders(inventory)
     return _without_collisions(inventory)
 
 
-def _file_set(source: Path) -> list[str]:
+def _file_set(source: Path, choices: KindChoices) -> list[str]:
     """Name what belongs to one file: the files that a DICOMDIR lists, the other half of a pair of header and values; and the file itself."""
     try:
-        found = identify(source)
+        found = identify(source, choices.of(source.parent, source.name))
     except (RefusedError, OSError):
         return [source.name]
-    names = _companions(source) if found.format in ("nifti", "itk") else set(found.files) if isinstance(found, Document) else set()
+    names = _companions(source, choices) if found.format in ("nifti", "itk") else set(found.files) if isinstance(found, Document) else set()
     inside = {name for name in names if (source.parent / name).resolve().is_relative_to(source.parent.resolve()) and (source.parent / name).exists()}
     return sorted(inside | {source.name})
 
 
-def _companions(source: Path) -> set[str]:
+def _companions(source: Path, choices: KindChoices) -> set[str]:
     """Name the two files beside each other that are one picture, its header and its values; nothing where it is one file."""
     pair: dict[bool, set[str]] = {True: set(), False: set()}
     for sibling in source.parent.glob(f"{glob.escape(source.name.partition('.')[0])}.*"):
         with contextlib.suppress(RefusedError, OSError):
-            found = identify(sibling)
+            found = identify(sibling, choices.of(source.parent, sibling.name))
             if isinstance(found, Document) and found.kind.startswith("header of"):
                 pair[True].add(sibling.name)
             elif isinstance(found, ImageHeader) and holds_values_alone(sibling.name, found):
@@ -200,7 +218,34 @@ def _walk(root: Path) -> Iterator[str]:
         yield Path(folder).relative_to(root).as_posix()
 
 
-def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRecord:
+def kinds_found(inventory: Inventory) -> dict[str, Kind]:
+    """Give what each file was taken for, under its own path and the one that it is written under; files that are neither are missing."""
+    found: dict[str, Kind] = {record.path: "label map" for record in inventory.files if record.document is not None and record.document.kind == LABEL_MAP}
+    for path in inventory.headers:
+        found[path] = found[inventory.output_path(path)] = "picture"
+    return found
+
+
+def _judge_folders(inventory: Inventory) -> None:
+    """Look at the files of each folder together where the values of one are not enough to tell a label map."""
+    judged = []
+    for record in inventory.files:
+        judgement = record.judgement or (record.document.judgement if record.document is not None else None)
+        if judgement is not None:
+            judged.append(JudgedFile(record.path, judgement, record.document))
+    changed = judged_together(judged)
+    for number, record in enumerate(inventory.files):
+        kind = changed.get(record.path)
+        if kind == "label map":
+            found = identify(inventory.absolute(record.path), "label map")
+            if isinstance(found, Document):
+                inventory.files[number] = FileRecord(record.path, document=replace(found, notes=("known by: the label maps beside it have the same values",)))
+        elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
+            undecided = UndecidedError(replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures"))
+            inventory.files[number] = FileRecord(record.path, reason=str(undecided))
+
+
+def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
     """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one is needed."""
     absolute = root / path
     try:
@@ -213,7 +258,9 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
     if not absolute.is_file():
         return FileRecord(path, reason="not a regular file")
     try:
-        found = identify(absolute)
+        found = identify(absolute, said)
+    except UndecidedError as open_question:
+        return FileRecord(path, reason=str(open_question), judgement=open_question.judgement)
     except RefusedError as refusal:
         return FileRecord(path, reason=str(refusal))
     except OSError as error:

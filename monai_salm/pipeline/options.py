@@ -9,6 +9,7 @@ from typing import Literal
 
 from monai_salm.budget import Epsilon, IntensityWindow, parse_window
 from monai_salm.errors import UsageError
+from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.methods import NoiseMethod, check_method, find_method
 
 
@@ -41,6 +42,7 @@ class ProtectOptions:
         image_type: ``derived`` marks changed DICOM images as derived, ``keep`` does not.
         provenance: ``full``, ``minimal`` or ``none``: how much a DICOM image says of the change.
         source_reference: name the original in a changed DICOM image.
+        label_maps, pictures: patterns of files that are label maps, or pictures, whatever they look like.
     """
 
     labels: Path | None = None
@@ -67,6 +69,8 @@ class ProtectOptions:
     image_type: Literal["derived", "keep"] = "derived"
     provenance: Literal["full", "minimal", "none"] = "full"
     source_reference: bool = True
+    label_maps: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "segmentation"):
@@ -86,6 +90,11 @@ class ProtectOptions:
     def parsed_window(self) -> IntensityWindow | None:
         """Give the window, None for auto, or raise UsageError."""
         return parse_window(self.window)
+
+    def kind_choices(self) -> KindChoices:
+        """Give what the options say of pictures and label maps; a folder of label maps says it too."""
+        folder = self.labels if self.labels is not None and self.labels.is_dir() else None
+        return KindChoices(self.label_maps, self.pictures, folder)
 
     def noise_method(self) -> NoiseMethod:
         """Give the method with its settings, or raise UsageError; also where it is not made for the task."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import ImageHeader, SourceImage, read_source
+from monai_salm.io import ImageHeader, Judgement, SourceImage, UndecidedError, judge, read_source
 from monai_salm.masks import Background, border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
@@ -215,6 +215,7 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
     voi: tuple[float, float] | None = None
     full_scale: tuple[float, float] | None = None
     share = max(1000, SAMPLED_VALUES // len(paths))
+    judged: list[Judgement] = []
     for path in paths:
         try:
             source = read_source(inventory.absolute(path))
@@ -224,6 +225,7 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
         except MemoryError:
             refused[path] = "it needs more memory than there is"
             continue
+        judged += _judgements(inventory, path, source)
         pictures = source.pictures()
         for picture in pictures:
             some = max(100, share // len(pictures))
@@ -235,6 +237,10 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
             full_scale = (min(ends), max(ends))
         readable[path] = source if len(paths) == 1 else None
     if not readable:
+        return
+    flat = [judgement for judgement in judged if judgement.kind != "picture" and judgement.foreground]
+    if 2 * sum(judgement.foreground for judgement in flat) > sum(judgement.foreground for judgement in judged):
+        refused.update(dict.fromkeys(readable, str(UndecidedError(flat[0]))))
         return
     modality = _modality(inventory.pictures[paths[0]], options)
     try:
@@ -251,6 +257,16 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
             yield path, source, _canvas(source, budget, background, modality)
         except RefusedError as refusal:
             refused[path] = str(refusal)
+
+
+def _judgements(inventory: Inventory, path: str, source: SourceImage) -> list[Judgement]:
+    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same; those of other formats were judged before."""
+    header = source.header
+    if header.format != "dicom" or inventory.choices.of(inventory.root, path) == "picture":
+        return []
+    color = header.trailing == (3,)
+    axes = len(header.trailing)
+    return [judge(source.stored, slope=source.slope, intercept=source.intercept, trailing=axes, color=color, declared="picture", by="its SOP class")]
 
 
 def _modality(header: ImageHeader, options: BudgetOptions) -> str:

@@ -53,11 +53,9 @@ class ProtectResult:
             for _, fate in sorted(self.fates.items())
             if fate.status in ("refused", "failed") or (fate.status == "copied" and fate.path not in self.documents)
         ]
-        problems += [
-            {"path": fate.path, "status": "incomplete", "reason": fate.left_out}
-            for _, fate in sorted(self.fates.items())
-            if fate.left_out and fate.status in ("protected", "copied")
-        ]
+        for _, fate in sorted(self.fates.items()):
+            told = {"incomplete": fate.left_out, "unprotected": fate.unprotected} if fate.status in ("protected", "copied") else {}
+            problems += [{"path": fate.path, "status": status, "reason": reason} for status, reason in told.items() if reason]
         troubled = {problem["path"] for problem in problems}
         notes = [{"path": fate.path, "notes": fate.reason.split("; ")} for _, fate in sorted(self.fates.items()) if fate.reason and fate.path not in troubled]
         done = [fate for fate in self.fates.values() if fate.status == "protected"]
@@ -87,7 +85,7 @@ def prepare(
     """
     budget = BudgetOptions(epsilon=options.parsed_epsilon(), window=options.parsed_window(), modality=options.modality.upper())
     needs_labels = options.noise_method().search is not None
-    inventory = scan(source, unpack_into=unpack_into, show_progress=show_progress)
+    inventory = scan(source, unpack_into=unpack_into, choices=options.kind_choices(), show_progress=show_progress)
     labels = find_labels(inventory, options) if needs_labels else None
     if needs_labels and not inventory.pictures:
         raise UsageError(f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons")

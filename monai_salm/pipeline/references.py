@@ -76,7 +76,7 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         notes = (f"no picture ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
-        yield FileFate(path=path, status="copied", reason="; ".join(notes), sha256_in=paths[path], sha256_out=digest)
+        yield FileFate(path=path, status="copied", reason="; ".join(notes), unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest)
 
 
 def _values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:

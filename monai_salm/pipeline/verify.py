@@ -17,10 +17,12 @@ from tqdm import tqdm
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import SourceImage, compare_headers, dcmtk_finds_within, read_source, read_with_simpleitk
+from monai_salm.io import Document, SourceImage, compare_headers, dcmtk_finds_within, read_source, read_with_simpleitk
+from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
+from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
-from monai_salm.pipeline.inventory import Inventory, file_digest, scan
+from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.pipeline.write import broken_bound, measure_changes, whole_change
@@ -92,7 +94,13 @@ class VerifyReport:
 
 
 def verify(
-    original: Path, protected: Path, *, options: BudgetOptions | None = None, check_epsilon: Epsilon | None = None, show_progress: bool = False
+    original: Path,
+    protected: Path,
+    *,
+    options: BudgetOptions | None = None,
+    check_epsilon: Epsilon | None = None,
+    choices: KindChoices = NO_CHOICES,
+    show_progress: bool = False,
 ) -> VerifyReport:
     """Compare two folders, or zips, file by file.
 
@@ -101,6 +109,7 @@ def verify(
         protected: what came out.
         options: window and modality, as they were given to ``protect``; they choose the anatomy of files that do not say their modality.
         check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and checks none in NIfTI files.
+        choices: what the user says of pictures and label maps, as it was said to ``protect``.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -111,8 +120,10 @@ def verify(
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
         protected = protected / original.name  # where protect puts a zip that is to go into a folder
     with TemporaryDirectory() as spare:
-        before = scan(original, unpack_into=Path(spare) / "original", show_progress=show_progress)
-        after = scan(protected, unpack_into=Path(spare) / "protected", show_progress=show_progress)
+        before = scan(original, unpack_into=Path(spare) / "original", choices=choices, show_progress=show_progress)
+        # What a file is, the original says: noise does not change it, and must not make a picture of a label map.
+        same = KindChoices(known=kinds_found(before))
+        after = scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
         return _Verification(before, after, options or BudgetOptions(), check_epsilon).run(show_progress=show_progress)
 
 
@@ -254,8 +265,12 @@ class _Verification:
     def _document(self, path: str) -> FileVerdict:
         """What is no picture may differ in references only."""
         verdict = FileVerdict(path=path, verdict="copied")
-        formats = {found.format for found in self.pairs.get(path, ())}
-        if len(formats) == 1 and "other" not in formats:
+        pair = self.pairs.get(path, ())
+        formats = {found.format for found in pair}
+        labels = {found.kind for found in pair if isinstance(found, Document)} == {LABEL_MAP}
+        if labels and formats == {"dicom"} and _differ(*map(read_source, self._places(path))):
+            return replace(verdict, verdict="mismatch", problems=["it is a label map, so its values should be as they were, but they differ"])
+        if len(formats) == 1 and "other" not in formats and (not labels or formats == {"dicom"}):
             return self._with_header(verdict)
         return self._refused(path)
 
@@ -282,6 +297,10 @@ def _agree(second: NDArray[np.float64], source: SourceImage) -> bool:
     total = second + real
     with np.errstate(invalid="ignore"):
         return bool(np.nanmax(np.abs(second - real), initial=0.0) <= allowance or np.nanmax(total) - np.nanmin(total) <= allowance)
+
+
+def _differ(first: SourceImage, second: SourceImage) -> bool:
+    return not np.array_equal(first.stored, second.stored)
 
 
 def _absent(path: str) -> FileVerdict:

@@ -164,7 +164,8 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
             change = prove(source, values, temporary, canvas, anatomy)
         return FileFate(
             **known, status="protected", max_change_stored=change.max_stored, changed_fraction=change.changed_fraction,
-            psnr=change.psnr, sha256_out=file_digest(target), reason="; ".join(source.header.notes), left_out=source.header.left_out,
+            psnr=change.psnr, sha256_out=file_digest(target), reason="; ".join(source.header.notes),
+            left_out=source.header.left_out, unprotected=source.header.unprotected,
         )  # fmt: skip
     except RefusedError as refusal:
         fate = FileFate(**known, status="refused", reason=str(refusal))

@@ -273,7 +273,8 @@ def test_values_are_read_as_stored(case: Case, path: Path) -> None:
 
 
 def test_header_needs_no_pixels(path: Path) -> None:
-    header = io.read_header(path)
+    header = io.identify(path, "picture")
+    assert isinstance(header, io.ImageHeader)
     assert header == io.read_source(path).header
     assert len(header.spacing) == len(header.shape)
 

@@ -95,7 +95,7 @@ def test_pictures(name: str, tmp_path: Path) -> None:
     stored = values[..., :3] if values.ndim == 3 and values.shape[2] > 2 else values[..., 0] if values.ndim == 3 else values
     assert raster.sniff(path)
     source = raster.read_source(path)
-    assert raster.identify(path) == source.header
+    assert raster.identify(path, "picture") == source.header
     assert (source.header.format, source.header.shape, source.header.trailing) == ("raster", stored.shape[:2], stored.shape[2:])
     assert (source.header.spacing, source.header.output_suffix, source.header.notes) == ((1.0, 1.0), "", ())
     assert source.stored.dtype == source.header.dtype == np.dtype(stored.dtype.newbyteorder("="))
@@ -260,15 +260,50 @@ def test_parts_of_a_profile_are_put_in_order(tmp_path: Path) -> None:
         assert image.info["icc_profile"] == profile
 
 
-def test_previews_are_told(tmp_path: Path) -> None:
+def exif_with_preview() -> tuple[bytes, bytes]:
+    """Give an EXIF block whose second directory points to a preview, and the preview."""
     small = BytesIO()
     Image.fromarray(GRAY).save(small, "JPEG")
-    block = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + small.getvalue()
+    preview = small.getvalue()
+    first = struct.pack("<HHHIII", 1, 0x0112, 3, 1, 1, 26)  # orientation, and the link to the second directory
+    second = struct.pack("<HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(preview), 0)
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + second + preview, preview
+
+
+def test_previews_are_removed(tmp_path: Path) -> None:
+    block, preview = exif_with_preview()
     for name in ("a.jpg", "a.png"):
         save(tmp_path / name, COLOR, exif=block)
-        assert raster.identify(tmp_path / name).notes[-1] == "its metadata hold a preview of the picture, which is not protected"
+        assert preview in (tmp_path / name).read_bytes()
+        source = raster.read_source(tmp_path / name)
+        assert any("preview" in note and "removed" in note for note in source.header.notes)
+        assert source.header.unprotected == ""
+        raster.write_like(source, step(source.stored), tmp_path / "b.png", DERIVATION)
+        assert preview[:40] not in (tmp_path / "b.png").read_bytes()
+        with Image.open(tmp_path / "b.png") as image:
+            assert image.getexif()[0x0112] == 1
+        assert all(change.allowed for change in raster.compare_headers(tmp_path / name, tmp_path / "b.png"))
+
+
+def test_other_pictures_in_a_file_are_told(tmp_path: Path) -> None:
+    small = BytesIO()
+    Image.fromarray(GRAY).save(small, "JPEG")
+    block = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + small.getvalue()  # not where EXIF has its preview
+    for name in ("a.jpg", "a.png"):
+        save(tmp_path / name, COLOR, exif=block)
+        assert "which is not protected" in raster.read_source(tmp_path / name).header.unprotected
     save(tmp_path / "a.tif", COLOR, tiffinfo={700: small.getvalue()})
-    assert raster.identify(tmp_path / "a.tif").notes == ("its metadata hold a preview of the picture, which is not protected",)
+    assert raster.read_source(tmp_path / "a.tif").header.unprotected == "its metadata hold another picture, which is not protected"
+    save(tmp_path / "c.png", COLOR)
+    (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes() + small.getvalue())
+    assert "which is not protected" in raster.read_source(tmp_path / "c.png").header.unprotected
+
+
+def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", COLOR)
+    assert raster.read_source(path).header.left_out == ""
+    path.write_bytes(path.read_bytes() * 2)
+    assert "another picture lies behind the first" in raster.read_source(path).header.left_out
 
 
 def test_transparent_gray_is_padding(tmp_path: Path) -> None:
@@ -287,13 +322,21 @@ def test_masks(tmp_path: Path) -> None:
     mask[5:15, 5:15] = 255
     for name in ("a.png", "a.tif"):
         save(tmp_path / name, mask)
-        assert raster.identify(tmp_path / name) == Document(path=tmp_path / name, format="raster", kind="label map")
-        with pytest.raises(RefusedError, match="label map"):
-            raster.read_source(tmp_path / name)
+        assert _kind(tmp_path / name) == "label map"
+        np.testing.assert_array_equal(raster.read_label_map(tmp_path / name), mask)
         raster.write_document(tmp_path / name, tmp_path / "copy", DERIVATION)
         assert (tmp_path / "copy").read_bytes() == (tmp_path / name).read_bytes()
     save(tmp_path / "b.png", np.dstack([mask] * 3))
-    assert not isinstance(raster.identify(tmp_path / "b.png"), Document)
+    assert _kind(tmp_path / "b.png") == "label map"
+    np.testing.assert_array_equal(raster.read_label_map(tmp_path / "b.png"), mask)
+    save(tmp_path / "c.png", np.dstack([mask, mask // 3, mask]))
+    with pytest.raises(RefusedError, match="is in color"):
+        raster.read_label_map(tmp_path / "c.png")
+
+
+def _kind(path: Path) -> str:
+    found = raster.identify(path)
+    return found.kind if isinstance(found, Document) else "picture"
 
 
 def chunks(*parts: tuple[bytes, bytes], end: bytes = b"") -> bytes:

@@ -17,6 +17,7 @@ from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, find,
 from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
+from monai_salm.io.kinds import LABEL_MAP
 
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _STANDARD_UIDS = "1.2.840.10008."
@@ -92,7 +93,16 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
         references=references_of(file),
         files=listed_files(file) if is_directory(file) else frozenset(),
         notes=notes + _notes(file, signatures="are removed where references change"),
+        unprotected=unprotected_in(file),
     )
+
+
+def label_map_of(path: Path, file: DicomFile) -> Document:
+    """Describe an image object that holds labels, as its Modality or the user says: its pixels stay, its references follow."""
+    return Document(
+        path=path, format="dicom", kind=LABEL_MAP, identifiers=identifiers(file), references=references_of(file),
+        notes=_notes(file, signatures="are removed where references change"), unprotected=unprotected_in(file),
+    )  # fmt: skip
 
 
 def references_of(file: DicomFile) -> frozenset[str]:
@@ -114,13 +124,14 @@ def notes_of(file: DicomFile) -> tuple[str, ...]:
     return _notes(file, signatures="no longer hold and are removed")
 
 
-def write_document(path: Path, target: Path, derivation: Derivation) -> None:
+def write_document(path: Path, target: Path, derivation: Derivation, *, as_labels: bool = False) -> None:
     """Write a document: byte for byte, or with the new UIDs of objects that have some, itself included.
 
     Args:
         path: the document.
         target: path to write.
         derivation: its ``uid_secret``, ``changed_uids`` and ``provenance``; of a DICOMDIR also ``absent_files`` and ``transfer_syntaxes``.
+        as_labels: an image object that is known to hold labels counts as a document.
 
     Raises:
         RefusedError: it is a picture, or a DICOMDIR with damaged links.
@@ -129,7 +140,7 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     information names the new instance and this software (PS3.10 7.1). Pixel data, which is that of labels, doses or maps, stays.
     """
     file = read_file(path)
-    if not _kind_of(file)[0]:
+    if not as_labels and not _kind_of(file)[0]:
         raise RefusedError("the file is a picture, which is no document to copy; protect it")
     uid_map = UidMap(derivation.uid_secret, others=derivation.changed_uids)
     content = rewritten_directory(file, uid_map, derivation) if is_directory(file) else _rewritten(file, uid_map, signed=derivation.provenance != "none")
@@ -204,21 +215,28 @@ def _uids(element: Element) -> Iterable[str]:
 
 
 def _notes(file: DicomFile, *, signatures: str) -> tuple[str, ...]:
-    """List what is removed, and elements that may hold a copy of the pixels."""
+    """List what is removed."""
     notes: dict[str, None] = {}  # in the order of the file, each once
     if has_tiff_preamble(file):
         notes["the preamble makes the file a TIFF as well and is zeroed where the file changes"] = None
-    frame = _frame_bytes(file)
-    for element, depth in leaves(file.elements, STALE):
+    for element, _ in leaves(file.elements, STALE):
         if element.tag in ICONS:
             notes[f"{element.name}, a small copy of the pixels, is removed"] = None
         elif element.tag in STALE:
             notes[f"digital signatures {signatures}"] = None
-        elif _may_be_copy(element, frame) or (depth and element.tag in _PIXELS):
+    return tuple(notes)
+
+
+def unprotected_in(file: DicomFile) -> str:
+    """Say which elements may hold a copy of the pixels that is not protected; empty where there are none."""
+    found: dict[str, None] = {}  # in the order of the file, each once
+    frame = _frame_bytes(file)
+    for element, depth in leaves(file.elements, STALE):
+        if element.tag not in STALE and (_may_be_copy(element, frame) or (depth and element.tag in _PIXELS)):
             name = f"private element {tag_text(element.tag)}" if element.tag >> 16 & 1 else f"{element.name} {tag_text(element.tag)}"
             place = " in a sequence" if depth else ""
-            notes[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
-    return tuple(notes)
+            found[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
+    return "; ".join(found)
 
 
 def _frame_bytes(file: DicomFile) -> int:

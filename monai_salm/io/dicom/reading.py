@@ -11,11 +11,12 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
-from monai_salm.io.dicom.documents import document_of, notes_of, references_of
+from monai_salm.io.dicom.documents import document_of, label_map_of, notes_of, references_of, unprotected_in
 from monai_salm.io.dicom.elements import PIXEL_DATA
 from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
+from monai_salm.io.kinds import Kind
 
 _LAYOUTS: dict[str, Layout] = {
     "MONOCHROME1": "gray",
@@ -31,14 +32,25 @@ _MAX_RATIO = 1000
 _MAX_UNCHECKED_BYTES = 1 << 28
 
 
-def identify(path: Path) -> ImageHeader | Document:
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """Read what planning needs of a file: the header of a picture, or what it is instead.
+
+    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values are those of labels all the same
+    is seen where they are read.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
 
     Raises:
         RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
     """
     file = read_file(path)
     document = document_of(path, file)
+    if document is None and said is None and file.text(tags.MODALITY) == "SEG":
+        said = "label map"
+    if document is None and said == "label map":
+        document = label_map_of(path, file)
     return document or picture_header(path, file, check_picture(file))
 
 
@@ -225,6 +237,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         output_transfer_syntax="" if native else EXPLICIT_VR_LITTLE_ENDIAN,
         references=references_of(file),
         notes=notes,
+        unprotected=unprotected_in(file),
     )
 
 

@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from monai_salm.io.itk.comparing import compare_headers
 from monai_salm.io.itk.files import sniff
-from monai_salm.io.itk.pictures import identify, read_back, read_source, write_document, write_like
+from monai_salm.io.itk.pictures import identify, read_back, read_label_map, read_source, write_document, write_like
 
-__all__ = ["compare_headers", "identify", "read_back", "read_source", "sniff", "write_document", "write_like"]
+__all__ = ["compare_headers", "identify", "read_back", "read_label_map", "read_source", "sniff", "write_document", "write_like"]

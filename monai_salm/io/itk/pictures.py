@@ -10,40 +10,60 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.itk.files import Content, find_layout, read_content, written_layout
+from monai_salm.io.itk.files import find_layout, read_content, written_layout
 from monai_salm.io.itk.packing import pack
-from monai_salm.io.labels import is_label_map
+from monai_salm.io.kinds import Kind, UndecidedError, judge
 
 _COLOR = (3,)
 
 
-def identify(path: Path) -> ImageHeader | Document:
-    """Read what planning needs; the voxels are looked at only to tell label maps from images.
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
+    """Read what planning needs; the voxels are looked at only to tell label maps from pictures.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
 
     Raises:
         RefusedError: the file is no picture that can be protected faithfully.
+        UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
         return Document(path=path, format="itk", kind=f"header of a detached {layout.kind}")
-    if _is_labels(read_content(layout)):
-        return Document(path=path, format="itk", kind="label map")
-    return layout.image_header()
+    if said == "label map":
+        return Document.of_labels(path, "itk")
+    source = read_content(layout).source()
+    if said == "picture":
+        return source.header
+    found = judge(
+        source.stored, trailing=len(source.header.trailing), color=source.header.trailing == _COLOR and source.stored.dtype.itemsize == 1,
+        declared="label map" if layout.segments else None, by="its header describes segments",
+    )  # fmt: skip
+    if found.kind == "cannot tell":
+        raise UndecidedError(found)
+    return Document.of_labels(path, "itk", found) if found.kind == "label map" else source.header
 
 
 def read_source(path: Path) -> SourceImage:
     """Read the voxels as they are stored; the axes are the file's own, the fastest first, those that share noise last.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file holds no voxels that can be written faithfully.
     """
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
         raise RefusedError(f"not a picture (header of a detached {layout.kind}); read {layout.data_path.name}")
-    content = read_content(layout)
-    if _is_labels(content):
-        raise RefusedError("not a picture (label map)")
-    return content.source()
+    return read_content(layout).source()
+
+
+def read_label_map(path: Path) -> StoredArray:
+    """Read labels in the file's axis order.
+
+    Raises:
+        RefusedError: the file cannot be read.
+    """
+    return read_content(find_layout(path)).source().stored
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
@@ -91,11 +111,3 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     """Copy a document byte for byte: these formats refer to nothing but a data file, whose name stays."""
     del derivation
     shutil.copyfile(path, target)
-
-
-def _is_labels(content: Content) -> bool:
-    """Say whether values are labels; colors are none, however flat they are."""
-    if content.layout.segments:
-        return True
-    source = content.source()
-    return (source.header.trailing != _COLOR or source.stored.dtype.itemsize > 1) and is_label_map(source.stored)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import filecmp
 from pathlib import Path
 
-from monai_salm.io.base import Document, HeaderChange
+from monai_salm.io.base import HeaderChange
 from monai_salm.io.nifti.files import GzipHead
 from monai_salm.io.nifti.layout import Layout
-from monai_salm.io.nifti.volumes import examine, read_volume
+from monai_salm.io.nifti.volumes import header_document, read_volume
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
@@ -18,7 +18,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     Raises:
         RefusedError: one of the files is no picture that can be read.
     """
-    if isinstance(examine(original), Document):
+    if header_document(original) is not None:
         same = filecmp.cmp(original, other, shallow=False)
         return [] if same else [_change("(bytes)", *(f"{path.stat().st_size} bytes" for path in (original, other)))]
     first, second = read_volume(original), read_volume(other)

@@ -25,6 +25,14 @@ _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 128: "u1", 256: "i1", 
 _RGB24 = 128
 _LABEL_INTENTS = (1002, 1003)
 _NO_PICTURES = {1008: "points", 1009: "triangles", **dict.fromkeys(range(3000, 3100), "a CIFTI matrix")}
+_STATISTICS = range(2, 25)
+_VECTOR = 1007
+_COMPUTED = {
+    1004: "matrices", 1005: "symmetric matrices, such as diffusion tensors", 1006: "a displacement field", 1010: "quaternions",
+    2006: "a displacement field of FNIRT", 2007: "spline coefficients", 2008: "DCT coefficients", 2009: "spline coefficients",
+    2016: "spline coefficients of TOPUP", 2017: "spline coefficients of TOPUP", 2018: "a field of TOPUP",
+}  # fmt: skip
+"""Intents of nifti1.h, and of FSL, that say that the values were computed and are no picture of anything. A vector (1007) may be a color as well."""
 _MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -78,6 +86,18 @@ class Layout:
     def is_labels(self) -> bool:
         """Whether the intent says that the values are labels or names of structures."""
         return int(self.fields["intent_code"]) in _LABEL_INTENTS
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the intent says that the values are vectors, which may be colors, channels of a picture, or displacements."""
+        return int(self.fields["intent_code"]) == _VECTOR
+
+    @property
+    def computed(self) -> str:
+        """What the intent says that the values were computed as, with its code; empty for pictures, and for statistics that are no floats."""
+        code = int(self.fields["intent_code"])
+        name = "a statistical map" if code in _STATISTICS and self.dtype.kind == "f" else _COMPUTED.get(code, "")
+        return name and f"{name}, intent code {code}"
 
     @property
     def spacing(self) -> tuple[float, ...]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.labels import is_label_map
+from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
 from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
-
-_MAX_LABEL = 65535
 
 
 @dataclass(frozen=True)
@@ -34,41 +33,74 @@ def sniff(path: Path) -> bool:
         return False
 
 
-def identify(path: Path) -> ImageHeader | Document:
-    """Tell pictures from documents; the voxels are read too, for label maps are known by their values.
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
+    """Tell pictures from documents; the voxels are read too, for most label maps are known by their values alone.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
 
     Raises:
         RefusedError: the file is neither a document nor a picture that can be protected faithfully.
+        UndecidedError: it cannot be told whether it is a picture or a label map.
     """
-    found = examine(path)
-    return found if isinstance(found, Document) else found.header
+    found = header_document(path)
+    if found is not None:
+        return found
+    if said == "label map":
+        return Document.of_labels(path, "nifti")
+    volume = read_volume(path)
+    layout = volume.layout
+    if said is None and layout.computed:
+        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",))
+    source = _source(path, volume)
+    if said == "picture":
+        return source.header
+    declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.is_vector and not layout.is_color else None
+    by = f"its intent code is {int(layout.fields['intent_code'])}"
+    found_values = judge(
+        source.stored, slope=source.slope, intercept=source.intercept, trailing=len(layout.trailing), color=layout.is_color, declared=declared, by=by
+    )
+    if found_values.kind == "cannot tell":
+        raise UndecidedError(found_values)
+    return Document.of_labels(path, "nifti", found_values) if found_values.kind == "label map" else source.header
+
+
+def header_document(path: Path) -> Document | None:
+    """Say whether a file is the header of a pair, which is no picture by itself.
+
+    Raises:
+        RefusedError: such a header that voxels follow after all.
+    """
+    header = _find_header(path)
+    if header is None or not header[2].of_pair:
+        return None
+    _check_no_voxels(header[0], header[2])
+    return Document(path=path, format="nifti", kind="header of a NIfTI pair") if header[0] == path else None
 
 
 def read_source(path: Path) -> SourceImage:
     """Read the voxels as they are stored, in the file's axis order; axes of one sample behind the third are left out.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file holds no voxels that can be written faithfully.
     """
-    found = examine(path)
-    if isinstance(found, Document):
+    found = header_document(path)
+    if found is not None:
         raise RefusedError(f"not a picture ({found.kind})")
-    return found
+    return _source(path, read_volume(path))
 
 
-def read_label_map(path: Path) -> StoredArray:
-    """Read a label map: whole numbers of any storable type, given as int64 in the file's axis order.
+def read_label_map(path: Path) -> NDArray[np.float64]:
+    """Read labels, rescaled, in the file's axis order.
 
     Raises:
-        RefusedError: the file cannot be read, or holds values that are no labels.
+        RefusedError: the file cannot be read, or is in color.
     """
     volume = read_volume(path)
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused below
-        labels = _source(path, volume).real
-        whole = np.rint(labels)
-    if volume.layout.is_color or not np.array_equal(labels, whole) or labels.min() < 0 or labels.max() > _MAX_LABEL:
-        raise RefusedError(f"label map {path.name} has values that are no labels: whole numbers from 0 to {_MAX_LABEL} are supported")
-    return whole.astype(np.int64)
+    if volume.layout.is_color:
+        raise RefusedError(f"label map {path.name} is in color; convert it, each color to a number")
+    return _source(path, volume).real
 
 
 def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
@@ -114,26 +146,6 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     shutil.copyfile(path, target)
 
 
-def examine(path: Path) -> SourceImage | Document:
-    """Read a picture, or say what document a file is.
-
-    Raises:
-        RefusedError: it is neither.
-    """
-    header = _find_header(path)
-    if header is not None and header[2].of_pair:
-        _check_no_voxels(header[0], header[2])
-    if header is not None and header[0] == path and header[2].of_pair:
-        return Document(path=path, format="nifti", kind="header of a NIfTI pair")
-    volume = _read(path, header)
-    source = _source(path, volume)
-    if volume.layout.is_labels and not _are_whole(source.stored):
-        raise RefusedError("intent_code says that the values are labels, but they are no whole numbers; correct the header first")
-    if volume.layout.is_labels or _holds_labels(volume.layout, source.stored):
-        return Document(path=path, format="nifti", kind="label map")
-    return source
-
-
 def read_volume(path: Path) -> Volume:
     """Read a file that holds voxels, whatever they are.
 
@@ -171,16 +183,6 @@ def _check_no_voxels(path: Path, magic: Magic) -> None:
     rest = data[end_of_extensions(data, magic) :]
     if any(rest):
         raise RefusedError(f"the magic says that the voxels are in another file (.img), yet {len(rest)} bytes follow the header; repair the magic first")
-
-
-def _are_whole(stored: StoredArray) -> bool:
-    return stored.dtype.kind != "f" or bool(np.array_equal(stored, np.rint(stored)))
-
-
-def _holds_labels(layout: Layout, stored: StoredArray) -> bool:
-    """Say whether values are labels; colors never are, for a white background is constant too."""
-    with np.errstate(invalid="ignore"):  # a signaling NaN is an image's value as well
-        return not layout.is_color and is_label_map(stored)
 
 
 def _source(path: Path, volume: Volume) -> SourceImage:

@@ -10,6 +10,7 @@ import numpy as np
 
 from monai_salm.io.base import HeaderChange
 from monai_salm.io.raster import png, tiff
+from monai_salm.io.raster.exif import without_preview
 from monai_salm.io.raster.jpeg import JpegFile
 from monai_salm.io.raster.png import PngFile
 from monai_salm.io.raster.tiff import TiffFile
@@ -51,7 +52,8 @@ def _compare_png(first: PngFile, second: PngFile) -> Iterator[HeaderChange]:
     for pair in zip_longest(*chunks):
         old, new = [(chunk.kind, chunk.data) if chunk else (b"", b"") for chunk in pair]
         if old != new and not old[0] == new[0] == b"IDAT":
-            yield _change((old[0] or new[0]).decode("latin-1"), old[1], new[1])
+            removed = old[0] == new[0] == b"eXIf" and new[1] == without_preview(old[1])
+            yield _change((old[0] or new[0]).decode("latin-1"), old[1], new[1], allowed=removed)
     before, after = (file.pixels[..., -1:] if file.pixels.shape[-1] in (2, 4) else file.pixels[..., :0] for file in (first, second))
     if not np.array_equal(before, after):
         yield _change("(alpha)", before.shape, after.shape)
@@ -78,7 +80,7 @@ def _compare_jpeg(first: JpegFile, second: PngFile | JpegFile | TiffFile) -> Ite
         yield _change(f"(segment {name})", "present", "", allowed=True)
     data = {chunk.kind: chunk.data for chunk in second.chunks}
     for name, before, after in (
-        ("(EXIF)", first.exif, data.get(b"eXIf", b"")),
+        ("(EXIF)", without_preview(first.exif), data.get(b"eXIf", b"")),
         ("(ICC profile)", first.profile, png.profile(second.chunks)),
         ("(density)", first.density, data.get(b"pHYs", b"")),
         ("(other chunks)", b"", b" ".join(kind for kind in data if kind not in (b"IHDR", b"pHYs", b"iCCP", b"eXIf", b"IDAT", b"IEND"))),

@@ -10,16 +10,13 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.labels import is_label_map
+from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
 from monai_salm.io.raster.grid import Raster
 from monai_salm.io.raster.jpeg import JpegFile
 from monai_salm.io.raster.png import PngFile
 from monai_salm.io.raster.tiff import TiffFile
-
-_MOST_LABELS = 32
-"""Gray pictures of 8 bits have few values anyway, so that only masks of few are taken for label maps."""
 
 
 def sniff(path: Path) -> bool:
@@ -28,26 +25,50 @@ def sniff(path: Path) -> bool:
         return _signature(handle.read(8)) != ""
 
 
-def identify(path: Path) -> ImageHeader | Document:
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """Read what planning needs; the pixels are looked at to tell masks from pictures, and broken files from whole ones.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
 
     Raises:
         RefusedError: the file is no picture that can be protected faithfully.
+        UndecidedError: it cannot be told whether it is a picture or a label map.
     """
+    if said == "label map":
+        return Document.of_labels(path, "raster")
     raster = _read(path).raster
-    return Document(path=path, format="raster", kind="label map") if _is_mask(raster) else _source(path, raster).header
+    header = _source(path, raster).header
+    if said == "picture":
+        return header
+    found = judge(raster.stored, trailing=raster.stored.ndim - 2, color=raster.stored.ndim == 3)
+    if found.kind == "cannot tell":
+        raise UndecidedError(found)
+    return Document.of_labels(path, "raster", found) if found.kind == "label map" else header
 
 
 def read_source(path: Path) -> SourceImage:
     """Read the pixels as they are stored: (rows, columns) of gray, (rows, columns, 3) of color; alpha is left out.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file holds no pixels that can be written faithfully.
     """
-    raster = _read(path).raster
-    if _is_mask(raster):
-        raise RefusedError("not a picture (label map)")
-    return _source(path, raster)
+    return _source(path, _read(path).raster)
+
+
+def read_label_map(path: Path) -> StoredArray:
+    """Read labels: (rows, columns); of colors only where red, green and blue are alike.
+
+    Raises:
+        RefusedError: the file cannot be read, or its colors are no numbers of labels.
+    """
+    stored = _read(path).raster.stored
+    if stored.ndim == 2:
+        return stored
+    if not (stored == stored[..., :1]).all():
+        raise RefusedError(f"label map {path.name} is in color; gray values are read as labels: convert it, each color to a number")
+    return np.ascontiguousarray(stored[..., 0])
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
@@ -116,10 +137,6 @@ def _read(path: Path) -> PngFile | JpegFile | TiffFile:
     raise RefusedError("not PNG, JPEG or TIFF: the first bytes are those of none, or the file is cut")
 
 
-def _is_mask(raster: Raster) -> bool:
-    return raster.stored.ndim == 2 and is_label_map(raster.stored, most_labels=_MOST_LABELS)
-
-
 def _source(path: Path, raster: Raster) -> SourceImage:
     stored = raster.stored
     header = ImageHeader(
@@ -131,6 +148,8 @@ def _source(path: Path, raster: Raster) -> SourceImage:
         spacing=(1.0, 1.0),
         output_suffix=raster.suffix,
         notes=raster.notes,
+        left_out=raster.left_out,
+        unprotected=raster.unprotected,
     )
     padding = None if raster.key is None else (float(raster.key), float(raster.key))
     return SourceImage(header=header, stored=stored, range_stored=(0.0, float(np.iinfo(stored.dtype).max)), padding_stored=padding)

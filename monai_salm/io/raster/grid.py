@@ -25,8 +25,8 @@ else:
 _MAX_RATIO = 1032
 """No deflate stream expands more than this (zlib's technical notes): what a header claims beyond it is a lie."""
 _MAX_BYTES = 512 << 20
-_PREVIEW = b"\xff\xd8\xff"
-"""What a JPEG starts with, such as the preview in an EXIF block."""
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""What a JPEG and a PNG start with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Raster:
         stored: values, (rows, columns) of gray or (rows, columns, 3) of color, without alpha.
         key: gray value that stands for a transparent pixel; None without one.
         suffix: of the file to write, where it has to be another.
-        notes: as in :class:`~monai_salm.io.base.ImageHeader`.
+        notes, left_out, unprotected: as in :class:`~monai_salm.io.base.ImageHeader`.
     """
 
     raw: bytes
@@ -46,6 +46,8 @@ class Raster:
     key: int | None = None
     suffix: str = ""
     notes: tuple[str, ...] = ()
+    left_out: str = ""
+    unprotected: str = ""
 
 
 def check_claim(rows: int, columns: int, bytes_per_pixel: int, size: int) -> None:
@@ -102,6 +104,6 @@ def frozen(stored: StoredArray) -> StoredArray:
     return native
 
 
-def preview_note(metadata: bytes) -> tuple[str, ...]:
-    """Say of metadata whether they hold another picture."""
-    return ("its metadata hold a preview of the picture, which is not protected",) if _PREVIEW in metadata else ()
+def holds_picture(data: bytes) -> bool:
+    """Say whether metadata, or what follows a picture, hold another one."""
+    return any(signature in data for signature in _PICTURES)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
 from monai_salm.io.raster import png
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, preview_note
+from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
 
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF, _ICC, _JFIF, _ADOBE = b"Exif\0\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
@@ -67,7 +68,7 @@ def read(raw: bytes) -> JpegFile:
     Raises:
         RefusedError: damaged, truncated, or of a kind that is not supported.
     """
-    segments = _segments(raw)
+    segments, end = _segments(raw)
     frames = [data for marker, data in segments if marker in _FRAMES]
     if len(frames) != 1 or len(frames[0]) < 6:
         raise RefusedError(f"the JPEG has {len(frames)} frames; one is supported: get a complete copy of the file")
@@ -78,17 +79,21 @@ def read(raw: bytes) -> JpegFile:
     pixels = decode(raw, "JPEG", {"L": "u1", "RGB": "u1"}, (rows, columns) if channels == 1 else (rows, columns, 3))
     file = JpegFile(Raster(raw=raw, stored=frozen(pixels), suffix=".png"), segments)
     lost = (f"not carried over to the PNG: {', '.join(dict.fromkeys(file.lost))}",) if file.lost else ()
-    return replace(file, raster=replace(file.raster, notes=(_LOSSY, *lost, *preview_note(file.exif))))
+    kept = without_preview(file.exif)
+    removed = (PREVIEW_REMOVED,) if kept != file.exif else ()
+    unprotected = "its EXIF block holds a picture, which is not protected" if holds_picture(kept) else ""
+    behind = "another picture lies behind the first in the file (as in MPO), which the PNG does not have" if holds_picture(raw[end:]) else ""
+    return replace(file, raster=replace(file.raster, notes=(_LOSSY, *lost, *removed), unprotected=unprotected, left_out=behind))
 
 
 def write(file: JpegFile, stored: StoredArray) -> bytes:
     """Give a PNG with other values and the JPEG's density, profile and EXIF block."""
-    extra = {b"pHYs": file.density, b"iCCP": file.profile and b"ICC profile\0\0" + zlib.compress(file.profile, 6), b"eXIf": file.exif}
+    extra = {b"pHYs": file.density, b"iCCP": file.profile and b"ICC profile\0\0" + zlib.compress(file.profile, 6), b"eXIf": without_preview(file.exif)}
     return png.compose(stored, [png.make_chunk(kind, data) for kind, data in extra.items() if data])
 
 
-def _segments(raw: bytes) -> tuple[tuple[int, bytes], ...]:
-    """Give the marker segments up to the end of the image (ITU-T T.81 B.1); the entropy-coded data are passed over."""
+def _segments(raw: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
+    """Give the marker segments up to the end of the image (ITU-T T.81 B.1), and that end; the entropy-coded data are passed over."""
     segments: list[tuple[int, bytes]] = []
     place = 2
     while True:
@@ -98,7 +103,7 @@ def _segments(raw: bytes) -> tuple[tuple[int, bytes], ...]:
             raise RefusedError(f"damaged or truncated: no marker at byte {place} of {len(raw)}; get a complete copy of the file")
         marker = raw[place + 1]
         if marker == _EOI:
-            return tuple(segments)
+            return tuple(segments), place + 2
         if marker in _ALONE:
             place += 2
             continue

@@ -12,7 +12,8 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, preview_note
+from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6
@@ -74,7 +75,11 @@ def read(raw: bytes) -> PngFile:
     shape = (rows, columns) if channels == 1 else (rows, columns, channels)
     pixels = decode(plain, "PNG", {_MODES[color, depth]: f"u{width}"}, shape).reshape(rows, columns, channels)
     colors = pixels[..., :3] if channels >= 3 else pixels[..., 0]
-    raster = Raster(raw=raw, stored=frozen(colors), key=_transparent(chunks, color), notes=preview_note(_data(chunks, b"eXIf")))
+    exif = _data(chunks, b"eXIf")
+    kept = without_preview(exif)
+    unprotected = "its metadata, or what follows the picture, hold another picture, which is not protected" if holds_picture(kept + tail) else ""
+    notes = (PREVIEW_REMOVED,) if kept != exif else ()
+    raster = Raster(raw=raw, stored=frozen(colors), key=_transparent(chunks, color), notes=notes, unprotected=unprotected)
     return PngFile(chunks=chunks, tail=tail, pixels=pixels, raster=raster)
 
 
@@ -85,7 +90,9 @@ def write(file: PngFile, stored: StoredArray) -> bytes:
     parts = [SIGNATURE]
     first = True
     for chunk in file.chunks:
-        if chunk.kind != b"IDAT":
+        if chunk.kind == b"eXIf":
+            parts.append(make_chunk(b"eXIf", without_preview(chunk.data)))
+        elif chunk.kind != b"IDAT":
             parts.append(file.raster.raw[chunk.start : chunk.end])
         elif first:
             parts.append(make_chunk(b"IDAT", pack(pixels)))

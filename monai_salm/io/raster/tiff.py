@@ -16,7 +16,7 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, preview_note
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
 
 SIGNATURES = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _BIG = (b"II+\0", b"MM\0+")
@@ -102,7 +102,8 @@ def read(raw: bytes) -> TiffFile:
     else:
         flat = _decode(raw, entries, order, strips, (rows, columns, samples, width)).reshape(-1)
     stored = flat.reshape((rows, columns, samples) if samples > 1 else (rows, columns))
-    raster = Raster(raw=raw, stored=frozen(stored), notes=preview_note(_outside(raw, strips)))
+    unprotected = "its metadata hold another picture, which is not protected" if holds_picture(_outside(raw, strips)) else ""
+    raster = Raster(raw=raw, stored=frozen(stored), unprotected=unprotected)
     return TiffFile(order=order, directory=directory, entries=entries, strips=strips, compression=compression, predictor=predictor, raster=raster)
 
 

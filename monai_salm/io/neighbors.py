@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting what neighboring values have in common, plane by plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass
+class Pairs:
+    """What neighbors have in common.
+
+    Args:
+        both: pairs of neighbors in the foreground.
+        equal: those of the same value.
+        steps: pairs of different values, the background's included.
+        next_level: those whose values follow each other.
+        first, third: sums of the sizes of first and third differences along each axis in a plane, in the foreground.
+        largest, counted: largest first difference along each axis, and how many there are.
+        own: equal pairs of each value.
+    """
+
+    both: int
+    equal: int
+    steps: int
+    next_level: int
+    first: NDArray[np.float64]
+    third: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    counted: NDArray[np.float64]
+    own: NDArray[np.int64]
+
+    @property
+    def equal_share(self) -> float:
+        """Share of the pairs that have the same value."""
+        return self.equal / max(1, self.both)
+
+    @property
+    def level_share(self) -> float:
+        """Share of the steps that go to the next value."""
+        return self.next_level / max(1, self.steps)
+
+    @property
+    def steadiness(self) -> float:
+        """Mean first difference as a share of the largest, along the axis where it is larger."""
+        return float(np.max(self.first / np.maximum(self.largest * self.counted, np.finfo(float).tiny)))
+
+    @property
+    def roughness(self) -> float:
+        """Third differences as a share of the first, along the axis where it is larger."""
+        return float(np.max(self.third / np.maximum(self.first, np.finfo(float).tiny)))
+
+
+def same_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
+    """Compare values; NaN is the same as NaN."""
+    equal: NDArray[np.bool_] = first == second
+    return equal | ((first != first) & (second != second)) if first.dtype.kind == "f" else equal
+
+
+def differences(plane: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[float, float, float, int]:
+    """Measure the sizes of differences along the first axis, where all four values that they are taken from are inside.
+
+    Returns:
+        Sum of the first, sum of the third, largest of the first, how many.
+    """
+    values = np.where(inside, plane, 0).astype(np.float64)
+    four = inside[3:] & inside[2:-1] & inside[1:-2] & inside[:-3]
+    first = np.abs(np.diff(values, axis=0)[1:-1])[four]
+    third = np.abs(np.diff(values, n=3, axis=0))[four] if len(values) > 3 else first
+    return float(first.sum()), float(third.sum()), float(first.max(initial=0.0)), first.size
+
+
+def regions_of(code: NDArray[np.intp], inside: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Give the size and the value of each connected region of one value in a plane."""
+    number = np.full(code.shape, -1)
+    number[inside] = np.arange(int(inside.sum()))
+    joined = []
+    for one, other in (((slice(None, -1),), (slice(1, None),)), ((slice(None), slice(None, -1)), (slice(None), slice(1, None)))):
+        same = inside[one] & inside[other] & (code[one] == code[other])
+        joined.append(np.stack([number[one][same], number[other][same]]))
+    rows, columns = np.concatenate(joined, axis=1)
+    count = int(inside.sum())
+    _, region = connected_components(coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count)), directed=False)
+    sizes = np.bincount(region)
+    owner = np.zeros(len(sizes), np.intp)
+    owner[region] = code[inside]
+    return sizes, owner
