@@ -149,7 +149,7 @@ class GridEvidence:
             return self._picture(pairs, foreground, said)
         if share >= FLAT:
             plain = self._picture_between_plateaus(pairs) if distinct >= FEW_VALUES else ""
-            return Judgement("picture", f"{said}; {plain}", foreground) if plain else self._label_map(pairs, foreground, said)
+            return Judgement("picture", f"{said}, {plain}", foreground) if plain else self._label_map(pairs, foreground, said)
         return Judgement("cannot tell", said, foreground, self._few())
 
     def _keep_all(self) -> None:
@@ -177,7 +177,7 @@ class GridEvidence:
             doubt = "what lies between its plateaus is only their edges, as in a probability map"
         elif pairs.equal_share > GRAINY:
             doubt = "neither grainy nor flat"
-        return Judgement("cannot tell", f"{said}; {doubt}", foreground) if doubt else Judgement("picture", said, foreground)
+        return Judgement("cannot tell", f"{said}, {doubt}", foreground) if doubt else Judgement("picture", said, foreground)
 
     def _may_be_computed(self) -> bool:
         """Say whether values have the range of probabilities, distances or displacements: 8 bits, or floats near 0."""
@@ -220,8 +220,9 @@ class GridEvidence:
         return low + NEAR_END * (high - low), high - NEAR_END * (high - low)
 
     def _range(self) -> tuple[float, float]:
-        planes = [plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane for plane, _ in self.planes()]
-        lows, highs = ([float(end(plane)) for plane in planes if plane.size] for end in (np.min, np.max))
+        """Give the lowest and the highest value of the foreground: a background far from it is no end of it."""
+        found = [plane[inside] for plane, inside in self.planes()]
+        lows, highs = ([float(end(values)) for values in found if values.size] for end in (np.min, np.max))
         return min(lows), max(highs)
 
     def _bulk(self, pairs: Pairs) -> bool:
@@ -266,7 +267,7 @@ class GridEvidence:
             elif len(real) > 2 and regions > FEW_REGIONS and largest < ONE_REGION:
                 doubt = f"{regions:.0f} regions a value in a plane, as in a picture of few levels"
         kind: Kind = "cannot tell" if doubt else "label map"
-        return Judgement(kind, f"{said}; {doubt or 'whole numbers in few regions'}", foreground, self._few(), flat=True)
+        return Judgement(kind, f"{said}, {doubt or 'whole numbers in few regions'}", foreground, self._few(), flat=True)
 
     def _is_scattered(self, pairs: Pairs, foreground: int) -> bool:
         """Say whether few single voxels are marked, which are landmarks where they are whole numbers."""

@@ -43,9 +43,13 @@ class KindChoices:
             raise UsageError(f"{path}: both --label-maps {labels!r} and --pictures {picture!r} match it; give patterns of which one does")
         if picture is not None:
             return "picture"
-        if labels is not None or (self.label_folder is not None and (root / path).resolve().is_relative_to(self.label_folder.resolve())):
-            return "label map"
-        return self.known.get(path)
+        return "label map" if labels is not None or self._in_label_folder(root, path) else self.known.get(path)
+
+    def _in_label_folder(self, root: Path, path: str) -> bool:
+        """Say whether a file lies in the folder of label maps; one that holds the whole input says nothing."""
+        if self.label_folder is None or root.resolve().is_relative_to(self.label_folder.resolve()):
+            return False
+        return (root / path).resolve().is_relative_to(self.label_folder.resolve())
 
     def check(self, paths: Iterable[str]) -> None:
         """Find patterns that match none of the input's files: they are misspelt, and the files that were meant would be judged by their values.

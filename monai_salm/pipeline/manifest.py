@@ -77,14 +77,20 @@ class Manifest:
     def append(self, fate: FileFate) -> None:
         """Add a line."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(fate), sort_keys=True) + "\n")
+            file.write(_line(fate))
 
     def rewrite(self, fates: Mapping[str, FileFate]) -> None:
         """Replace the file by one line for each path, in order of the paths."""
-        lines = [json.dumps(asdict(fates[path]), sort_keys=True) + "\n" for path in sorted(fates)]
+        lines = [_line(fates[path]) for path in sorted(fates)]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self.path)
+
+
+def _line(fate: FileFate) -> str:
+    """Give the line of a file; what is there to say of few files only is left out of the others' lines."""
+    fields = {name: value for name, value in asdict(fate).items() if value or name not in ("left_out", "unprotected")}
+    return json.dumps(fields, sort_keys=True) + "\n"
 
 
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:

@@ -94,7 +94,7 @@ def prepare(
     plan = build_plan(inventory, budget, labels=labels, sample=options.sample, show_progress=show_progress)
     # Where things lie, and how fast they are done, does not change what is done.
     elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
-    plan.settings = {name: value for name, value in vars(options).items() if name not in elsewhere} | {"version": version("monai_salm")}
+    plan.settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(options).items() if name not in elsewhere} | {"version": version("monai_salm")}
     return inventory, plan, labels
 
 
