@@ -147,7 +147,8 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
         )
         _print_labels(result["labels"])
         _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
-    return EXIT_INCOMPLETE if counts["refuse"] else 0
+        _print_problems([file | {"status": "copied"} for file in result["files"] if file.get("unprotected")])
+    return EXIT_INCOMPLETE if counts["refuse"] or counts.get("unprotected") else 0
 
 
 @cli.command()

@@ -20,7 +20,7 @@ SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".
 _CHANNEL = re.compile(r"_\d{4}$")
 """Of a case of nnU-Net: its pictures are CASE_0000, CASE_0001, its label map is CASE."""
 
-_OF_LABEL_MAPS = re.compile(r"(seg|mask|labels?|gt|segmentation|labelmap)$")
+_OF_LABEL_MAPS = re.compile(r"-?(seg|mask|labels?|gt|segmentation|labelmap)$")
 """What people add to the names of label maps; it is told, not guessed."""
 
 _DRIVE = re.compile(r"^(?:[A-Za-z]:|//[^/]+/[^/]+)?/")
@@ -33,11 +33,11 @@ class Matches:
 
     Args:
         found: name -> the pictures that it means.
-        near: name -> (the picture that it comes near to, in what they differ).
+        near: name -> (the pictures that it comes near to, in what they differ).
     """
 
     found: dict[str, list[str]] = field(default_factory=dict)
-    near: dict[str, tuple[str, str]] = field(default_factory=dict)
+    near: dict[str, tuple[list[str], str]] = field(default_factory=dict)
 
 
 def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matches:
@@ -67,7 +67,7 @@ def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matc
         ("lies in another folder", lambda path: PurePosixPath(_slashes(path)).name.casefold()),
         ("lies in another folder and has another suffix", lambda path: PurePosixPath(stem_of(_slashes(path).casefold())).name),
     )
-    result.near = _near([name for name in left if name not in result.found], {path: path for path in free}, ways)
+    result.near = _near([name for name in left if name not in result.found], {path: [path] for path in free}, ways)
     return result
 
 
@@ -78,7 +78,7 @@ def match_identifiers(names: Iterable[str], key: str, inventory: Inventory) -> M
         if value := header.identifiers.get(key, "").strip(" \0"):
             by_value[value].append(path)
     result = Matches({name: by_value[name] for name in names if name in by_value})
-    free = {value: paths[0] for value, paths in by_value.items() if value not in result.found}
+    free = {value: paths for value, paths in by_value.items() if value not in result.found}
     ways: tuple[tuple[str, Callable[[str], str]], ...] = (
         ("differs in case or blanks", fold),
         ("is written as text, with its zeros", lambda value: one_spelling(value)),
@@ -88,9 +88,9 @@ def match_identifiers(names: Iterable[str], key: str, inventory: Inventory) -> M
     return result
 
 
-def _near(names: list[str], free: Mapping[str, str], ways: Iterable[tuple[str, Callable[[str], str]]]) -> dict[str, tuple[str, str]]:
+def _near(names: list[str], free: Mapping[str, list[str]], ways: Iterable[tuple[str, Callable[[str], str]]]) -> dict[str, tuple[list[str], str]]:
     """Find for each name the one of the free ones that is alike in some way, the strictest way first; an empty likeness is none."""
-    near: dict[str, tuple[str, str]] = {}
+    near: dict[str, tuple[list[str], str]] = {}
     for difference, likeness in ways:
         groups: dict[str, list[str]] = defaultdict(list)
         for value in free:

@@ -22,7 +22,7 @@ NO_LABEL = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null", "none", "?"
 """What stands in a cell that says nothing, in small letters; so do the errors of a spreadsheet, which begin with #."""
 
 CROWDED = 4
-"""So many classes may be as rare as they want; a column of more, with fewer than two rows each, is no class."""
+"""So many classes may be as rare as they want; of more, nearly every row must not be one of its own."""
 
 MANY_CLASSES = 20
 """More classes than this are told of, for they may be measurements."""
@@ -65,7 +65,7 @@ class Table:
 
     def column(self, wanted: str) -> str | None:
         """Find a column by its name, in whatever case; None if there is none."""
-        return wanted if wanted in self.columns else next((name for name in self.columns if fold(name) == fold(wanted)), None)
+        return wanted if wanted in self.columns else next((name for name in self.columns if _heading(name) == _heading(wanted)), None)
 
     def value(self, row: Row, column: str) -> str:
         """Give what a cell says: numbers in one spelling, nothing for a cell without a label."""
@@ -90,8 +90,13 @@ def one_spelling(text: str, *, decimal_comma: bool = False) -> str:
 
 
 def fold(name: str) -> str:
-    """Give a name without case, blanks and signs between its words: names that agree in it are taken for slips of each other."""
-    return re.sub(r"[\s_\0]+|(?<=\w)-(?=\w)", "", unicodedata.normalize("NFKC", name)).casefold()
+    """Give a name without case, and with one sign for blanks between its words: names that agree in it are taken for slips of each other."""
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "-", unicodedata.normalize("NFKC", name).strip(" \0")).casefold()
+
+
+def _heading(name: str) -> str:
+    """Give the name of a column without case and blanks: ``Patient ID`` is PatientID."""
+    return fold(name).replace("-", "").replace(" ", "")
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -183,13 +188,13 @@ def _key_place(head: str, delimiters: str) -> tuple[str, int] | None:
         names = [name.strip().strip('"').strip() for name in head.split(delimiter)]
         if _known_key(names[0]) and (len(names) > 1 or delimiter == delimiters[-1]):
             return delimiter if len(names) > 1 else ",", 0
-        if len(names) > 1 and fold(names[0]) in ("", "index", "unnamed:0") and _known_key(names[1]):
+        if len(names) > 1 and _heading(names[0]) in ("", "index", "unnamed:0") and _known_key(names[1]):
             return delimiter, 1
     return None
 
 
 def _known_key(name: str) -> str | None:
-    return next((key for key in PATH_COLUMNS + IDENTIFIER_COLUMNS if fold(key) == fold(name)), None)
+    return next((key for key in PATH_COLUMNS + IDENTIFIER_COLUMNS if _heading(key) == _heading(name)), None)
 
 
 def _key_column(path: Path, header: list[str], place: int) -> str:
@@ -208,13 +213,13 @@ def _refuse_twins(path: Path, names: list[str]) -> None:
     """Refuse columns of one name, also in the form that pandas gives to the second one (``label.1``)."""
     seen: dict[str, str] = {}
     for name in names:
-        first = seen.setdefault(fold(name), name)
+        first = seen.setdefault(_heading(name), name)
         if first is not name:
             raise UsageError(f"{path}: there are two columns {first!r} and {name!r}, and which one counts is not said; remove or rename one")
     for name in names:
         base = re.sub(r"\.\d+$", "", name)
-        if base != name and fold(base) in seen and (_known_key(base) or fold(base) == "label"):
-            raise UsageError(f"{path}: the columns {seen[fold(base)]!r} and {name!r} were two of one name; remove or rename one")
+        if base != name and _heading(base) in seen and (_known_key(base) or _heading(base) == "label"):
+            raise UsageError(f"{path}: the columns {seen[_heading(base)]!r} and {name!r} were two of one name; remove or rename one")
 
 
 def check_classes(counts: Mapping[str, int], where: str) -> None:
@@ -256,7 +261,7 @@ def check_spread(counts: Mapping[str, int], where: str, advice: str) -> str:
         UsageError: nearly every one would be a class of its own.
     """
     total, number = sum(counts.values()), len(counts)
-    if number > CROWDED and number * 2 > total:
+    if number > CROWDED and number * 10 > total * 9:
         raise UsageError(f"{where} has {number} different values in {total}, such as {some(ordered(counts))}, which are no classes; {advice}")
     if number > MANY_CLASSES or (number > CROWDED and number * 5 > total):
         return f"{where} has {number} different values in {total}, which is much for classes; {advice}, if they are none"

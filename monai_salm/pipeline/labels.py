@@ -144,8 +144,9 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
     refused: dict[str, str] = {}
     for name, paths in matches.found.items():
         refused |= {path: f"its row in the table has {blank[name]}; fill it in, or leave the file out" for path in paths if path not in chosen}
-    for name, (path, difference) in matches.near.items():
-        refused.setdefault(path, f"it has no label: the table has {name!r} where {difference}; write it as it is")
+    for name, (paths, difference) in matches.near.items():
+        why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
+        refused |= {path: why for path in paths if path not in refused}
     if not chosen:
         near = next(iter(matches.near.items()), None)
         hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"

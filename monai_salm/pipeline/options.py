@@ -20,6 +20,16 @@ MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only wait for each other, each with the package in its memory."""
 
 
+_CHOICES = {
+    "task": ("classification", "segmentation"),
+    "sample": ("auto", "instance", "series"),
+    "device": ("auto", "cpu", "cuda"),
+    "uids": ("new", "keep"),
+    "image_type": ("derived", "keep"),
+    "provenance": ("full", "minimal", "none"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProtectOptions:
     """What ``monai-salm protect`` can be told; the command's options have the same names.
@@ -80,17 +90,13 @@ class ProtectOptions:
     source_reference: bool = True
 
     def __post_init__(self) -> None:
-        if self.task not in ("classification", "segmentation"):
-            raise UsageError(f"task {self.task!r} is unknown; give classification or segmentation")
         for name, low, high in (("seed", 0, MOST_SEEDS - 1), ("workers", 1, MOST_WORKERS), ("rounds", 1, None), ("working_size", 0, None)):
             self._check_number(name, low, high)
         if self.working_size < 8:
             raise UsageError(f"working size {self.working_size} is too small for a network; give at least 8")
         if not 0 < self.perturbed_fraction <= 1:  # also where it is no number
             raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; give the largest share of the anatomy that may change")
-        if self.sample not in ("auto", "instance", "series"):
-            raise UsageError(f"sample {self.sample!r} is unknown; give auto, instance or series")
-        for name, known in (("uids", ("new", "keep")), ("image_type", ("derived", "keep")), ("provenance", ("full", "minimal", "none"))):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)!r} is unknown; give {', '.join(known)}")
         if self.labels is not None and self.labels_from_folders:

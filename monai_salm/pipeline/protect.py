@@ -200,7 +200,8 @@ class ProtectionRun:
             _frozen(self.work_dir / "plan.json", plan, self.options.resume)
             working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
-        return plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+        result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+        return _with_unprotected_copies(result) if self.options.copy_unprotected else result
 
     def search(self) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
@@ -257,6 +258,15 @@ def _labels_found(labels: LabelAssignment | None, inventory: Inventory, plan: Pr
         held = Counter(int(value) for sample in working.samples if sample.target is not None for value in np.unique(sample.target))
         found["classes"] = {name: held[number] for number, name in enumerate(plan.classes)}
     return found
+
+
+def _with_unprotected_copies(preview: dict[str, Any]) -> dict[str, Any]:
+    """Say of refused files that they will be copied as they are."""
+    refused = [file for file in preview["files"] if file["fate"] == "refuse"]
+    for file in refused:
+        file |= {"fate": "copy", "unprotected": True, "reason": f"copied unprotected: {file['reason']}"}
+    counts = preview["counts"]
+    return preview | {"counts": counts | {"copy": counts["copy"] + len(refused), "refuse": 0, "unprotected": len(refused)}}
 
 
 @contextmanager

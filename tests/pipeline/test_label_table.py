@@ -199,6 +199,24 @@ def test_path_that_is_there_wins_over_one_that_is_below_another_root(tmp_path: P
     assert found == {"b\\im.dcm": ["b\\im.dcm"], "C:\\x\\a\\im.dcm": ["a/im.dcm"], "C:\\x\\im.dcm": ["im.dcm"]}
 
 
+def test_all_pictures_of_a_patient_that_comes_near_are_refused_for_it(tmp_path: Path) -> None:
+    for number, patient in enumerate(("007", "007", "010")):
+        mr_slice(tmp_path / "in" / f"{number}.dcm", number, PatientID=patient)
+    labels = _read(tmp_path, "patient_id,label\n7,0\n010,1\n", scan(tmp_path / "in"))
+    assert sorted(labels.refused) == ["0.dcm", "1.dcm"]
+
+
+@pytest.mark.parametrize("values", [["1-2", "12", "1-2", "12"], ["-1", "1", "-1", "1"], ["a+", "a-", "a", "a+"], ["T2*", "T2", "T2*", "T2"]])
+def test_classes_that_differ_in_more_than_their_spelling_are_classes(tmp_path: Path, inventory: Inventory, values: list[str]) -> None:
+    assert sorted(_read(tmp_path, _labels(values), inventory).classes) == sorted(set(values))
+
+
+def test_few_pictures_of_many_classes_can_be_labeled(tmp_path: Path, many: Inventory) -> None:
+    labels = labels_from_table(label_table(tmp_path / "l.csv", {f"case{n}/image.dcm": n % 10 for n in range(15)}), many)
+    assert len(labels.classes) == 10
+    assert "much for classes" in labels.notes[0]
+
+
 def test_rows_that_belong_to_no_picture_are_named(tmp_path: Path, inventory: Inventory) -> None:
     content = _labels(["a", "b"]) + "other/x.dcm,a\nother/y.dcm,b\nnan,b\n"
     labels = _read(tmp_path, content, inventory)

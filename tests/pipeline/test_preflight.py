@@ -153,7 +153,6 @@ def test_dry_run_with_labels_foresees_what_the_search_refuses(tmp_path: Path, ma
         ({"surrogate": "small-unet"}, "give a network for classification"),
         ({"surrogate": "x.safetensors", "method": "tap"}, "method 'tap' trains a surrogate of its own"),
         ({"device": "cuda"}, "device cuda was asked for, but torch sees none"),
-        ({"device": "gpu"}, "device 'gpu' is unknown"),
         ({"method": "umed"}, "method 'umed' is not for classification"),
         ({"surrogate": "DenseNet121", "working_size": 8}, "network 'DenseNet121' cannot work on images of"),
         ({"labels": "{in}/none.csv"}, "the label table cannot be read .no such file or folder"),
@@ -250,6 +249,7 @@ def test_dry_run_finds_folders_that_do_not_do(tmp_path: Path) -> None:
         ({"perturbed_fraction": 0.0}, r"perturbed fraction 0 is not in \(0, 1\]"),
         ({"perturbed_fraction": 1.5, "method": "random"}, r"perturbed fraction 1.5 is not in \(0, 1\]"),
         ({"perturbed_fraction": float("nan")}, r"perturbed fraction nan is not in \(0, 1\]"),
+        ({"device": "gpu", "method": "random"}, "device 'gpu' is unknown; give auto, cpu, cuda"),
         ({"modality": "XX"}, "modality 'XX' is unknown; give a code of DICOM, such as CT, MR"),
         ({"modality": "MRI"}, "modality 'MRI' is unknown; give MR"),
         ({"modality": "pet"}, "modality 'pet' is unknown; give PT"),
@@ -267,6 +267,14 @@ def test_dry_run_finds_folders_that_do_not_do(tmp_path: Path) -> None:
 def test_option_that_is_not_possible_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ProtectOptions(**options)
+
+
+def test_dry_run_says_what_is_copied_unprotected(tmp_path: Path) -> None:
+    source, options = _every_kind(tmp_path / "in"), drawn(copy_unprotected=True)
+    preview = ProtectionRun(source, tmp_path / "out", options).preview()
+    fates = protect(source, tmp_path / "out", options).fates
+    assert {file["path"]: file["fate"] for file in preview["files"]} == {path: FATES[fate.status] for path, fate in fates.items()}
+    assert preview["counts"]["unprotected"] == sum("copied unprotected: " in file["reason"] for file in preview["files"]) > 5
 
 
 def test_largest_seed_can_be_used(tmp_path: Path) -> None:
