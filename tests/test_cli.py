@@ -83,9 +83,9 @@ def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: P
     table.write_text("path;label\ncase0/image.dcm;0\ncase1/image.dcm;1\ncase2/image.dcm;0.0\ncase3/image.dcm;NA\nnone.dcm;1\n")
     told = [
         "labels: classes of column 'label': 0 2, 1 1 of 3 pictures",
-        "labels: 1 rows or label maps belong to no picture: none.dcm",
-        "labels: 1 rows hold no label: case3/image.dcm (no value in column 'label', line 5 ('NA'))",
-        "labels: 1 pictures have no label: case3/image.dcm",
+        "labels: 1 row without a picture: none.dcm",
+        "labels: 1 row without a label: case3/image.dcm (no value in column 'label', line 5 ('NA'))",
+        "labels: 1 picture without a label: case3/image.dcm",
     ]
     for arguments, place in ((("--dry-run",), 1), ((), 3)):
         code, out, error = run("protect", export, tmp_path / "out", "--labels", table, *SMALL, *arguments, "--quiet")

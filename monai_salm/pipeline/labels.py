@@ -15,6 +15,7 @@ from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory
 from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths, stem_of
 from monai_salm.pipeline.label_table import (
     PATH_COLUMNS,
+    SHOWN,
     Row,
     Table,
     candidates,
@@ -98,15 +99,18 @@ def describe_labels(found: dict[str, Any]) -> list[str]:
     of = f" of column {found['column']!r}" if found["column"] else f" of {found['key']}s" if found["key"] in ("folder", "label map") else ""
     what = f"{kind}{of}: {counts} of" if counts else f"label maps ({found['key']}) of"
     lines = [f"labels: {what} {found['labeled_pictures']} pictures"]
-    for name, text in (
-        ("unmatched_rows", "rows or label maps belong to no picture"),
-        ("unlabeled_rows", "rows hold no label"),
-        ("unlabeled_pictures", "pictures have no label"),
+    rows = "label maps" if found["key"] in ("label map", "SEG") else "rows"
+    for name, kind in (
+        ("unmatched_rows", f"{rows} without a picture"),
+        ("unlabeled_rows", "rows without a label"),
+        ("unlabeled_pictures", "pictures without a label"),
     ):
         number, first = found[name]["count"], found[name]["first"]
         if number:
-            more = f" and {number - 3} more" if number > 3 else ""
-            lines.append(f"labels: {number} {text}: {', '.join(first[:3])}{more}")
+            more = f" and {number - SHOWN} more" if number > SHOWN else ""
+            lines.append(
+                f"labels: {number} {kind}: {', '.join(first[:SHOWN])}{more}" if number > 1 else f"labels: 1 {kind.replace('s without', ' without')}: {first[0]}"
+            )
     return lines + [f"labels: {note}" for note in found["notes"]]
 
 
@@ -282,6 +286,7 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
     targets: dict[str, Target] = {}
     refused: dict[str, str] = {}
     claims: dict[str, str] = {}
+    used: set[str] = set()
     segs = [path for path, document in inventory.documents.items() if document.kind in SEGMENTATION_KINDS]
     for seg in segs:
         try:
@@ -292,6 +297,7 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
             named = [path for path in paths if inventory.headers[path].identifiers.get("SOPInstanceUID") in instances]
             if not named:
                 continue
+            used.add(seg)
             segmented = paths if inventory.headers[named[0]].modality in SERIES_MODALITIES else named
             others = {claims.setdefault(path, seg) for path in segmented} - {seg}
             reason = f"it has the segmentations {min(others)} and {seg}, where 1 can be its label map; leave the others out" if others else broken
@@ -300,5 +306,4 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
     if not targets:
         why = next(iter(refused.values()), "there is none that segments one of its pictures")
         raise UsageError(f"{inventory.root}: no SEG object in it can be used as a label map ({why}); give --labels FOLDER with label maps")
-    unmatched = [seg for seg in segs if seg not in claims.values()]
-    return LabelAssignment(targets, key="SEG", refused=refused, rows=len(segs), unmatched=unmatched)
+    return LabelAssignment(targets, key="SEG", refused=refused, rows=len(segs), unmatched=[seg for seg in segs if seg not in used])

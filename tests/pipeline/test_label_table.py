@@ -226,8 +226,8 @@ def test_rows_that_belong_to_no_picture_are_named(tmp_path: Path, inventory: Inv
     assert (found["rows"], found["unmatched_rows"]["count"], found["unlabeled_pictures"]["first"]) == (5, 3, ["sub dir/im2.dcm", "sub dir/im3.dcm"])
     assert describe_labels(found) == [
         "labels: classes of column 'label': a 1, b 1 of 2 pictures",
-        "labels: 3 rows or label maps belong to no picture: line 6 without path, other/x.dcm, other/y.dcm",
-        "labels: 2 pictures have no label: sub dir/im2.dcm, sub dir/im3.dcm",
+        "labels: 3 rows without a picture: line 6 without path, other/x.dcm, other/y.dcm",
+        "labels: 2 pictures without a label: sub dir/im2.dcm, sub dir/im3.dcm",
     ]
 
 

@@ -207,6 +207,7 @@ def test_views_that_a_seg_object_does_not_list_have_no_label(tmp_path: Path, seg
 def test_two_seg_objects_of_one_series_are_none(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
     segmented.update({"a.dcm": _instances(1), "b.dcm": _instances(2), "c.dcm": [f"{ROOT_UID}.10.6"]})
     found = segmentations_in(_with_seg(tmp_path, "a.dcm", "b.dcm", "c.dcm"))
+    assert (found.rows, found.unmatched) == (3, [])
     assert found.targets == {"other.dcm": "c.dcm"}
     assert set(found.refused) == {f"slice{number}.dcm" for number in range(1, 5)}
     assert found.refused["slice1.dcm"] == "it has the segmentations a.dcm and b.dcm, where 1 can be its label map; leave the others out"
@@ -310,4 +311,4 @@ def test_label_maps_are_counted(tmp_path: Path) -> None:
     found = _map_folders(tmp_path, {"a.nii": 0, "b.nii": 1, "c.nii": 2}, {"a.nii": 0, "b.nii": 1, "x.nii": 0})
     told = found.to_json(scan(tmp_path / "in"))
     assert (told["rows"], told["unmatched_rows"], told["unlabeled_pictures"]) == (3, {"count": 1, "first": ["x.nii"]}, {"count": 1, "first": ["c.nii"]})
-    assert "labels: 1 pictures have no label: c.nii" in describe_labels(told)
+    assert "labels: 1 picture without a label: c.nii" in describe_labels(told)
