@@ -137,6 +137,9 @@ def read_table(path: Path) -> Table:
     except csv.Error as error:
         raise UsageError(f"{path}: line {start + reader.line_num} of the label table cannot be read ({error}); see to its quotes") from error
     records = [(line, cells) for line, cells in records if any(cells)]
+    broken = next((line for line, cells in records if any("\0" in cell for cell in cells)), None)
+    if broken is not None:
+        raise UsageError(f"{path}: line {broken} has a zero byte inside a field, so the label table is damaged; save it again as 'CSV UTF-8'")
     if len(records) < 2:
         raise UsageError(f"{path}: the label table has no rows below its header")
     header, place = records[0][1], found[1] if found else 0

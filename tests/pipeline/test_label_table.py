@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
         ("PatientID,label\n7.0,0\n", "'7.0' is not there, but '007' is written as text"),
         ("PatientID,label\na,0\n", "'a' is not there, but 'A' differs in case"),
         ("PatientID,label\n1.23457E+14,0\n", "'123456789012345' has more digits"),
+        ("path,label\nsub dir/im0\0.dcm,0\n", "line 2 has a zero byte inside a field"),
         (b"PK\x03\x04more", "is an Excel workbook or a zip; save it as 'CSV UTF-8'"),
         ("path,label\nsub dir/im0.dcm,gr\u00f6\u00dfer\n".encode("latin-1"), "line 2 is not UTF-8.*Excel saves as 'CSV UTF-8'"),
         ("path,label\nsub dir/im0.dcm,0\n".encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
@@ -167,7 +169,8 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
     ids=[
         "twin columns", "twins in case", "twins of pandas", "twin keys", "case of classes", "blanks in classes", "truth in two ways", "key behind",
         "nameless column", "nothing but NA", "open quote", "contradiction", "contradicting patient", "uncertain finding", "two roots", "case of path",
-        "no suffix", "other folder", "lost zeros", "float of a number", "case of patient", "rounded number", "workbook", "Latin-1", "UTF-16 without mark",
+        "no suffix", "other folder", "lost zeros", "float of a number", "case of patient", "rounded number", "zero byte", "workbook", "Latin-1",
+        "UTF-16 without mark",
     ],
 )  # fmt: skip
 def test_what_is_not_clear_is_refused_with_what_helps(tmp_path: Path, inventory: Inventory, content: str | bytes, message: str) -> None:
@@ -276,3 +279,54 @@ def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text('sep=;\n# x\n\npath;label;note\na;1;"two\nlines"\nb;2;\n')
     table = read_table(tmp_path / "l.csv")
     assert [row.line for row in table.rows] == [6, 7]
+
+
+WHOLE = (
+    "path,label\n" + "".join(f"case{n}/image.dcm,{n % 2}\n" for n in range(6)),
+    "sep=;\npath;label;x\n" + "".join(f"C:\\d\\case{n}\\image.dcm;{n % 2},0;y\n" for n in range(6)),
+    "PatientID,edema,mass\n" + "".join(f"P{n},{n % 2},{n // 3}\n" for n in range(6)),
+    ",path,label\n" + "".join(f"{n},case{n}/image.dcm,{'ab'[n % 2]}\n" for n in range(6)),
+)
+PIECES = (
+    "\0",
+    "\n",
+    "\r",
+    '"',
+    ",",
+    ";",
+    "\t",
+    "|",
+    "#",
+    "sep=",
+    "nan",
+    "\\",
+    "//",
+    "C:",
+    "\u00e9",
+    "\ufeff",
+    "\u2028",
+    "1e9",
+    "../../..",
+    "path",
+    "  ",
+    "x" * 300,
+)
+
+
+def test_damaged_tables_are_read_or_refused_in_one_line(tmp_path: Path, many: Inventory) -> None:
+    chance = random.Random(5)
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(600):
+        text = chance.choice(WHOLE)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(text) + 1)
+            text = text[:place] + chance.choice(PIECES) + text[place + chance.choice((0, 0, 1, 3)) :]
+        content = text.encode(chance.choice(("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le")), "replace")
+        try:
+            labels = _read(tmp_path, content[: chance.randrange(len(content) + 1)] if chance.random() < 0.1 else content, many)
+            assert describe_labels(labels.to_json(many))
+            outcomes["read"] += 1
+        except UsageError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 100
