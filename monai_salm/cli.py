@@ -114,14 +114,12 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
 
     Example: monai-salm protect EXPORT OUT --labels labels.csv
     """
-    from monai_salm.pipeline import ProtectOptions, prepare
+    from monai_salm.pipeline import ProtectionRun, ProtectOptions
     from monai_salm.pipeline import protect as run
 
     options = ProtectOptions(**choices)
     if dry_run:
-        with TemporaryDirectory() as spare:
-            inventory, plan, _ = prepare(source, options, Path(spare) / "input", show_progress=not quiet)
-        return _show_plan(plan.preview() | {"input": str(source), "ignored": inventory.ignored}, as_json)
+        return _show_plan(ProtectionRun(source, output, options, show_progress=not quiet).preview(), as_json)
     if options.uids == "keep" and not quiet:
         logging.getLogger(__name__).warning("UIDs are kept: an archive that has the originals will ignore the protected files; use this for folders only")
     done = run(source, output, options, show_progress=not quiet)
@@ -135,6 +133,7 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
             click.echo(f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of the anatomy's voxels changed")
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+        _print_labels(result["labels"])
         click.echo(f"private, not to be handed out: {done.work_dir}")
         _print_notes(result["notes"])
         _print_problems(result["problems"])
@@ -151,22 +150,26 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
         click.echo(
             f"would protect {counts['protect']} files in {counts['samples']} samples, copy {counts['copy']} and refuse {counts['refuse']}; nothing was written"
         )
+        _print_labels(result["labels"])
         _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
-    return EXIT_INCOMPLETE if counts["refuse"] else 0
+        _print_problems([file | {"status": "copied"} for file in result["files"] if file.get("unprotected")])
+    return EXIT_INCOMPLETE if counts["refuse"] or counts.get("unprotected") else 0
 
 
 @cli.command()
 @click.argument("source", metavar="INPUT", type=_FILE)
+@_values
 @_kinds
 @_output
-def scan(source: Path, label_maps: tuple[str, ...], pictures: tuple[str, ...], as_json: bool, quiet: bool) -> int:
-    """List what INPUT holds, what would be protected or refused, and why."""
-    from monai_salm.pipeline import KindChoices
+def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
+    """List what INPUT holds, what would be protected or refused, and why; reads every picture, as protect does."""
+    from monai_salm.pipeline import ProtectOptions, forecast
     from monai_salm.pipeline import scan as run
 
-    choices = KindChoices(label_maps, pictures)
+    options = ProtectOptions(method="random", **choices)
     with TemporaryDirectory() as spare:
-        result = run(source, unpack_into=Path(spare) / "input", choices=choices, show_progress=not quiet).to_json() | {"input": str(source)}
+        inventory = run(source, unpack_into=Path(spare) / "input", choices=options.kind_choices(), show_progress=not quiet)
+        result = forecast(inventory, options, show_progress=not quiet) | {"input": str(source)}
     if as_json:
         _print_json(result)
         return 0
@@ -310,6 +313,13 @@ def _print_notes(entries: list[dict[str, Any]]) -> None:
     for note, paths in sorted(files.items()):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         click.echo(f"note: {paths[0]}{more}: {note}")
+
+
+def _print_labels(labels: dict[str, Any] | None) -> None:
+    from monai_salm.pipeline.labels import describe_labels
+
+    for line in describe_labels(labels) if labels else ():
+        click.echo(line)
 
 
 def _print_problems(problems: list[dict[str, Any]]) -> None:

@@ -78,6 +78,36 @@ def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None
     assert "refused: copy.dcm" not in out
 
 
+def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: Path, run: Run) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("path;label\ncase0/image.dcm;0\ncase1/image.dcm;1\ncase2/image.dcm;0.0\ncase3/image.dcm;NA\nnone.dcm;1\n")
+    told = [
+        "labels: classes of column 'label': 0 2, 1 1 of 3 pictures",
+        "labels: 1 row without a picture: none.dcm",
+        "labels: 1 row without a label: case3/image.dcm (no value in column 'label', line 5 ('NA'))",
+        "labels: 1 picture without a label: case3/image.dcm",
+    ]
+    for arguments, place in ((("--dry-run",), 1), ((), 3)):
+        code, out, error = run("protect", export, tmp_path / "out", "--labels", table, *SMALL, *arguments, "--quiet")
+        assert (code, error, out.splitlines()[place : place + 4]) == (3, "", told)
+        assert "refused: case3/image.dcm: its row in the table has no value in column 'label', line 5" in out
+    code, out, _ = run("protect", export, tmp_path / "more", "--labels", table, *SMALL, "--json", "--quiet")
+    assert json.loads(out)["labels"]["classes"] == {"0": 2, "1": 1}
+
+
+def test_scan_promises_what_the_run_keeps(export: Path, tmp_path: Path, run: Run) -> None:
+    mr_slice(export / "metal.dcm", 9, (block(0)[0][:, :, 6] + 1500), Modality="CT")
+    nifti_file(export / "v.nii", block(0)[0] * 2 - 1024)
+    code, out, _ = run("scan", export, "--quiet")
+    assert (code, out.splitlines()[-3]) == (0, "4 files can be protected, 0 are copied, 2 are refused, 0 ignored")
+    assert "refused: metal.dcm: none of its" in out
+    assert "refused: v.nii: values reach -524, which looks like CT" in out
+    assert run("protect", export, tmp_path / "out", *DRAWN, "--quiet")[1].startswith("4 protected, 0 copied, 2 refused")
+    options = ("--modality", "CT", "--window", "-2000,4000")
+    assert "6 files can be protected, 0 are copied, 0 are refused" in run("scan", export, "--quiet", *options)[1]
+    assert run("protect", export, tmp_path / "more", *DRAWN, "--quiet", *options)[1].startswith("6 protected")
+
+
 def test_exit_code_of_a_run_that_is_incomplete(export: Path, tmp_path: Path, run: Run) -> None:
     (export / "raw.bin").write_bytes(b"\0x")
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)

@@ -23,6 +23,7 @@ from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_chan
 from monai_salm.evaluate.victims import VictimRecipe, is_pretrained
 from monai_salm.networks import size_multiple
 from monai_salm.pipeline import verify
+from monai_salm.pipeline.labels import describe_labels
 from monai_salm.pipeline.search import VOLUME_BATCH, pick_device
 
 
@@ -86,8 +87,9 @@ def evaluate(
             folders.majority_share(),
             utility=utility,
             verification=None if verified is None else verification_figures(verified, folders, first, options.modality.upper()),
-            notes=notes + grid.notes,
+            notes=[*notes, *grid.notes, *(f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known))],
             options=options.to_json() | {"pretrained_on": source},
+            labels=folders.labels,
         )
         if options.report is not None:
             write_report(report.to_json(), example_pairs(verified, folders, first), options.report)

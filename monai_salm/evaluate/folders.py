@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import lcm
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,12 +54,14 @@ class Folders:
         protected: names of the protected ones.
         task: what victims learn.
         shape: of all batches.
+        labels: what is known of the labels of ``clean`` and ``test``, as plain types.
     """
 
     by_name: dict[str, Folder]
     protected: list[str]
     task: LearningTask
     shape: tuple[int, ...]
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Folder:
         return self.by_name[name]
@@ -121,11 +124,14 @@ def load_folders(
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
     files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
+    test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
+    if options.test_labels is None:  # a row of one table belongs to the images of either folder
+        labels.unmatched = test_labels.unmatched = [name for name in labels.unmatched if name in set(test_labels.unmatched)]
+    told = {CLEAN: labels.to_json(files[CLEAN]), TEST: test_labels.to_json(files[TEST])}
     for name in protected:
         labels.targets = {path: target for path, target in labels.targets.items() if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
         if not labels.targets:
             raise UsageError(f"{places[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
-    test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
     _same_classes(test_labels, labels)
     by_name: dict[str, Folder] = {}
     values: list[int] | None = None
@@ -150,7 +156,7 @@ def load_folders(
     step = lcm(PAD_MULTIPLE, multiple)
     shape = tuple(-(-max(sizes) // step) * step for sizes in zip(*shapes, strict=True))
     task = task_of(WorkingSet(by_name[CLEAN].samples), by_name[CLEAN].plan, options.task)
-    return Folders(by_name, list(protected), task, shape)
+    return Folders(by_name, list(protected), task, shape, told)
 
 
 def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> list[int]:

@@ -7,6 +7,7 @@ from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.inventory import Inventory, scan
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+from monai_salm.pipeline.preflight import forecast
 from monai_salm.pipeline.protect import ProtectionRun, ProtectResult, prepare, protect
 from monai_salm.pipeline.verify import VerifyReport, verify
 
@@ -19,6 +20,7 @@ __all__ = [
     "ProtectionRun",
     "VerifyReport",
     "build_plan",
+    "forecast",
     "prepare",
     "protect",
     "scan",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,23 @@ from monai_salm.budget import Epsilon, IntensityWindow, parse_window
 from monai_salm.errors import UsageError
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.methods import NoiseMethod, check_method, find_method
+from monai_salm.pipeline.plan import BudgetOptions
+
+MOST_SEEDS = 2**32
+"""Seeds are below this: numpy and torch take no others."""
+
+MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
+"""More processes than this only wait for each other, each with the package in its memory."""
+
+
+_CHOICES = {
+    "task": ("classification", "segmentation"),
+    "sample": ("auto", "instance", "series"),
+    "device": ("auto", "cpu", "cuda"),
+    "uids": ("new", "keep"),
+    "image_type": ("derived", "keep"),
+    "provenance": ("full", "minimal", "none"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +61,9 @@ class ProtectOptions:
         provenance: ``full``, ``minimal`` or ``none``: how much a DICOM image says of the change.
         source_reference: name the original in a changed DICOM image.
         label_maps, pictures: patterns of files that are label maps, or pictures, whatever they look like.
+
+    Raises:
+        UsageError: a value is not possible, or two contradict each other.
     """
 
     labels: Path | None = None
@@ -73,15 +94,52 @@ class ProtectOptions:
     pictures: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.task not in ("classification", "segmentation"):
-            raise UsageError(f"task {self.task!r} is unknown; give classification or segmentation")
+        for name, low, high in (("seed", 0, MOST_SEEDS - 1), ("workers", 1, MOST_WORKERS), ("rounds", 1, None), ("working_size", 0, None)):
+            self._check_number(name, low, high)
         if self.working_size < 8:
             raise UsageError(f"working size {self.working_size} is too small for a network; give at least 8")
-        if self.sample not in ("auto", "instance", "series"):
-            raise UsageError(f"sample {self.sample!r} is unknown; give auto, instance or series")
-        for name, known in (("uids", ("new", "keep")), ("image_type", ("derived", "keep")), ("provenance", ("full", "minimal", "none"))):
+        if not 0 < self.perturbed_fraction <= 1:  # also where it is no number
+            raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; give the largest share of the anatomy that may change")
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)!r} is unknown; give {', '.join(known)}")
+        if self.labels is not None and self.labels_from_folders:
+            raise UsageError("--labels and --labels-from-folders contradict each other; give one of them")
+        if self.label_column is not None and (self.labels_from_folders or self.task == "segmentation"):
+            other = "--labels-from-folders" if self.labels_from_folders else "--task segmentation"
+            raise UsageError(f"--label-column {self.label_column!r} is of a table, which {other} does not read; leave one of them out")
+        if self.labels_from_folders and self.task == "segmentation":
+            raise UsageError("--labels-from-folders gives classes, --task segmentation needs label maps; leave one of them out")
+        self.budget_options()
+        self.noise_method()
+
+    def _check_number(self, name: str, low: int, high: int | None) -> None:
+        value = getattr(self, name)
+        if value is None and name == "rounds":
+            return
+        said = name.replace("_", " ")
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"{said} {value!r} is no whole number; give one from {low}")
+        if value < low:
+            raise UsageError(f"{said} {value} must be at least {low}")
+        if high is not None and value > high:
+            raise UsageError(f"{said} {value} must be at most {high}")
+
+    def needs_labels(self) -> bool:
+        """Say whether the method searches noise for labels."""
+        return self.noise_method().search is not None
+
+    def unused(self) -> list[str]:
+        """Name the options that were given although the method has no use for them."""
+        if self.needs_labels():
+            return []
+        names = ("labels", "label_column", "labels_from_folders", "task", "surrogate", "rounds", "perturbed_fraction")
+        defaults = {field.name: field.default for field in fields(self)}
+        return ["--" + name.replace("_", "-") for name in names if getattr(self, name) != defaults[name]]
+
+    def budget_options(self) -> BudgetOptions:
+        """Give how budgets are found, or raise UsageError."""
+        return BudgetOptions(epsilon=self.parsed_epsilon(), window=self.parsed_window(), modality=self.modality)
 
     def parsed_epsilon(self) -> Epsilon:
         """Give the epsilon, or raise UsageError."""

@@ -21,7 +21,9 @@ from monai_salm.io import ImageHeader, Judgement, SourceImage, UndecidedError, j
 from monai_salm.masks import Background, border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
-from monai_salm.pipeline.labels import IDENTIFIER_COLUMNS, LabelAssignment, Target
+from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
+from monai_salm.pipeline.labels import LabelAssignment, Target
+from monai_salm.pipeline.modalities import check_modality
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -118,11 +120,18 @@ class ProtectionPlan:
             dict(record["settings"]),
         )
 
+    def protected(self) -> dict[str, tuple[str, Canvas]]:
+        """Give the sample and the canvas of every file that will be protected, copies among them, by path."""
+        known = {file.path: (sample.sample_id, file.canvas) for sample in self.samples for file in sample.files if file.path not in self.refused}
+        return known | {path: known[first] for path, first in self.copies.items() if first in known}
+
+    def all_refused(self) -> dict[str, str]:
+        """Give the reasons of all refused files, copies among them, by path."""
+        return self.refused | {path: self.refused[first] for path, first in self.copies.items() if first in self.refused}
+
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file."""
-        protect = {file.path: (sample.sample_id, file.canvas) for sample in self.samples for file in sample.files}
-        protect |= {path: protect[first] for path, first in self.copies.items() if first in protect}
-        refused = self.refused | {path: self.refused[first] for path, first in self.copies.items() if first not in protect}
+        protect, refused = self.protected(), self.all_refused()
         files: list[dict[str, Any]] = [
             {"path": path, "fate": "protect", "reason": "", "sample_id": name, "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored}
             for path, (name, canvas) in sorted(protect.items())
@@ -145,11 +154,17 @@ class BudgetOptions:
         epsilon: see :class:`~monai_salm.budget.Epsilon`.
         window: for all files; None takes the modality's.
         modality: DICOM Modality code for files that do not say theirs; empty if unknown.
+
+    Raises:
+        UsageError: DICOM has no such modality.
     """
 
     epsilon: Epsilon = field(default_factory=lambda: Epsilon(8 / 255))
     window: IntensityWindow | None = None
     modality: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modality", check_modality(self.modality))
 
 
 def build_plan(

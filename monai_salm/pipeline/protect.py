@@ -6,22 +6,31 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.io import atomic_target
 from monai_salm.pipeline.archive import is_archive, pack
-from monai_salm.pipeline.inventory import Inventory, scan
+from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.keys import check_key
-from monai_salm.pipeline.labels import LabelAssignment, label_maps, labels_from_folders, labels_from_table, segmentations_in
+from monai_salm.pipeline.labels import LabelAssignment, describe_labels, label_maps, labels_from_folders, labels_from_table, segmentations_in
 from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
-from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
-from monai_salm.pipeline.search import SearchSummary, make_noise
+from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+from monai_salm.pipeline.plan_changes import plan_changes
+from monai_salm.pipeline.preflight import check_choices, foresee, preflight
+from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, is_searched, make_noise
+from monai_salm.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +46,7 @@ class ProtectResult:
         search: what the search of the noise did.
         documents: paths of what is no picture.
         ignored: files that an operating system left in the input.
+        labels: what is known of them, as plain types; None for a method without labels.
     """
 
     output: Path
@@ -45,6 +55,7 @@ class ProtectResult:
     search: SearchSummary
     documents: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = ()
+    labels: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --json`` prints."""
@@ -65,7 +76,7 @@ class ProtectResult:
         }
         return {
             "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates), "ignored": len(self.ignored),
-            "notes": notes, "rounds": self.search.rounds, "passes_per_sample": self.search.passes, **summary, "problems": problems,
+            "labels": self.labels, "notes": notes, "rounds": self.search.rounds, "passes_per_sample": self.search.passes, **summary, "problems": problems,
         }  # fmt: skip
 
 
@@ -83,19 +94,29 @@ def prepare(
     Raises:
         UsageError: the options do not fit each other or the input.
     """
-    budget = BudgetOptions(epsilon=options.parsed_epsilon(), window=options.parsed_window(), modality=options.modality.upper())
-    needs_labels = options.noise_method().search is not None
+    check_choices(options)
+    needs_labels = options.needs_labels()
+    if options.labels is not None and not options.labels.exists():
+        raise UsageError(f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in UTF-8, or a folder of label maps")
+    if options.unused():
+        logger.warning("method %r makes its noise without labels, network or rounds: %s not used", options.method, ", ".join(options.unused()))
     inventory = scan(source, unpack_into=unpack_into, choices=options.kind_choices(), show_progress=show_progress)
     labels = find_labels(inventory, options) if needs_labels else None
     if needs_labels and not inventory.pictures:
         raise UsageError(f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons")
-    if labels is not None and labels.unused:
-        logger.warning("%d of the labels belong to no picture of the input", labels.unused)
-    plan = build_plan(inventory, budget, labels=labels, sample=options.sample, show_progress=show_progress)
+    plan = build_plan(inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress)
     # Where things lie, and how fast they are done, does not change what is done.
     elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
-    plan.settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(options).items() if name not in elsewhere} | {"version": version("monai_salm")}
+    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(options).items() if name not in elsewhere}
+    plan.settings = chosen | {"version": version("monai_salm"), "contents": _contents(plan, options)}
     return inventory, plan, labels
+
+
+def _contents(plan: ProtectionPlan, options: ProtectOptions) -> dict[str, str]:
+    """Give the digests of what a run reads beside its input, so that it does not go on with another surrogate or other label maps."""
+    maps = {sample.files[0].path: Path(sample.target) for sample in plan.samples if isinstance(sample.target, str) and sample.target not in plan.documents}
+    contents = {f"label map of {path}": file_digest(place) for path, place in sorted(maps.items())}
+    return contents | ({"surrogate": file_digest(Path(options.surrogate))} if options.surrogate.endswith(SURROGATE_SUFFIX) else {})
 
 
 def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignment:
@@ -104,8 +125,6 @@ def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignmen
     Raises:
         UsageError: there are none.
     """
-    if options.labels is not None and options.labels_from_folders:
-        raise UsageError("--labels and --labels-from-folders contradict each other; give one of them")
     if options.task == "segmentation":
         return segmentations_in(inventory) if options.labels is None else label_maps(options.labels, inventory)
     if options.labels_from_folders:
@@ -138,7 +157,9 @@ class ProtectionRun:
         self._zip: Path | None = None
         if source.is_file() and is_archive(source):
             self._zip = output if output.suffix.lower() == ".zip" else output / source.name
+        self.labels: dict[str, Any] | None = None
         self._prepared: tuple[Inventory, ProtectionPlan] | None = None
+        self._working: WorkingSet | None = None
         self._summary: SearchSummary | None = None
 
     def prepare(self) -> tuple[Inventory, ProtectionPlan]:
@@ -150,16 +171,42 @@ class ProtectionRun:
         if self._prepared is None:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
             check_key(self.options, self.work_dir)
-            inventory, plan, _ = prepare(self.source, self.options, self.work_dir / "input", show_progress=self.show_progress)
+            with _nothing_left(self.work_dir):
+                inventory, plan, labels = prepare(self.source, self.options, self.work_dir / "input", show_progress=self.show_progress)
+                text = _frozen(self.work_dir / "plan.json", plan, self.options.resume)
+                if not is_searched(self.options, self.work_dir):
+                    self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
+            self.labels = _labels_found(labels, inventory, plan, self._working)
+            for line in describe_labels(self.labels) if self.labels is not None else ():
+                logger.info(line)
             self.work_dir.mkdir(parents=True, exist_ok=True)
-            _freeze(self.work_dir / "plan.json", plan, self.options.resume)
+            with atomic_target(self.work_dir / "plan.json") as temporary:
+                temporary.write_text(text, encoding="utf-8")
             self._prepared = inventory, plan
         return self._prepared
+
+    def preview(self) -> dict[str, Any]:
+        """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file; nothing is written.
+
+        Raises:
+            UsageError: as the run would.
+        """
+        _check_folders(self.source, self.output, self.work_dir, self.options.resume)
+        check_key(self.options, self.work_dir)
+        with TemporaryDirectory() as spare:
+            inventory, plan, labels = prepare(self.source, self.options, Path(spare) / "input", show_progress=self.show_progress)
+            _frozen(self.work_dir / "plan.json", plan, self.options.resume)
+            working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
+            found = _labels_found(labels, inventory, plan, working)
+        result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+        return _with_unprotected_copies(result) if self.options.copy_unprotected else result
 
     def search(self) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
         if self._summary is None:
-            self._summary = make_noise(*self.prepare(), self.options, self.work_dir, show_progress=self.show_progress)
+            inventory, plan = self.prepare()
+            self._summary = make_noise(inventory, plan, self.options, self.work_dir, self._working, show_progress=self.show_progress)
+            self._working = None  # the writing needs the memory
         return self._summary
 
     def write(self) -> ProtectResult:
@@ -172,7 +219,7 @@ class ProtectionRun:
             pack(folder, self.source, self._zip)
             for temporary in (folder, inventory.root):
                 shutil.rmtree(temporary)
-        return ProtectResult(self._zip or self.output, self.work_dir, fates, summary, frozenset(plan.documents), tuple(inventory.ignored))
+        return ProtectResult(self._zip or self.output, self.work_dir, fates, summary, frozenset(plan.documents), tuple(inventory.ignored), self.labels)
 
 
 def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
@@ -200,19 +247,55 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
         )
 
 
-def _freeze(path: Path, plan: ProtectionPlan, resume: bool) -> None:
-    """Write the plan, or check that it is still the one that was begun with."""
-    text = json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
-    if resume and path.is_file() and _digest_of(path) != plan.digest():
-        raise UsageError(
-            f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder"
-        )
-    with atomic_target(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def _labels_found(labels: LabelAssignment | None, inventory: Inventory, plan: ProtectionPlan, working: WorkingSet | None) -> dict[str, Any] | None:
+    """Give what is known of the labels; the classes of label maps with the number of samples that hold them."""
+    if labels is None:
+        return None
+    found = labels.to_json(inventory)
+    if not labels.classes and working is not None:
+        held = Counter(int(value) for sample in working.samples if sample.target is not None for value in np.unique(sample.target))
+        found["classes"] = {name: held[number] for number, name in enumerate(plan.classes)}
+    return found
 
 
-def _digest_of(path: Path) -> str:
+def _with_unprotected_copies(preview: dict[str, Any]) -> dict[str, Any]:
+    """Say of refused files that they will be copied as they are."""
+    refused = [file for file in preview["files"] if file["fate"] == "refuse"]
+    for file in refused:
+        file |= {"fate": "copy", "unprotected": True, "reason": f"copied unprotected: {file['reason']}"}
+    counts = preview["counts"]
+    return preview | {"counts": counts | {"copy": counts["copy"] + len(refused), "refuse": 0, "unprotected": len(refused)}}
+
+
+@contextmanager
+def _nothing_left(work_dir: Path) -> Iterator[None]:
+    """Take back what was unpacked where a run cannot begin, so that the next try finds no full folder."""
+    was_there = work_dir.exists()
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+        yield
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(work_dir, ignore_errors=True)
+        raise
+
+
+def _frozen(path: Path, plan: ProtectionPlan, resume: bool) -> str:
+    """Give the text of the plan, and check that it is still the one that was begun with."""
+    if resume and path.is_file():
+        known = _read_plan(path)
+        if known["digest"] != plan.digest():
+            changes = "; ".join(plan_changes(known, plan.to_json())) or "what is different cannot be told"
+            raise UsageError(
+                f"{path}: the files, labels or options are not those that the run was begun with: {changes}; give those again, "
+                "or start with an empty work folder"
+            )
+    return json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        str(known["digest"])
     except (ValueError, KeyError, TypeError) as error:
         raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+    return known

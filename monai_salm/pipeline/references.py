@@ -54,7 +54,7 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
     present = {path.lower() for path in written}  # a disc's names are upper case in its DICOMDIR, and often lower on a copy
     for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
         document = inventory.documents[path]
-        alone = _values_left_out(inventory, path, written)
+        alone = values_left_out(inventory, path, written)
         if alone:
             yield FileFate(path=path, status="refused", reason=f"the file of its values, {alone}, is not handed out", sha256_in=paths[path])
             continue
@@ -79,7 +79,7 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         yield FileFate(path=path, status="copied", reason="; ".join(notes), unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest)
 
 
-def _values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:
+def values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:
     """Name the picture that a header of its own belongs to, if that was not written; nothing for any other document."""
     if not inventory.documents[path].kind.startswith("header of"):
         return ""

@@ -19,7 +19,7 @@ from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline.checkpoint import load_search, save_search
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.methods import NoiseMethod, check_method, random_steps
+from monai_salm.pipeline.methods import NoiseMethod, random_steps
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
@@ -50,29 +50,41 @@ class SearchSummary:
     errors: tuple[float, ...] = ()
 
 
-def make_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path, *, show_progress: bool = False) -> SearchSummary:
+def is_searched(options: ProtectOptions, work_dir: Path) -> bool:
+    """Say whether a run that goes on has its noise already."""
+    return options.resume and (work_dir / "search.json").is_file()
+
+
+def make_noise(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path, working: WorkingSet | None, *, show_progress: bool = False
+) -> SearchSummary:
     """Search the noise of all samples and put it into ``work_dir/noise``.
 
     A sample that cannot carry noise, or whose label map does not fit, moves from the plan's samples to its refused files. What was done is kept in
     ``work_dir/search.json``, and a run that goes on takes it from there.
+
+    Args:
+        inventory, plan: of the input; the plan is changed.
+        options: of the run.
+        work_dir: its private folder.
+        working: the samples, of :func:`~monai_salm.pipeline.preflight.preflight`; None for a method that draws its noise sample by sample.
+        show_progress: progress bars on standard error.
     """
     done = work_dir / "search.json"
-    if options.resume and done.is_file():
+    if is_searched(options, work_dir):
         record = json.loads(done.read_text(encoding="utf-8"))
         plan.refused.update(record["refused"])
         plan.samples = [sample for sample in plan.samples if all(file.path not in record["refused"] for file in sample.files)]
         return SearchSummary(record["rounds"], record["passes"], tuple(record["errors"]))
-    before = set(plan.refused)
     method = options.noise_method()
-    if isinstance(method.search, Baseline):
-        summary = _baseline_noise(inventory, plan, options, method.search, NoiseStore(work_dir / "noise"), show_progress=show_progress)
-    elif method.search is None:
+    if working is None:
         summary = _draw_noise(inventory, plan, options, NoiseStore(work_dir / "noise"), show_progress=show_progress)
+    elif isinstance(method.search, Baseline):
+        summary = _baseline_noise(inventory, plan, options, method.search, working, NoiseStore(work_dir / "noise"), show_progress=show_progress)
     else:
-        summary = _search_noise(inventory, plan, options, method, work_dir, show_progress=show_progress)
-    refused = {path: reason for path, reason in plan.refused.items() if path not in before}
+        summary = _search_noise(inventory, plan, options, method, working, work_dir, show_progress=show_progress)
     with atomic_target(done) as temporary:
-        temporary.write_text(json.dumps(asdict(summary) | {"refused": refused}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(summary) | {"refused": plan.refused}, indent=1) + "\n", encoding="utf-8")
     return summary
 
 
@@ -86,20 +98,13 @@ def _draw_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOpti
 
 
 def _baseline_noise(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, baseline: Baseline, store: NoiseStore, *, show_progress: bool
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, baseline: Baseline, working: WorkingSet, store: NoiseStore, *, show_progress: bool
 ) -> SearchSummary:
     """Let a baseline's maker make the noise; one that was stopped starts again."""
-    if options.surrogate.endswith(SURROGATE_SUFFIX):
-        raise UsageError(f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {options.surrogate}")
-    working = _load_set(inventory, plan, options, show_progress=show_progress)
-    check_method(options.method, options.task, working.spatial_dims)
     task = task_of(working, plan, options.task)
 
     def build_surrogate() -> torch.nn.Module:
-        name = options.surrogate or DEFAULT_SURROGATES[options.task]
-        network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
-        check_network(network, name, task, working.padded_shape)
-        return network
+        return build_surrogate_for(working, plan, options, task)[0]
 
     run = BaselineRun(
         seed=options.seed, device=pick_device(options.device), rounds=baseline.rounds, build_surrogate=build_surrogate,
@@ -112,10 +117,12 @@ def _baseline_noise(
     return SearchSummary(len(run.errors), run.passes, tuple(run.errors))
 
 
-def _load_set(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool) -> WorkingSet:
-    """Read all samples of a plan that one network can see, in batches that it can see."""
+def load_set(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, bare: dict[str, str] | None = None, *, show_progress: bool = False
+) -> WorkingSet:
+    """Read all samples of a plan that one network can see, in batches that it can see; arguments as :func:`load_working_samples`."""
     label_values = label_map_values(inventory, plan.samples)
-    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress))
+    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, bare, show_progress=show_progress))
     working = WorkingSet(_of_one_kind(loaded, plan))
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
     step = size_multiple(load_surrogate(name)[1].network if name.endswith(SURROGATE_SUFFIX) else name)
@@ -126,11 +133,10 @@ def _load_set(inventory: Inventory, plan: ProtectionPlan, options: ProtectOption
 
 
 def _search_noise(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, work_dir: Path, *, show_progress: bool
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, working: WorkingSet, work_dir: Path, *, show_progress: bool
 ) -> SearchSummary:
     """Run the optimizer, saving its state after each round and the surrogate at the end."""
     digest = plan.digest()
-    working = _load_set(inventory, plan, options, show_progress=show_progress)
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
     checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
     state = load_search(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
@@ -161,7 +167,13 @@ def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> list[Wor
 
 
 def load_working_samples(
-    inventory: Inventory, plan: ProtectionPlan, size: int, label_values: list[int] | None = None, *, show_progress: bool = False
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    size: int,
+    label_values: list[int] | None = None,
+    bare: dict[str, str] | None = None,
+    *,
+    show_progress: bool = False,
 ) -> Iterator[WorkingSample]:
     """Read the samples of a plan onto the working grid, one by one; those that cannot be used move to the plan's refused files.
 
@@ -169,6 +181,7 @@ def load_working_samples(
         inventory, plan: of the input; the plan is changed.
         size: longest axis of the working grid.
         label_values: values of the label maps in the order of their classes; None for other targets.
+        bare: takes the files of a series in which nothing can carry noise, with the reason; None if nobody asks.
         show_progress: a progress bar on standard error.
     """
     classes = {value: number for number, value in enumerate(label_values or [])}
@@ -176,7 +189,7 @@ def load_working_samples(
         plan.classes = [str(value) for value in label_values]
     for sample in tqdm(list(plan.samples), desc="loading", unit="sample", disable=not show_progress):
         try:
-            loaded = working_sample(inventory, sample, size, classes)
+            loaded = working_sample(inventory, sample, size, classes, bare)
         except RefusedError as refusal:
             plan.refused.update({file.path: str(refusal) for file in sample.files})
             plan.samples.remove(sample)
@@ -206,29 +219,48 @@ def build_optimizer(
     if search.texture_period:  # found here, since further samples of the run need it, too
         search = replace(search, class_directions=class_directions(working, task.outputs, period=search.texture_period))
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
-    frozen = name.endswith(SURROGATE_SUFFIX)
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     card = SurrogateCard(
         network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
         augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
         epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality.upper(),
     )  # fmt: skip
-    if frozen:
-        network, trained = load_surrogate(name)
-        if (trained.spatial_dims, trained.task["outputs"], trained.classes) != (card.spatial_dims, task.outputs, card.classes):
-            raise UsageError(
-                f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, these are {card.spatial_dims}D of {card.classes}"
-            )
+    network, trained = build_surrogate_for(working, plan, options, task)
+    if trained is not None:
         # Or a class would have another texture than in the first run
         search = replace(search, class_directions=MinMinSettings(**trained.search).class_directions)
         card = replace(card, network=trained.network, search=search.to_json())
+    optimizer = MinMinOptimizer(
+        network,
+        task,
+        search,
+        augmentation=method.augmentation,
+        device=pick_device(options.device),
+        freeze_surrogate=trained is not None,
+        show_progress=show_progress,
+    )
+    return optimizer, card
+
+
+def build_surrogate_for(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions, task: LearningTask) -> tuple[torch.nn.Module, SurrogateCard | None]:
+    """Build the surrogate that the options name, and give the card of one that is trained already.
+
+    Raises:
+        UsageError: it is of other classes or dimensions, or cannot work on these samples.
+    """
+    name = options.surrogate or DEFAULT_SURROGATES[options.task]
+    trained = None
+    if name.endswith(SURROGATE_SUFFIX):
+        network, trained = load_surrogate(name)
+        if (trained.spatial_dims, trained.task["outputs"], trained.classes) != (working.spatial_dims, task.outputs, plan.classes):
+            raise UsageError(
+                f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, "
+                f"these are {working.spatial_dims}D of {plan.classes}"
+            )
     else:
         network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
     check_network(network, name, task, working.padded_shape)
-    optimizer = MinMinOptimizer(
-        network, task, search, augmentation=method.augmentation, device=pick_device(options.device), freeze_surrogate=frozen, show_progress=show_progress
-    )
-    return optimizer, card
+    return network, trained
 
 
 def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> torch.nn.Module:

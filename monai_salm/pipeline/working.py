@@ -24,7 +24,9 @@ MOST_CLASSES = 256
 """Classes of label maps, which are 8-bit on the working grid."""
 
 
-def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None) -> WorkingSample:
+def working_sample(
+    inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None, bare: dict[str, str] | None = None
+) -> WorkingSample:
     """Read the files of a sample onto its working grid; slices of a series one by one.
 
     Args:
@@ -32,6 +34,7 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         sample: what to read.
         size: longest axis of the working grid.
         label_values: value in a label map -> class; None leaves them as they are.
+        bare: takes the files of a series in which nothing can carry noise, with the reason; None if nobody asks.
 
     Raises:
         RefusedError: nothing in the sample can carry noise, or its label map does not fit.
@@ -51,8 +54,10 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         share[cell] += maps.carrier_share * weight
         voxels[cell] += maps.carrier_voxels
         anatomy_voxels += maps.anatomy_voxels
+        if bare is not None and stacked and not maps.carrier_voxels.any():
+            bare[file.path] = _no_carrier(maps.anatomy_voxels)
     if not voxels.any():
-        raise RefusedError(f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window")
+        raise RefusedError(_no_carrier(anatomy_voxels))
     levels = max(file.canvas.steps for file in sample.files)
     step_model = float(np.mean([file.canvas.steps * file.canvas.step_model for file in sample.files])) / levels
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
@@ -66,6 +71,10 @@ def working_sample(inventory: Inventory, sample: SamplePlan, size: int, label_va
         sample_id=sample.sample_id, image_model=image, carrier_voxels=voxels, carrier_share=share, anatomy_voxels=anatomy_voxels,
         levels=levels, step_model=step_model, target=target, spacing=_cell_spacing(sample.files[0].canvas.spacing, native, shape),
     )  # fmt: skip
+
+
+def _no_carrier(anatomy_voxels: int) -> str:
+    return f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window"
 
 
 def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:

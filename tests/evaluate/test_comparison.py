@@ -82,6 +82,9 @@ def test_json_and_table(folders: Path) -> None:
     assert 0 < modality["largest_change_stored"] <= modality["epsilon_stored"]
     assert 0 < modality["mean_changed_fraction"] <= modality["largest_changed_fraction"] <= 1
     assert 25 < modality["lowest_psnr"] <= modality["mean_psnr"]
+    assert {name: known["classes"] for name, known in result["labels"].items()} == {"clean": {"healthy": 6, "ill": 6}, "test": {"healthy": 3, "ill": 3}}
+    assert all(known["unmatched_rows"]["count"] == 0 for known in result["labels"].values())
+    assert "clean images: labels: classes of column 'label': healthy 6, ill 6 of 12 pictures" in result["notes"]
     lines = report.table().splitlines()
     assert lines[0].split()[:6] == ["victim", "trained", "on", "countermeasure", "share", "balanced"]
     assert "±" in lines[1]

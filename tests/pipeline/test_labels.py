@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Segmentation
 from monai_salm.pipeline import Inventory, ProtectOptions, labels, scan
-from monai_salm.pipeline.labels import label_maps, labels_from_folders, labels_from_table, segmentations_in
+from monai_salm.pipeline.labels import LabelAssignment, describe_labels, label_maps, labels_from_folders, labels_from_table, segmentations_in
 from monai_salm.pipeline.plan import BudgetOptions, build_plan
 from monai_salm.pipeline.protect import find_labels
 from tests.exports import ROOT_UID, block, dicom_object, label_table, mr_export, mr_series, mr_slice, nifti_export, nifti_file
@@ -206,6 +207,7 @@ def test_views_that_a_seg_object_does_not_list_have_no_label(tmp_path: Path, seg
 def test_two_seg_objects_of_one_series_are_none(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
     segmented.update({"a.dcm": _instances(1), "b.dcm": _instances(2), "c.dcm": [f"{ROOT_UID}.10.6"]})
     found = segmentations_in(_with_seg(tmp_path, "a.dcm", "b.dcm", "c.dcm"))
+    assert (found.rows, found.unmatched) == (3, [])
     assert found.targets == {"other.dcm": "c.dcm"}
     assert set(found.refused) == {f"slice{number}.dcm" for number in range(1, 5)}
     assert found.refused["slice1.dcm"] == "it has the segmentations a.dcm and b.dcm, where 1 can be its label map; leave the others out"
@@ -241,3 +243,72 @@ def test_series_with_a_seg_object_is_one_sample(tmp_path: Path, segmented: dict[
     assert plan.refused["other.dcm"] == "it has no label (SEG); add it to the labels, or leave the file out"
     with pytest.raises(UsageError, match="no such folder"):
         find_labels(inventory, ProtectOptions(task="segmentation", labels=tmp_path / "maps"))
+
+
+def _map_folders(folder: Path, images: dict[str, int], maps: dict[str, int]) -> LabelAssignment:
+    """Write pictures and label maps of NIfTI under any names, and match them."""
+    for name, number in images.items():
+        nifti_file(folder / "in" / name, block(number)[0])
+    for name, number in maps.items():
+        nifti_file(folder / "maps" / name, block(number)[1])
+    return label_maps(folder / "maps", scan(folder / "in"))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".jpg", ".bmp", ".dcm"])
+@pytest.mark.parametrize("other", [".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".png"])
+def test_case_of_nnunet_in_every_format(tmp_path: Path, suffix: str, other: str) -> None:
+    """Channels of one case share its label map, whatever the suffixes of both are."""
+    found = _map_folders(tmp_path, {f"c_0000{suffix}": 0, f"c_0001{suffix}": 1, f"d_0000{suffix}": 2}, {f"c{other}": 0, f"d{other}": 2})
+    names = {path: Path(str(target)).name for path, target in found.targets.items()}
+    assert names == {f"c_0000{suffix}": f"c{other}", f"c_0001{suffix}": f"c{other}", f"d_0000{suffix}": f"d{other}"}
+    assert (found.refused, found.unmatched) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "expected", "reason"),
+    [
+        (["A/i.nii", "B/i.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"}, "[AB]/i.nii has the same name; put label maps into folders"),
+        (["A/i.nii", "B/i.nii"], ["A/i.nii", "i.nii"], {"A/i.nii": "A/i.nii"}, "2 label maps have its name|has the same name"),
+        (["A/i.nii", "B/i.nii"], ["A/i.mha", "B/i.mha"], {"A/i.nii": "A/i.mha", "B/i.nii": "B/i.mha"}, ""),
+        (["i.nii", "c.nii"], ["i.mha", "i.nrrd", "c.nii"], {"c.nii": "c.nii"}, "2 label maps have its name, 'i.mha', 'i.nrrd'; keep one"),
+        (["i.nii", "i.mha", "c.nii"], ["i.nrrd", "c.nii"], {"c.nii": "c.nii"}, "which is that of i.(nii|mha), too"),
+        (["i.nii", "i.mha", "c.nii"], ["i.nii", "c.nii"], {"i.nii": "i.nii", "c.nii": "c.nii"}, "which is that of i.nii, too"),
+        (["f_0007.nii", "f_0008.nii", "c.nii"], ["f.nii", "c.nii"], {"c.nii": "c.nii"}, ""),
+        (["i.nii", "c.nii"], ["i_seg.nii", "c.nii"], {"c.nii": "c.nii"}, "may be i_seg.nii, which has another name"),
+        (["i.nii", "c.nii"], ["I.NII", "c.nii"], {"c.nii": "c.nii"}, "may be I.NII, which has another name"),
+        (["i_0000.nii", "c.nii"], ["i_mask.nii.gz", "c.nii"], {"c.nii": "c.nii"}, "may be i_mask.nii.gz"),
+        (["A/i_0000.nii", "A/i_0001.nii", "B/i_0000.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"}, "has the same name"),
+    ],
+    ids=[
+        "one for two", "path says which", "same folders", "two for one", "two formats", "two formats, one exact", "frames", "suffix of masks", "case",
+        "channel and mask", "channels of two cases",
+    ],
+)  # fmt: skip
+def test_label_map_is_not_guessed(tmp_path: Path, images: list[str], maps: list[str], expected: dict[str, str], reason: str) -> None:
+    numbers = {name: n for n, name in enumerate(images)}
+    found = _map_folders(tmp_path, numbers, dict.fromkeys(maps, 0))
+    assert {path: Path(str(target)).relative_to(tmp_path / "maps").as_posix() for path, target in found.targets.items()} == expected
+    assert len(found.unmatched) == len(maps) - len(set(expected.values()))
+    plan = build_plan(scan(tmp_path / "in"), BudgetOptions(), labels=found)
+    assert set(plan.refused) == set(images) - set(expected)
+    if reason:
+        assert all(re.search(reason, why) for why in found.refused.values())
+        assert found.refused
+
+
+def test_one_label_map_for_all_labels_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none of its 1 files .*could be i.nii, but B/i.nii has the same name; put label maps into folders"):
+        _map_folders(tmp_path, {"A/i.nii": 0, "B/i.nii": 1}, {"i.nii": 0})
+
+
+def test_input_itself_is_no_folder_of_label_maps(tmp_path: Path) -> None:
+    inventory = scan(nifti_export(tmp_path / "in", 2))
+    with pytest.raises(UsageError, match="the folder of the label maps is the input itself"):
+        label_maps(tmp_path / "in", inventory)
+
+
+def test_label_maps_are_counted(tmp_path: Path) -> None:
+    found = _map_folders(tmp_path, {"a.nii": 0, "b.nii": 1, "c.nii": 2}, {"a.nii": 0, "b.nii": 1, "x.nii": 0})
+    told = found.to_json(scan(tmp_path / "in"))
+    assert (told["rows"], told["unmatched_rows"], told["unlabeled_pictures"]) == (3, {"count": 1, "first": ["x.nii"]}, {"count": 1, "first": ["c.nii"]})
+    assert "labels: 1 picture without a label: c.nii" in describe_labels(told)

@@ -189,7 +189,7 @@ def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:
         ({"sample": "patient"}, "sample 'patient' is unknown"),
         ({"working_size": 4}, "working size 4 is too small"),
         ({"method": "magic"}, "method 'magic' is unknown; give one of salm"),
-        ({"rounds": 0}, "max_rounds 0 must be at least 1"),
+        ({"rounds": 0}, "rounds 0 must be at least 1"),
         ({"perturbed_fraction": 2.0}, "perturbed fraction 2 is not in"),
         ({"epsilon": "a lot"}, "epsilon 'a lot' is not understood"),
         ({"window": "9"}, "window '9' is not understood"),

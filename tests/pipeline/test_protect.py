@@ -23,7 +23,7 @@ from tests.exports import ROOT_UID, block, drawn, label_table, lesion_table, mr_
 
 MANIFEST_FIELDS = (
     "path", "status", "reason", "sample_id", "modality", "epsilon_real", "epsilon_stored", "max_change_stored", "changed_fraction", "psnr", "sha256_in",
-    "sha256_out",
+    "sha256_out", "left_out",
 )  # fmt: skip
 
 
@@ -191,9 +191,10 @@ def test_damaged_label_map_refuses_its_image_alone(tmp_path: Path) -> None:
 
 def test_images_given_as_label_maps_are_refused(tmp_path: Path) -> None:
     for number in range(2):
-        nifti_file(tmp_path / "in" / f"{number}.nii", number + np.arange(16 * 16 * 12, dtype=np.int16).reshape(16, 16, 12))
+        for folder in ("in", "maps"):
+            nifti_file(tmp_path / folder / f"{number}.nii", number + np.arange(16 * 16 * 12, dtype=np.int16).reshape(16, 16, 12))
     with pytest.raises(UsageError, match="more than 256 classes; are they label maps"):
-        protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "in", task="segmentation"))
+        protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation"))
 
 
 def test_work_folder_is_private_and_complete(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pydicom
 import pytest
 
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.pipeline import ProtectOptions, protect
-from tests.exports import drawn, label_table, lesion_table, mr_export, mr_labels, nifti_export, small, tree
+from monai_salm.pipeline import ProtectionRun, ProtectOptions, protect
+from monai_salm.surrogate import load_surrogate, surrogate_bytes
+from tests.exports import block, body, drawn, label_table, lesion_table, mr_export, mr_labels, mr_slice, nifti_export, nifti_file, small, tree
 
 COUNT = 4
 
@@ -126,17 +128,87 @@ def test_unprotected_copies_of_an_earlier_run_are_taken_back(tmp_path: Path) -> 
     assert not (tmp_path / "out" / "raw.bin").exists()
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epsilon": "4/255"}, {"rounds": 9}, {"method": "em"}], ids=lambda change: next(iter(change)))
-def test_going_on_with_other_options_is_refused(finished: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed was 0, is 1 now"),
+        ({"epsilon": "4/255"}, "epsilon was 8/255, is 4/255 now"),
+        ({"rounds": 9}, "rounds was 3, is 9 now"),
+        ({"method": "em"}, "method was salm, is em now"),
+        ({"window": "0,500", "modality": "MR"}, "modality was not given, is MR now; window was auto, is 0,500 now"),
+        ({"surrogate": "small-resnet"}, "surrogate was small-cnn, is small-resnet now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_going_on_with_other_options_names_them(finished: Path, change: dict[str, Any], named: str) -> None:
     options = ProtectOptions(**(vars(_options(finished, resume=True)) | change))
-    with pytest.raises(UsageError, match="are not those that the run was begun with"):
+    with pytest.raises(UsageError, match=rf"are not those that the run was begun with: {named}; give those again, or start"):
         protect(finished / "in", finished / "out", options)
+    with pytest.raises(UsageError, match=named):
+        ProtectionRun(finished / "in", finished / "out", options).preview()
 
 
-def test_going_on_with_other_labels_is_refused(finished: Path, tmp_path: Path) -> None:
-    table = label_table(tmp_path / "m.csv", {f"P{n}": n // 2 for n in range(COUNT)}, "PatientID")
-    with pytest.raises(UsageError, match="are not those that the run was begun with"):
+def test_going_on_with_other_labels_names_them(finished: Path, tmp_path: Path) -> None:
+    table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("healthy", "ill")[n in (0, 1)] for n in range(COUNT)})
+    with pytest.raises(UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is ill now; give"):
         protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
+    table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("well", "ill")[n % 2] for n in range(COUNT)})
+    with pytest.raises(UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is well now; give"):
+        protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
+    table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("healthy", "ill")[n % 2] for n in range(3)})
+    with pytest.raises(UsageError, match=r"begun with: 1 files refused now, but not before: 'case3/image.dcm'; give"):
+        protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("act", "named"),
+    [
+        (lambda folder: mr_slice(folder / "case1" / "image.dcm", 1, body(7)), "1 files changed: 'case1/image.dcm'"),
+        (lambda folder: (folder / "case1" / "image.dcm").unlink(), "1 files gone: 'case1/image.dcm'"),
+        (lambda folder: mr_export(folder, COUNT + 5), "5 files new: .* and 2 more"),
+        (lambda folder: (folder / "notes.txt").write_text("y"), "1 files changed: 'notes.txt'"),
+        (lambda folder: (folder / "case1" / "image.dcm").write_bytes(b"\0junk"), "1 files refused now, but not before: 'case1/image.dcm'"),
+    ],
+    ids=["changed", "gone", "new", "document", "damaged"],
+)
+def test_going_on_with_other_files_names_them(tmp_path: Path, act: Callable[[Path], Any], named: str) -> None:
+    mr_export(tmp_path / "in", COUNT)
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    act(tmp_path / "in")
+    with pytest.raises(UsageError, match=rf"begun with: {named}; give those again"):
+        protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
+
+
+def test_going_on_with_other_label_maps_or_another_surrogate_is_refused(finished: Path, tmp_path: Path) -> None:
+    """What lies beside the input counts as much as the input."""
+    nifti_export(tmp_path / "in", 3, labels=tmp_path / "maps")
+    options = {"labels": tmp_path / "maps", "task": "segmentation", "surrogate": "small-unet"}
+    protect(tmp_path / "in", tmp_path / "out", small(**options))
+    nifti_file(tmp_path / "maps" / "v1.nii.gz", block(6)[1])
+    with pytest.raises(UsageError, match=r"begun with: the label map of v1.nii.gz changed; give"):
+        protect(tmp_path / "in", tmp_path / "out", small(**options, resume=True))
+    surrogate = tmp_path / "surrogate.safetensors"
+    surrogate.write_bytes((finished / "out.work" / "surrogate.safetensors").read_bytes())
+    mr_export(tmp_path / "more", COUNT)
+    again = {"labels": mr_labels(tmp_path / "l.csv", COUNT), "surrogate": str(surrogate)}
+    protect(tmp_path / "more", tmp_path / "done", small(**again))
+    network, card = load_surrogate(surrogate)
+    surrogate.write_bytes(surrogate_bytes(network, replace(card, modality="CT")))
+    with pytest.raises(UsageError, match=r"begun with: the surrogate changed; give"):
+        protect(tmp_path / "more", tmp_path / "done", small(**again, resume=True))
+
+
+def test_finished_search_goes_on_with_what_it_refused(tmp_path: Path) -> None:
+    """Samples are not read again where the noise is there, yet what they were refused for is known."""
+    nifti_export(tmp_path / "in", 4, labels=tmp_path / "maps")
+    (tmp_path / "maps" / "v1.nii.gz").write_bytes(b"junk")
+    options = {"labels": tmp_path / "maps", "task": "segmentation", "surrogate": "small-unet"}
+    first = protect(tmp_path / "in", tmp_path / "out", small(**options))
+    (tmp_path / "out" / "v0.nii.gz").unlink()
+    again = protect(tmp_path / "in", tmp_path / "out", small(**options, resume=True))
+    assert {path: (fate.status, fate.reason) for path, fate in again.fates.items()} == {path: (fate.status, fate.reason) for path, fate in first.fates.items()}
+    assert again.fates["v1.nii.gz"].status == "refused"
 
 
 def test_going_on_where_nothing_was_begun(tmp_path: Path) -> None:
