@@ -138,9 +138,9 @@ def regions(count: int = 4, shape: tuple[int, int, int] = (48, 48, 20)) -> NDArr
     return np.clip(count - np.floor(radius * (count + 1)), 0, count).astype(np.uint8)
 
 
-def scaled_labels(path: Path) -> Path:
+def scaled_labels(path: Path, labels: NDArray[Any] | None = None) -> Path:
     """Write labels 0 to 4 as nibabel does where the header asks for int16 and the array is of floats: stretched over all of int16."""
-    real = regions().astype(np.float64)
+    real = (regions() if labels is None else labels).astype(np.float64)
     slope = float(np.float32(4 / 65535))
     stored = np.rint(real / slope - 32768).clip(-32768, 32767).astype(np.int16)
     return nifti_file(path, stored, slope=slope, intercept=float(np.float32(32768 * slope)))
