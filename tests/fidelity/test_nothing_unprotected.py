@@ -47,6 +47,24 @@ def _made(kind: str, tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+SEVERAL = [
+    *("DICOM frames", "DICOM enhanced", "DICOM with icon", "DICOM with deep icon", "DICOM with private JPEG", "NIfTI 4D", "TIFF of pages", "MPO"),
+    *("PNG with preview", "PNG, animated", "PNG with another behind it", "JPEG with preview", "JPEG with another behind it"),
+]
+"""What shows more than one picture."""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_this_test_sees_the_pictures(tmp_path: Path, kind: str) -> None:
+    source = _made(kind, tmp_path)
+    pictures = set().union(*pictures_below(source).values())
+    assert len(pictures) >= (2 if kind in SEVERAL else 1)
+    with pytest.raises(AssertionError, match="handed out as they were"):
+        _check([pictures], source, 3, [])
+    with pytest.raises(AssertionError):
+        _check([pictures], source, 0, [{"path": path} for path in pictures_below(source)])
+
+
 # All formats ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", FORMATS)
 def test_folder(command: Command, tmp_path: Path, kind: str) -> None:
