@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged files, thousands of them: each one is protected and verified, or refused with one line, in time and in bounded memory.
 
-``python -m tests.fidelity.fuzz --inputs 20000 --seed 0 --jobs 2``; an input is known by seed and index, and ``--only INDEX`` runs it again in this process.
+A label map that is changed, or a picture that goes out as it was, is a failure, too: silently wrong. ``python -m tests.fidelity.fuzz --inputs 20000 --seed 0
+--jobs 2``; an input is known by seed and index, and ``--only INDEX`` runs it again in this process.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.fidelity.fuzz_damage import damage
-from tests.fidelity.fuzz_inputs import Seed, corpus
+from tests.fidelity.fuzz_field import silently_wrong
+from tests.fidelity.fuzz_inputs import corpus
+from tests.fidelity.fuzz_seed import Seed
 
 SECONDS = 5.0
 """For one input; more is a hang."""
@@ -88,7 +91,7 @@ class Summary:
         self.heaviest = max(self.heaviest, (outcome.growth, index))
         if outcome.fine:
             return ""
-        signature = f"{outcome.kind}: {outcome.detail}"[:200]
+        signature = ascii(f"{outcome.kind}: {outcome.detail}")[1:-1][:200]  # names need not be text
         self.failures[signature] += 1
         self.examples.setdefault(signature, []).append(index)
         return signature if self.failures[signature] <= SAVED else ""
@@ -103,14 +106,22 @@ class Summary:
 
 
 # The whole path for one input ----------------------------------------------------------------------------------------
-def check(source: Path, scratch: Path) -> Outcome:
-    """Protect and verify one file, zip or folder; whatever its bytes, the outcome has to be fine."""
+def check(source: Path, scratch: Path, seed: Seed | None = None, files: dict[str, bytes] | None = None) -> Outcome:
+    """Protect and verify one file, zip or folder; whatever its bytes, the outcome has to be fine.
+
+    Args:
+        source: the input.
+        scratch: folder for the output; a seed's table lies in its folder ``in``.
+        seed: what the input was before it was damaged; says what its files are.
+        files: its files now.
+    """
     from monai_salm.errors import SalmError
     from monai_salm.pipeline import ProtectOptions, protect, verify
 
     out = scratch / "out"
+    labels = scratch / "in" / seed.table if seed is not None and seed.table else None
     try:
-        result = protect(source, out, ProtectOptions(method="random", working_size=24, device="cpu"))
+        result = protect(source, out, ProtectOptions(method="lsp" if labels else "random", labels=labels, working_size=24, device="cpu"))
     except SalmError as error:
         if "\n" in str(error) or not str(error):
             return Outcome("message of several lines", repr(str(error))[:300])
@@ -128,6 +139,9 @@ def check(source: Path, scratch: Path) -> Outcome:
     problem = _wrong_output(result.output, handed_out)
     if problem:
         return Outcome("wrong output", problem)
+    wrong = silently_wrong(seed, files, result.fates) if seed is not None and files is not None else ""
+    if wrong:
+        return Outcome("silently wrong", wrong)
     if any(fate.status == "protected" for fate in fates):
         before = source if source.is_dir() or result.output.is_file() else source.parent
         try:
@@ -176,6 +190,7 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
         torch.set_num_threads(1)
         assert monai_salm.pipeline
         seeds = corpus(cases)
+        by_name = {seed.name: seed for seed in seeds}
         with TemporaryDirectory() as spare:
             check(_lay_out(seeds[0].files, seeds[0].source, Path(spare)), Path(spare))  # what is imported late is no growth
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -186,15 +201,15 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
             with TemporaryDirectory() as spare:
                 scratch = Path(spare)
                 if isinstance(task, int):
-                    files, name, _ = damage(seeds, seed, task)
-                    source = _lay_out(files, name, scratch)
+                    files, name, recipe = damage(seeds, seed, task)
+                    source, known = _lay_out(files, name, scratch), (by_name[recipe["of"]], files)
                 else:
-                    source = Path(task)
+                    source, known = Path(task), ()
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is that of this input
                 baseline = _status("VmRSS")
                 resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
                 began = time.monotonic()
-                outcome = check(source, scratch)
+                outcome = check(source, scratch, *known)
                 channel.send((outcome, time.monotonic() - began, _status("VmHWM") - baseline))
 
 
@@ -361,16 +376,17 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--first", type=int, default=0, help="index of the first input")
+    parser.add_argument("--first", type=int, default=0, help="index of the first input; -1, -2 and so on are whole inputs")
     parser.add_argument("--cases", type=Path, help="folder of cases to damage, too")
     parser.add_argument("--failures", type=Path, help="folder for the inputs that fail")
     parser.add_argument("--results", type=Path, help="folder for a row of figures")
     parser.add_argument("--only", type=int, help="run this input alone, in this process")
     given = parser.parse_args()
     if given.only is not None:
-        files, name, recipe = damage(corpus(given.cases), given.seed, given.only)
+        seeds = corpus(given.cases)
+        files, name, recipe = damage(seeds, given.seed, given.only)
         with TemporaryDirectory() as spare:
-            outcome = check(_lay_out(files, name, Path(spare)), Path(spare))
+            outcome = check(_lay_out(files, name, Path(spare)), Path(spare), {seed.name: seed for seed in seeds}[recipe["of"]], files)
         print(json.dumps(recipe, indent=1), outcome.kind, outcome.detail, outcome.trace, sep="\n")
         return
     summary = run(given.inputs, seed=given.seed, jobs=given.jobs, cases=given.cases, failures=given.failures, progress=True, first=given.first)

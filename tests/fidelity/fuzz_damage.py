@@ -10,7 +10,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from tests.fidelity.fuzz_inputs import Seed, inside
+from tests.fidelity.fuzz_inputs import inside
+from tests.fidelity.fuzz_seed import Seed
+from tests.fidelity.fuzz_tables import TABLE_CHANGES
 
 _EXTREMES = (
     0,
@@ -58,21 +60,25 @@ _NIFTI_FIELDS = (
 
 
 def damage(seeds: list[Seed], seed: int, index: int) -> tuple[dict[str, bytes], str, dict[str, Any]]:
-    """Make an input: its files, the name that the run is given, and how it was made."""
+    """Make an input: its files, the name that the run is given, and how it was made; a negative index counts whole inputs."""
+    if index < 0:
+        whole = seeds[-1 - index]
+        return whole.files, whole.source, {"seed": seed, "index": index, "of": whole.name, "file": "", "steps": []}
     dice = random.Random(f"{seed}:{index}")
     chosen = dice.choice(seeds)
-    # A file in a set is damaged as often as the list of the set.
-    name = dice.choice(sorted(chosen.files))
+    # A file in a set is damaged as often as the list of the set, a table more often than its pictures.
+    name = chosen.table if chosen.table and dice.random() < 0.8 else dice.choice(sorted(chosen.files))
     other = dice.choice(seeds)
     steps: list[str] = []
-    content = inside(chosen, chosen.files[name], dice, steps, lambda data: _damaged(data, other, dice, steps))
+    changes = (*TABLE_CHANGES, *TABLE_CHANGES, *_CHANGES) if name == chosen.table else _CHANGES
+    content = inside(chosen, chosen.files[name], dice, steps, lambda data: _damaged(data, other, dice, steps, changes))
     return chosen.files | {name: content}, chosen.source, {"seed": seed, "index": index, "of": chosen.name, "file": name, "steps": steps}
 
 
-def _damaged(data: bytes, other: Seed, dice: random.Random, steps: list[str]) -> bytes:
+def _damaged(data: bytes, other: Seed, dice: random.Random, steps: list[str], changes: tuple[Callable[..., Any], ...]) -> bytes:
     result = bytearray(data)
     for _ in range(dice.choice((1, 1, 1, 2, 2, 3, 5, 8))):
-        change = dice.choice(_CHANGES)
+        change = dice.choice(changes)
         if change is _splice:
             result = bytearray(_splice(result, next(iter(other.files.values())), dice))
         else:

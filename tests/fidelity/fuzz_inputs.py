@@ -12,7 +12,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,26 +19,12 @@ from typing import Any
 import numpy as np
 
 from tests.exports import ROOT_UID, block, body, mr_slice
+from tests.fidelity.fuzz_field import field_seeds
+from tests.fidelity.fuzz_seed import Seed
+from tests.fidelity.fuzz_tables import table_seeds
 from tests.io.builders import dicom_dataset, gzip_bytes, nifti_bytes, values_in, write_dicom
 
 LARGEST_SEED = 200_000
-
-
-@dataclass(frozen=True)
-class Seed:
-    """An input that is whole.
-
-    Args:
-        name: what it is, for the report.
-        files: content by name.
-        source: name of the file that the run is given; empty for their folder.
-        wrap: how the bytes are packed: ``gz``, ``deflated`` (DICOM), ``zip``, or not at all.
-    """
-
-    name: str
-    files: dict[str, bytes]
-    source: str = ""
-    wrap: str = ""
 
 
 def corpus(cases: Path | None = None) -> list[Seed]:
@@ -82,7 +67,9 @@ def _made() -> list[Seed]:
         *_rasters(),
         *_itk(volume),
     ]
-    return [*seeds, *(_zipped(seed) for seed in (seeds[0], seeds[3], seeds[6]))]
+    zipped = [_zipped(seed) for seed in (seeds[0], seeds[3], seeds[6])]
+    file_set = next(seed for seed in seeds if seed.name == "DICOMDIR")
+    return [*seeds, *zipped, *field_seeds(file_set), *table_seeds()]
 
 
 def _pair(volume: np.ndarray[Any, Any]) -> Seed:
