@@ -108,6 +108,8 @@ def directory_of(file: DicomFile) -> Directory:
     """
     if file.transfer_syntax == DEFLATED:
         raise RefusedError("a deflated DICOMDIR, in which records have no place in the file; make a new one, for example with dcmmkdir")
+    if sum(element.tag == DIRECTORY_RECORDS for element in file.elements) > 1:
+        raise RefusedError("DirectoryRecordSequence is there more than once; make a new DICOMDIR, for example with dcmmkdir")
     start = len(file.preamble) + (len(PREFIX) if file.prefix else 0) + sum(len(element.raw) for element in file.meta)
     for element in file.elements:
         if element.tag == DIRECTORY_RECORDS:

@@ -13,12 +13,11 @@ from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.dicomdir import is_directory, listed_files, rewritten_directory
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
-from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, find, identifiers, read_file, shown
-from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, whole_file
+from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, identifiers, meta_text, read_file, shown
+from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, meta_notes, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 
-_MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _STANDARD_UIDS = "1.2.840.10008."
 _VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
 """MPEG-2, MPEG-4 and HEVC (PS3.5 A.4.5 to A.4.8, also fragmentable)."""
@@ -161,7 +160,7 @@ def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
 
 def _sop_class(file: DicomFile) -> str:
     """Give the SOP class: of the dataset, else of the file meta information."""
-    return file.text(tags.SOP_CLASS_UID) or next(iter(ascii_values(find(file.meta, _MEDIA_STORAGE_SOP_CLASS_UID))), "")
+    return file.text(tags.SOP_CLASS_UID) or meta_text(file.meta, tags.MEDIA_STORAGE_SOP_CLASS_UID)
 
 
 def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str, ...]]:
@@ -208,6 +207,7 @@ def _notes(file: DicomFile, *, signatures: str) -> tuple[str, ...]:
     notes: dict[str, None] = {}  # in the order of the file, each once
     if has_tiff_preamble(file):
         notes["the preamble makes the file a TIFF as well and is zeroed where the file changes"] = None
+    notes |= dict.fromkeys(meta_notes(file))
     frame = _frame_bytes(file)
     for element, depth in leaves(file.elements, STALE):
         if element.tag in ICONS:

@@ -79,12 +79,6 @@ def read_source(path: Path) -> SourceImage:
     return read_picture(path).source
 
 
-def read_back(source: SourceImage, written: Path) -> SourceImage:
-    """Read what ``write_like`` wrote."""
-    del source
-    return read_source(written)
-
-
 def read_picture(path: Path) -> Picture:
     """Read a picture with its elements and its raw words, for the writer.
 

@@ -13,7 +13,20 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
+from monai_salm.io.dicom.files import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    META_GROUP,
+    NATIVE,
+    DicomFile,
+    ascii_values,
+    class_name,
+    decoded_text,
+    floats,
+    identifiers,
+    read_file,
+    shown,
+    uid_name,
+)
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
 
@@ -66,6 +79,13 @@ def _check_identity(file: DicomFile) -> None:
     for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
         if not file.text(tag):
             raise RefusedError(f"{name} is absent or empty; the file is truncated or no DICOM object")
+    stated = [element for element in [*file.meta, *file.elements] if element.tag == tags.MEDIA_STORAGE_SOP_CLASS_UID]
+    other = next((uid for element in stated for uid in ascii_values(element) if uid != file.text(tags.SOP_CLASS_UID)), "")
+    if other:
+        raise RefusedError(
+            f"the file meta information says {uid_name(other)}, the dataset {uid_name(file.text(tags.SOP_CLASS_UID))}: readers go by the one or the other; "
+            "repair the file first, for example with dcmconv, which keeps that of the dataset"
+        )
 
 
 def _check_pixel_element(file: DicomFile) -> None:
@@ -204,6 +224,11 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
     )  # fmt: skip
     native = file.transfer_syntax in NATIVE or can_encode(file.transfer_syntax, frame)
     notes = notes_of(file)
+    if not native and file.elements[0].tag >> 16 == META_GROUP:
+        raise RefusedError(
+            f"{uid_name(file.transfer_syntax)} is written as Explicit VR Little Endian, but file meta information is there a second time and would contradict it; "
+            "remove that, for example with dcmodify -nb -ie -e '(0002,0010)'"
+        )
     if not native:
         why = "for lossy compression" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
         notes += (f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written as Explicit VR Little Endian",)
@@ -215,7 +240,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         stacked=pixel_format.stacked,
         regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns) if pixel_format.tiles == (1, 1) else (),
         dtype=pixel_format.dtype,
-        modality=file.text(tags.MODALITY),
+        modality=file.text(tags.MODALITY).upper(),
         identifiers=identifiers(file),
         slice_position=_slice_position(file),
         instance_number=_instance_number(file),
