@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
@@ -41,6 +42,7 @@ __all__ = [
     "read_segmentation",
     "read_source",
     "read_with_simpleitk",
+    "remaining_references",
     "write_document",
     "write_like",
 ]
@@ -127,6 +129,11 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
         shutil.copyfile(document.path, target)
     else:
         _FORMATS[document.format].write_document(document.path, target, derivation)
+
+
+def remaining_references(directory: Document, absent: frozenset[str]) -> Document:
+    """Give a DICOMDIR's files and references as they are without the records of absent files, which are named as in ``directory.files``."""
+    return replace(directory, files=directory.files - absent, references=dicom.remaining_references(directory.path, absent))
 
 
 def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:

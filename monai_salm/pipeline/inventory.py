@@ -19,6 +19,7 @@ from tqdm import tqdm
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, identify, is_litter
 from monai_salm.pipeline.archive import is_archive, unpack
+from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
@@ -85,6 +86,12 @@ class Inventory:
         """Path of a copy -> path of the file that it is a copy of."""
         return {record.path: record.copy_of for record in self.files if record.copy_of}
 
+    @cached_property
+    def listed(self) -> dict[str, dict[str, list[str]]]:
+        """Path of a DICOMDIR -> name in its records -> path of the file of the input that is meant; several where that cannot be told."""
+        paths = [record.path for record in self.files]
+        return {path: meant_files(found.files, PurePosixPath(path).parent.as_posix(), paths) for path, found in self.documents.items() if found.files}
+
     def absolute(self, path: str) -> Path:
         """Give the place of a file on disk."""
         return self.root / path
@@ -141,7 +148,7 @@ def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool =
     seen: dict[object, dict[str, str]] = {}
     for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
         inventory.files.append(_record(root, path, seen))
-    return _without_collisions(inventory)
+    return _without_ambiguous(_without_collisions(inventory))
 
 
 def _file_set(source: Path) -> list[str]:
@@ -150,9 +157,11 @@ def _file_set(source: Path) -> list[str]:
         found = identify(source)
     except (RefusedError, OSError):
         return [source.name]
-    names = _companions(source) if found.format in ("nifti", "itk") else set(found.files) if isinstance(found, Document) else set()
-    inside = {name for name in names if (source.parent / name).resolve().is_relative_to(source.parent.resolve()) and (source.parent / name).exists()}
-    return sorted(inside | {source.name})
+    if found.format in ("nifti", "itk"):
+        return sorted(_companions(source) | {source.name})
+    names = found.files if isinstance(found, Document) else frozenset()
+    meant = meant_files(names, "", files_beside(source, names)) if names else {}
+    return sorted({path for paths in meant.values() for path in paths} | {source.name})
 
 
 def _companions(source: Path) -> set[str]:
@@ -178,6 +187,13 @@ def _without_collisions(inventory: Inventory) -> Inventory:
             which = "which is another file" if other == target else f"and so would {other}"
             inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, {which}; rename one of the two")
     return inventory
+
+
+def _without_ambiguous(inventory: Inventory) -> Inventory:
+    """Refuse a DICOMDIR where it cannot be told which files its records mean."""
+    reasons = {path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()}
+    files = [FileRecord(record.path, reason=reason) if (reason := reasons.get(record.path)) else record for record in inventory.files]
+    return Inventory(inventory.root, files, inventory.ignored) if any(reasons.values()) else inventory
 
 
 def holds_values_alone(path: str, header: ImageHeader) -> bool:

@@ -19,7 +19,8 @@ from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, compare_headers, dcmtk_finds_within, read_source, read_with_simpleitk
 from monai_salm.pipeline.archive import is_archive
-from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
+from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
+from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.similarity import structural_similarity
@@ -127,7 +128,9 @@ class _Verification:
         self.check_epsilon = check_epsilon
         self.present = {record.path for record in after.files}
         self.targets = paired_paths(before, after)
-        originals: dict[str, Found] = {**before.headers, **before.documents}
+        self.originals = {record.path for record in before.files}
+        documents = {path: as_handed_out(path, found, self.originals, self.present) for path, found in before.documents.items()}
+        originals: dict[str, Found] = {**before.headers, **documents}
         results: dict[str, Found] = {**after.headers, **after.documents}
         self.pairs = {path: (found, results[self.targets[path]]) for path, found in originals.items() if self.targets.get(path) in results}
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
@@ -246,9 +249,7 @@ class _Verification:
             pair = self.pairs[verdict.path]
             verdict.problems += self.identities.problems(verdict.path, *pair)
             verdict.dangling = self.identities.dangling(pair[0])
-            absent = absent_files(verdict.path, *pair, self.present)
-            if absent:
-                verdict.problems.append(f"it lists {len(absent)} files that are not there, the first of them {absent[0]}")
+            verdict.problems += directory_problems(verdict.path, self.before.documents.get(verdict.path), pair[1], self.originals, self.present)
         return replace(verdict, verdict="mismatch") if verdict.problems else verdict
 
     def _document(self, path: str) -> FileVerdict:

@@ -166,6 +166,14 @@ def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation
     return _linked(file, sequence, directory, contents, uid_map, signed=derivation.provenance != "none")
 
 
+def remaining_elements(file: DicomFile, absent: frozenset[str]) -> list[Element]:
+    """Give the elements of a DICOMDIR around its records, and those in the records that stay without absent files."""
+    directory = directory_of(file)
+    removed = removed_records(directory, absent)
+    records = [record for number, record in enumerate(directory.records) if number not in removed]
+    return [element for element in file.elements if element.tag != DIRECTORY_RECORDS] + [element for record in records for element in record.elements]
+
+
 def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:
     """Number the records to take out: those of absent files, all below them, and parents that are left without any."""
     removed: set[int] = set()

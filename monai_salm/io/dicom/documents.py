@@ -11,7 +11,7 @@ from pathlib import Path
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.dicomdir import is_directory, listed_files, rewritten_directory
+from monai_salm.io.dicom.dicomdir import is_directory, listed_files, remaining_elements, rewritten_directory
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
 from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, identifiers, meta_text, read_file, shown
 from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, meta_notes, whole_file
@@ -99,9 +99,19 @@ def references_of(file: DicomFile) -> frozenset[str]:
 
     DICOM: values of VR UI, and of unknown VR (UN, PS3.5 6.2.2) that have the form of UIDs. Also UIDs of things that are no object.
     """
+    return _references(file, file.elements)
+
+
+def remaining_references(path: Path, absent: frozenset[str]) -> frozenset[str]:
+    """Give what a DICOMDIR refers to without the records of absent files, as :func:`references_of` does."""
+    file = read_file(path)
+    return _references(file, remaining_elements(file, absent))
+
+
+def _references(file: DicomFile, elements: Iterable[Element]) -> frozenset[str]:
     own = {value for tag in _OWN for value in file.texts(tag)} | {media_storage_uid(file)}
     left_out = tags.NOT_REMAPPED | STALE
-    found = {uid for element, _ in leaves(file.elements, left_out) if element.tag not in left_out for uid in _uids(element)}
+    found = {uid for element, _ in leaves(elements, left_out) if element.tag not in left_out for uid in _uids(element)}
     return frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
 
 

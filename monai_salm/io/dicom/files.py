@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from pydicom import dcmread
@@ -280,7 +280,7 @@ def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
     if ours != theirs:
         odd = min(set(ours) ^ set(theirs), default=0)
         if not odd:
-            odd = next(after for before, after in zip(ours, ours[1:], strict=False) if after < before)
+            odd = next(after for before, after in pairwise(ours) if after < before)
             raise RefusedError(
                 f"the elements are not in the order of their tags, as {tag_text(odd)} shows; write the file anew first, for example with dcmconv"
             )
