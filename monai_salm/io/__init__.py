@@ -19,11 +19,13 @@ from monai_salm.io.base import (
     StoredArray,
     atomic_target,
 )
+from monai_salm.io.modalities import MODALITIES
 from monai_salm.io.other import is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
+    "MODALITIES",
     "Derivation",
     "Document",
     "HeaderChange",

@@ -43,7 +43,7 @@ def ambiguity(meant: Mapping[str, list[str]], folder: str) -> str:
     path, count = next(iter(counts.most_common(1)), ("", 0))
     if count > 1:
         names = sorted(name for name, found in meant.items() if found == [path])
-        return f"its records {names[0]} and {names[1]} may both be of {path}; make a new DICOMDIR, for example with dcmmkdir"
+        return f"its records {names[0]} and {names[1]} may both be of {path}; rename it to the one that it is of"
     return ""
 
 

@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, identify, is_litter
+from monai_salm.io import Document, ImageHeader, SourceImage, identify, is_litter, read_source
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
 
@@ -253,9 +254,27 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]]) -> FileRe
         if others[other] == digest:
             return FileRecord(path, header, copy_of=other)
     if uid:
-        return FileRecord(path, reason=f"its SOPInstanceUID {uid} is that of {min(others)}, but it is another picture; give it a UID of its own")
+        return FileRecord(path, reason=_why_two(root, path, min(others), uid))
     others[path] = digest
     return FileRecord(path, header)
+
+
+def _why_two(root: Path, path: str, other: str, uid: str) -> str:
+    """Say what is wrong with a file whose SOP Instance UID another one has: lossless recompression keeps it (PS3.4 B), a change does not."""
+    said = f"its SOPInstanceUID {uid} is that of {other}"
+    try:
+        first, second = read_source(root / other), read_source(root / path)
+    except (RefusedError, OSError, MemoryError) as error:
+        return f"{said}, and whether it is the same picture is not known ({error}); keep one of the two"
+    if _same_picture(first, second):
+        return f"{said}, and it is the same picture in another encoding, or with another header; keep one of the two"
+    return f"{said}, but it is another picture; give it a UID of its own"
+
+
+def _same_picture(first: SourceImage, second: SourceImage) -> bool:
+    """Say whether two files hold the same values, whatever types and encodings they have."""
+    same_scale = (first.slope, first.intercept, first.frame_rescale) == (second.slope, second.intercept, second.frame_rescale)
+    return same_scale and first.stored.shape == second.stored.shape and np.array_equal(first.stored, second.stored)
 
 
 def file_digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 
 _STANDARD_UIDS = "1.2.840.10008."
-_VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
+VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
 """MPEG-2, MPEG-4 and HEVC (PS3.5 A.4.5 to A.4.8, also fragmentable)."""
 
 _IMAGE = "Image Storage"
@@ -159,7 +159,7 @@ def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | Non
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
     """Name what a document is, with what to know of it; nothing for a picture."""
-    if _VIDEO.fullmatch(file.transfer_syntax):
+    if VIDEO.fullmatch(file.transfer_syntax):
         return "", ()
     sop_class = _sop_class(file)
     pixels = next((element for element in file.elements if element.tag in _PIXELS), None)

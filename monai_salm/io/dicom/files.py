@@ -176,13 +176,18 @@ def cut(view: memoryview) -> DicomFile:
     if not syntax:
         return _without_transfer_syntax(view, prefix, meta, start)
     if syntax not in NATIVE and not syntax.startswith(_COMPRESSED):
-        raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; convert to Explicit Little Endian first")
+        raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; let the software that wrote the file write it as Explicit VR Little Endian")
     dataset, after = view[start:], b""
     if syntax == DEFLATED:
         inflated, after = _inflate(bytes(dataset))
         dataset = memoryview(inflated)
     encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
     _check_repeated(repeated, syntax)
+    found = _encoding_of(dataset[:_HEAD])
+    if found not in (None, encoding):
+        raise RefusedError(
+            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of {uid_name(_uid_of(found))}; correct its TransferSyntaxUID first"
+        )
     return DicomFile(
         preamble=view[: PREAMBLE if prefix else 0],
         prefix=prefix,
@@ -192,6 +197,10 @@ def cut(view: memoryview) -> DicomFile:
         elements=repeated + list(read_elements(dataset, encoding)),
         after=after,
     )
+
+
+def _uid_of(encoding: Encoding | None) -> str:
+    return next(uid for uid, known in NATIVE.items() if known == encoding)
 
 
 def _read_meta(view: memoryview, start: int) -> tuple[list[Element], list[Element]]:
@@ -226,7 +235,7 @@ def _check_repeated(repeated: list[Element], syntax: str) -> None:
     if repeated and (syntax == DEFLATED or NATIVE.get(syntax, EXPLICIT_LITTLE) != EXPLICIT_LITTLE):
         raise RefusedError(
             f"{tag_text(repeated[0].tag)} is behind the end of the file meta information, where a dataset of {uid_name(syntax)} should start, "
-            "so readers disagree on how to read it; write it anew first, for example with gdcmconv"
+            "so readers disagree on how to read it; get another copy of the file, or leave it out"
         )
     second = next((element for element in repeated if element.tag == tags.TRANSFER_SYNTAX_UID), None)
     if second is not None and ascii_values(second) != [syntax]:
@@ -306,8 +315,10 @@ def _check_character_set(file: DicomFile) -> None:
     try:
         convert_encodings(texts)
     except (LookupError, ValueError) as error:
+        said = "\\".join(texts)
+        said = said if said.isascii() and said.isprintable() else f"in hexadecimal {said[:_SHORT].encode('latin-1').hex(' ')}"
         raise RefusedError(
-            f"SpecificCharacterSet (0008,0005) is {shown(chr(92).join(texts))!r}, which names no character set, so that pydicom cannot read the file; "
+            f"SpecificCharacterSet (0008,0005) is {said}, which names no character set, so that pydicom cannot read the file; "
             "set the one that its texts are in, for example with dcmodify -nb -m '(0008,0005)=ISO_IR 100'"
         ) from error
 
