@@ -109,6 +109,8 @@ MAX_UIDS_BYTES = 1 << 16
 
 NOT_REMAPPED = frozenset(
     {
+        IMPLEMENTATION_CLASS_UID,
+        0x00020100,  # PrivateInformationCreatorUID
         STUDY_INSTANCE_UID,
         FRAME_OF_REFERENCE_UID,
         REFERENCED_FRAME_OF_REFERENCE_UID,
