@@ -212,9 +212,10 @@ def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: 
     vr = bytes(view[offset + 4 : offset + 6]).decode("latin-1")
     if vr not in STANDARD_VR:
         shown = vr if vr.isascii() and vr.isprintable() and vr.strip() else f"in hexadecimal {vr.encode('latin-1').hex(' ')}"
+        right = _dictionary_vr(tag)
         raise RefusedError(
             f"the value representation of {keyword_for_tag(tag) or 'the element'} {tag_text(tag)} is {shown}, which is none (PS3.5 6.2), so readers guess "
-            "where the element ends; write the file anew first, for example with gdcmconv, which marks it as unknown, and look at what it has become"
+            f"where the element ends; {f'correct it to {right}, or ' if right != 'UN' else ''}let the software that wrote the file write it again"
         )
     if vr in EXPLICIT_VR_LENGTH_32:
         return vr, _read_number(view, offset + 8, encoding), 12
