@@ -56,17 +56,18 @@ def files_beside(directory: Path, names: Iterable[str]) -> Iterator[str]:
         yield from ((here / name).as_posix() for name in found)
 
 
-def as_handed_out(path: str, original: Document, originals: Iterable[str], present: Iterable[str]) -> Document:
-    """Give what a DICOMDIR refers to without the records of files that are not handed out; any other document as it is.
+def as_handed_out(path: str, original: Document, protected: object, originals: Iterable[str], present: Iterable[str]) -> Document:
+    """Give a DICOMDIR without the records that were rightly removed, and what only they refer to; any other document as it is.
 
     Args:
         path: of the DICOMDIR.
         original: what it was.
+        protected: what it is now; None where it was not handed out.
         originals: paths of all original files.
         present: paths of all files that are handed out.
     """
-    absent = _absent(path, original, originals, present)
-    return remaining_references(original, absent) if absent else original
+    removed = _absent(path, original, originals, present) - protected.files if isinstance(protected, Document) else frozenset()
+    return remaining_references(original, removed) if removed else original
 
 
 def directory_problems(path: str, original: object, protected: object, originals: Iterable[str], present: Iterable[str]) -> list[str]:

@@ -129,9 +129,11 @@ class _Verification:
         self.present = {record.path for record in after.files}
         self.targets = paired_paths(before, after)
         self.originals = {record.path for record in before.files}
-        documents = {path: as_handed_out(path, found, self.originals, self.present) for path, found in before.documents.items()}
-        originals: dict[str, Found] = {**before.headers, **documents}
         results: dict[str, Found] = {**after.headers, **after.documents}
+        documents = {
+            path: as_handed_out(path, found, results.get(self.targets.get(path, "")), self.originals, self.present) for path, found in before.documents.items()
+        }
+        originals: dict[str, Found] = {**before.headers, **documents}
         self.pairs = {path: (found, results[self.targets[path]]) for path, found in originals.items() if self.targets.get(path) in results}
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
 

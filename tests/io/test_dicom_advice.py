@@ -209,17 +209,17 @@ BY_HAND: dict[str, tuple[Make, str, Make]] = {
     "unknown VR": (_value_representation(b"ZZ"), "is ZZ, which is none.*correct it to CS", _value_representation(b"CS")),
     "explicit in implicit": (
         lambda path: _with_syntax(path, EXPLICIT, IMPLICIT),
-        "correct its TransferSyntaxUID",
+        "correct the one or the other",
         lambda path: _with_syntax(path, EXPLICIT, EXPLICIT),
     ),
     "implicit in explicit": (
         lambda path: _with_syntax(path, IMPLICIT, EXPLICIT),
-        "correct its TransferSyntaxUID",
+        "correct the one or the other",
         lambda path: _with_syntax(path, IMPLICIT, IMPLICIT),
     ),
     "explicit in big endian": (
         lambda path: _with_syntax(path, EXPLICIT, "1.2.840.10008.1.2.2"),
-        "correct its TransferSyntaxUID",
+        "correct the one or the other",
         lambda path: _with_syntax(path, EXPLICIT, EXPLICIT),
     ),
     "unknown transfer syntax": (lambda path: _with_syntax(path, EXPLICIT, "1.2.3.4"), "write it as Explicit VR Little Endian", _plain),

@@ -186,7 +186,7 @@ def cut(view: memoryview) -> DicomFile:
     found = _encoding_of(dataset[:_HEAD])
     if found not in (None, encoding):
         raise RefusedError(
-            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of {uid_name(_uid_of(found))}; correct its TransferSyntaxUID first"
+            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of {uid_name(_uid_of(found))}; correct the one or the other first"
         )
     return DicomFile(
         preamble=view[: PREAMBLE if prefix else 0],
