@@ -23,7 +23,7 @@ from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item, tag_text
 from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, DicomFile, ascii_values, cut, find, read_file
 from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, meta_length_is_right
-from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, read_picture
+from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, picture_of, read_picture
 from monai_salm.io.dicom.remapping import STALE
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_valid_uid
 
@@ -70,7 +70,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     if any(documents):
         kinds = [document.kind if document else "a picture" for document in documents]
         raise RefusedError(f"{kinds[0]} and {kinds[1]} cannot be compared")
-    pictures = read_picture(original), read_picture(other)
+    pictures = picture_of(original, files[0]), picture_of(other, files[1])
     pair = _Pair(pictures[0].file, pictures[1].file, pictures).with_own_uids()
     return [
         *_compare_frame(pair),
