@@ -17,7 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from monai_salm.budget import FileBudget, IntensityWindow, check_units, default_window
+from monai_salm.budget import FileBudget, IntensityWindow, default_window
+from monai_salm.hounsfield import check_units
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
-from monai_salm.budget import check_units, looks_like_ct
 from monai_salm.errors import RefusedError
+from monai_salm.hounsfield import check_units, looks_like_ct
 from monai_salm.io import MODALITIES, ImageHeader, identify
 from monai_salm.pipeline import ProtectResult, protect, scan, verify
 from monai_salm.pipeline.plan import BudgetOptions

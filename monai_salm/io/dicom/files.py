@@ -313,7 +313,7 @@ def _check_character_set(file: DicomFile) -> None:
     """Refuse a SpecificCharacterSet that makes pydicom fail, by its name."""
     texts = file.texts(tags.SPECIFIC_CHARACTER_SET)
     try:
-        convert_encodings(texts)
+        convert_encodings(texts or ["ISO_IR 6"])
     except (LookupError, ValueError) as error:
         said = "\\".join(texts)
         said = said if said.isascii() and said.isprintable() else f"in hexadecimal {said[:_SHORT].encode('latin-1').hex(' ')}"
