@@ -306,3 +306,15 @@ def test_written_meta_group_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(dicom.writing, "whole_file", lambda *args, **kwargs: real(*args, **kwargs).replace(version, wrong))  # type: ignore[attr-defined]
     with pytest.raises(VerificationError, match="ImplementationVersionName of the written file is SH monai_SALM"):
         changed(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("group", [0x0008, 0x0010])
+def test_group_lengths_go_where_the_size_changed_alone(group: int, tmp_path: Path) -> None:
+    """As the list of changes in the documentation says."""
+    preamble, meta, dataset = parts(tmp_path / "plain")
+    at = dataset.index(struct.pack("<H", group)) if group == 0x0008 else dataset.index(struct.pack("<HH", 0x0010, 0x0010))
+    length = element(group, 0, "UL", struct.pack("<I", 7))
+    source = put(tmp_path / "in", meta, dataset[:at] + length + dataset[at:], len(meta), preamble)
+    target = changed(source, tmp_path / "out")
+    assert (length in target.read_bytes()) == (group == 0x0010)
+    assert disallowed(source, target) == []
