@@ -35,7 +35,7 @@ WINDOW_PERCENTILES = (0.5, 99.5)
 """Percentiles inside the anatomy that make a window where no standard one exists (MR, PET, plain films without a VOI window)."""
 
 CT_LIKE_REAL = -500.0
-"""A picture of unknown modality that reaches below this value looks like HU; its window is not guessed."""
+"""A picture whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU; its window is not guessed."""
 
 FLOAT_STEPS = 64
 """A float file is changed on a grid of powers of two with at least this many steps in the budget."""
@@ -357,9 +357,10 @@ def default_window(
         return IntensityWindow(*full_scale_real)
     values = anatomy_values_real[np.isfinite(anatomy_values_real)]
     if values.size == 0:
-        raise RefusedError("no anatomy was found: the picture is empty or constant")
-    if not modality and values.min() < CT_LIKE_REAL:
-        raise RefusedError(f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give --modality CT, or --window LOW,HIGH")
+        raise RefusedError("no anatomy was found: the picture is empty or constant; leave it out, or give --copy-unprotected, which copies it as it is")
+    if modality in ("", "OT") and values.min() < CT_LIKE_REAL:
+        option = "--window LOW,HIGH" if modality else "--modality CT, or --window LOW,HIGH"
+        raise RefusedError(f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give {option}")
     low, high = np.percentile(values, WINDOW_PERCENTILES)
     if not low < high:
         raise RefusedError(f"the anatomy is constant at {low:.4g}, so no intensity window can be taken from it; give --window LOW,HIGH")

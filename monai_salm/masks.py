@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_salm.budget import FileBudget, IntensityWindow, default_window
+from monai_salm.hounsfield import check_units
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""
@@ -142,6 +143,7 @@ def find_window(
     """
     background = find_background(values_real, border_real, modality=modality)
     if window is None:
+        check_units(modality, values_real)
         inside = values_real
         if background is not None:
             inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]

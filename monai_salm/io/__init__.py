@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
@@ -19,11 +20,13 @@ from monai_salm.io.base import (
     atomic_target,
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
+from monai_salm.io.modalities import MODALITIES
 from monai_salm.io.other import is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
+    "MODALITIES",
     "Derivation",
     "Document",
     "HeaderChange",
@@ -46,6 +49,7 @@ __all__ = [
     "read_segmentation",
     "read_source",
     "read_with_simpleitk",
+    "remaining_references",
     "write_document",
     "write_like",
 ]
@@ -140,6 +144,11 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
         dicom.write_document(document.path, target, derivation, as_labels=document.kind == LABEL_MAP)
     else:
         _FORMATS[document.format].write_document(document.path, target, derivation)
+
+
+def remaining_references(directory: Document, absent: frozenset[str]) -> Document:
+    """Give a DICOMDIR's files and references as they are without the records of absent files, which are named as in ``directory.files``."""
+    return replace(directory, files=directory.files - absent, references=dicom.remaining_references(directory.path, absent))
 
 
 def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from monai_salm.io import Document, ImageHeader
 from monai_salm.pipeline.inventory import Inventory
@@ -83,12 +82,3 @@ class Identities:
     def dangling(self, original: Found) -> list[str]:
         """List what a file refers to that is in the original folder, but was not handed out."""
         return sorted((original.references & self.known) - self.new.keys())
-
-
-def absent_files(path: str, original: Found, protected: Found, present: set[str]) -> list[str]:
-    """List the files that a protected DICOMDIR names and that are not there, though the original's were."""
-    if not isinstance(original, Document) or not isinstance(protected, Document):
-        return []
-    folder = PurePosixPath(path).parent
-    lower = {name.lower() for name in present}
-    return sorted(name for name in protected.files if str(folder / name).lower() not in lower)

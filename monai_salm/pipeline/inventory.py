@@ -14,13 +14,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, Judgement, Kind, UndecidedError, identify, is_litter
+from monai_salm.io import Document, ImageHeader, Judgement, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
+from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
@@ -94,6 +96,12 @@ class Inventory:
         """Path of a copy -> path of the file that it is a copy of."""
         return {record.path: record.copy_of for record in self.files if record.copy_of}
 
+    @cached_property
+    def listed(self) -> dict[str, dict[str, list[str]]]:
+        """Path of a DICOMDIR -> name in its records -> path of the file of the input that is meant; several where that cannot be told."""
+        paths = [record.path for record in self.files]
+        return {path: meant_files(found.files, PurePosixPath(path).parent.as_posix(), paths) for path, found in self.documents.items() if found.files}
+
     def absolute(self, path: str) -> Path:
         """Give the place of a file on disk."""
         return self.root / path
@@ -159,7 +167,7 @@ def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices 
     for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
         inventory.files.append(_record(root, path, seen, choices.of(root, path)))
     _judge_folders(inventory)
-    return _without_collisions(inventory)
+    return _without_ambiguous(_without_collisions(inventory))
 
 
 def _file_set(source: Path, choices: KindChoices) -> list[str]:
@@ -168,9 +176,11 @@ def _file_set(source: Path, choices: KindChoices) -> list[str]:
         found = identify(source, choices.of(source.parent, source.name))
     except (RefusedError, OSError):
         return [source.name]
-    names = _companions(source, choices) if found.format in ("nifti", "itk") else set(found.files) if isinstance(found, Document) else set()
-    inside = {name for name in names if (source.parent / name).resolve().is_relative_to(source.parent.resolve()) and (source.parent / name).exists()}
-    return sorted(inside | {source.name})
+    if found.format in ("nifti", "itk"):
+        return sorted(_companions(source, choices) | {source.name})
+    names = found.files if isinstance(found, Document) else frozenset()
+    meant = meant_files(names, "", files_beside(source, names)) if names else {}
+    return sorted({path for paths in meant.values() for path in paths} | {source.name})
 
 
 def _companions(source: Path, choices: KindChoices) -> set[str]:
@@ -196,6 +206,13 @@ def _without_collisions(inventory: Inventory) -> Inventory:
             which = "which is another file" if other == target else f"and so would {other}"
             inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, {which}; rename one of the two")
     return inventory
+
+
+def _without_ambiguous(inventory: Inventory) -> Inventory:
+    """Refuse a DICOMDIR where it cannot be told which files its records mean."""
+    reasons = {path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()}
+    files = [FileRecord(record.path, reason=reason) if (reason := reasons.get(record.path)) else record for record in inventory.files]
+    return Inventory(inventory.root, files, inventory.ignored) if any(reasons.values()) else inventory
 
 
 def holds_values_alone(path: str, header: ImageHeader) -> bool:
@@ -284,9 +301,27 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         if others[other] == digest:
             return FileRecord(path, header, copy_of=other)
     if uid:
-        return FileRecord(path, reason=f"its SOPInstanceUID {uid} is that of {min(others)}, but it is another picture; give it a UID of its own")
+        return FileRecord(path, reason=_why_two(root, path, min(others), uid))
     others[path] = digest
     return FileRecord(path, header)
+
+
+def _why_two(root: Path, path: str, other: str, uid: str) -> str:
+    """Say what is wrong with a file whose SOP Instance UID another one has: lossless recompression keeps it (PS3.4 B), a change does not."""
+    said = f"its SOPInstanceUID {uid} is that of {other}"
+    try:
+        first, second = read_source(root / other), read_source(root / path)
+    except (RefusedError, OSError, MemoryError) as error:
+        return f"{said}, and whether it is the same picture is not known ({error}); keep one of the two"
+    if _same_picture(first, second):
+        return f"{said}, and it is the same picture in another encoding, or with another header; keep one of the two"
+    return f"{said}, but it is another picture; give it a UID of its own"
+
+
+def _same_picture(first: SourceImage, second: SourceImage) -> bool:
+    """Say whether two files hold the same values, whatever types and encodings they have."""
+    same_scale = (first.slope, first.intercept, first.frame_rescale) == (second.slope, second.intercept, second.frame_rescale)
+    return same_scale and first.stored.shape == second.stored.shape and np.array_equal(first.stored, second.stored)
 
 
 def file_digest(path: Path) -> str:

@@ -4,12 +4,7 @@
 from __future__ import annotations
 
 from monai_salm.errors import UsageError
-
-_CURRENT = "AR BDUS BI BMD CR CT DG DMS DX ES FID GM IO IVOCT IVUS LEN LS MG MR NM OCT OP OPM OPT OPTBSV OPTENF OPV OT PA PT PX RF RG SM SRF TG US XA XC"
-_RETIRED = "AS CD CF CP CS DD DF DM DS EC FA FS HC LP MA MS OPR RTIMAGE ST TEXTUREMAP VF"
-
-MODALITIES = frozenset(f"{_CURRENT} {_RETIRED}".split())
-"""Those of pictures that DICOM defines (PS3.3 C.7.3.1.1.1); the second row is retired or rare."""
+from monai_salm.io import MODALITIES
 
 _MEANT = {"MRI": "MR", "MRT": "MR", "PET": "PT", "XRAY": "DX", "X-RAY": "DX", "XR": "DX", "USG": "US", "MAMMO": "MG", "SPECT": "NM", "HISTO": "SM", "WSI": "SM"}
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import ImageHeader, Judgement, SourceImage, UndecidedError, judge, read_source
+from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, UndecidedError, judge, read_source
 from monai_salm.masks import Background, border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
@@ -285,8 +285,10 @@ def _judgements(inventory: Inventory, path: str, source: SourceImage) -> list[Ju
 
 
 def _modality(header: ImageHeader, options: BudgetOptions) -> str:
-    """Give the modality of a picture; color and raster pictures that do not say theirs were meant for a screen ("OT")."""
-    return header.modality or options.modality or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
+    """Give the modality of a picture; a code that is none says nothing. Color and raster pictures that do not say theirs were meant for a screen ("OT")."""
+    return (
+        (header.modality if header.modality in MODALITIES else "") or options.modality or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
+    )
 
 
 def _canvas(source: SourceImage, budget: PerturbationBudget, background: Background | None, modality: str) -> Canvas:

@@ -51,32 +51,33 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         derivation: with the UIDs that get new ones.
         written: paths of all other files in the output, to tell a DICOMDIR what is absent.
     """
-    present = {path.lower() for path in written}  # a disc's names are upper case in its DICOMDIR, and often lower on a copy
+    present = set(written)
     for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
         document = inventory.documents[path]
         alone = values_left_out(inventory, path, written)
         if alone:
             yield FileFate(path=path, status="refused", reason=f"the file of its values, {alone}, is not handed out", sha256_in=paths[path])
             continue
-        known = derivation
-        if document.files:
-            folder = Path(path).parent
-            known = replace(derivation, absent_files=frozenset(name for name in document.files if (folder / name).as_posix().lower() not in present))
+        meant = inventory.listed.get(path, {})
+        absent = frozenset(name for name, found in meant.items() if present.isdisjoint(map(inventory.output_path, found)))
         try:
             with atomic_target(output / path) as temporary:
-                write_document(document, temporary, known)
+                write_document(document, temporary, replace(derivation, absent_files=absent))
         except RefusedError as refusal:
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
             continue
         except OSError as error:
             yield FileFate(path=path, status="failed", reason=f"cannot be copied: {error.strerror or error}", sha256_in=paths[path])
             continue
-        present.add(path.lower())
+        present.add(path)
         digest = file_digest(output / path)
         notes = (f"no picture ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
-        yield FileFate(path=path, status="copied", reason="; ".join(notes), unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest)
+        left_out = f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})" if absent else ""
+        yield FileFate(
+            path=path, status="copied", reason="; ".join(notes), left_out=left_out, unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest
+        )
 
 
 def values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:

@@ -21,7 +21,8 @@ from monai_salm.io import Document, SourceImage, compare_headers, dcmtk_finds_wi
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.identities import Found, Identities, absent_files, paired_paths
+from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
+from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.similarity import structural_similarity
@@ -138,8 +139,12 @@ class _Verification:
         self.check_epsilon = check_epsilon
         self.present = {record.path for record in after.files}
         self.targets = paired_paths(before, after)
-        originals: dict[str, Found] = {**before.headers, **before.documents}
+        self.originals = {record.path for record in before.files}
         results: dict[str, Found] = {**after.headers, **after.documents}
+        documents = {
+            path: as_handed_out(path, found, results.get(self.targets.get(path, "")), self.originals, self.present) for path, found in before.documents.items()
+        }
+        originals: dict[str, Found] = {**before.headers, **documents}
         self.pairs = {path: (found, results[self.targets[path]]) for path, found in originals.items() if self.targets.get(path) in results}
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
 
@@ -257,9 +262,7 @@ class _Verification:
             pair = self.pairs[verdict.path]
             verdict.problems += self.identities.problems(verdict.path, *pair)
             verdict.dangling = self.identities.dangling(pair[0])
-            absent = absent_files(verdict.path, *pair, self.present)
-            if absent:
-                verdict.problems.append(f"it lists {len(absent)} files that are not there, the first of them {absent[0]}")
+            verdict.problems += directory_problems(verdict.path, self.before.documents.get(verdict.path), pair[1], self.originals, self.present)
         return replace(verdict, verdict="mismatch") if verdict.problems else verdict
 
     def _document(self, path: str) -> FileVerdict:

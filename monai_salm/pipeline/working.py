@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.grid import axis_cells, labels_to_working, working_shape
 from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_source
+from monai_salm.masks import CT_BODY_HU
 from monai_salm.noise import SparseNoise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
@@ -57,7 +59,7 @@ def working_sample(
         if bare is not None and stacked and not maps.carrier_voxels.any():
             bare[file.path] = _no_carrier(maps.anatomy_voxels)
     if not voxels.any():
-        raise RefusedError(_no_carrier(anatomy_voxels))
+        raise RefusedError(_why_nothing_carries(inventory, sample, anatomy_voxels))
     levels = max(file.canvas.steps for file in sample.files)
     step_model = float(np.mean([file.canvas.steps * file.canvas.step_model for file in sample.files])) / levels
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
@@ -75,6 +77,36 @@ def working_sample(
 
 def _no_carrier(anatomy_voxels: int) -> str:
     return f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window"
+
+
+def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxels: int) -> str:
+    """Say why no voxel of a sample can carry noise, with what helps: another window where that would see the anatomy."""
+    leave = "leave it out, or give --copy-unprotected, which copies it as it is"
+    canvas = sample.files[0].canvas
+    if not anatomy_voxels:
+        said = inventory.pictures[sample.files[0].path].modality
+        lack = f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is" if canvas.modality == "CT" else "nothing in it differs from its background"
+        other = "" if said or canvas.modality != "CT" else "give another --modality if it is no CT, "
+        return f"no anatomy was found: {lack}, and no --window changes that; {other}{leave}"
+    inside = [(source, inside) for source, inside in _anatomies(inventory, sample) if inside.any()]
+    values = [source.real[mask] for source, mask in inside]
+    low, high = (
+        float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values])) for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
+    )
+    window = canvas.budgets[0].window
+    wider = replace(canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets))
+    if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
+        return (
+            f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the intensity window "
+            f"{window.low:g} to {window.high:g}, so nothing can carry noise; give a --window that holds them, such as --window={low:.6g},{high:.6g}"
+        )
+    return f"its {anatomy_voxels} anatomy voxels are all saturated or padding, at {low:.6g} to {high:.6g}, so nothing can carry noise; {leave}"
+
+
+def _anatomies(inventory: Inventory, sample: SamplePlan) -> Iterator[tuple[SourceImage, NDArray[np.bool_]]]:
+    for file in sample.files:
+        source = read_source(inventory.absolute(file.path))
+        yield source, file.canvas.anatomy(source.stored)
 
 
 def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:

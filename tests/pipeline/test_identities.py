@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_salm.io import Document, ImageHeader
-from monai_salm.pipeline.identities import Found, Identities, absent_files
+from monai_salm.pipeline.identities import Found, Identities
 
 
 def _picture(uid: str, series: str = "", references: Iterable[str] = ()) -> ImageHeader:
@@ -131,12 +131,3 @@ def test_what_was_not_handed_out_is_counted_and_no_problem() -> None:
     }
     assert _problems(pairs) == {}
     assert _identities(pairs).dangling(pairs["d"][0]) == ["1.3", "1.4"]
-
-
-def test_files_that_a_directory_names_and_that_are_absent() -> None:
-    old = _document("3.1", files=["A/1", "A/2"])
-    assert absent_files("disc/DICOMDIR", old, old, {"disc/a/1", "disc/A/2"}) == []
-    assert absent_files("disc/DICOMDIR", old, old, {"A/1", "A/2", "disc/A/2"}) == ["A/1"]
-    assert absent_files("DICOMDIR", old, old, {"A/1"}) == ["A/2"]
-    assert absent_files("DICOMDIR", old, _document("3.1", files=["A/1"]), {"A/1"}) == []
-    assert absent_files("p", *PICTURE, set()) == []

@@ -61,6 +61,7 @@ LOSSY = frozenset({f"{_JPEG}50", f"{_JPEG}51", f"{_JPEG}81", f"{_JPEG}91", f"{_J
 LOSSLESS = frozenset({_RLE, *_FAMILIES}) - LOSSY
 """Decoded and encoded again exactly."""
 
+_TO_NATIVE = "convert the file to Explicit VR Little Endian first, for example with gdcmconv --raw"
 _ENCODED_BITS = 16
 _ENCODED_BITS_JPEG2000 = 24
 """OpenJPEG keeps 26 bits exactly, and the color transform takes one."""
@@ -148,7 +149,7 @@ def encode_frame(words: NDArray[Any], transfer_syntax: str, frame: FrameFormat, 
     """
     name = uid_name(transfer_syntax)
     if not can_encode(transfer_syntax, frame):
-        raise RefusedError(f"{name} of {frame.bits_stored} bits and {frame.samples} samples is not encoded; write it native")
+        raise RefusedError(f"{name} of {frame.bits_stored} bits and {frame.samples} samples is not encoded; {_TO_NATIVE}")
     if words.shape != frame.shape or words.dtype != frame.dtype:
         raise RefusedError(f"the words to encode are {words.dtype} {words.shape}, the frame is {frame.dtype} {frame.shape}")
     words = np.ascontiguousarray(words)
@@ -160,7 +161,7 @@ def encode_frame(words: NDArray[Any], transfer_syntax: str, frame: FrameFormat, 
         precision = _precision(words, frame, old, _encoded_bits(transfer_syntax))
         encoded = _ENCODERS[family](words & words.dtype.type((1 << precision) - 1), precision, transfer_syntax, frame, old)
     if not np.array_equal(decode_frame(encoded, transfer_syntax, frame), words):
-        raise RefusedError(f"{name} does not give the same values back after encoding; write it native")
+        raise RefusedError(f"{name} does not give the same values back after encoding; {_TO_NATIVE}")
     return encoded
 
 
@@ -238,7 +239,7 @@ def _precision(words: NDArray[Any], frame: FrameFormat, like: Codestream | None,
         low = words & words.dtype.type((1 << bits) - 1)
         if bits <= limit and np.array_equal(_extended(low, bits) if frame.signed else low, words):
             return bits
-    raise RefusedError(f"the words do not fit in the {limit} bits that this compression encodes; write it native")
+    raise RefusedError(f"the words do not fit in the {limit} bits that this compression encodes; {_TO_NATIVE}")
 
 
 def _encoded_bits(transfer_syntax: str) -> int:

@@ -7,6 +7,7 @@ Written from the list of what may change, not from the writer, so that a file wh
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 
-from monai_salm.errors import RefusedError
-from monai_salm.io.base import HeaderChange
+from monai_salm.errors import RefusedError, VerificationError
+from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.dicomdir import DIRECTORY_RECORDS, OFFSETS, Directory, Record, directory_of, is_directory, removed_records
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item, tag_text
-from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, DicomFile, ascii_values, find, read_file
-from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid
-from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, read_picture
+from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, DicomFile, ascii_values, cut, find, read_file
+from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, meta_length_is_right
+from monai_salm.io.dicom.pictures import Picture, compare_cells, is_lossy, picture_of, read_picture
 from monai_salm.io.dicom.remapping import STALE
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_valid_uid
 
@@ -69,7 +70,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     if any(documents):
         kinds = [document.kind if document else "a picture" for document in documents]
         raise RefusedError(f"{kinds[0]} and {kinds[1]} cannot be compared")
-    pictures = read_picture(original), read_picture(other)
+    pictures = picture_of(original, files[0]), picture_of(other, files[1])
     pair = _Pair(pictures[0].file, pictures[1].file, pictures).with_own_uids()
     return [
         *_compare_frame(pair),
@@ -78,6 +79,21 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
         *_compare_statements(pair),
         *compare_cells(*pictures),
     ]
+
+
+def read_back(source: SourceImage, written: Path) -> SourceImage:
+    """Read what ``write_like`` wrote, and hold its file meta information, without which no value is read right, against the source's.
+
+    Raises:
+        VerificationError: it differs where it may not.
+    """
+    picture = read_picture(written)
+    pair = _Pair(cut(memoryview(source.header.path.read_bytes())), picture.file).with_own_uids()
+    allowed = {"TransferSyntaxUID"} if source.header.output_transfer_syntax == picture.file.transfer_syntax else set()
+    wrong = next((change for change in _compare_meta(pair) if not change.allowed and change.name not in allowed), None)
+    if wrong is not None:
+        raise VerificationError(f"{wrong.name} of the written file is {wrong.other or 'absent'}, of the source {wrong.original or 'absent'}")
+    return picture.source
 
 
 def _compare_frame(pair: _Pair) -> Iterator[HeaderChange]:
@@ -92,11 +108,11 @@ def _compare_frame(pair: _Pair) -> Iterator[HeaderChange]:
 
 
 def _compare_meta(pair: _Pair) -> Iterator[HeaderChange]:
-    allowed = {
-        tags.MEDIA_STORAGE_SOP_INSTANCE_UID: media_storage_uid(pair.other),
-        tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID,
-        tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME,
-    }
+    """Compare the file meta information, in which only the instance, its encoding and its writer may change, and the length must be right."""
+    allowed = {tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID, tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME}
+    own = [media_storage_uid(file) for file in (pair.original, pair.other)]
+    if own[0] != own[1] and _is_mapped(pair, own[:1], own[1:]):
+        allowed[tags.MEDIA_STORAGE_SOP_INSTANCE_UID] = own[1]
     if pair.pictures is not None and pair.pictures[0].source.header.output_transfer_syntax:
         allowed[tags.TRANSFER_SYNTAX_UID] = pair.pictures[0].source.header.output_transfer_syntax
     for before, after in _paired(pair.original.meta, pair.other.meta):
@@ -104,11 +120,10 @@ def _compare_meta(pair: _Pair) -> Iterator[HeaderChange]:
         if element is None or _same(before, after):
             continue
         right = after is not None and ascii_values(after) == [allowed.get(element.tag)]
-        length = before is not None and after is not None and element.tag == tags.META_LENGTH
+        length = before is not None and after is not None and element.tag == tags.META_LENGTH and meta_length_is_right(pair.other.meta)
         yield _change(element.name, _shown(before), _shown(after), allowed=right or length)
     stated = find(pair.other.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
-    renamed = pair.original.text(tags.SOP_INSTANCE_UID) != pair.other.text(tags.SOP_INSTANCE_UID)
-    if renamed and pair.other.meta and ascii_values(stated) != [pair.other.text(tags.SOP_INSTANCE_UID)]:
+    if own[0] != own[1] and pair.other.meta and ascii_values(stated) != own[1:]:
         yield _change("MediaStorageSOPInstanceUID (not the new SOPInstanceUID)", "", _shown(stated), allowed=False)
 
 
@@ -330,11 +345,20 @@ _APPENDED: Mapping[tuple[str, int], Mapping[tuple[int, ...], str | int]] = {
 
 
 def _paired(original: Iterable[Element], other: Iterable[Element]) -> Iterator[tuple[Element | None, Element | None]]:
-    """Pair elements by tag, in tag order."""
-    first = {element.tag: element for element in original}
-    second = {element.tag: element for element in other}
-    for tag in sorted(first.keys() | second.keys()):
-        yield first.get(tag), second.get(tag)
+    """Pair elements by tag, in tag order; those that are there more than once in the order of the file."""
+    first, second = _by_occurrence(original), _by_occurrence(other)
+    for key in sorted(first.keys() | second.keys()):
+        yield first.get(key), second.get(key)
+
+
+def _by_occurrence(elements: Iterable[Element]) -> dict[tuple[int, int], Element]:
+    """Give elements by their tag and how often it was there before."""
+    counts: Counter[int] = Counter()
+    found = {}
+    for element in elements:
+        found[element.tag, counts[element.tag]] = element
+        counts[element.tag] += 1
+    return found
 
 
 def _same(before: Element | None, after: Element | None) -> bool:

@@ -108,6 +108,8 @@ def directory_of(file: DicomFile) -> Directory:
     """
     if file.transfer_syntax == DEFLATED:
         raise RefusedError("a deflated DICOMDIR, in which records have no place in the file; make a new one, for example with dcmmkdir")
+    if sum(element.tag == DIRECTORY_RECORDS for element in file.elements) > 1:
+        raise RefusedError("DirectoryRecordSequence is there more than once; make a new DICOMDIR, for example with dcmmkdir")
     start = len(file.preamble) + (len(PREFIX) if file.prefix else 0) + sum(len(element.raw) for element in file.meta)
     for element in file.elements:
         if element.tag == DIRECTORY_RECORDS:
@@ -162,6 +164,14 @@ def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation
     if not changed:
         return None
     return _linked(file, sequence, directory, contents, uid_map, signed=derivation.provenance != "none")
+
+
+def remaining_elements(file: DicomFile, absent: frozenset[str]) -> list[Element]:
+    """Give the elements of a DICOMDIR around its records, and those in the records that stay without absent files."""
+    directory = directory_of(file)
+    removed = removed_records(directory, absent)
+    records = [record for number, record in enumerate(directory.records) if number not in removed]
+    return [element for element in file.elements if element.tag != DIRECTORY_RECORDS] + [element for record in records for element in record.elements]
 
 
 def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:

@@ -11,17 +11,16 @@ from pathlib import Path
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.dicomdir import is_directory, listed_files, rewritten_directory
+from monai_salm.io.dicom.dicomdir import is_directory, listed_files, remaining_elements, rewritten_directory
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
-from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, find, identifiers, read_file, shown
-from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, whole_file
+from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, identifiers, meta_text, read_file, shown
+from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, meta_notes, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 from monai_salm.io.kinds import LABEL_MAP
 
-_MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _STANDARD_UIDS = "1.2.840.10008."
-_VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
+VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
 """MPEG-2, MPEG-4 and HEVC (PS3.5 A.4.5 to A.4.8, also fragmentable)."""
 
 _IMAGE = "Image Storage"
@@ -110,9 +109,19 @@ def references_of(file: DicomFile) -> frozenset[str]:
 
     DICOM: values of VR UI, and of unknown VR (UN, PS3.5 6.2.2) that have the form of UIDs. Also UIDs of things that are no object.
     """
+    return _references(file, file.elements)
+
+
+def remaining_references(path: Path, absent: frozenset[str]) -> frozenset[str]:
+    """Give what a DICOMDIR refers to without the records of absent files, as :func:`references_of` does."""
+    file = read_file(path)
+    return _references(file, remaining_elements(file, absent))
+
+
+def _references(file: DicomFile, elements: Iterable[Element]) -> frozenset[str]:
     own = {value for tag in _OWN for value in file.texts(tag)} | {media_storage_uid(file)}
     left_out = tags.NOT_REMAPPED | STALE
-    found = {uid for element, _ in leaves(file.elements, left_out) if element.tag not in left_out for uid in _uids(element)}
+    found = {uid for element, _ in leaves(elements, left_out) if element.tag not in left_out for uid in _uids(element)}
     return frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
 
 
@@ -161,7 +170,7 @@ def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | Non
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
     """Name what a document is, with what to know of it; nothing for a picture."""
-    if _VIDEO.fullmatch(file.transfer_syntax):
+    if VIDEO.fullmatch(file.transfer_syntax):
         return "", ()
     sop_class = _sop_class(file)
     pixels = next((element for element in file.elements if element.tag in _PIXELS), None)
@@ -172,7 +181,7 @@ def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
 
 def _sop_class(file: DicomFile) -> str:
     """Give the SOP class: of the dataset, else of the file meta information."""
-    return file.text(tags.SOP_CLASS_UID) or next(iter(ascii_values(find(file.meta, _MEDIA_STORAGE_SOP_CLASS_UID))), "")
+    return file.text(tags.SOP_CLASS_UID) or meta_text(file.meta, tags.MEDIA_STORAGE_SOP_CLASS_UID)
 
 
 def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str, ...]]:
@@ -219,6 +228,7 @@ def _notes(file: DicomFile, *, signatures: str) -> tuple[str, ...]:
     notes: dict[str, None] = {}  # in the order of the file, each once
     if has_tiff_preamble(file):
         notes["the preamble makes the file a TIFF as well and is zeroed where the file changes"] = None
+    notes |= dict.fromkeys(meta_notes(file))
     for element, _ in leaves(file.elements, STALE):
         if element.tag in ICONS:
             notes[f"{element.name}, a small copy of the pixels, is removed"] = None

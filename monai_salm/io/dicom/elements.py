@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from monai_salm.errors import RefusedError
 
@@ -209,12 +209,14 @@ def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: 
     if not encoding.explicit:
         return _dictionary_vr(tag), _read_number(view, offset + 4, encoding), 8
     _need(view, offset + 8)
-    letters = bytes(view[offset + 4 : offset + 6])
-    if not (letters.isalpha() and letters.isupper()):
+    vr = bytes(view[offset + 4 : offset + 6]).decode("latin-1")
+    if vr not in STANDARD_VR:
+        shown = vr if vr.isascii() and vr.isprintable() and vr.strip() else f"in hexadecimal {vr.encode('latin-1').hex(' ')}"
+        right = _dictionary_vr(tag)
         raise RefusedError(
-            f"{tag_text(tag)} has the value representation {letters!r}, which is none (PS3.5 6.2); repair the file first, for example with dcmconv"
+            f"the value representation of {keyword_for_tag(tag) or 'the element'} {tag_text(tag)} is {shown}, which is none (PS3.5 6.2), so readers guess "
+            f"where the element ends; {f'correct it to {right}, or ' if right != 'UN' else ''}let the software that wrote the file write it again"
         )
-    vr = letters.decode("ascii")
     if vr in EXPLICIT_VR_LENGTH_32:
         return vr, _read_number(view, offset + 8, encoding), 12
     (length,) = struct.unpack_from(encoding.order + "H", view, offset + 6)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from pydicom import dcmread
@@ -27,6 +28,7 @@ from monai_salm.io.dicom.elements import (
     tag_text,
 )
 
+META_GROUP = 0x0002
 PREAMBLE = 128
 PREFIX = b"DICM"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -38,6 +40,7 @@ NATIVE = {
     DEFLATED: EXPLICIT_LITTLE,
 }
 _COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
+_LENGTH_BYTES = 4
 _SHORT = 64
 _HEAD = 512
 _INFLATE_LIMIT = 1 << 26
@@ -63,10 +66,11 @@ class DicomFile:
     Args:
         preamble: the 128 bytes before the prefix, which may be a TIFF header; empty where there is no prefix.
         prefix: whether the file has a preamble and the prefix "DICM" (PS3.10 7.1); files from before DICOM had files have not.
-        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1); none in a file without file meta information.
+        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1); none in a file without file meta information. They end where their length
+            says, if that can be.
         transfer_syntax: UID of how the dataset is encoded; empty where the file does not say and ``encoding`` is found by trying.
         encoding: the same, for the elements.
-        elements: top level of the dataset, in file order.
+        elements: top level of the dataset, in file order; those of group 0002 that some writers leave behind the file meta information are the first.
         after: bytes behind the dataset: those after a deflated stream.
     """
 
@@ -157,39 +161,88 @@ def read_file(path: Path) -> DicomFile:
     ``transfer_syntax`` is empty; whether that is good enough is for the caller to say.
     """
     data = path.read_bytes()
-    file = _cut(memoryview(data))
+    file = cut(memoryview(data))
     _check_with_pydicom(file, data)
     return file
 
 
-def _cut(view: memoryview) -> DicomFile:
+def cut(view: memoryview) -> DicomFile:
+    """Cut a file's bytes into elements, as :func:`read_file` does, but hold nothing against pydicom: for a file that was read before."""
     first = PREAMBLE + len(PREFIX)
     prefix = bytes(view[PREAMBLE:first]) == PREFIX
-    meta: list[Element] = []
-    start = first if prefix else 0
-    while bytes(view[start : start + 2]) == b"\x02\x00":
-        element = next(read_elements(view, EXPLICIT_LITTLE, start=start))
-        meta.append(element)
-        start += len(element.raw)
-    syntax = next(iter(ascii_values(find(meta, tags.TRANSFER_SYNTAX_UID))), "")
+    meta, repeated = _read_meta(view, first if prefix else 0)
+    start = (first if prefix else 0) + sum(len(element.raw) for element in meta + repeated)
+    syntax = meta_text(meta, tags.TRANSFER_SYNTAX_UID)
     if not syntax:
         return _without_transfer_syntax(view, prefix, meta, start)
     if syntax not in NATIVE and not syntax.startswith(_COMPRESSED):
-        raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; convert to Explicit Little Endian first")
+        raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; let the software that wrote the file write it as Explicit VR Little Endian")
     dataset, after = view[start:], b""
     if syntax == DEFLATED:
         inflated, after = _inflate(bytes(dataset))
         dataset = memoryview(inflated)
     encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
+    _check_repeated(repeated, syntax)
+    found = _encoding_of(dataset[:_HEAD])
+    if found not in (None, encoding):
+        raise RefusedError(
+            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of {uid_name(_uid_of(found))}; correct the one or the other first"
+        )
     return DicomFile(
         preamble=view[: PREAMBLE if prefix else 0],
         prefix=prefix,
         meta=meta,
         transfer_syntax=syntax,
         encoding=encoding,
-        elements=list(read_elements(dataset, encoding)),
+        elements=repeated + list(read_elements(dataset, encoding)),
         after=after,
     )
+
+
+def _uid_of(encoding: Encoding | None) -> str:
+    return next(uid for uid, known in NATIVE.items() if known == encoding)
+
+
+def _read_meta(view: memoryview, start: int) -> tuple[list[Element], list[Element]]:
+    """Give the file meta information, and what follows of its group behind the end that FileMetaInformationGroupLength states.
+
+    pydicom and GDCM take no notice of the length. It counts where an element ends there and the transfer syntax is before it; else it is wrong.
+    """
+    group: list[Element] = []
+    ends: list[int] = []
+    place = start
+    while bytes(view[place : place + 2]) == b"\x02\x00":
+        element = next(read_elements(view, EXPLICIT_LITTLE, start=place))
+        group.append(element)
+        place += len(element.raw)
+        ends.append(place)
+    stated = meta_end(group, start)
+    count = ends.index(stated) + 1 if stated in ends else len(group)
+    if not meta_text(group[:count], tags.TRANSFER_SYNTAX_UID):
+        count = len(group)
+    return group[:count], group[count:]
+
+
+def meta_end(meta: list[Element], start: int = 0) -> int | None:
+    """Give where FileMetaInformationGroupLength lets the group end that begins at ``start``; None without one."""
+    if not meta or meta[0].tag != tags.META_LENGTH or meta[0].size != _LENGTH_BYTES:
+        return None
+    return start + len(meta[0].raw) + int.from_bytes(meta[0].value, "little")
+
+
+def _check_repeated(repeated: list[Element], syntax: str) -> None:
+    """Refuse file meta information that goes on behind its end where readers disagree on the file for it: dcmtk and GDCM take the first, pydicom the last."""
+    if repeated and (syntax == DEFLATED or NATIVE.get(syntax, EXPLICIT_LITTLE) != EXPLICIT_LITTLE):
+        raise RefusedError(
+            f"{tag_text(repeated[0].tag)} is behind the end of the file meta information, where a dataset of {uid_name(syntax)} should start, "
+            "so readers disagree on how to read it; get another copy of the file, or leave it out"
+        )
+    second = next((element for element in repeated if element.tag == tags.TRANSFER_SYNTAX_UID), None)
+    if second is not None and ascii_values(second) != [syntax]:
+        raise RefusedError(
+            f"TransferSyntaxUID is there more than once: {uid_name(syntax)} in the file meta information and {uid_name(','.join(ascii_values(second)))} "
+            "behind it, and readers disagree on which counts; remove the second, for example with dcmodify -nb -e '(0002,0010)'"
+        )
 
 
 def _without_transfer_syntax(view: memoryview, prefix: bool, meta: list[Element], start: int) -> DicomFile:
@@ -217,22 +270,71 @@ def _inflate(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
-    """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do."""
+    """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do, or other file meta information."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            theirs = [int(element.tag) for element in dcmread(BytesIO(data), force=not file.prefix).elements()]
+            dataset = dcmread(BytesIO(data), force=not file.prefix)
+            theirs = [int(element.tag) for element in dataset.elements()]
+            their_meta = {int(element.tag): element.value for element in dataset.file_meta.elements()}
     except Exception as error:  # whatever a damaged file makes it raise
+        _check_character_set(file)
         raise RefusedError(f"pydicom cannot read the file: {' '.join(str(error).split())[:200]}; repair the file first") from error
-    ours = [element.tag for element in file.elements]
-    if len(set(ours)) < len(ours):
-        twice = Counter(ours).most_common(1)[0][0]
-        raise RefusedError(f"{tag_text(twice)} is there more than once; repair the file first")
+    _check_unique(file.meta, "")
+    _check_unique(file.elements, "")
+    repeated = list(takewhile(lambda element: element.tag >> 16 == META_GROUP, file.elements))
     # pydicom leaves out retired group lengths, which hold nothing of the image.
-    ours, theirs = ([tag for tag in side if tag & 0xFFFF] for side in (ours, theirs))
+    ours = [tag for tag in dict.fromkeys(element.tag for element in file.elements[len(repeated) :]) if tag & 0xFFFF]
+    theirs = [tag for tag in theirs if tag & 0xFFFF]
     if ours != theirs:
         odd = min(set(ours) ^ set(theirs), default=0)
+        if not odd:
+            odd = next(after for before, after in pairwise(ours) if after < before)
+            raise RefusedError(
+                f"the elements are not in the order of their tags, as {tag_text(odd)} shows; write the file anew first, for example with dcmconv"
+            )
         raise RefusedError(f"pydicom reads other elements, first at {tag_text(odd)}; repair the file first")
+    last = {element.tag: element for element in [*file.meta, *repeated]}  # pydicom takes the last, wherever it is
+    odd = next((tag for tag in sorted(last.keys() | their_meta.keys()) if tag not in last or not _same_meta(last[tag], their_meta.get(tag))), 0)
+    if odd:
+        raise RefusedError(f"pydicom reads other file meta information, first at {tag_text(odd)}; repair the file first")
+
+
+def _same_meta(ours: Element, theirs: object) -> bool:
+    """Say whether pydicom has the same value; it has bytes, or what they mean."""
+    if isinstance(theirs, bytes):
+        return theirs == bytes(ours.value)
+    if isinstance(theirs, int):
+        return theirs == int.from_bytes(ours.value, "little")
+    return str(theirs or "") == "\\".join(ascii_values(ours))
+
+
+def _check_character_set(file: DicomFile) -> None:
+    """Refuse a SpecificCharacterSet that makes pydicom fail, by its name."""
+    texts = file.texts(tags.SPECIFIC_CHARACTER_SET)
+    try:
+        convert_encodings(texts or ["ISO_IR 6"])
+    except (LookupError, ValueError) as error:
+        said = "\\".join(texts)
+        said = said if said.isascii() and said.isprintable() else f"in hexadecimal {said[:_SHORT].encode('latin-1').hex(' ')}"
+        raise RefusedError(
+            f"SpecificCharacterSet (0008,0005) is {said}, which names no character set, so that pydicom cannot read the file; "
+            "set the one that its texts are in, for example with dcmodify -nb -m '(0008,0005)=ISO_IR 100'"
+        ) from error
+
+
+def _check_unique(elements: Iterable[Element], path: str, depth: int = 0) -> None:
+    """Refuse elements that are there twice with different bytes, at any depth: pydicom takes the last, dcmtk and GDCM the first."""
+    seen: dict[int, Element] = {}
+    for element in elements:
+        if seen.setdefault(element.tag, element).raw != element.raw:
+            name = path + (element.name if element.name.startswith("(") else f"{element.name} {tag_text(element.tag)}")
+            raise RefusedError(
+                f"{name} is there more than once with different values, and readers disagree on which counts; "
+                "repair the file first, for example with dcmconv, which keeps the first"
+            )
+        for number, item in enumerate(element.items(2 * depth) or []):
+            _check_unique(item.elements(2 * depth + 1), f"{path}{element.name}[{number}].", depth + 1)
 
 
 def identifiers(file: DicomFile) -> dict[str, str]:
@@ -269,6 +371,11 @@ def floats(texts: list[str]) -> list[float]:
 def find(elements: list[Element], tag: int) -> Element | None:
     """Give the element with a tag, or None."""
     return next((element for element in elements if element.tag == tag), None)
+
+
+def meta_text(meta: list[Element], tag: int) -> str:
+    """Give the first value of an element of the file meta information, or nothing."""
+    return next(iter(ascii_values(find(meta, tag))), "")
 
 
 def uid_name(uid: str) -> str:

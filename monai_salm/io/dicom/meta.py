@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterable
 
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, encode
-from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, ascii_values, find
+from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, Element, encode
+from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, find, meta_end, meta_text
 from monai_salm.io.dicom.remapping import Bytes, Edit, constant, rewritten
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UidMap
 
@@ -49,8 +49,7 @@ def has_tiff_preamble(file: DicomFile) -> bool:
 
 def media_storage_uid(file: DicomFile) -> str:
     """Give the UID of the instance: that of the dataset, or where it has none, as a DICOMDIR, that of the file meta information."""
-    stated = ascii_values(find(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID))
-    return file.text(tags.SOP_INSTANCE_UID) or next(iter(stated), "")
+    return file.text(tags.SOP_INSTANCE_UID) or meta_text(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
 
 
 def is_renamed(file: DicomFile, uid_map: UidMap) -> bool:
@@ -59,20 +58,39 @@ def is_renamed(file: DicomFile, uid_map: UidMap) -> bool:
 
 
 def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
-    """Write the file meta information: the new instance, and who wrote it unless that is not to be said (PS3.10 7.1); nothing for a file that has none."""
+    """Write the file meta information: the new instance, and who wrote it unless that is not to be said (PS3.10 7.1); nothing for a file that has none.
+
+    What does not change keeps its bytes, also where it is not what the dataset says. Only its length is made right.
+    """
     if not file.meta:
         return b""
-    changes = {
-        tags.MEDIA_STORAGE_SOP_INSTANCE_UID: uid_map.new(media_storage_uid(file)).encode("latin-1"),
-        tags.TRANSFER_SYNTAX_UID: transfer_syntax.encode("ascii"),
-    }
+    changes = {}
+    if is_renamed(file, uid_map):
+        changes[tags.MEDIA_STORAGE_SOP_INSTANCE_UID] = uid_map.new(media_storage_uid(file)).encode("latin-1")
+    if transfer_syntax != file.transfer_syntax:
+        changes[tags.TRANSFER_SYNTAX_UID] = transfer_syntax.encode("ascii")
     if signed:
         changes[tags.IMPLEMENTATION_CLASS_UID] = IMPLEMENTATION_CLASS_UID.encode("ascii")
         changes[tags.IMPLEMENTATION_VERSION_NAME] = IMPLEMENTATION_VERSION_NAME.encode("ascii")
     vrs = {tags.IMPLEMENTATION_VERSION_NAME: "SH"}
-    edits: dict[int, Edit] = {tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items() if value}
-    length = find(file.meta, tags.META_LENGTH)
-    body = b"".join(rewritten([element for element in file.meta if element is not length], EXPLICIT_LITTLE, UidMap(), edits))
-    if length is None:
+    edits: dict[int, Edit] = {tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items()}
+    body = b"".join(rewritten([element for element in file.meta if element.tag != tags.META_LENGTH], EXPLICIT_LITTLE, UidMap(), edits))
+    if find(file.meta, tags.META_LENGTH) is None:
         return body
     return encode(tags.META_LENGTH, "UL", struct.pack("<I", len(body)), EXPLICIT_LITTLE) + body
+
+
+def meta_notes(file: DicomFile) -> tuple[str, ...]:
+    """Say what the file meta information gets wrong; one sentence each."""
+    notes = []
+    stated = meta_text(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
+    if stated and file.text(tags.SOP_INSTANCE_UID) not in ("", stated):
+        notes.append("the file meta information names another instance than the dataset, whose new UID it gets where that changes")
+    if not meta_length_is_right(file.meta):
+        notes.append("FileMetaInformationGroupLength is wrong and is corrected where the file changes")
+    return tuple(notes)
+
+
+def meta_length_is_right(meta: list[Element]) -> bool:
+    """Say whether FileMetaInformationGroupLength is that of the group; so is none at all."""
+    return meta_end(meta) in (None, sum(len(element.raw) for element in meta))

@@ -79,12 +79,6 @@ def read_source(path: Path) -> SourceImage:
     return read_picture(path).source
 
 
-def read_back(source: SourceImage, written: Path) -> SourceImage:
-    """Read what ``write_like`` wrote."""
-    del source
-    return read_source(written)
-
-
 def read_picture(path: Path) -> Picture:
     """Read a picture with its elements and its raw words, for the writer.
 
@@ -95,6 +89,15 @@ def read_picture(path: Path) -> Picture:
     document = document_of(path, file)
     if document is not None:
         raise RefusedError(f"not a picture ({document.kind})")
+    return picture_of(path, file)
+
+
+def picture_of(path: Path, file: DicomFile) -> Picture:
+    """Read the pixels of a file that is known to be no document.
+
+    Raises:
+        RefusedError: it is no picture that can be protected faithfully.
+    """
     pixel_format = check_picture(file)
     frames = _compressed_frames(file, pixel_format)
     words = _decoded(frames, file, pixel_format) if frames else decode_words(_value(file.find(PIXEL_DATA)), pixel_format)

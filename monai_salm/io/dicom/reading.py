@@ -11,12 +11,26 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
-from monai_salm.io.dicom.documents import document_of, label_map_of, notes_of, references_of, unprotected_in
+from monai_salm.io.dicom.documents import VIDEO, document_of, label_map_of, notes_of, references_of, unprotected_in
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, NATIVE, DicomFile, class_name, decoded_text, floats, identifiers, read_file, shown, uid_name
+from monai_salm.io.dicom.files import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    META_GROUP,
+    NATIVE,
+    DicomFile,
+    ascii_values,
+    class_name,
+    decoded_text,
+    floats,
+    identifiers,
+    read_file,
+    shown,
+    uid_name,
+)
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
 from monai_salm.io.kinds import Kind
+from monai_salm.io.modalities import MODALITIES
 
 _LAYOUTS: dict[str, Layout] = {
     "MONOCHROME1": "gray",
@@ -78,6 +92,13 @@ def _check_identity(file: DicomFile) -> None:
     for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
         if not file.text(tag):
             raise RefusedError(f"{name} is absent or empty; the file is truncated or no DICOM object")
+    stated = [element for element in [*file.meta, *file.elements] if element.tag == tags.MEDIA_STORAGE_SOP_CLASS_UID]
+    other = next((uid for element in stated for uid in ascii_values(element) if uid != file.text(tags.SOP_CLASS_UID)), "")
+    if other:
+        raise RefusedError(
+            f"the file meta information says {uid_name(other)}, the dataset {uid_name(file.text(tags.SOP_CLASS_UID))}: readers go by the one or the other; "
+            "repair the file first, for example with dcmconv, which keeps that of the dataset"
+        )
 
 
 def _check_pixel_element(file: DicomFile) -> None:
@@ -88,9 +109,11 @@ def _check_pixel_element(file: DicomFile) -> None:
         if element.undefined:
             raise RefusedError("PixelData is encapsulated though the transfer syntax is native; repair the file first")
         return
+    if VIDEO.fullmatch(file.transfer_syntax):
+        raise RefusedError(f"{uid_name(file.transfer_syntax)}: video is not protected; leave it out, or share frames of it as images")
     if file.transfer_syntax not in LOSSLESS | LOSSY:
         raise RefusedError(
-            f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (video, or a codec that no longer is in use); "
+            f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (a codec that no longer is in use, or not yet); "
             "convert to Explicit VR Little Endian first, for example with gdcmconv --raw"
         )
     check_codec(file.transfer_syntax)
@@ -157,7 +180,8 @@ def _layout(file: DicomFile, samples: int) -> Layout:
     photometric = file.text(tags.PHOTOMETRIC_INTERPRETATION)
     if photometric == "PALETTE COLOR":
         raise RefusedError(
-            "PALETTE COLOR: a pixel is the number of a color, and the next number may be any other; convert to RGB to protect it, for example with dcmj2pnm"
+            "PALETTE COLOR: a pixel is the number of a color, and the next number may be any other; "
+            "convert it to RGB first, for example with gdcmconv --apply-lut"
         )
     layout = _LAYOUTS.get(photometric)
     if layout is None or samples != (1 if layout == "gray" else 3):
@@ -216,6 +240,14 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
     )  # fmt: skip
     native = file.transfer_syntax in NATIVE or can_encode(file.transfer_syntax, frame)
     notes = notes_of(file)
+    modality = file.text(tags.MODALITY).upper()  # careless writers use lower case
+    if modality and modality not in MODALITIES:
+        notes += (f"Modality is {shown(modality)}, which is no code of the standard, so that nothing is known of its values",)
+    if not native and file.elements[0].tag >> 16 == META_GROUP:
+        raise RefusedError(
+            f"{uid_name(file.transfer_syntax)} is written as Explicit VR Little Endian, but file meta information is there a second time and would "
+            "contradict it; remove that, for example with dcmodify -nb -ie -e '(0002,0010)'"
+        )
     if not native:
         why = "for lossy compression" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
         notes += (f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written as Explicit VR Little Endian",)
@@ -227,7 +259,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         stacked=pixel_format.stacked,
         regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns) if pixel_format.tiles == (1, 1) else (),
         dtype=pixel_format.dtype,
-        modality=file.text(tags.MODALITY),
+        modality=modality,
         identifiers=identifiers(file),
         slice_position=_slice_position(file),
         instance_number=_instance_number(file),

@@ -45,7 +45,8 @@ def rewritten(elements: Iterable[Element], encoding: Encoding, uid_map: UidMap, 
     left = dict(edits)
     for element in elements:
         after = remapped(element, uid_map, removed)
-        edit = left.pop(element.tag, None)
+        left.pop(element.tag, None)
+        edit = edits.get(element.tag)  # also of one that is there twice, with the same bytes
         if edit is not None:
             mapped = element if after is element.raw else _parsed(after, element.encoding)
             after = edit(mapped, encoding)
