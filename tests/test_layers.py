@@ -32,12 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "optimize": {"errors"} | CORE - {"surrogate"},
     "surrogate": {"errors"} | CORE,
     "io": {"errors"},
-    "transforms": {"errors", "io"} | CORE,
+    "bounds": {"errors", "io", "budget", "grid", "masks", "noise", "canvas"},
+    "transforms": {"errors", "io", "bounds"} | CORE,
     "baselines": {"errors"} | CORE,
-    "pipeline": {"errors", "io", "baselines"} | CORE,
-    "evaluate": {"errors", "io", "pipeline"} | CORE,
-    "bundle": {"errors", "io", "pipeline", "transforms"} | CORE,
-    "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | CORE,
+    "pipeline": {"errors", "io", "bounds", "baselines"} | CORE,
+    "evaluate": {"errors", "io", "bounds", "pipeline"} | CORE,
+    "bundle": {"errors", "io", "bounds", "pipeline", "transforms"} | CORE,
+    "demo": {"errors", "io", "bounds", "pipeline", "evaluate", "transforms"} | CORE,
 }
 # Foreign packages that one room alone may import.
 AT_HOME = {

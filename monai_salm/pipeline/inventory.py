@@ -16,12 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_salm.bounds import SERIES_MODALITIES as SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, identify, is_litter
 from monai_salm.pipeline.archive import is_archive, unpack
-
-SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
-"""Modalities whose series is one volume; a series of others is a collection of separate views."""
 
 _WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
 """Suffixes of files that hold their own header."""
