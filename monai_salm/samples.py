@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.grid import axis_cells, cell_counts, to_working
+from monai_salm.noise import fingerprint
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
@@ -190,3 +192,9 @@ class WorkingSet:
 def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
     return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))
+
+
+def own_generator(images: Tensor, seed: int, round_number: int = 0) -> torch.Generator:
+    """Give a generator whose draws depend on a batch of one image alone, not on its name, nor on the other samples."""
+    digest = hashlib.sha256(f"{seed}/{round_number}/{fingerprint(images.cpu().numpy())}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -21,7 +21,7 @@ from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
-from monai_salm.pipeline.search import SearchSummary, make_noise
+from monai_salm.pipeline.search import SearchSummary, check_surrogate, make_noise
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ def prepare(
     """
     budget = BudgetOptions(epsilon=options.parsed_epsilon(), window=options.parsed_window(), modality=options.modality.upper())
     needs_labels = options.noise_method().search is not None
+    check_surrogate(options)
     inventory = scan(source, unpack_into=unpack_into, show_progress=show_progress)
     labels = find_labels(inventory, options) if needs_labels else None
     if needs_labels and not inventory.pictures:
