@@ -30,17 +30,16 @@ from lab_noises import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
-from monai_salm.masks import box_blur
+from monai_salm.masks import border_values, box_blur, find_background
 from monai_salm.networks import logits_of
 from monai_salm.optimize import MinMinOptimizer
 from monai_salm.pipeline.methods import METHODS
 from monai_salm.pipeline.search import seeded_network
 from monai_salm.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.transforms.array import image_budget
 
 
 @dataclass
@@ -185,7 +184,14 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
     samples, result = [], data.images.clone()
     for number, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
         values = (image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64)
-        budget = image_budget(values, "CR", Epsilon.parse("8/255"), IntensityWindow(0, 255))
+        background = find_background(values, border_values(values), modality="CR")
+        budget = PerturbationBudget(Epsilon.parse("8/255"), IntensityWindow(0, 255)).bind(
+            values,
+            modality="CR",
+            background_real=background.center_real if background else None,
+            background_spread_real=background.spread_real if background else 0.0,
+            background_stored=background.exact_stored if background else None,
+        )
         maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
         samples.append(WorkingSample(sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)))
     working = WorkingSet(samples)

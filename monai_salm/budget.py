@@ -43,6 +43,9 @@ FLOAT_STEPS = 64
 MOST_STEPS = 32767
 """No budget has more steps than this, the most that stored noise can hold (16 bits)."""
 
+_EXACT = 2**53
+"""Integers beyond it are not all floats, in which limits are kept."""
+
 _SLACK = 1e-9
 """Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 grey levels are 8 steps and not 7."""
 
@@ -244,7 +247,18 @@ class PerturbationBudget:
 
         Raises:
             RefusedError: the file cannot carry the noise.
+            UsageError: what is given is no file's: no numbers, or no rescaling.
         """
+        if stored.dtype.kind not in "iuf":
+            raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
+        if not all(map(math.isfinite, (slope, intercept, background_spread_real))) or slope == 0:
+            raise UsageError(f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not 0, the intercept finite")
+        if padding_stored is not None and not padding_stored[0] <= padding_stored[1]:
+            raise UsageError(f"the padding range {padding_stored[0]:g} to {padding_stored[1]:g} is empty; give (lowest, highest)")
+        if stored.size == 0:
+            raise RefusedError("it holds no value, so there is nothing to protect")
+        if stored.dtype.kind in "iu" and max(abs(int(stored.min())), abs(int(stored.max()))) > _EXACT:
+            raise RefusedError(f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds cannot be kept exactly")
         quantum, steps = stored_steps(self.epsilon_real, slope, stored)
         valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
         if padding_stored is not None:

@@ -61,6 +61,19 @@ class SparseNoise:
         kind = np.int8 if levels <= 127 else np.int16
         return cls(tuple(steps.shape), np.packbits(nonzero.ravel()), steps[nonzero].astype(kind), levels)
 
+    def problem(self) -> str:
+        """Say what is wrong with noise that was read; empty if nothing is."""
+        cells = int(np.prod(self.shape, dtype=np.int64))
+        if not 1 <= self.levels <= MOST_STEPS:
+            return f"{self.levels} levels"
+        if self.mask.dtype != np.uint8 or self.mask.shape != (-(-cells // 8),):
+            return f"a mask of {self.mask.dtype} {self.mask.shape} for a grid of {self.shape}"
+        marked = int(np.unpackbits(self.mask, count=cells).sum())
+        if self.values.dtype not in (np.int8, np.int16) or self.values.shape != (marked,):
+            return f"values of {self.values.dtype} {self.values.shape} for {marked} cells"
+        largest = int(np.abs(self.values.astype(np.int64)).max(initial=0))
+        return f"a step of {largest}, more than its {self.levels} levels" if largest > self.levels else ""
+
     def dense(self) -> NDArray[np.int16]:
         """Unpack to an array of ``shape``."""
         cells = int(np.prod(self.shape))
@@ -122,14 +135,24 @@ class NoiseStore:
             SalmError: the file is damaged or of another version.
         """
         with self._open(sample_id) as file:
-            metadata = file.metadata()
-            shape = tuple(json.loads(metadata["shape"]))
-            return SparseNoise(shape, file.get_tensor("mask"), file.get_tensor("values"), int(metadata["levels"]))
+            try:
+                metadata = file.metadata()
+                shape = tuple(int(length) for length in json.loads(metadata["shape"]))
+                noise = SparseNoise(shape, file.get_tensor("mask"), file.get_tensor("values"), int(metadata["levels"]))
+            except (KeyError, ValueError, TypeError, SafetensorError) as error:
+                raise _damaged(self._path(sample_id), str(error)) from error
+        problem = noise.problem()
+        if problem or metadata["sample_id"] != sample_id:
+            raise _damaged(self._path(sample_id), problem or f"it is of sample {metadata['sample_id']!r}")
+        return noise
 
     def record(self, sample_id: str) -> dict[str, Any]:
         """Load what the writer kept beside the noise; errors as :meth:`read`."""
         with self._open(sample_id) as file:
-            record: dict[str, Any] = json.loads(file.metadata()["record"])
+            try:
+                record: dict[str, Any] = dict(json.loads(file.metadata()["record"]))
+            except (KeyError, ValueError, TypeError) as error:
+                raise _damaged(self._path(sample_id), f"record {error}") from error
             return record
 
     def __contains__(self, sample_id: object) -> bool:
@@ -139,6 +162,8 @@ class NoiseStore:
         """Give the sample ids in the order of their file names."""
         for path in sorted(self.folder.glob("*.safetensors")):
             with _open_checked(path) as file:
+                if "sample_id" not in file.metadata():
+                    raise _damaged(path, "no sample_id")
                 yield file.metadata()["sample_id"]
 
     def __len__(self) -> int:
@@ -150,11 +175,15 @@ def _open_checked(path: Path) -> Any:
     try:
         file: Any = safe_open(path, framework="numpy")  # its stub leaves the results of its methods out
     except SafetensorError as error:
-        raise SalmError(f"{path}: damaged noise file ({error}); delete it and run again with --resume") from error
+        raise _damaged(path, str(error)) from error
     found = (file.metadata() or {}).get("format")
     if found != STORE_FORMAT:
         raise SalmError(f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it")
     return file
+
+
+def _damaged(path: Path, reason: str) -> SalmError:
+    return SalmError(f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); delete it, and search.json beside its folder, and run again with --resume")
 
 
 def _ordered(content: bytes) -> bytes:

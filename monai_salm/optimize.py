@@ -27,11 +27,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from monai_salm.checks import check_network, check_targets, known_device
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.masks import box_blur, local_contrast, sparsity_mask
 from monai_salm.networks import logits_of
-from monai_salm.samples import WorkingBatch, WorkingSet
+from monai_salm.samples import WorkingBatch, WorkingSet, own_generator
 from monai_salm.tasks import LearningTask
 from monai_salm.textures import class_directions, class_textures
 
@@ -152,8 +153,12 @@ class MinMinOptimizer:
         settings: see :class:`MinMinSettings`.
         augmentation: what the noise has to survive.
         device: where to compute.
-        freeze_surrogate: True takes noise steps only, with the network as it is (further samples of a finished run).
+        freeze_surrogate: True takes noise steps only, with the network as it is (further samples of a finished run). Each sample is then on its own, in
+            its batches as in its draws: its noise does not depend on which others are protected with it.
         show_progress: a progress bar on standard error.
+
+    Raises:
+        UsageError: torch does not know the device, or does not see it.
     """
 
     def __init__(
@@ -171,7 +176,7 @@ class MinMinOptimizer:
         self.task = task
         self.settings = settings or MinMinSettings()
         self.augmentation = augmentation or ConsumerAugmentation()
-        self.device = torch.device(device)
+        self.device = known_device(device)
         self.freeze_surrogate = freeze_surrogate
         self.show_progress = show_progress
 
@@ -196,10 +201,15 @@ class MinMinOptimizer:
             samples: with targets.
             state: of a stopped run, to go on from; it is changed in place.
             after_round: called after each round, to save the state.
+
+        Raises:
+            UsageError: the network or the targets do not fit the task, or the search left the finite numbers.
         """
         settings = self.settings
-        state = state or self.start(samples)
         self.network.to(self.device)
+        check_targets(samples, self.task)
+        check_network(self.network, type(self.network).__name__, self.task, samples.padded_shape, self.device, trained=not self.freeze_surrogate)
+        state = state or self.start(samples)
         with tqdm(total=settings.max_rounds, initial=state.round, desc="optimizing", unit="round", disable=not self.show_progress) as bar:
             while state.round < settings.max_rounds and not self._done(state):
                 log = self._round(samples, state)
@@ -247,6 +257,7 @@ class MinMinOptimizer:
         least = max(settings.surrogate_batches, settings.texture_batches) if looked else settings.surrogate_batches
         wanted = max(least, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
         done = seen = 0
+        total = torch.zeros((), device=self.device)
         while done < wanted:
             for indices in self._batches(samples, generator):
                 if done == wanted:
@@ -256,11 +267,15 @@ class MinMinOptimizer:
                 images = self._apply(batch, steps, self._mask(score, batch) if state.round else torch.zeros_like(score, dtype=torch.bool))
                 images, target = self._augment(images, batch, generator)
                 optimizer.zero_grad(set_to_none=True)
-                self._losses(images, target)[0].mean().backward()  # type: ignore[no-untyped-call]
+                loss = self._losses(images, target)[0].mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
                 nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
                 optimizer.step()
                 done += 1
                 seen += len(indices)
+        if not bool(total.isfinite()):  # asked once a round, since every question waits for the device
+            raise UsageError(f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller learning_rate, or another network")
         state.passes += seen / len(samples)
 
     def _move_noise(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> tuple[float, float]:
@@ -271,6 +286,8 @@ class MinMinOptimizer:
         errors, changed, anatomy = 0.0, 0, 0
         for indices in self._batches(samples, None):
             batch = samples.batch(indices, self.device)
+            if self.freeze_surrogate:
+                generator = own_generator(batch.images, settings.seed, state.round)
             steps, score = self._gather(samples, state, batch)
             mask = self._mask(score, batch) if state.round else (batch.voxels > 0) & (not looks)
             # Only the steps change from here on, and they stay within the budget: the rest of the product is made once.
@@ -283,6 +300,8 @@ class MinMinOptimizer:
                 gathered += gradient.abs()
                 if not looks:
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
+            if not bool(gathered.isfinite().all()):
+                raise UsageError(f"a loss gradient is not finite near sample {samples.ids[indices[0]]!r}; give finite images, or another network")
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
             gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
             score = gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
@@ -308,11 +327,9 @@ class MinMinOptimizer:
         return self.augmentation(images, generator)[0], batch.target
 
     def _losses(self, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-        if target is None:
-            raise UsageError("the samples have no labels, which error-minimizing noise needs; give --labels, or --method random")
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = logits_of(self.network, images)
-        return self.task.loss(logits.float(), target), logits
+        return self.task.loss(logits.float(), target), logits  # type: ignore[arg-type]
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
@@ -334,7 +351,9 @@ class MinMinOptimizer:
         if settings.mask_rule == "dense":
             return voxels > 0
         if settings.mask_rule == "random":
-            rows = [torch.rand(voxels[0].numel(), generator=torch.Generator().manual_seed(settings.seed * 7_919 + index)) for index in batch.indices]
+            frozen = [own_generator(batch.images, settings.seed)] if self.freeze_surrogate else []
+            generators = frozen or [torch.Generator().manual_seed(settings.seed * 7_919 + index) for index in batch.indices]
+            rows = [torch.rand(voxels[0].numel(), generator=generator) for generator in generators]
             score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
         if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
@@ -361,7 +380,7 @@ class MinMinOptimizer:
             if generator is not None
             else sorted(range(count), key=lambda i: samples.samples[i].image_model.shape)
         )
-        size = self.settings.batch_size
+        size = 1 if self.freeze_surrogate else self.settings.batch_size
         return (order[i : i + size] for i in range(0, count, size))
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
-from monai_salm.grid import cell_counts, to_working
+from monai_salm.grid import axis_cells, cell_counts, to_working
+from monai_salm.noise import fingerprint
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
@@ -64,6 +66,28 @@ class WorkingMaps:
         behind = tuple(range(anatomy.ndim, marks.ndim))
         share = to_working(marks.mean(axis=behind) if behind else marks, shape)
         return cls(to_working(canvas.model(stored), shape), cell_counts(np.asarray(marks.any(axis=behind)), shape), share, int(anatomy.sum()))
+
+    @classmethod
+    def of_slices(cls, slices: Iterable[tuple[NDArray[Any], Canvas]], native: tuple[int, ...], shape: tuple[int, ...]) -> WorkingMaps:
+        """Bring the stored values of a volume's slices, in their order, onto a working grid of ``shape``; one at a time, so that memory stays flat."""
+        image, share = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
+        cells = axis_cells(native[0], shape[0])
+        depth = np.bincount(cells, minlength=shape[0])
+        for cell, (stored, canvas) in zip(cells, slices, strict=True):
+            maps = cls.of_file(stored, canvas, shape[1:])
+            weight = 1.0 / depth[cell]
+            image[cell] += maps.image_model * weight
+            share[cell] += maps.carrier_share * weight
+            voxels[cell] += maps.carrier_voxels
+            anatomy_voxels += maps.anatomy_voxels
+        return cls(image, voxels, share, anatomy_voxels)
+
+
+def common_steps(canvases: Sequence[Canvas]) -> tuple[int, float]:
+    """Give the steps of a sample of some files, the most of any, and the model value of one step on average."""
+    levels = max(canvas.steps for canvas in canvases)
+    return levels, float(np.mean([canvas.steps * canvas.step_model for canvas in canvases])) / levels
 
 
 @dataclass
@@ -168,3 +192,9 @@ class WorkingSet:
 def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
     return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))
+
+
+def own_generator(images: Tensor, seed: int, round_number: int = 0) -> torch.Generator:
+    """Give a generator whose draws depend on a batch of one image alone, not on its name, nor on the other samples."""
+    digest = hashlib.sha256(f"{seed}/{round_number}/{fingerprint(images.cpu().numpy())}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

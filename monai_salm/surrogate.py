@@ -6,9 +6,10 @@ One `safetensors` file: the tensors of the network's state, and under the metada
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
-from monai_salm.networks import build_network
+from monai_salm.networks import build_network, size_multiple
+from monai_salm.optimize import MinMinOptimizer, MinMinSettings
+from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.tasks import task_from_json
 
-SURROGATE_FORMAT = "monai_salm.surrogate/3"
+_FORMATS = "monai_salm.surrogate/"
+SURROGATE_FORMAT = f"{_FORMATS}4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,9 @@ class SurrogateCard:
         epsilon: value and units.
         window: (low, high) in real units, or None where each image has its own.
         modality: DICOM Modality code for images that do not say theirs.
+        method: name of the method that it searched for.
+        rounds: how many rounds that took; further samples get as many.
+        series: :func:`series_key` of each volume of the run -> ``to_json`` of its :class:`~monai_salm.bounds.VolumeBudget`.
     """
 
     network: str
@@ -52,6 +61,14 @@ class SurrogateCard:
     epsilon: tuple[float, str]
     window: tuple[float, float] | None
     modality: str
+    method: str
+    rounds: int
+    series: dict[str, dict[str, Any]]
+
+
+def series_key(series_uid: str) -> str:
+    """Give the name of a series on a card, which may be handed on where its UID may not."""
+    return hashlib.sha256(series_uid.encode()).hexdigest()[:32]
 
 
 def surrogate_bytes(network: nn.Module, card: SurrogateCard) -> bytes:
@@ -69,15 +86,46 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
-            if metadata.get("format") != SURROGATE_FORMAT:
+            found = metadata.get("format")
+            if found != SURROGATE_FORMAT and str(found).startswith(_FORMATS):
                 raise UsageError(
-                    f"{path}: format {metadata.get('format')!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder"
+                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; protect its files again with this version, or use the version that wrote it"
                 )
+            if found != SURROGATE_FORMAT:
+                raise UsageError(f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder")
             state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder") from error
-    card = SurrogateCard(**json.loads(metadata["surrogate"]))
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"], image_shape=tuple(card.padded_shape))
-    network.load_state_dict(state)
+    try:
+        card = SurrogateCard(**json.loads(metadata["surrogate"]))
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"], image_shape=tuple(card.padded_shape))
+        network.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{path}: the surrogate is damaged ({reason}); take another copy of it, or make it again with 'protect'") from error
     return network, card
+
+
+def frozen_set(samples: Sequence[WorkingSample], card: SurrogateCard) -> WorkingSet:
+    """Put samples into batches for a frozen surrogate, of the shape that it was trained with where it has a place for each cell."""
+    fixed = size_multiple(card.network) != PAD_MULTIPLE
+    return WorkingSet(samples, tuple(card.padded_shape) if fixed else None)
+
+
+def frozen_optimizer(
+    network: nn.Module, card: SurrogateCard, *, rounds: int | None = None, device: torch.device | str = "cpu", show_progress: bool = False
+) -> MinMinOptimizer:
+    """Give the optimizer of further samples: all is as its card says, so that a sample's noise is the same whoever asks for it.
+
+    Args:
+        network, card: of :func:`load_surrogate`.
+        rounds: None takes as many as the surrogate's own run took. There is no stop rule, which would depend on the other samples.
+        device: where to compute.
+        show_progress: a progress bar on standard error.
+    """
+    settings = replace(MinMinSettings(**card.search), max_rounds=card.rounds if rounds is None else rounds, stop_error=0.0)
+    return MinMinOptimizer(
+        network, task_from_json(card.task), settings,
+        augmentation=ConsumerAugmentation(**card.augmentation), device=device, freeze_surrogate=True, show_progress=show_progress,
+    )  # fmt: skip

@@ -191,3 +191,27 @@ def test_file_budget_survives_json() -> None:
     budget = file_budget(padding_stored=(-2000.0, -1500.0), background_real=-1000.0)
     assert FileBudget.from_json(json.loads(json.dumps(budget.to_json()))) == budget
     assert FileBudget.from_json(replace(budget, padding_stored=None).to_json()) == replace(budget, padding_stored=None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "arguments", "error", "message"),
+    [
+        (np.array([True, False]), {}, UsageError, "stored values of bool carry no noise"),
+        (np.array([1j, 2]), {}, UsageError, "stored values of complex128 carry no noise"),
+        (np.array(["1", "900"]), {}, UsageError, "carry no noise"),
+        (np.array([1, 900], dtype=object), {}, UsageError, "stored values of object carry no noise"),
+        (np.zeros(0), {}, RefusedError, "it holds no value"),
+        (np.arange(900), {"slope": 0.0}, UsageError, "slope 0 and intercept 0 are no rescaling"),
+        (np.arange(900), {"slope": float("nan")}, UsageError, "are no rescaling"),
+        (np.arange(900), {"intercept": float("inf")}, UsageError, "are no rescaling"),
+        (np.arange(900), {"padding_stored": (5, 1)}, UsageError, "the padding range 5 to 1 is empty"),
+        (np.array([0, 2**60 + 1]), {}, RefusedError, r"values reach 1152921504606846977, beyond 2\*\*53"),
+        (np.array([0, 2**64 - 1], dtype=np.uint64), {}, RefusedError, r"beyond 2\*\*53"),
+        (np.array([-(2**63), 0]), {}, RefusedError, r"beyond 2\*\*53"),
+    ],
+    ids=["bool", "complex", "text", "object", "empty", "slope 0", "slope NaN", "intercept", "padding", "int64", "uint64", "lowest"],
+)
+def test_odd_values_are_refused_in_one_line(stored: Any, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        PerturbationBudget(Epsilon(0.1), IntensityWindow(0, 1000)).bind(stored, **arguments)
+    assert "\n" not in str(caught.value)

@@ -107,7 +107,7 @@ class Watched(nn.Module):
         self.seen: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += list(images.detach().clone())
+        self.seen += [image for image in images.detach().clone() if image.any()]  # an empty one is shown to see what comes out
         result: torch.Tensor = self.network(images)
         return result
 

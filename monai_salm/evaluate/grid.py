@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from monai_salm.checks import check_network
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import Countermeasure, ImageChange, Leak
 from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, stratified_part
@@ -20,7 +21,6 @@ from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART, VictimResult
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.victims import VictimRecipe, build_victim, is_pretrained, train_victim
-from monai_salm.pipeline.search import check_network
 from monai_salm.samples import WorkingSample
 
 

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from monai_salm.bounds import SERIES_MODALITIES as SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, Judgement, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
-
-SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
-"""Modalities whose series is one volume; a series of others is a collection of separate views."""
 
 _WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
 """Suffixes of files that hold their own header."""

@@ -10,25 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
+from monai_salm.bounds import VolumeValues, picture_modality, slice_order, volume_of
+from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, UndecidedError, judge, read_source
-from monai_salm.masks import Background, border_values, find_window
+from monai_salm.io import Judgement, SourceImage, UndecidedError, judge, read_source
 from monai_salm.noise import fingerprint
-from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
+from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 
 PLAN_FORMAT = "monai_salm.plan/2"
-
-SAMPLED_VALUES = 2_000_000
-"""Values of a series that its window and background are estimated from."""
 
 
 @dataclass(frozen=True)
@@ -212,24 +207,15 @@ def _volumes(inventory: Inventory) -> list[list[str]]:
     """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every other file alone."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, header in inventory.pictures.items():
-        series = header.identifiers.get("SeriesInstanceUID", "") if header.modality in SERIES_MODALITIES else ""
+        series = volume_of(header)
         groups[("series", series) if series else ("file", path)].append(path)
-    return [sorted(paths, key=lambda path: _slice_order(inventory.pictures[path], path)) for paths in groups.values()]
-
-
-def _slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str, str]:
-    """Order by position, then by number, then by identity: never by path, which may change."""
-    uid = header.identifiers.get("SOPInstanceUID", "")
-    return (header.slice_position is None, header.slice_position or 0.0, header.instance_number or 0, uid, path)
+    return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
 
 
 def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, Canvas]]:
     """Bind the budgets of each file of a volume; files are read twice if there are several, so that memory stays flat."""
     readable: dict[str, SourceImage | None] = {}
-    values, borders = [], []
-    voi: tuple[float, float] | None = None
-    full_scale: tuple[float, float] | None = None
-    share = max(1000, SAMPLED_VALUES // len(paths))
+    values = VolumeValues(len(paths))
     judged: list[Judgement] = []
     for path in paths:
         try:
@@ -241,15 +227,7 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
             refused[path] = "it needs more memory than there is"
             continue
         judged += _judgements(inventory, path, source)
-        pictures = source.pictures()
-        for picture in pictures:
-            some = max(100, share // len(pictures))
-            values.append(_sampled(picture, picture.stored, some))
-            borders.append(_sampled(picture, border_values(picture.stored), some))
-        voi = voi or source.header.window_real
-        if tuple(source.range_stored) == (0.0, 255.0):
-            ends = [end * source.slope + source.intercept for end in source.range_stored]
-            full_scale = (min(ends), max(ends))
+        values.add(source)
         readable[path] = source if len(paths) == 1 else None
     if not readable:
         return
@@ -257,19 +235,16 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
     if 2 * sum(judgement.foreground for judgement in flat) > sum(judgement.foreground for judgement in judged):
         refused.update(dict.fromkeys(readable, str(UndecidedError(flat[0]))))
         return
-    modality = _modality(inventory.pictures[paths[0]], options)
+    modality = picture_modality(inventory.pictures[paths[0]], options.modality)
     try:
-        window, background = find_window(
-            modality, np.concatenate(values), np.concatenate(borders), voi_real=voi, full_scale_real=full_scale, window=options.window
-        )
+        budget = values.budget(modality, options.epsilon, options.window)
     except RefusedError as refusal:
         refused.update({path: str(refusal) for path in readable})
         return
-    budget = PerturbationBudget(options.epsilon, window)
     for path, known in readable.items():
         source = known if known is not None else read_source(inventory.absolute(path))
         try:
-            yield path, source, _canvas(source, budget, background, modality)
+            yield path, source, budget.canvas(source)
         except RefusedError as refusal:
             refused[path] = str(refusal)
 
@@ -282,55 +257,6 @@ def _judgements(inventory: Inventory, path: str, source: SourceImage) -> list[Ju
     color = header.trailing == (3,)
     axes = len(header.trailing)
     return [judge(source.stored, slope=source.slope, intercept=source.intercept, trailing=axes, color=color, declared="picture", by="its SOP class")]
-
-
-def _modality(header: ImageHeader, options: BudgetOptions) -> str:
-    """Give the modality of a picture; a code that is none says nothing. Color and raster pictures that do not say theirs were meant for a screen ("OT")."""
-    return (
-        (header.modality if header.modality in MODALITIES else "") or options.modality or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
-    )
-
-
-def _canvas(source: SourceImage, budget: PerturbationBudget, background: Background | None, modality: str) -> Canvas:
-    """Bind a budget to the values of one file, picture by picture where these are rescaled differently.
-
-    Raises:
-        RefusedError: the file, or one of its pictures, cannot carry the noise.
-    """
-    header = source.header
-    bound = []
-    for part in source.pictures() if source.frame_rescale else [source]:
-        exact = None
-        if background is not None and background.exact_stored is not None:
-            exact = round((background.exact_stored - part.intercept) / part.slope, 9)
-        bound.append(
-            budget.bind(
-                part.stored,
-                modality=modality,
-                slope=part.slope,
-                intercept=part.intercept,
-                padding_stored=part.padding_stored,
-                background_real=background.center_real if background else None,
-                background_spread_real=background.spread_real if background else 0.0,
-                background_stored=exact,
-                may_be_constant=bool(source.frame_rescale),
-            )
-        )
-    return Canvas(
-        budgets=tuple(bound), spacing=header.spacing, trailing=len(header.trailing), stacked=header.stacked, regions=header.regions
-    )  # fmt: skip
-
-
-def _sampled(picture: SourceImage, stored: NDArray[Any], wanted: int) -> NDArray[np.float64]:
-    """Give about ``wanted`` real values of a picture, without padding."""
-    if picture.padding_stored is not None:
-        stored = stored[(stored < picture.padding_stored[0]) | (stored > picture.padding_stored[1])]
-    return _every(stored, wanted).astype(np.float64) * picture.slope + picture.intercept
-
-
-def _every(values: NDArray[Any], wanted: int) -> NDArray[Any]:
-    """Take about ``wanted`` of the values, evenly."""
-    return values.ravel()[:: max(1, values.size // wanted)]
 
 
 def _plan_volume(

@@ -13,7 +13,7 @@ from monai_salm.pipeline.methods import check_method
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.references import values_left_out
-from monai_salm.pipeline.search import SURROGATE_SUFFIX, build_surrogate_for, load_set, load_working_samples, pick_device, task_of
+from monai_salm.pipeline.search import SURROGATE_SUFFIX, check_fit, load_set, load_working_samples, pick_device
 from monai_salm.samples import WorkingSet
 from monai_salm.surrogate import load_surrogate
 
@@ -60,7 +60,7 @@ def preflight(
         return None
     working = load_set(inventory, plan, options, bare, show_progress=show_progress)
     check_method(options.method, options.task, working.spatial_dims)
-    build_surrogate_for(working, plan, options, task_of(working, plan, options.task))
+    check_fit(working, plan, options)
     return working
 
 

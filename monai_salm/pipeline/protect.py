@@ -29,7 +29,7 @@ from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.plan_changes import plan_changes
 from monai_salm.pipeline.preflight import check_choices, foresee, preflight
-from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, is_searched, make_noise
+from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
 from monai_salm.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def prepare(
         UsageError: the options do not fit each other or the input.
     """
     check_choices(options)
+    check_surrogate(options)
     needs_labels = options.needs_labels()
     if options.labels is not None and not options.labels.exists():
         raise UsageError(f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in UTF-8, or a folder of label maps")

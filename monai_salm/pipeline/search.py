@@ -7,14 +7,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from monai_salm.baselines import Baseline, BaselineRun
+from monai_salm.bounds import VolumeBudget, volume_of
+from monai_salm.checks import check_network
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import atomic_target
-from monai_salm.networks import build_network, logits_of, size_multiple
+from monai_salm.networks import build_network, size_multiple
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline.checkpoint import load_search, save_search
@@ -24,8 +28,8 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
-from monai_salm.surrogate import SurrogateCard, load_surrogate, surrogate_bytes
-from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.surrogate import SurrogateCard, frozen_optimizer, frozen_set, load_surrogate, series_key, surrogate_bytes
+from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask, task_from_json
 from monai_salm.textures import class_directions
 
 SLICE_BATCH, VOLUME_BATCH = 32, 8
@@ -104,7 +108,7 @@ def _baseline_noise(
     task = task_of(working, plan, options.task)
 
     def build_surrogate() -> torch.nn.Module:
-        return build_surrogate_for(working, plan, options, task)[0]
+        return seeded_network(options.surrogate or DEFAULT_SURROGATES[options.task], working.padded_shape, task.outputs, options.seed)
 
     run = BaselineRun(
         seed=options.seed, device=pick_device(options.device), rounds=baseline.rounds, build_surrogate=build_surrogate,
@@ -125,7 +129,9 @@ def load_set(
     loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, bare, show_progress=show_progress))
     working = WorkingSet(_of_one_kind(loaded, plan))
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
-    step = size_multiple(load_surrogate(name)[1].network if name.endswith(SURROGATE_SUFFIX) else name)
+    if name.endswith(SURROGATE_SUFFIX):
+        return further_samples(working, plan, name, load_surrogate(name)[1])
+    step = size_multiple(name)
     if step == PAD_MULTIPLE:
         return working
     # Who asks for more than pooling does has a place for each cell, so all batches are of one shape.
@@ -144,10 +150,72 @@ def _search_noise(
     levels = {sample.sample_id: sample.levels for sample in working.samples}
     for sample_id, steps in optimizer.run(working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)):
         store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
+    card = replace(card, rounds=state.round, series=card.series | series_budgets(inventory, plan, options))
     with atomic_target(work_dir / "surrogate.safetensors") as temporary:
         temporary.write_bytes(surrogate_bytes(optimizer.network, card))
     checkpoint.unlink(missing_ok=True)
     return SearchSummary(state.round, state.passes, tuple(log.error for log in state.history))
+
+
+def check_surrogate(options: ProtectOptions) -> None:
+    """Hold the options of a run against those of the run that its frozen surrogate comes from; nothing where the surrogate is a network's name.
+
+    Raises:
+        UsageError: they differ; names all that have to be given for this surrogate. Or the file is none.
+    """
+    if not options.surrogate.endswith(SURROGATE_SUFFIX) or not isinstance(options.noise_method().search, MinMinSettings):
+        return
+    card = load_surrogate(options.surrogate)[1]
+    epsilon, window = options.parsed_epsilon(), options.parsed_window()
+    fraction, kept = options.perturbed_fraction, float(card.search["perturbed_fraction"])
+    low, high = card.window or (0.0, 0.0)
+    pairs = {
+        f"--task {card.task['task']}": options.task == card.task["task"],
+        f"--method {card.method}": options.method == card.method,
+        f"--epsilon '{card.epsilon[0]!r}{' real' if card.epsilon[1] == 'real' else ''}'": (epsilon.value, epsilon.units) == tuple(card.epsilon),
+        f"--window {f'{low!r},{high!r}' if card.window else 'auto'}": (None if window is None else [window.low, window.high])
+        == (None if card.window is None else list(card.window)),
+        f"--modality '{card.modality}'": options.modality.upper() == card.modality,
+        f"--perturbed-fraction {kept:g}": fraction == kept,
+        f"--working-size {card.working_size}": options.working_size == card.working_size,
+    }
+    other = [option for option, same in pairs.items() if not same]
+    if other:
+        raise UsageError(f"{options.surrogate}: this surrogate goes with the options of its own run, from which this one's differ; give {' '.join(other)}")
+
+
+def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: SurrogateCard) -> WorkingSet:
+    """Give samples the classes of the frozen surrogate that protects them, which may know more than occur here.
+
+    Raises:
+        UsageError: it does not know them.
+    """
+    known = set(plan.classes) <= set(card.classes) and not plan.multi_label
+    if working.spatial_dims != card.spatial_dims or not (known or plan.classes == card.classes):
+        raise UsageError(
+            f"{path}: it was trained on {card.spatial_dims}D samples of the classes {card.classes}, these are {working.spatial_dims}D of {plan.classes}; "
+            "give the surrogate of a run over samples of this kind, or a network's name"
+        )
+    samples = working.samples
+    if plan.classes != card.classes:
+        places = np.array([card.classes.index(name) for name in plan.classes])
+        changed = [places[sample.target] for sample in samples]
+        samples = [
+            replace(sample, target=int(target) if isinstance(sample.target, int) else target.astype(np.uint8))
+            for sample, target in zip(samples, changed, strict=True)
+        ]
+    return frozen_set(samples, card)
+
+
+def series_budgets(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions) -> dict[str, dict[str, Any]]:
+    """Give what the files of each volume have in common, for the surrogate's card."""
+    found = {}
+    for sample in plan.samples:
+        for file in sample.files:
+            series = volume_of(inventory.pictures[file.path])
+            if series:
+                found[series_key(series)] = VolumeBudget.of_canvas(file.canvas, options.parsed_epsilon()).to_json()
+    return found
 
 
 def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> list[WorkingSample]:
@@ -212,55 +280,42 @@ def build_optimizer(
     """Build the surrogate and its optimizer, and the card that describes them."""
     if not isinstance(method.search, MinMinSettings):
         raise UsageError(f"method {options.method!r} has no optimizer")
+    name, device = options.surrogate or DEFAULT_SURROGATES[options.task], pick_device(options.device)
+    if name.endswith(SURROGATE_SUFFIX):
+        network, card = load_surrogate(name)
+        check_network(network, name, task_from_json(card.task), working.padded_shape)
+        return frozen_optimizer(network, card, rounds=options.rounds, device=device, show_progress=show_progress), card
     task = task_of(working, plan, options.task)
     search = method.search
     if working.spatial_dims == 3:  # a volume is as much work and memory as many slices
         search = replace(search, batch_size=VOLUME_BATCH, max_rounds=options.rounds or min(VOLUME_ROUNDS, search.max_rounds))
     if search.texture_period:  # found here, since further samples of the run need it, too
         search = replace(search, class_directions=class_directions(working, task.outputs, period=search.texture_period))
-    name = options.surrogate or DEFAULT_SURROGATES[options.task]
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     card = SurrogateCard(
         network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
         augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
         epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality.upper(),
+        method=options.method, rounds=search.max_rounds, series={},
     )  # fmt: skip
-    network, trained = build_surrogate_for(working, plan, options, task)
-    if trained is not None:
-        # Or a class would have another texture than in the first run
-        search = replace(search, class_directions=MinMinSettings(**trained.search).class_directions)
-        card = replace(card, network=trained.network, search=search.to_json())
-    optimizer = MinMinOptimizer(
-        network,
-        task,
-        search,
-        augmentation=method.augmentation,
-        device=pick_device(options.device),
-        freeze_surrogate=trained is not None,
-        show_progress=show_progress,
-    )
-    return optimizer, card
+    network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
+    check_network(network, name, task, working.padded_shape)
+    return MinMinOptimizer(network, task, search, augmentation=method.augmentation, device=device, show_progress=show_progress), card
 
 
-def build_surrogate_for(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions, task: LearningTask) -> tuple[torch.nn.Module, SurrogateCard | None]:
-    """Build the surrogate that the options name, and give the card of one that is trained already.
+def check_fit(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions) -> None:
+    """Find out whether labels, samples and surrogate fit each other.
 
     Raises:
-        UsageError: it is of other classes or dimensions, or cannot work on these samples.
+        UsageError: they do not.
     """
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
-    trained = None
     if name.endswith(SURROGATE_SUFFIX):
-        network, trained = load_surrogate(name)
-        if (trained.spatial_dims, trained.task["outputs"], trained.classes) != (working.spatial_dims, task.outputs, plan.classes):
-            raise UsageError(
-                f"{name}: it was trained on {trained.spatial_dims}D samples of the classes {trained.classes}, "
-                f"these are {working.spatial_dims}D of {plan.classes}"
-            )
-    else:
-        network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
-    check_network(network, name, task, working.padded_shape)
-    return network, trained
+        network, card = load_surrogate(name)
+        check_network(network, name, task_from_json(card.task), working.padded_shape)
+        return
+    task = task_of(working, plan, options.task)
+    check_network(seeded_network(name, working.padded_shape, task.outputs, options.seed), name, task, working.padded_shape)
 
 
 def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> torch.nn.Module:
@@ -268,29 +323,6 @@ def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(name, spatial_dims=len(image_shape), outputs=outputs, image_shape=image_shape)
-
-
-def check_network(network: torch.nn.Module, name: str, task: LearningTask, shape: tuple[int, ...]) -> None:
-    """Find out before any training whether a network gives what a task needs.
-
-    Raises:
-        UsageError: its result has another shape, or images of this size are too small for it.
-    """
-    wanted = (1, task.outputs, *shape) if task.spatial_target else (1, task.outputs)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = logits_of(network, torch.zeros(1, 1, *shape))
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"network {name!r} cannot work on images of {shape} ({str(error).partition(chr(10))[0]}); give another, or another --working-size"
-        ) from error
-    for module, mode in modes.items():
-        module.training = mode
-    if tuple(logits.shape) != wanted:
-        kind = "segmentation" if task.spatial_target else "classification"
-        raise UsageError(f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}")
 
 
 def pick_device(name: str) -> torch.device:

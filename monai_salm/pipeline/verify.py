@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from monai_salm.bounds import broken_bound, measure_changes, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
@@ -26,7 +27,6 @@ from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.similarity import structural_similarity
-from monai_salm.pipeline.write import broken_bound, measure_changes, whole_change
 
 SECOND_READER = "SimpleITK"
 

@@ -20,7 +20,7 @@ from monai_salm.masks import CT_BODY_HU
 from monai_salm.noise import SparseNoise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.samples import WorkingMaps, WorkingSample
+from monai_salm.samples import WorkingMaps, WorkingSample, common_steps
 
 MOST_CLASSES = 256
 """Classes of label maps, which are 8-bit on the working grid."""
@@ -43,25 +43,17 @@ def working_sample(
     """
     native = _native_shape(sample, inventory)
     shape = working_shape(native, size)
-    stacked = len(sample.files) > 1
-    image, share = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
-    depth = np.bincount(axis_cells(native[0], shape[0]), minlength=shape[0]) if stacked else None
-    for number, file in enumerate(sample.files):
-        source = read_source(inventory.absolute(file.path))
-        maps = WorkingMaps.of_file(source.stored, file.canvas, shape[1:] if stacked else shape)
-        cell: Any = int(axis_cells(native[0], shape[0])[number]) if depth is not None else ...
-        weight = 1.0 / depth[cell] if depth is not None else 1.0
-        image[cell] += maps.image_model * weight
-        share[cell] += maps.carrier_share * weight
-        voxels[cell] += maps.carrier_voxels
-        anatomy_voxels += maps.anatomy_voxels
-        if bare is not None and stacked and not maps.carrier_voxels.any():
-            bare[file.path] = _no_carrier(maps.anatomy_voxels)
-    if not voxels.any():
-        raise RefusedError(_why_nothing_carries(inventory, sample, anatomy_voxels))
-    levels = max(file.canvas.steps for file in sample.files)
-    step_model = float(np.mean([file.canvas.steps * file.canvas.step_model for file in sample.files])) / levels
+    canvases = [file.canvas for file in sample.files]
+    sources = (read_source(inventory.absolute(file.path)).stored for file in sample.files)
+    if len(sample.files) > 1:
+        maps = WorkingMaps.of_slices(zip(sources, canvases, strict=True), native, shape)
+    else:
+        maps = WorkingMaps.of_file(next(sources), canvases[0], shape)
+    if not maps.carrier_voxels.any():
+        raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
+    if bare is not None and len(sample.files) > 1:
+        bare |= _bare_slices(inventory, sample)
+    levels, step_model = common_steps(canvases)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
         target = _label_map(inventory, sample, sample.target, shape, label_values)
@@ -70,13 +62,18 @@ def working_sample(
     else:
         target = sample.target
     return WorkingSample(
-        sample_id=sample.sample_id, image_model=image, carrier_voxels=voxels, carrier_share=share, anatomy_voxels=anatomy_voxels,
-        levels=levels, step_model=step_model, target=target, spacing=_cell_spacing(sample.files[0].canvas.spacing, native, shape),
+        sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
+        spacing=_cell_spacing(canvases[0].spacing, native, shape), **vars(maps),
     )  # fmt: skip
 
 
-def _no_carrier(anatomy_voxels: int) -> str:
-    return f"none of its {anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise; give another --window"
+def _bare_slices(inventory: Inventory, sample: SamplePlan) -> dict[str, str]:
+    """Name the slices of a volume in which nothing can carry noise, though others of it can."""
+    found = {}
+    for file, (source, inside) in zip(sample.files, _anatomies(inventory, sample), strict=True):
+        if not file.canvas.carriers(source.stored, inside).any():
+            found[file.path] = f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of its series can"
+    return found
 
 
 def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxels: int) -> str:

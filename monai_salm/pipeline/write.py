@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.budget import FileBudget
+from monai_salm.bounds import Change, broken_bound, measure_changes, whole_change
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, VerificationError
 from monai_salm.io import Derivation, SourceImage, atomic_target, read_back, read_source, write_like
@@ -23,9 +22,6 @@ from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.manifest import FileFate
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
 from monai_salm.pipeline.working import protected_values
-
-_ALLOWANCE = 1 + 1e-9
-"""For the float product of stored steps and slope; the check in stored steps is exact."""
 
 
 @dataclass(frozen=True)
@@ -55,84 +51,6 @@ class WriteJob:
 
     sample: SamplePlan
     targets: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What two versions of one picture's stored values differ by.
-
-    Args:
-        max_stored: largest change, stored units.
-        max_real: the same, real units.
-        changed: places of the anatomy that changed.
-        anatomy: places of the anatomy.
-        outside: values that changed outside the anatomy.
-        mean_square: mean squared change of all values, in model values.
-        values: how many values the picture has.
-    """
-
-    max_stored: float
-    max_real: float
-    changed: int
-    anatomy: int
-    outside: int
-    mean_square: float
-    values: int
-
-    @property
-    def changed_fraction(self) -> float:
-        """Share of the anatomy's places that changed."""
-        return self.changed / max(1, self.anatomy)
-
-    @property
-    def psnr(self) -> float:
-        """In model values, dB; infinite if nothing changed."""
-        return -10 * math.log10(self.mean_square) if self.mean_square > 0 else math.inf
-
-
-def measure_changes(before: NDArray[Any], after: NDArray[Any], canvas: Canvas, anatomy: NDArray[np.bool_]) -> list[Change]:
-    """Measure the change of each picture of a file; NaN that stays NaN is no change.
-
-    Args:
-        before, after: stored values of the same shape.
-        canvas: gives slopes and windows.
-        anatomy: bool, on the grid.
-    """
-    pairs = zip(canvas.pictures(before), canvas.pictures(after), canvas.pictures(anatomy), strict=True)
-    return [_measure_change(old, new, budget, inside) for (old, budget), (new, _), (inside, _) in pairs]
-
-
-def whole_change(changes: Sequence[Change]) -> Change:
-    """Give the change of a file from those of its pictures."""
-    values = sum(change.values for change in changes)
-    return Change(
-        max_stored=max(change.max_stored for change in changes),
-        max_real=max(change.max_real for change in changes),
-        changed=sum(change.changed for change in changes),
-        anatomy=sum(change.anatomy for change in changes),
-        outside=sum(change.outside for change in changes),
-        mean_square=sum(change.mean_square * change.values for change in changes) / max(1, values),
-        values=values,
-    )
-
-
-def _measure_change(before: NDArray[Any], after: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]) -> Change:
-    same = before == after
-    if before.dtype.kind == "f":
-        same |= np.isnan(before) & np.isnan(after)
-    with np.errstate(invalid="ignore"):  # an infinity that stays is no change
-        difference = np.where(same, 0.0, after.astype(np.float64) - before.astype(np.float64))
-    places = (~same).any(axis=tuple(range(anatomy.ndim, same.ndim)))
-    largest = float(np.abs(difference).max(initial=0.0))
-    return Change(
-        max_stored=largest,
-        max_real=largest * abs(budget.slope),
-        changed=int((places & anatomy).sum()),
-        anatomy=int(anatomy.sum()),
-        outside=int((places & ~anatomy).sum()),
-        mean_square=float(np.mean((difference * budget.slope / budget.window.width) ** 2)),
-        values=before.size,
-    )
 
 
 def describe_bound(canvas: Canvas) -> str:
@@ -190,28 +108,6 @@ def prove(source: SourceImage, intended: NDArray[Any], written: Path, canvas: Ca
     if problem:
         raise VerificationError(problem)
     return whole_change(changes)
-
-
-def broken_bound(changes: Sequence[Change], canvas: Canvas) -> str:
-    """Say which bound the pictures of a file break first, with the figure and the limit; empty if none."""
-    for number, change in enumerate(changes):
-        problem = _broken_bound(change, canvas.budgets[number if len(canvas.budgets) > 1 else 0])
-        if problem:
-            return problem if len(changes) == 1 else f"picture {number + 1}: {problem}"
-    return ""
-
-
-def _broken_bound(change: Change, budget: FileBudget) -> str:
-    if change.max_stored > budget.epsilon_stored:
-        return f"the largest change is {change.max_stored:g} stored units, the limit {budget.epsilon_stored:g}"
-    if change.max_real > budget.epsilon_real * _ALLOWANCE:
-        return f"the largest change is {change.max_real:g} real units, the limit {budget.epsilon_real:g}"
-    if change.outside:
-        return f"{change.outside} voxels changed outside the anatomy, the limit is none"
-    lowest = -20 * math.log10(budget.epsilon_real / budget.window.width)
-    if change.psnr < lowest - 1e-6:
-        return f"PSNR is {change.psnr:.2f} dB, the limit {lowest:.2f} dB"
-    return ""
 
 
 def copy_file(source_root: Path, source: str, target_root: Path, target: str) -> None:

@@ -7,6 +7,7 @@ spacing or orientation. They draw nothing at random, so every caching data set k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +15,50 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import NdarrayOrTensor
-from monai.data import get_track_meta
+from monai.data import MetaTensor, get_track_meta
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from numpy.typing import NDArray
 
-from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
-from monai_salm.canvas import Canvas
-from monai_salm.consumers import ConsumerAugmentation
-from monai_salm.errors import UsageError
-from monai_salm.grid import labels_to_working, working_shape
-from monai_salm.masks import anatomy_mask, border_values, find_background, find_window, sparsity_mask
-from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
-from monai_salm.optimize import MinMinOptimizer, MinMinSettings
-from monai_salm.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.surrogate import load_surrogate
-from monai_salm.tasks import task_from_json
-from monai_salm.transforms.stored import StoredNoise
+from monai_salm.checks import known_device
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.grid import axis_cells, working_shape
+from monai_salm.masks import anatomy_mask, border_values, find_background, sparsity_mask
+from monai_salm.noise import NoiseStore, fingerprint
+from monai_salm.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.surrogate import frozen_optimizer, frozen_set, load_surrogate
+from monai_salm.transforms.labels import target_of
+from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, Origin, OriginFinder, file_values
+from monai_salm.transforms.stored import StoredNoise, within_bounds
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
 
+_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.float32, torch.float64)
 
-def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[np.float64]]:
-    """Give the image as MONAI tracks it, and its only channel as a plain array."""
-    tracked = convert_to_tensor(image, track_meta=get_track_meta())
+
+def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
+    """Give the image as MONAI tracks it, and its only channel as a plain array of the type that it came in.
+
+    Raises:
+        UsageError: it is no image that has been loaded and not changed since.
+    """
+    try:
+        tracked = convert_to_tensor(image, track_meta=get_track_meta())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__} ({str(error).partition(chr(10))[0]})") from error
+    if not isinstance(tracked, torch.Tensor):
+        raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__}; load it with LoadImage")
     if tracked.ndim not in (3, 4) or tracked.shape[0] != 1:
         raise UsageError(f"the image has shape {tuple(tracked.shape)}; (1, H, W) or (1, H, W, D) is needed: one channel, first (EnsureChannelFirst)")
-    return tracked, np.asarray(convert_to_tensor(tracked, track_meta=False).cpu(), dtype=np.float64)[0]
+    if not tracked.numel():
+        raise UsageError(f"the image of shape {tuple(tracked.shape)} is empty; give one with at least one value")
+    if tracked.requires_grad:
+        raise UsageError("the image requires a gradient, which cannot flow through files' values; give image.detach()")
+    if tracked.dtype not in _DTYPES:
+        raise UsageError(f"the image is {str(tracked.dtype).removeprefix('torch.')}, which holds no file's values; load it as float32 or as integers")
+    if isinstance(tracked, MetaTensor) and tracked.pending_operations:
+        raise UsageError(f"the image has {len(tracked.pending_operations)} pending operations (lazy); {RIGHT_AFTER_LOADING}")
+    return tracked, convert_to_tensor(tracked, track_meta=False).cpu().numpy()[0]
 
 
 class AnatomyMask(Transform):
@@ -69,7 +87,8 @@ class AnatomyMask(Transform):
         Raises:
             UsageError: the image has another shape.
         """
-        img, values = _plain(img)
+        img, plain = _plain(img)
+        values = plain.astype(np.float64)
         background = find_background(values, border_values(values), modality=self.modality)
         mask = anatomy_mask(
             values,
@@ -122,13 +141,16 @@ class SparsityMask(Transform):
 class SALMProtect(Transform):
     """Add SALM's noise to an image, within its budget: noise that a run has stored, or noise optimized now with a run's surrogate, frozen.
 
-    With ``noise``, the values are those that ``monai-salm protect`` wrote. With ``surrogate``, the result depends on the image and its label alone.
+    With ``noise``, the values are those that ``monai-salm protect`` wrote. With ``surrogate``, they are those that ``monai-salm protect --surrogate`` would
+    write, on the same kind of device: an image's file, and the slices of its series in the file's folder, tell stored type, rescaling, padding, modality,
+    window and background, and the surrogate's card tells all else. Values that no file on disk holds are taken as they are, with the metadata that a DICOM
+    reader kept, or the window of the series if it was in the run. Either way the change is held against the budget before it is returned.
     Networks and open files are neither pickled nor copied: the transform works in worker processes and in caching data sets.
 
     Args:
         noise: folder ``noise`` of a run's work folder.
         surrogate: file ``surrogate.safetensors`` of a run's work folder.
-        rounds: rounds of noise steps with a frozen surrogate.
+        rounds: rounds of noise steps with a frozen surrogate; None takes as many as its run took, which is what ``protect`` takes.
         device: where a surrogate computes.
 
     Raises:
@@ -137,13 +159,15 @@ class SALMProtect(Transform):
 
     backend = [TransformBackends.TORCH]
 
-    def __init__(self, noise: str | Path | None = None, surrogate: str | Path | None = None, *, rounds: int = 4, device: str = "cpu") -> None:
+    def __init__(self, noise: str | Path | None = None, surrogate: str | Path | None = None, *, rounds: int | None = None, device: str = "cpu") -> None:
         if (noise is None) == (surrogate is None):
             raise UsageError("SALMProtect needs either noise=FOLDER of a run, or surrogate=FILE of a run, and not both")
         self.stored = None if noise is None else StoredNoise(NoiseStore(noise))
         self.surrogate = None if surrogate is None else str(surrogate)
+        if rounds is not None and rounds < 1:
+            raise UsageError(f"rounds {rounds} must be at least 1; None takes as many as the surrogate's run took")
         self.rounds = rounds
-        self.device = device
+        self.device = str(known_device(device))
         self._loaded: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +177,7 @@ class SALMProtect(Transform):
         """Protect an image.
 
         Args:
-            img: shape must be (1, H, W[, D]), real units, as loaded.
+            img: shape must be (1, H, W[, D]), real units, as loaded; a folder of slices that was loaded as one image is a volume.
             label: with a surrogate: its class (number or name), its findings, or its label map (1, H, W[, D]).
             sample_id: with stored noise: its id; None finds the image by its values.
 
@@ -163,70 +187,63 @@ class SALMProtect(Transform):
         Raises:
             UsageError: the image is not one that the noise was made for, or has no label.
             RefusedError: the image cannot carry the noise.
+            VerificationError: a bound would be broken.
         """
-        img, values = _plain(img)
-        protected = self.stored.apply(values, sample_id) if self.stored is not None else self._optimize(values, label)
-        return convert_to_dst_type(protected[None], dst=img, dtype=img.dtype)[0]
+        img, plain = _plain(img)
+        protected = self._optimize(img, plain, label) if self.stored is None else self._apply(self.stored, img, plain.astype(np.float64), sample_id)
+        held = protected.astype(plain.dtype)
+        if plain.dtype.kind in "iu" and not np.array_equal(held, protected):
+            raise UsageError(f"the protected values are not whole, and the image is {plain.dtype}; load it as float32")
+        return convert_to_dst_type(held[None], dst=img, dtype=img.dtype)[0]
 
-    def _optimize(self, values: NDArray[np.float64], label: Any) -> NDArray[np.float64]:
+    def _apply(self, stored: StoredNoise, image: NdarrayOrTensor, values: NDArray[np.float64], sample_id: str | None) -> NDArray[np.float64]:
+        """Apply stored noise; where the image's values are not exactly those of a file, to those that its own file has."""
+        try:
+            return stored.apply(values, sample_id)
+        except UsageError:
+            exact = file_values(image, values)
+            if exact is None or np.array_equal(exact, values):
+                raise
+        return stored.apply(exact, sample_id)
+
+    def _optimize(self, image: NdarrayOrTensor, plain: NDArray[Any], label: Any) -> NDArray[np.float64]:
         """Search noise for one image with the frozen surrogate."""
         if self._loaded is None:
-            self._loaded = load_surrogate(self.surrogate)  # type: ignore[arg-type]
-        network, card = self._loaded
-        if values.ndim != card.spatial_dims:
-            raise UsageError(f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {values.ndim} axes")
-        budget = image_budget(values, card.modality, Epsilon(*card.epsilon), IntensityWindow(*card.window) if card.window else None)
-        shape = working_shape(values.shape, card.working_size)
-        canvas = Canvas(budgets=(budget,))
-        maps = WorkingMaps.of_file(values, canvas, shape)
-        target = _target(label, card.classes, card.task, values.shape, shape)
-        sample = WorkingSample(sample_id="image", levels=budget.steps, step_model=budget.step_model, target=target, **vars(maps))
-        search = replace(MinMinSettings(**card.search), max_rounds=self.rounds, stop_error=0.0)
-        optimizer = MinMinOptimizer(
-            network, task_from_json(card.task), search,
-            augmentation=ConsumerAugmentation(**card.augmentation), device=self.device, freeze_surrogate=True,
-        )  # fmt: skip
-        fitting = all(n <= m for n, m in zip(shape, card.padded_shape, strict=True))
-        ((_, steps),) = optimizer.run(WorkingSet([sample], tuple(card.padded_shape) if fitting else None))
-        noise = SparseNoise.from_dense(steps, budget.steps)
-        return canvas.add(values, noise.dense(), noise.levels, canvas.carriers(values, canvas.anatomy(values)))
+            network, card = load_surrogate(self.surrogate)  # type: ignore[arg-type]
+            self._loaded = network, card, OriginFinder(card)
+        network, card, finder = self._loaded
+        if plain.ndim != card.spatial_dims:
+            kind = "a run over volumes, or load each slice as an image of its own" if plain.ndim == 3 else "a run over slices, or load whole volumes"
+            raise UsageError(f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {plain.ndim} axes; give the surrogate of {kind}")
+        origin = finder.find(image, plain)
+        canvases = [canvas for _, canvas in origin.parts]
+        shape = working_shape(origin.native, card.working_size)
+        if origin.places:
+            maps = WorkingMaps.of_slices(((source.stored, canvas) for source, canvas in origin.parts), origin.native, shape)
+        else:
+            maps = WorkingMaps.of_file(origin.parts[0][0].stored, canvases[0], shape)
+        if not maps.carrier_voxels.any():
+            raise RefusedError(f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise")
+        levels, step_model = common_steps(canvases)
+        target = target_of(label, card, plain.shape, origin, shape)
+        samples = [WorkingSample(sample_id="image", levels=levels, step_model=step_model, target=target, **vars(maps))]
+        optimizer = frozen_optimizer(network, card, rounds=self.rounds, device=self.device)
+        ((_, steps),) = optimizer.run(frozen_set(samples, card))
+        values = origin.turned(plain.astype(np.float64))
+        parts = zip(origin.parts, *_by_file(origin, values, steps), strict=True)
+        changed = [(source, within_bounds(source.stored, canvas, part_steps, levels), part) for (source, canvas), part, part_steps in parts]
+        if all(np.array_equal(after, source.stored, equal_nan=after.dtype.kind == "f") for source, after, _ in changed):
+            raise RefusedError("the noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so the image would stay unprotected")
+        protected = [np.where(after == source.stored, part, replace(source, stored=after).real) for source, after, part in changed]
+        restored: NDArray[np.float64] = origin.restored(np.stack(protected) if origin.places else protected[0])
+        return restored
 
 
-def image_budget(values_real: NDArray[np.float64], modality: str, epsilon: Epsilon, window: IntensityWindow | None) -> FileBudget:
-    """Bind a budget to an image that has no file: its real values are its stored ones."""
-    chosen, background = find_window(modality, values_real.ravel(), border_values(values_real), window=window)
-    return PerturbationBudget(epsilon, chosen).bind(
-        values_real,
-        modality=modality,
-        background_real=background.center_real if background else None,
-        background_spread_real=background.spread_real if background else 0.0,
-        background_stored=background.exact_stored if background else None,
-    )
-
-
-def _target(label: Any, classes: list[str], task: dict[str, Any], native: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-    """Bring a label of a pipeline into the form of a working sample."""
-    if label is None:
-        raise UsageError("noise is optimized for a label, and there is none; give label_key, or apply stored noise")
-    if isinstance(label, str):
-        if label not in classes:
-            raise UsageError(f"label {label!r} is not one of the surrogate's classes {classes}")
-        return classes.index(label)
-    plain = np.asarray(convert_to_tensor(label, track_meta=False).cpu())
-    if task["task"] == "segmentation":
-        numbers = {int(name): number for number, name in enumerate(classes)}
-        values = np.unique(plain).astype(int).tolist()
-        if plain.shape != (1, *native) or not set(values) <= set(numbers):
-            raise UsageError(f"the label map has shape {plain.shape} and values {values}; {(1, *native)} and values of {sorted(numbers)} are needed")
-        return labels_to_working(np.vectorize(numbers.__getitem__, otypes=[np.uint8])(plain[0].astype(int)), shape)
-    if task["multi_label"]:
-        if plain.size != task["outputs"]:
-            raise UsageError(f"label {label} has {plain.size} findings, the surrogate {task['outputs']}: {', '.join(classes)}")
-        return plain.reshape(-1).astype(np.float32)
-    number = int(plain.reshape(-1)[0])
-    if plain.size != 1 or not 0 <= number < task["outputs"]:
-        raise UsageError(f"label {label} is no class from 0 to {task['outputs'] - 1}")
-    return number
+def _by_file(origin: Origin, values: NDArray[np.float64], steps: NDArray[Any]) -> tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]]]:
+    """Give the values and the noise of each file of an image."""
+    if not origin.places:
+        return [values], [steps]
+    return values, steps[axis_cells(len(values), len(steps))]
 
 
 def image_fingerprint(img: NdarrayOrTensor) -> str:

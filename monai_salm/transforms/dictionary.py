@@ -92,7 +92,8 @@ class SparsityMaskd(MapTransform):
 class SALMProtectd(MapTransform):
     """Dictionary version of :class:`~monai_salm.transforms.SALMProtect`.
 
-    Put it right after ``LoadImaged`` and ``EnsureChannelFirstd``. A ``PersistentDataset`` should hash it by content (``hash_transform=pickle_hashing``).
+    Put it right after ``LoadImaged`` and ``EnsureChannelFirstd``; what it gives is what ``monai-salm protect`` writes for the same image. A
+    ``PersistentDataset`` should hash it by content (``hash_transform=pickle_hashing``).
 
     Args:
         keys: images.
@@ -117,7 +118,7 @@ class SALMProtectd(MapTransform):
         id_key: str | None = None,
         surrogate: str | Path | None = None,
         label_key: str | None = None,
-        rounds: int = 4,
+        rounds: int | None = None,
         device: str = "cpu",
         allow_missing_keys: bool = False,
     ) -> None:

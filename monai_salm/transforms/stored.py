@@ -9,14 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.bounds import broken_bound, measure_changes
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
-from monai_salm.errors import UsageError
+from monai_salm.errors import RefusedError, UsageError, VerificationError
 from monai_salm.grid import axis_cells
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
+from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, rounding
 
 ROUNDING = 0.25
-"""Whole stored values come back from 32-bit real ones within this; what is farther off was changed, not rounded."""
+"""Whole stored values come back from 32-bit real ones within this at most; what is farther off was changed, not rounded."""
+
+_TURNS = ((0, 1), (1, 0), (0, 1, 2), (2, 1, 0), (1, 0, 2))
+"""Orders of axes in which readers give what this package has in the first of them."""
+
+
+def within_bounds(stored: NDArray[Any], canvas: Canvas, steps: NDArray[Any], levels: int) -> NDArray[Any]:
+    """Add noise to the stored values of one file and hold the result against its budget, by the function that ``protect`` holds its files against.
+
+    Raises:
+        VerificationError: a bound is broken.
+    """
+    anatomy = canvas.anatomy(stored)
+    changed = canvas.add(stored, steps, levels, canvas.carriers(stored, anatomy))
+    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), canvas)
+    if problem:
+        raise VerificationError(f"the protected values break a bound: {problem}")
+    return changed
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,8 @@ class _StoredFile:
             with np.errstate(over="ignore"):
                 return stored.astype(self.dtype)
         whole, limits = np.rint(stored), np.iinfo(self.dtype)
-        fits = np.isfinite(stored).all() and (np.abs(stored - whole) <= ROUNDING).all() and whole.min() >= limits.min and whole.max() <= limits.max
+        allowed = min(ROUNDING, rounding(values_real, self.budget.intercept) / abs(self.budget.slope))
+        fits = np.isfinite(stored).all() and (np.abs(stored - whole) <= allowed).all() and whole.min() >= limits.min and whole.max() <= limits.max
         return whole.astype(self.dtype) if fits else None
 
     def fingerprint_of(self, values_real: NDArray[np.float64]) -> str:
@@ -79,22 +99,24 @@ class StoredNoise:
         Raises:
             UsageError: the values are not those of the sample.
         """
-        candidates = [sample_id] if sample_id is not None else self._candidates(values_real)
-        for name in candidates:
+        turns = [axes for axes in _TURNS if len(axes) == values_real.ndim]
+        for name in [sample_id] if sample_id is not None else self._candidates(values_real):
             files = self._files(name)
-            noise = None
-            for reverse in (False, True):
-                turned = values_real.transpose() if reverse else values_real
+            for axes in turns:
+                turned = values_real.transpose(axes)
                 matches = _match(turned, files)
-                if matches is not None:
-                    noise = noise or self.store.read(name)
-                    result = _protected(turned, files, matches, noise)
-                    return result.transpose() if reverse else result
+                if matches is None:
+                    continue
+                result = _protected(turned, files, matches, self.store.read(name))
+                if np.array_equal(result, turned, equal_nan=True):
+                    raise RefusedError(f"the noise of sample {name!r} changes nothing of this image, which would stay unprotected; leave it out")
+                return result.transpose(np.argsort(axes))
+        for axes in turns if sample_id is None and values_real.ndim == 3 else ():
+            planes = self._by_planes(values_real.transpose(axes))
+            if planes is not None:
+                return planes.transpose(np.argsort(axes))
         which = f"sample {sample_id!r}" if sample_id is not None else f"any of the {len(self.state)} samples"
-        raise UsageError(
-            f"the image of shape {values_real.shape} does not hold the values of {which} in {self.store.folder}; apply SALMProtect right after loading, "
-            "before any change of intensity, spacing or orientation"
-        )
+        raise UsageError(f"the image of shape {values_real.shape} does not hold the values of {which} in {self.store.folder}; {RIGHT_AFTER_LOADING}")
 
     def _candidates(self, values_real: NDArray[np.float64]) -> list[str]:
         """Find the samples that hold these values, or their first slice, among their files."""
@@ -102,11 +124,22 @@ class StoredNoise:
             files = [(name, file) for name in self.store for file in self._files(name)]
             self._index = {file.fingerprint: name for name, file in files}
             self._scales = list({(file.budget.slope, file.budget.intercept, file.dtype): file for _, file in files}.values())
-        parts = [values_real, values_real.transpose()]
+        parts = [values_real.transpose(axes) for axes in _TURNS if len(axes) == values_real.ndim]
         if values_real.ndim == 3:
-            parts += [values_real[0], values_real.transpose()[0]]
+            parts += [part[0] for part in parts]
         prints = [scale.fingerprint_of(part) for scale in self._scales for part in parts]
         return list(dict.fromkeys(self._index[known] for known in prints if known in self._index))
+
+    def _by_planes(self, planes: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Protect each plane by the noise of its own sample: a series that was loaded whole, of a run over its instances; None if one has no noise."""
+        found = []
+        for plane in planes:
+            match = next((name for name in self._candidates(plane) if (files := self._files(name)) and _match(plane, files)), None)
+            if match is None:
+                return None
+            files = self._files(match)
+            found.append(_protected(plane, files, files, self.store.read(match)))
+        return np.stack(found)
 
     def _files(self, sample_id: str) -> list[_StoredFile]:
         record = self.store.record(sample_id)
@@ -147,5 +180,5 @@ def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16
     if stored is None:
         raise UsageError("the image does not hold values that its file can hold")
     budget = file.budget
-    changed = file.canvas.add(stored, steps, levels, file.canvas.carriers(stored, file.canvas.anatomy(stored)))
+    changed = within_bounds(stored, file.canvas, steps, levels)
     return np.where(changed == stored, values, changed.astype(np.float64) * budget.slope + budget.intercept)
