@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
-from tqdm import tqdm
 
 from monai_salm.errors import SalmError, UsageError
+from monai_salm.progress import say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_MISMATCH = 1, 2, 3, 4
 
@@ -130,6 +130,8 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
             click.echo(f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of the anatomy's voxels changed")
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+        if result["surrogate"]:
+            click.echo(result["surrogate"])
         click.echo(f"private, not to be handed out: {done.work_dir}")
         _print_notes(result["notes"])
         _print_problems(result["problems"])
@@ -181,16 +183,18 @@ def scan(source: Path, as_json: bool, quiet: bool) -> int:
 @click.argument("original", metavar="ORIGINAL", type=_FILE)
 @click.argument("protected", metavar="PROTECTED", type=_FILE)
 @click.option("--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]")
+@click.option("--allow-absent", is_flag=True, help="Files of ORIGINAL that PROTECTED lacks were meant not to be handed out.")
 @_values
 @_output
-def verify(original: Path, protected: Path, epsilon: str | None, window: str, modality: str, as_json: bool, quiet: bool) -> int:
-    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references."""
+def verify(original: Path, protected: Path, epsilon: str | None, allow_absent: bool, window: str, modality: str, as_json: bool, quiet: bool) -> int:
+    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references, and that nothing is absent without a reason."""
     from monai_salm.budget import Epsilon, parse_window
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
 
     options = BudgetOptions(window=parse_window(window), modality=modality.upper())
-    report = run(original, protected, options=options, check_epsilon=Epsilon.parse(epsilon) if epsilon else None, show_progress=not quiet)
+    check_epsilon = Epsilon.parse(epsilon) if epsilon else None
+    report = run(original, protected, options=options, check_epsilon=check_epsilon, allow_absent=allow_absent, show_progress=not quiet)
     result = report.to_json()
     if as_json:
         _print_json(result)
@@ -205,7 +209,12 @@ def verify(original: Path, protected: Path, epsilon: str | None, window: str, mo
             click.echo(f"{result['dangling_references']} references are to objects that were not handed out; --json lists them")
         if result["bound_not_stated"]:
             click.echo(f"{result['bound_not_stated']} files state no bound; give --epsilon to hold them to one")
+        if result["manifest"]:
+            click.echo(f"note: {result['manifest']}")
+        _print_problems([{"path": file.path, "status": "absent", "reason": file.absence} for file in report.files if file.verdict == "absent"])
         _print_problems([{"path": file.path, "status": file.verdict, "reason": "; ".join(file.problems)} for file in report.mismatches])
+        if any(file.absence for file in report.mismatches):
+            click.echo("files that were meant not to be handed out: give --allow-absent")
     return EXIT_MISMATCH if report.mismatches else 0
 
 
@@ -302,7 +311,7 @@ class _BesideProgress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record))
 
 
 def main(arguments: list[str] | None = None) -> None:

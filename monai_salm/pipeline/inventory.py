@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, identify, is_litter
 from monai_salm.pipeline.archive import is_archive, unpack
+from monai_salm.progress import track
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""
@@ -139,7 +138,7 @@ def scan(source: Path, *, unpack_into: Path | None = None, show_progress: bool =
         raise UsageError(f"{source}: there is no file in it; give the folder of the export")
     inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
     seen: dict[object, dict[str, str]] = {}
-    for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
+    for path in track(paths, "scanning", "files", total=len(paths), show_progress=show_progress):
         inventory.files.append(_record(root, path, seen))
     return _without_collisions(inventory)
 

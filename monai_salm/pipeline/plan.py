@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
@@ -22,6 +21,7 @@ from monai_salm.masks import Background, border_values, find_window
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory, file_digest
 from monai_salm.pipeline.labels import IDENTIFIER_COLUMNS, LabelAssignment, Target
+from monai_salm.progress import Progress
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -172,7 +172,7 @@ def build_plan(
     plan = ProtectionPlan([], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents})
     by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG"))
     found: list[SamplePlan] = []
-    with tqdm(total=len(inventory.pictures), desc="planning", unit="file", disable=not show_progress) as bar:
+    with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
         for paths in _volumes(inventory):
             found += _plan_volume(inventory, paths, options, labels, by_series, plan.refused)
             bar.update(len(paths))
