@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -247,13 +248,15 @@ def keygen(file: Path) -> int:
 @click.option("--pretrain", type=_FILE, help="Clean images that +pretrained and +frozen victims see first, without labels.  [default: those of --test]")
 @click.option("--utility/--no-utility", default=True, show_default=True, help="Score protected images with a clean network, and measure how features drift.")
 @click.option("--verification/--no-verification", default=True, show_default=True, help="Check the protected files against their originals first.")
+@click.option("--epsilon", default="", help="Bound to hold the protected files to.  [default: what DICOM files state; for others that of their run, if known]")
 @click.option("--report", type=_FILE, help="Page to write for people, ending in .html; its figures are written beside it as .json.")
 @click.option("--state", type=_FILE, help="File that keeps finished trainings; the same command with it goes on where it was stopped.")
 @_values
 @_grid
 @_device
 @_output
-def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
+@click.pass_context
+def evaluate(context: click.Context, /, clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
     """Train victims on CLEAN and on PROTECTED, from the files, and score both on clean test images.
 
     Folders may be zips. Example: monai-salm evaluate EXPORT OUT --labels labels.csv --test TEST --countermeasures none,jpeg-50 --report report.html
@@ -261,7 +264,8 @@ def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet:
     from monai_salm.evaluate import EvaluateOptions
     from monai_salm.evaluate import evaluate as run
 
-    report = run(clean, protected, test_dir, EvaluateOptions(**choices), show_progress=not quiet)
+    command = shlex.join(["monai-salm", *context.obj]) if context.obj else ""
+    report = run(clean, protected, test_dir, EvaluateOptions(**choices), command=command, show_progress=not quiet)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -320,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--quiet" not in arguments and "-q" not in arguments:
         logging.basicConfig(level=logging.INFO, handlers=[_BesideProgress()], format="%(message)s")
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        code = cli.main(arguments, standalone_mode=False, obj=arguments)
     except UsageError as error:
         code = _complain(str(error), EXIT_USAGE)
     except SalmError as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,12 +54,14 @@ class Folders:
         protected: names of the protected ones.
         task: what victims learn.
         shape: of all batches.
+        notes: on images that could not be used.
     """
 
     by_name: dict[str, Folder]
     protected: list[str]
     task: LearningTask
     shape: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Folder:
         return self.by_name[name]
@@ -72,6 +75,13 @@ class Folders:
     def spatial_dims(self) -> int:
         """2 or 3."""
         return len(self.shape)
+
+    def class_counts(self, name: str) -> dict[str, int]:
+        """Give how many images of a folder have each class, finding or label; an image may have several of the latter two."""
+        folder = self[name]
+        classes = self[CLEAN].plan.classes
+        found = Counter(number for sample in folder.samples for number in _classes_in(sample))
+        return {label: found[number] for number, label in enumerate(classes)}
 
     def working_set(self, samples: list[WorkingSample]) -> WorkingSet:
         """Give samples in batches of the common shape."""
@@ -121,8 +131,15 @@ def load_folders(
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
     files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
+    labeled = len(set(labels.targets) & set(files[CLEAN].pictures))
+    notes = []
     for name in protected:
-        labels.targets = {path: target for path, target in labels.targets.items() if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
+        there = {path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
+        if lacking := sorted(set(labels.targets) & set(files[CLEAN].pictures) - there):
+            notes.append(
+                f"{len(lacking)} of {labeled} labeled images are not in {places[name].name} (the first: {lacking[0]}); no network saw them, clean or protected"
+            )
+        labels.targets = {path: target for path, target in labels.targets.items() if path in there}
         if not labels.targets:
             raise UsageError(f"{places[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
     test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
@@ -143,14 +160,17 @@ def load_folders(
         inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, show_progress=show_progress)
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)
         by_name[PRETRAIN] = Folder(inventory, plan, list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)))
+    loaded = len(by_name[CLEAN].samples)
     _align(by_name, list(protected))
+    if unusable := loaded - len(by_name[CLEAN].samples):
+        notes.append(f"{unusable} of {loaded} images cannot be used in all folders, and no network saw them; 'monai-salm verify' says why")
     shapes = [WorkingSet(folder.samples).padded_shape for folder in by_name.values()]
     if len({len(shape) for shape in shapes}) > 1:
         raise UsageError("2D and 3D images are mixed; evaluate folders of one kind")
     step = lcm(PAD_MULTIPLE, multiple)
     shape = tuple(-(-max(sizes) // step) * step for sizes in zip(*shapes, strict=True))
     task = task_of(WorkingSet(by_name[CLEAN].samples), by_name[CLEAN].plan, options.task)
-    return Folders(by_name, list(protected), task, shape)
+    return Folders(by_name, list(protected), task, shape, tuple(notes))
 
 
 def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> list[int]:
@@ -176,6 +196,14 @@ def _class_of(sample: WorkingSample) -> tuple[float, ...]:
     if isinstance(target, int):
         return (float(target),)
     return tuple(target.tolist()) if target is not None and target.ndim == 1 else ()
+
+
+def _classes_in(sample: WorkingSample) -> list[int]:
+    """Give the numbers of the classes that a sample has."""
+    target = sample.target
+    if target is None or isinstance(target, int):
+        return [] if target is None else [target]
+    return [int(number) for number in (np.flatnonzero(target > 0.5) if target.ndim == 1 else np.unique(target))]
 
 
 def _within(folder: Path, clean: Path) -> Path:

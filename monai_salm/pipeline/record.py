@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from monai_salm.errors import SalmError
 from monai_salm.pipeline.inventory import Inventory, file_digest
@@ -38,6 +40,20 @@ class RunRecord:
     path: Path | None = None
     fates: dict[str, FileFate] = field(default_factory=dict)
     fault: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Give the settings that the run's plan has; empty where no manifest fits.
+
+        Raises:
+            SalmError: the plan is damaged.
+        """
+        if self.path is None or not self.fates:
+            return {}
+        plan = self.path.with_name("plan.json")
+        try:
+            return dict(json.loads(plan.read_text(encoding="utf-8"))["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SalmError(f"{plan}: the plan is damaged ({error}); what the run was told is not known") from error
 
 
 def find_record(protected: Path, before: Inventory, after: Inventory) -> RunRecord:
