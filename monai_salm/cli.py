@@ -76,7 +76,7 @@ _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), d
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("monai_salm"), prog_name="monai-salm")
 def cli() -> None:
-    """Make medical images safe to share: bounded, sparse, error-minimizing noise in DICOM and NIfTI files."""
+    """Bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not trained on."""
 
 
 @cli.command()

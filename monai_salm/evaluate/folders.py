@@ -23,6 +23,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
 from monai_salm.pipeline.protect import find_labels
 from monai_salm.pipeline.search import load_working_samples, task_of
+from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.working import label_map_values
 from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask
@@ -128,12 +129,15 @@ def load_folders(
     reserved = {CLEAN, CLEAN_PART, TEST, PRETRAIN} & set(protected)
     if reserved:
         raise UsageError(f"a protected folder cannot be named {reserved.pop()!r}; give another name")
+    for folder in protected.values():
+        check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
     files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
     labeled = len(set(labels.targets) & set(files[CLEAN].pictures))
     notes = []
     for name in protected:
+        check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
         there = {path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
         if lacking := sorted(set(labels.targets) & set(files[CLEAN].pictures) - there):
             notes.append(
@@ -153,9 +157,10 @@ def load_folders(
         samples = list(load_working_samples(inventory, plan, options.working_size, values or None, show_progress=show_progress))
         by_name[name] = Folder(inventory, plan, samples)
     # An id stays the same wherever a file lies.
-    known = {sample.sample_id for sample in by_name[CLEAN].samples} & {sample.sample_id for sample in by_name[TEST].samples}
-    if known:
-        raise UsageError(f"{len(known)} of the test images are in {clean}, too; test on images that no victim trains on")
+    for name in (CLEAN, *protected):
+        known = {sample.sample_id for sample in by_name[name].samples} & {sample.sample_id for sample in by_name[TEST].samples}
+        if known:
+            raise UsageError(f"{len(known)} of the test images are in {places[name]}, too; test on clean images that no victim trains on")
     if options.pretrain is not None:
         inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, show_progress=show_progress)
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling the original from the protected side of a verification, so that swapped and wrong arguments are found out before anything is compared."""
+"""Telling the original from the protected folder, so that swapped and wrong arguments are found out before anything is compared."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_sides(original: Path, protected: Path, before: Inventory, after: Inven
         UsageError: it is so.
     """
     if _are_swapped(original, before, after):
-        raise UsageError(f"the arguments look swapped, {original} was made from {protected}; give monai-salm verify {protected} {original}")
+        raise UsageError(f"the arguments look swapped: {original} was made from {protected}; give {protected} first, and {original} after it")
     if after.files and not paired:
         raise UsageError(
             f"{protected} has none of the {len(before.files)} paths of {original} (such as {before.files[0].path}), but others (such as "

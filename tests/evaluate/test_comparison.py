@@ -367,8 +367,25 @@ def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], me
 
 def test_test_images_may_not_be_training_images(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu")
-    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on images that no victim trains on"):
+    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on clean images that no victim trains on"):
         evaluate(folders / "clean", folders / "protected", folders / "clean", options)
+    with pytest.raises(UsageError, match=r"12 of the test images are in .*protected, too"):
+        evaluate(folders / "clean", folders / "protected", folders / "protected", options)
+
+
+@pytest.mark.parametrize(
+    ("clean", "protected", "message"),
+    [
+        ("protected", "clean", "the arguments look swapped"),
+        ("clean", "clean", "are the same"),
+        ("clean", "protected.work", "is the private work folder of a run"),
+    ],
+    ids=["swapped", "the same", "work folder"],
+)
+def test_wrong_folders_are_found_out_without_a_verification(folders: Path, clean: str, protected: str, message: str) -> None:
+    options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu", verification=False)
+    with pytest.raises(UsageError, match=message):
+        evaluate(folders / clean, folders / protected, folders / "test", options)
 
 
 def test_protected_folder_without_a_common_file(folders: Path) -> None:

@@ -221,7 +221,7 @@ def test_copy_whose_first_file_is_gone(export: Path) -> None:
 def test_swapped_arguments_are_recognized_from_the_files(export: Path, options: dict[str, object]) -> None:
     out = _protected(export, **options)
     shutil.rmtree(export.parent / "out.work")
-    with pytest.raises(UsageError, match=r"the arguments look swapped, .*out was made from .*in; give monai-salm verify .*in .*out$"):
+    with pytest.raises(UsageError, match=r"the arguments look swapped: .*out was made from .*in; give .*in first, and .*out after it$"):
         verify(out, export)
     assert verify(export, out).mismatches == []
 
