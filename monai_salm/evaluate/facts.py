@@ -71,4 +71,4 @@ def command_of(options: EvaluateOptions, places: Mapping[str, Path]) -> str:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads of torch)"
+    return f"{device.type} ({platform.machine()}, threads of torch: {torch.get_num_threads()})"

@@ -75,9 +75,10 @@ def verification_figures(verified: VerifyReport, folders: Folders, name: str, mo
     """
     groups: dict[str, list[FileVerdict]] = {}
     headers = folders[CLEAN].inventory.headers
+    planned = {file.path: file.canvas.modality for sample in folders[CLEAN].plan.samples for file in sample.files}
     for file in verified.files:
         if file.max_change_stored is not None:
-            groups.setdefault(headers[file.path].modality or modality or "unknown", []).append(file)
+            groups.setdefault(planned.get(file.path) or headers[file.path].modality or modality or "unknown", []).append(file)
     modalities = []
     for group, files in sorted(groups.items()):
         known = [bounds[file.path] for file in files]

@@ -114,7 +114,6 @@ def _used(report: Mapping[str, Any]) -> Markup:
         [
             notes if report.get("notes") else "",
             element("p", f"Images used: {used}. No network was trained on the test images." if used else ""),
-            _classes((report.get("run") or {}).get("classes") or {}),
             text,
         ]
     )
@@ -139,12 +138,12 @@ def _proof(report: Mapping[str, Any]) -> Markup:
         kept = "no bound known" if bound is None else "broken" if wording.is_broken(row) else "kept"
         sign = {"kept": "protected", "broken": "not-protected"}.get(kept, "not-learned")
         rows.append([
-            name, row.get("files"), number(largest, 1), number(bound, 1), row.get("bound_from") or "not stated",
+            name, row.get("files"), number(largest, 1), number(bound, 1),
             element("td", element("span", kept, class_=f"verdict {sign}")),
             f"{number(row.get('lowest_psnr'), 1)} dB", f"{number(row.get('mean_psnr'), 1)} dB", percent(row.get("mean_changed_fraction"), 1),
-            percent(row.get("largest_changed_fraction"), 1),
+            percent(row.get("largest_changed_fraction"), 1), row.get("bound_from") or "not stated",
         ])  # fmt: skip
-    head = ["modality", "files", "largest change", "bound", "bound known from", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most"]
+    head = ["modality", "files", "largest change", "bound", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most", "bound known from"]
     counts = ", ".join(f"{count} {name}" for name, count in (found.get("counts") or {}).items())
     text = "Read back from the written files: no voxel outside the anatomy may change, and none by more than the bound. Changes and bounds are in the "
     caption = "Changes in the protected files, per modality"
@@ -168,6 +167,7 @@ def _learning(data: figures.Measured) -> Markup:
     name = wording.score_name(data.score)
     return join([
         element("p", text),
+        _classes((data.report.get("run") or {}).get("classes") or {}),
         figures.clean_and_protected(data),
         figures.plain_table(data),
         element("h3", "Learning curves"),
@@ -259,7 +259,7 @@ def _reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
     protection = run.get("protection") or {}
     made = [f"{name.replace('_', ' ')} {value}" for name, value in protection.items() if name != "known_from" and value not in (None, "")]
     facts = {
-        "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"), "folders": _pairs(run.get("data")),
+        "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"), "folders": _pairs(run.get("data"), ": "),
         "images": _pairs(data.report.get("counts")), "protection": f"{', '.join(made)} (known from {protection['known_from']})" if protection else "not known",
         "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures), "protected shares": ", ".join(map(percent, shares)),
         "seeds": ", ".join(map(str, run.get("seeds") or sorted({row["seed"] for row in data.results if row.get("seed") is not None}))),
@@ -273,12 +273,12 @@ def _reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
     return join([*parts, table("What was run", ["what", "which"], ([name, value] for name, value in facts.items() if value), kind="text")])
 
 
-def _pairs(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in (values or {}).items())
+def _pairs(values: Mapping[str, Any] | None, between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in (values or {}).items())
 
 
 def _citations(run: Mapping[str, Any]) -> Markup:
-    rows = [[entry["for"], entry["citation"]] for entry in run.get("citations") or ()]
+    rows = [[", ".join(map(wording.score_name, entry["for"].split(", "))), entry["citation"]] for entry in run.get("citations") or ()]
     text = "Whoever publishes these figures cites the methods, networks, countermeasures and scores that they come from."
     return join([element("p", text), table("Citations", ["for", "work"], rows, kind="text")]) if rows else Markup("")
 
