@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from shutil import get_terminal_size
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
@@ -35,7 +36,8 @@ class Progress:
         self._bar: tqdm[NoReturn] | None = None
         self._lines = show_progress and not on_terminal()
         if show_progress and not self._lines:
-            self._bar = tqdm(total=total, initial=done, desc=stage, unit=f" {unit}", leave=not inner, file=sys.stderr, dynamic_ncols=True)
+            width, height = get_terminal_size()  # tqdm shows nothing on a terminal that says its size is 0, as those of containers may
+            self._bar = tqdm(total=total, initial=done, desc=stage, unit=f" {unit}", leave=not inner, file=sys.stderr, ncols=width, nrows=height)
         self._began = self._line_at = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -61,7 +63,7 @@ class Progress:
         if self._bar is not None:
             left = "" if seconds_left is None else f"{in_words(seconds_left)} left in all"
             if note or left:
-                self._bar.set_postfix_str("; ".join(filter(None, (note, left))), refresh=not steps)
+                self._bar.set_postfix_str("; ".join(filter(None, (left, note))), refresh=not steps)  # a narrow screen cuts the end off
             self._bar.update(steps)
         elif self._lines:
             self._line(note, seconds_left)

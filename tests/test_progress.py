@@ -77,6 +77,7 @@ def test_quick_stage_is_one_line_and_an_inner_one_none(capsys: pytest.CaptureFix
 def test_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "120")
     with Progress("victims", 2, "victims", show_progress=True) as outer:
         outer.update(0, "small-cnn on clean", seconds_left=720.0)
         with Progress("epochs of small-cnn", 5, "epochs", show_progress=True, inner=True) as bar:
