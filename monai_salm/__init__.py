@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""monai_salm: make medical images safe to share by bounded, sparse, error-minimizing noise in DICOM and NIfTI files.
+"""monai_salm: bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not trained on.
 
 The names below are loaded when they are first used (PEP 562), because torch and MONAI take seconds to load and the command line's help should not.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,9 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
-from tqdm import tqdm
 
 from monai_salm.errors import SalmError, UsageError
+from monai_salm.progress import say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_MISMATCH = 1, 2, 3, 4
 
@@ -79,7 +80,7 @@ _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), d
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("monai_salm"), prog_name="monai-salm")
 def cli() -> None:
-    """Make medical images safe to share: bounded, sparse, error-minimizing noise in DICOM and NIfTI files."""
+    """Bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not trained on."""
 
 
 @cli.command()
@@ -134,6 +135,8 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         _print_labels(result["labels"])
+        if result["surrogate"]:
+            click.echo(result["surrogate"])
         click.echo(f"private, not to be handed out: {done.work_dir}")
         _print_notes(result["notes"])
         _print_problems(result["problems"])
@@ -192,30 +195,23 @@ def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
 @click.argument("original", metavar="ORIGINAL", type=_FILE)
 @click.argument("protected", metavar="PROTECTED", type=_FILE)
 @click.option("--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]")
+@click.option("--allow-absent", is_flag=True, help="Files of ORIGINAL that PROTECTED lacks were meant not to be handed out.")
 @_values
 @_kinds
 @_output
-def verify(
-    original: Path,
-    protected: Path,
-    epsilon: str | None,
-    window: str,
-    modality: str,
-    label_maps: tuple[str, ...],
-    pictures: tuple[str, ...],
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references."""
+def verify(original: Path, protected: Path, epsilon: str | None, window: str, modality: str, as_json: bool, quiet: bool, **choices: Any) -> int:
+    """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references, and that nothing is absent without a reason."""
     from monai_salm.budget import Epsilon, parse_window
     from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
 
     options = BudgetOptions(window=parse_window(window), modality=modality.upper())
-    choices = KindChoices(label_maps, pictures)
+    kinds = KindChoices(choices["label_maps"], choices["pictures"])
     bound = Epsilon.parse(epsilon) if epsilon else None
-    report = run(original, protected, options=options, check_epsilon=bound, choices=choices, show_progress=not quiet)
+    report = run(
+        original, protected, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"], show_progress=not quiet
+    )  # fmt: skip
     result = report.to_json()
     if as_json:
         _print_json(result)
@@ -230,7 +226,12 @@ def verify(
             click.echo(f"{result['dangling_references']} references are to objects that were not handed out; --json lists them")
         if result["bound_not_stated"]:
             click.echo(f"{result['bound_not_stated']} files state no bound; give --epsilon to hold them to one")
+        if result["manifest"]:
+            click.echo(f"note: {result['manifest']}")
+        _print_problems([{"path": file.path, "status": "absent", "reason": file.absence} for file in report.files if file.verdict == "absent"])
         _print_problems([{"path": file.path, "status": file.verdict, "reason": "; ".join(file.problems)} for file in report.mismatches])
+        if any(file.absence for file in report.mismatches):
+            click.echo("files that were meant not to be handed out: give --allow-absent")
     return EXIT_MISMATCH if report.mismatches else 0
 
 
@@ -263,13 +264,15 @@ def keygen(file: Path) -> int:
 @click.option("--pretrain", type=_FILE, help="Clean images that +pretrained and +frozen victims see first, without labels.  [default: those of --test]")
 @click.option("--utility/--no-utility", default=True, show_default=True, help="Score protected images with a clean network, and measure how features drift.")
 @click.option("--verification/--no-verification", default=True, show_default=True, help="Check the protected files against their originals first.")
+@click.option("--epsilon", default="", help="Bound to hold the protected files to.  [default: what DICOM files state; for others that of their run, if known]")
 @click.option("--report", type=_FILE, help="Page to write for people, ending in .html; its figures are written beside it as .json.")
 @click.option("--state", type=_FILE, help="File that keeps finished trainings; the same command with it goes on where it was stopped.")
 @_values
 @_grid
 @_device
 @_output
-def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
+@click.pass_context
+def evaluate(context: click.Context, /, clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
     """Train victims on CLEAN and on PROTECTED, from the files, and score both on clean test images.
 
     Folders may be zips. Example: monai-salm evaluate EXPORT OUT --labels labels.csv --test TEST --countermeasures none,jpeg-50 --report report.html
@@ -277,7 +280,8 @@ def evaluate(clean: Path, protected: Path, test_dir: Path, as_json: bool, quiet:
     from monai_salm.evaluate import EvaluateOptions
     from monai_salm.evaluate import evaluate as run
 
-    report = run(clean, protected, test_dir, EvaluateOptions(**choices), show_progress=not quiet)
+    command = shlex.join(["monai-salm", *context.obj]) if context.obj else ""
+    report = run(clean, protected, test_dir, EvaluateOptions(**choices), command=command, show_progress=not quiet)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -334,7 +338,7 @@ class _BesideProgress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -343,7 +347,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--quiet" not in arguments and "-q" not in arguments:
         logging.basicConfig(level=logging.INFO, handlers=[_BesideProgress()], format="%(message)s")
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        code = cli.main(arguments, standalone_mode=False, obj=arguments)
     except UsageError as error:
         code = _complain(str(error), EXIT_USAGE)
     except SalmError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where noise may be: the anatomy of a picture, and the few voxels of it that matter.
+"""Where noise may be: the anatomy of a picture, and the share of its voxels that matters most.
 
 The anatomy mask is a function of the file alone (and, for a volume stored slice by slice, of its series), so that anybody who holds the original
 can compute it again. It is generous: a voxel is left out only where it is evidently not body (air, table, empty or collimated border).

@@ -25,13 +25,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_salm.checks import check_network, check_targets, known_device
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.masks import box_blur, local_contrast, sparsity_mask
 from monai_salm.networks import logits_of
+from monai_salm.progress import Progress
 from monai_salm.samples import WorkingBatch, WorkingSet, own_generator
 from monai_salm.tasks import LearningTask
 from monai_salm.textures import class_directions, class_textures
@@ -210,11 +210,10 @@ class MinMinOptimizer:
         check_targets(samples, self.task)
         check_network(self.network, type(self.network).__name__, self.task, samples.padded_shape, self.device, trained=not self.freeze_surrogate)
         state = state or self.start(samples)
-        with tqdm(total=settings.max_rounds, initial=state.round, desc="optimizing", unit="round", disable=not self.show_progress) as bar:
+        with Progress("optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress) as bar:
             while state.round < settings.max_rounds and not self._done(state):
                 log = self._round(samples, state)
-                bar.update()
-                bar.set_postfix(error=f"{log.error:.3f}", changed=f"{log.changed_fraction:.3f}", passes=f"{log.passes:.0f}")
+                bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
                 if after_round is not None:
                     after_round(state)

@@ -382,10 +382,15 @@ def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stat
     run("protect", export, tmp_path / "out", *DRAWN, "--provenance", "none")
     (tmp_path / "out" / "case0" / "image.dcm").unlink()
     code, out, _ = run("verify", export, tmp_path / "out")
+    assert code == 4
+    assert "mismatch: case0/image.dcm: it is absent, and the run's manifest says that it was protected" in out
+    assert "give --allow-absent" in out
+    code, out, _ = run("verify", export, tmp_path / "out", "--allow-absent")
     assert code == 0
+    assert "absent: case0/image.dcm: absent files are allowed" in out
     assert "1 references are to objects that were not handed out; --json lists them" in out
     assert "3 files state no bound; give --epsilon to hold them to one" in out
-    code, out, _ = run("verify", export, tmp_path / "out", "--epsilon", "8/255", "--json", "--quiet")
+    code, out, _ = run("verify", export, tmp_path / "out", "--epsilon", "8/255", "--allow-absent", "--json", "--quiet")
     assert (code, json.loads(out)["bound_not_stated"], json.loads(out)["dangling_references"]) == (0, 0, 1)
 
 

@@ -21,6 +21,7 @@ CORE = {
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "progress": set(),
     "budget": {"errors"},
     "hounsfield": {"errors"},
     "grid": {"errors", "budget"},
@@ -33,19 +34,21 @@ ALLOWED: dict[str, set[str]] = {
     "samples": {"errors", "budget", "grid", "masks", "tasks", "networks", "consumers", "noise", "canvas"},
     "textures": {"errors"} | CORE - {"checks", "optimize", "surrogate"},
     "checks": {"errors"} | CORE - {"optimize", "surrogate"},
-    "optimize": {"errors"} | CORE - {"surrogate"},
+    "optimize": {"errors", "progress"} | CORE - {"surrogate"},
     "surrogate": {"errors"} | CORE,
     "io": {"errors"},
     "bounds": {"errors", "io", "budget", "grid", "masks", "noise", "canvas"},
     "transforms": {"errors", "io", "bounds"} | CORE,
-    "baselines": {"errors"} | CORE,
-    "pipeline": {"errors", "io", "bounds", "baselines"} | CORE,
-    "evaluate": {"errors", "io", "bounds", "pipeline"} | CORE,
+    "baselines": {"errors", "progress"} | CORE,
+    "pipeline": {"errors", "io", "bounds", "baselines", "progress"} | CORE,
+    "evaluate": {"errors", "io", "bounds", "pipeline", "progress"} | CORE,
     "bundle": {"errors", "io", "bounds", "pipeline", "transforms"} | CORE,
     "demo": {"errors", "io", "bounds", "pipeline", "evaluate", "transforms"} | CORE,
 }
 # Foreign packages that one room alone may import.
 AT_HOME = {
+    # Bars in the logs of those who watch no terminal, and of --quiet, came from elsewhere.
+    "tqdm": ("monai_salm.progress",),
     # The demo makes an export of its own; nothing else writes files from nothing.
     "pydicom": ("monai_salm.io.dicom", "monai_salm.demo.files"),
     "nibabel": ("monai_salm.io.nifti", "monai_salm.demo.files"),

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.networks import logits_of
+from monai_salm.progress import track
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
 
@@ -93,7 +93,8 @@ def targets_of(batch: WorkingBatch) -> Tensor:
 def batches_in_order(samples: WorkingSet, run: BaselineRun, description: str) -> Iterator[WorkingBatch]:
     """Give all samples once, those of like shape together so that little is padded."""
     order = sorted(range(len(samples)), key=lambda index: samples.samples[index].image_model.shape)
-    for start in tqdm(range(0, len(order), run.batch_size), desc=description, unit="batch", disable=not run.show_progress):
+    starts = range(0, len(order), run.batch_size)
+    for start in track(starts, description, "batches", total=len(starts), show_progress=run.show_progress):
         yield samples.batch(order[start : start + run.batch_size], run.device)
 
 
@@ -133,7 +134,7 @@ def train_clean(
     optimizer = torch.optim.Adam(network.train().parameters(), lr=LEARNING_RATE)
     batches = shuffled_batches(samples, run, generator)
     steps = max(least_steps, epochs * batch_count(samples, run))
-    for _ in tqdm(range(steps), desc="surrogate", unit="step", disable=not run.show_progress):
+    for _ in track(range(steps), "surrogate", "steps", total=steps, show_progress=run.show_progress):
         batch = next(batches)
         target = targets_of(batch)
         images, label_map = augmentation(batch.images, generator, target if task.spatial_target else None)

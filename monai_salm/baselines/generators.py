@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
 from monai_salm.baselines.base import (
     LEARNING_RATE,
@@ -31,6 +30,7 @@ from monai_salm.baselines.base import (
     targets_of,
 )
 from monai_salm.networks import logits_of
+from monai_salm.progress import track
 from monai_salm.samples import WorkingBatch, WorkingSet
 from monai_salm.tasks import LearningTask
 
@@ -132,7 +132,7 @@ def _alternate(
         False: torch.optim.Adam(generator.parameters(), lr=GENERATOR_RATE),
     }
     batches = shuffled_batches(samples, run, torch.Generator().manual_seed(run.seed))
-    for _ in tqdm(range(run.rounds), desc="generating", unit="round", disable=not run.show_progress):
+    for _ in track(range(run.rounds), "generating", "rounds", total=run.rounds, show_progress=run.show_progress):
         errors: list[float] = []
         for surrogates_turn in turns:
             batch = next(batches)

@@ -54,6 +54,7 @@ def run_demo(
         summary = result.to_json()
         say(f"   {summary['counts']['protected']} of {train} protected after {summary['rounds']} rounds, {summary['passes_per_sample']:.0f} passes per image;")
         say(f"   lowest PSNR {summary['lowest_psnr']:.1f} dB, at most {summary['largest_changed_fraction']:.0%} of the anatomy's voxels changed.")
+        say(f"   {summary['surrogate']}")
         say(f"3. Verify it, from the files alone: monai-salm verify export protected --window {window} --epsilon {EPSILON}")
         report = verify(
             export.images, output / "protected", options=BudgetOptions(window=WINDOW), check_epsilon=Epsilon.parse(EPSILON), show_progress=show_progress

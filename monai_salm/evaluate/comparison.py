@@ -9,12 +9,14 @@ from importlib.metadata import version
 from math import lcm
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.evaluate.folders import Folders, load_folders, stratified_part
+from monai_salm.evaluate.facts import run_facts
+from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, load_folders, stratified_part
 from monai_salm.evaluate.grid import Grid, VictimBuilder, plan_cells
-from monai_salm.evaluate.inspection import example_pairs, verification_figures
+from monai_salm.evaluate.inspection import example_pairs, file_bounds, protection_facts, verification_figures
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.report import write_report
 from monai_salm.evaluate.results import CLEAN, EvaluateReport, VictimResult
@@ -24,6 +26,7 @@ from monai_salm.evaluate.victims import VictimRecipe, is_pretrained
 from monai_salm.networks import size_multiple
 from monai_salm.pipeline import verify
 from monai_salm.pipeline.labels import describe_labels
+from monai_salm.pipeline.record import find_record
 from monai_salm.pipeline.search import VOLUME_BATCH, pick_device
 
 
@@ -33,6 +36,7 @@ def evaluate(
     test: Path,
     options: EvaluateOptions,
     *,
+    command: str = "",
     show_progress: bool = False,
     after_training: Callable[[VictimResult], None] | None = None,
 ) -> EvaluateReport:
@@ -46,15 +50,18 @@ def evaluate(
             utility.
         test: clean images that no victim trains on.
         options: see :class:`~monai_salm.evaluate.options.EvaluateOptions`.
+        command: as it was typed, for the report; empty makes one from the options.
         show_progress: progress bars on standard error.
         after_training: called with the scores of each victim as soon as they are known.
 
     Raises:
         UsageError: labels, folders, victims or countermeasures do not fit each other.
     """
+    began = monotonic()
     named = dict(protected) if isinstance(protected, Mapping) else {"protected": protected}
     victims, shares, device, state = options.victim_names(), options.shares(), pick_device(options.device), EvaluationState(options.state)
     options.chosen_countermeasures()  # before anything is read
+    check_epsilon = options.check_epsilon()
     _check_report(options.report)
     with TemporaryDirectory() as spare:
         folders = load_folders(clean, named, test, options, multiple=lcm(*map(size_multiple, victims)), spare=Path(spare), show_progress=show_progress)
@@ -67,7 +74,11 @@ def evaluate(
             recipe = replace(recipe, batch_size=VOLUME_BATCH)
         # What takes no training comes first: files that break a bound are not worth any.
         first = folders.protected[0]
-        verified = verify(clean, named[first], options=options.budget_options(), show_progress=show_progress) if options.verification else None
+        verified = None
+        if options.verification:
+            verified = verify(clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon, show_progress=show_progress)
+        record = find_record(named[first], folders[CLEAN].inventory, folders[first].inventory)
+        bounds = file_bounds(verified, record)
         grid = Grid(folders, build, recipe, state)
         cells = plan_cells(victims, countermeasures, shares, options.seeds, folders.protected)
         results = grid.run(cells, show_progress=show_progress, after_training=after_training)
@@ -86,13 +97,19 @@ def evaluate(
             folders.chance(),
             folders.majority_share(),
             utility=utility,
-            verification=None if verified is None else verification_figures(verified, folders, first, options.modality.upper()),
-            notes=[*notes, *grid.notes, *(f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known))],
+            verification=None if verified is None else verification_figures(verified, folders, first, options.modality.upper(), bounds),
+            notes=[
+                *folders.notes, *notes, *grid.notes, *(f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known)),
+            ],
             options=options.to_json() | {"pretrained_on": source},
             labels=folders.labels,
-        )
+            run=run_facts(
+                folders, {CLEAN: clean, **named, TEST: test} | ({PRETRAIN: options.pretrain} if options.pretrain else {}), options, device, results,
+                protection_facts(record, options.epsilon), command=command, seconds=monotonic() - began,
+            ),
+        )  # fmt: skip
         if options.report is not None:
-            write_report(report.to_json(), example_pairs(verified, folders, first), options.report)
+            write_report(report.to_json(), example_pairs(bounds, folders, first), options.report)
     return report
 
 

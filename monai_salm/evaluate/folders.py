@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
 from monai_salm.pipeline.protect import find_labels
 from monai_salm.pipeline.search import load_working_samples, task_of
+from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.working import label_map_values
 from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask
@@ -55,6 +57,7 @@ class Folders:
         task: what victims learn.
         shape: of all batches.
         labels: what is known of the labels of ``clean`` and ``test``, as plain types.
+        notes: on images that could not be used.
     """
 
     by_name: dict[str, Folder]
@@ -62,6 +65,7 @@ class Folders:
     task: LearningTask
     shape: tuple[int, ...]
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Folder:
         return self.by_name[name]
@@ -75,6 +79,13 @@ class Folders:
     def spatial_dims(self) -> int:
         """2 or 3."""
         return len(self.shape)
+
+    def class_counts(self, name: str) -> dict[str, int]:
+        """Give how many images of a folder have each class, finding or label; an image may have several of the latter two."""
+        folder = self[name]
+        classes = self[CLEAN].plan.classes
+        found = Counter(number for sample in folder.samples for number in _classes_in(sample))
+        return {label: found[number] for number, label in enumerate(classes)}
 
     def working_set(self, samples: list[WorkingSample]) -> WorkingSet:
         """Give samples in batches of the common shape."""
@@ -121,6 +132,8 @@ def load_folders(
     reserved = {CLEAN, CLEAN_PART, TEST, PRETRAIN} & set(protected)
     if reserved:
         raise UsageError(f"a protected folder cannot be named {reserved.pop()!r}; give another name")
+    for folder in protected.values():
+        check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
     files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
@@ -128,8 +141,16 @@ def load_folders(
     if options.test_labels is None:  # a row of one table belongs to the images of either folder
         labels.unmatched = test_labels.unmatched = [name for name in labels.unmatched if name in set(test_labels.unmatched)]
     told = {CLEAN: labels.to_json(files[CLEAN]), TEST: test_labels.to_json(files[TEST])}
+    labeled = len(set(labels.targets) & set(files[CLEAN].pictures))
+    notes = []
     for name in protected:
-        labels.targets = {path: target for path, target in labels.targets.items() if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
+        check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
+        there = {path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
+        if lacking := sorted(set(labels.targets) & set(files[CLEAN].pictures) - there):
+            notes.append(
+                f"{len(lacking)} of {labeled} labeled images are not in {places[name].name} (the first: {lacking[0]}); no network saw them, clean or protected"
+            )
+        labels.targets = {path: target for path, target in labels.targets.items() if path in there}
         if not labels.targets:
             raise UsageError(f"{places[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
     _same_classes(test_labels, labels)
@@ -142,21 +163,25 @@ def load_folders(
         samples = list(load_working_samples(inventory, plan, options.working_size, values or None, show_progress=show_progress))
         by_name[name] = Folder(inventory, plan, samples)
     # An id stays the same wherever a file lies.
-    known = {sample.sample_id for sample in by_name[CLEAN].samples} & {sample.sample_id for sample in by_name[TEST].samples}
-    if known:
-        raise UsageError(f"{len(known)} of the test images are in {clean}, too; test on images that no victim trains on")
+    for name in (CLEAN, *protected):
+        known = {sample.sample_id for sample in by_name[name].samples} & {sample.sample_id for sample in by_name[TEST].samples}
+        if known:
+            raise UsageError(f"{len(known)} of the test images are in {places[name]}, too; test on clean images that no victim trains on")
     if options.pretrain is not None:
         inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, show_progress=show_progress)
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)
         by_name[PRETRAIN] = Folder(inventory, plan, list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)))
+    loaded = len(by_name[CLEAN].samples)
     _align(by_name, list(protected))
+    if unusable := loaded - len(by_name[CLEAN].samples):
+        notes.append(f"{unusable} of {loaded} images cannot be used in all folders, and no network saw them; 'monai-salm verify' says why")
     shapes = [WorkingSet(folder.samples).padded_shape for folder in by_name.values()]
     if len({len(shape) for shape in shapes}) > 1:
         raise UsageError("2D and 3D images are mixed; evaluate folders of one kind")
     step = lcm(PAD_MULTIPLE, multiple)
     shape = tuple(-(-max(sizes) // step) * step for sizes in zip(*shapes, strict=True))
     task = task_of(WorkingSet(by_name[CLEAN].samples), by_name[CLEAN].plan, options.task)
-    return Folders(by_name, list(protected), task, shape, told)
+    return Folders(by_name, list(protected), task, shape, told, tuple(notes))
 
 
 def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> list[int]:
@@ -182,6 +207,14 @@ def _class_of(sample: WorkingSample) -> tuple[float, ...]:
     if isinstance(target, int):
         return (float(target),)
     return tuple(target.tolist()) if target is not None and target.ndim == 1 else ()
+
+
+def _classes_in(sample: WorkingSample) -> list[int]:
+    """Give the numbers of the classes that a sample has."""
+    target = sample.target
+    if target is None or isinstance(target, int):
+        return [] if target is None else [target]
+    return [int(number) for number in (np.flatnonzero(target > 0.5) if target.ndim == 1 else np.unique(target))]
 
 
 def _within(folder: Path, clean: Path) -> Path:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from time import monotonic
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_salm.checks import check_network
 from monai_salm.errors import UsageError
@@ -21,6 +21,7 @@ from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART, VictimResult
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.victims import VictimRecipe, build_victim, is_pretrained, train_victim
+from monai_salm.progress import Progress
 from monai_salm.samples import WorkingSample
 
 
@@ -91,6 +92,43 @@ class VictimBuilder:
         return PRETRAIN if PRETRAIN in self._folders.by_name else TEST
 
 
+class TimeLeft:
+    """How long the trainings that are left will take, from the epochs that were measured: each network has its own pace, and so has each countermeasure.
+
+    Args:
+        work: (network, countermeasure, images that it sees in all its epochs) of each training that is to be made.
+    """
+
+    def __init__(self, work: Sequence[tuple[str, str, float]]) -> None:
+        self._left = list(work)
+        self._measured: dict[tuple[str, ...], tuple[float, float]] = {}
+
+    def measure(self, seconds: float, share: float) -> None:
+        """Count a share of the first training that is left, and the time that it took."""
+        victim, countermeasure, work = self._left[0]
+        for key in ((), (victim,), (victim, countermeasure)):
+            known = self._measured.get(key, (0.0, 0.0))
+            self._measured[key] = (known[0] + seconds, known[1] + work * share)
+
+    def finish(self) -> None:
+        """Take the first training from those that are left."""
+        self._left.pop(0)
+
+    def seconds(self, share_done: float = 0.0) -> float | None:
+        """Give the time that is left; None before anything was measured.
+
+        Args:
+            share_done: of the first training that is left.
+        """
+        if not self._measured:
+            return None
+        total = 0.0
+        for number, (victim, countermeasure, work) in enumerate(self._left):
+            spent, seen = next(found for key in ((victim, countermeasure), (victim,), ()) if (found := self._measured.get(key)) is not None)
+            total += spent / seen * work * (1 - share_done if number == 0 else 1)
+        return total
+
+
 class Grid:
     """What trainings share: images after a countermeasure, and what was finished before.
 
@@ -118,37 +156,63 @@ class Grid:
 
         Args:
             cells: in the order in which they are to be trained.
-            show_progress: a progress bar on standard error.
+            show_progress: progress bars on standard error, of the trainings and of the epochs of each.
             after_training: called with each result as soon as it is known.
 
         Returns:
             One result a cell, without those of countermeasures that cannot be used on these images, which are noted.
         """
         results = []
-        with tqdm(cells, desc="victims", unit="victim", disable=not show_progress) as bar:
-            for cell in bar:
-                bar.set_postfix_str(f"{cell.victim} on {cell.trained_on}, {cell.countermeasure.name}, {cell.protected_share:.0%}, seed {cell.seed}")
-                key = self._key(cell)
+        keys = [self._key(cell) for cell in cells]
+        missing = [cell for cell, key in zip(cells, keys, strict=True) if self.state.get(key) is None]
+        left = TimeLeft([(cell.victim, cell.countermeasure.name, self._work(cell)) for cell in missing])
+        with Progress("victims", len(cells), "victims", show_progress=show_progress) as bar:
+            for cell, key in zip(cells, keys, strict=True):
+                about = f"{cell.victim} on {cell.trained_on}, {cell.countermeasure.name}, {cell.protected_share:.0%}, seed {cell.seed}"
+                bar.update(0, about, seconds_left=left.seconds())
                 record = self.state.get(key)
                 if record is not None:
                     result = VictimResult.from_json({name: value for name, value in record.items() if name != "key"})
                 else:
                     change = self._fitted(cell)
                     if cell.countermeasure.fit is not None and change is None:
+                        left.finish()
+                        bar.update(1, about, seconds_left=left.seconds())
                         continue
-                    result = self._trained(cell, change)
+                    result = self._trained(cell, change, self._watch(cell, left, bar, about), show_progress)
                     self.state.put(key, result.to_json())
+                    left.finish()
                 results.append(result)
+                bar.update(1, about, seconds_left=left.seconds())
                 if after_training is not None:
                     after_training(result)
         return results
 
-    def _trained(self, cell: GridCell, change: ImageChange | None) -> VictimResult:
+    def _work(self, cell: GridCell) -> float:
+        """Give how many images a training sees in all its epochs."""
+        images = len(self.chosen(cell))
+        return float(images * self.recipe.epochs_for(images))
+
+    def _watch(self, cell: GridCell, left: TimeLeft, bar: Progress, about: str) -> Callable[[int], None]:
+        """Give what is to be called after each epoch of a training: it measures the epoch and tells how long all of them will take."""
+        epochs, last = self.recipe.epochs_for(len(self.chosen(cell))), monotonic()
+
+        def after_epoch(done: int) -> None:
+            nonlocal last
+            now = monotonic()
+            left.measure(now - last, 1 / epochs)
+            last = now
+            bar.update(0, about, seconds_left=left.seconds(done / epochs))
+
+        return after_epoch
+
+    def _trained(self, cell: GridCell, change: ImageChange | None, after_epoch: Callable[[int], None], show_progress: bool) -> VictimResult:
         train = [self._sample(folder, number, change) for folder, number in self.chosen(cell)]
         test = [self._sample(TEST, number, change) for number in range(len(self.folders[TEST].samples))]
         scores = train_victim(
             self.build(cell.victim, cell.seed), self.folders.task, self.folders.working_set(train), self.folders.working_set(test), self.recipe,
-            seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure,
+            seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure, description=f"epochs of {cell.victim}",
+            show_progress=show_progress, after_epoch=after_epoch,
         )  # fmt: skip
         return VictimResult(cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed, scores)
 

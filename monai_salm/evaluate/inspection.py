@@ -10,19 +10,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.errors import SalmError
 from monai_salm.evaluate.folders import Folders
 from monai_salm.evaluate.report import ExamplePair
 from monai_salm.evaluate.results import CLEAN
 from monai_salm.io import read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan
+from monai_salm.pipeline.record import RunRecord
 from monai_salm.pipeline.verify import FileVerdict, VerifyReport
+
+BOUND_FROM = {"option": "--epsilon", "file": "the files", "run": "the manifest of their run", "none": "not stated"}
+"""Where a bound is known from, for people."""
+
+Bounds = dict[str, tuple[float | None, str]]
+"""Path of a file -> its bound in stored units, None if it is not known, and a key of :data:`BOUND_FROM`."""
 
 EXAMPLES = 3
 """Pictures of each modality."""
 
 
-def verification_figures(verified: VerifyReport, folders: Folders, name: str, modality: str) -> dict[str, Any]:
+def file_bounds(verified: VerifyReport | None, record: RunRecord) -> Bounds:
+    """Give the bound of every file that was verified; one that states none, such as NIfTI, has that of the manifest, where that is of the very run."""
+    bounds: Bounds = {}
+    for file in verified.files if verified is not None else ():
+        fate = record.fates.get(file.path)
+        if file.epsilon_stored is not None:
+            bounds[file.path] = (file.epsilon_stored, file.bound)
+        elif fate is not None and isinstance(fate.epsilon_stored, int | float):
+            bounds[file.path] = (float(fate.epsilon_stored), "run")
+        else:
+            bounds[file.path] = (None, "none")
+    return bounds
+
+
+def protection_facts(record: RunRecord, epsilon: str) -> dict[str, Any]:
+    """Give what is known of the run that made the protected files: its own plan says it, or else the user.
+
+    Args:
+        record: of the run.
+        epsilon: what the user gave; empty for nothing.
+    """
+    known_from = ""
+    try:
+        settings = record.settings()
+    except SalmError as error:
+        settings, known_from = {}, str(error)
+    if settings:
+        names = ("method", "epsilon", "perturbed_fraction", "seed", "rounds", "window", "version")
+        return {name: settings.get(name) for name in names} | {"known_from": "the plan of the run, beside the protected files"}
+    known_from = known_from or ("--epsilon" if epsilon else "")
+    return {"epsilon": epsilon, "known_from": known_from} if known_from else {}
+
+
+def verification_figures(verified: VerifyReport, folders: Folders, name: str, modality: str, bounds: Bounds) -> dict[str, Any]:
     """Give the figures of each modality in a folder that was verified.
 
     Args:
@@ -30,29 +71,35 @@ def verification_figures(verified: VerifyReport, folders: Folders, name: str, mo
         folders: what is in them.
         name: of the protected one.
         modality: of files that do not say theirs.
+        bounds: of all files.
     """
     groups: dict[str, list[FileVerdict]] = {}
     headers = folders[CLEAN].inventory.headers
+    planned = {file.path: file.canvas.modality for sample in folders[CLEAN].plan.samples for file in sample.files}
     for file in verified.files:
         if file.max_change_stored is not None:
-            groups.setdefault(headers[file.path].modality or modality or "unknown", []).append(file)
+            groups.setdefault(planned.get(file.path) or headers[file.path].modality or modality or "unknown", []).append(file)
     modalities = []
     for group, files in sorted(groups.items()):
-        bounds = [file.epsilon_stored for file in files if file.epsilon_stored is not None]
+        known = [bounds[file.path] for file in files]
+        limits = [limit for limit, _ in known if limit is not None]
+        beyond = sum((file.max_change_stored or 0) > limit + 1e-6 for file, (limit, _) in zip(files, known, strict=True) if limit is not None)
         psnr = [file.psnr for file in files if file.psnr is not None]
         shares = [file.changed_fraction or 0.0 for file in files]
         modalities.append({
             "modality": group, "files": len(files), "largest_change_stored": max(file.max_change_stored or 0.0 for file in files),
-            "epsilon_stored": max(bounds) if len(bounds) == len(files) else None,
+            "epsilon_stored": max(limits) if len(limits) == len(files) else None, "beyond_bound": beyond,
+            "bound_from": " and ".join(sorted({BOUND_FROM[source] for _, source in known})),
             "lowest_psnr": round(min(psnr), 3) if psnr else None, "mean_psnr": round(mean(psnr), 3) if psnr else None,
             "mean_changed_fraction": round(mean(shares), 6), "largest_changed_fraction": round(max(shares), 6),
         })  # fmt: skip
-    return {"folder": name, "counts": verified.to_json()["counts"], "modalities": modalities}
+    counts = verified.to_json()
+    absent = sum(not entry["excused"] for entry in counts["absent"])
+    return {"folder": name, "counts": counts["counts"], "absent_without_reason": absent, "modalities": modalities}
 
 
-def example_pairs(verified: VerifyReport | None, folders: Folders, name: str) -> list[ExamplePair]:
+def example_pairs(bounds: Bounds, folders: Folders, name: str) -> list[ExamplePair]:
     """Give the middle picture of a few files of each modality, before and after, in model values of the original's window; arguments as above."""
-    bounds = {} if verified is None else {file.path: file.epsilon_stored for file in verified.files}
     groups: dict[str, list[tuple[FilePlan, Path]]] = {}
     for _, _, file, other in folders.file_pairs(name):
         groups.setdefault(file.canvas.modality, []).append((file, other))
@@ -61,7 +108,7 @@ def example_pairs(verified: VerifyReport | None, folders: Folders, name: str) ->
         wanted = min(EXAMPLES, len(files))
         # Evenly: the first slices of a volume are those at its end.
         for file, other in (files[(2 * number + 1) * len(files) // (2 * wanted)] for number in range(wanted)):
-            pairs.append(_example(folders[CLEAN].inventory, file, other, bounds.get(file.path)))
+            pairs.append(_example(folders[CLEAN].inventory, file, other, bounds.get(file.path, (None, "none"))[0]))
     return pairs
 
 

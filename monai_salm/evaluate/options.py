@@ -30,6 +30,7 @@ class EvaluateOptions:
         pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test images.
         utility: measure what the protected images are still worth to a network that was trained on clean ones, and how far their features drift.
         verification: check the first protected folder against its originals first, as ``verify`` does.
+        epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of their run says, if it is beside them.
         report: page to write, with its figures as JSON beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps none.
         window, modality, sample, working_size, device: as in ``ProtectOptions``.
@@ -48,6 +49,7 @@ class EvaluateOptions:
     pretrain: Path | None = None
     utility: bool = True
     verification: bool = True
+    epsilon: str = ""
     report: Path | None = None
     state: Path | None = None
     window: str = "auto"
@@ -67,9 +69,13 @@ class EvaluateOptions:
         """Give the options that say what values mean; no noise is made here, so no image is too coarse for its budget."""
         return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality.upper())
 
+    def check_epsilon(self) -> Epsilon | None:
+        """Give the bound to hold files to, None for what they state themselves, or raise UsageError."""
+        return Epsilon.parse(self.epsilon) if self.epsilon else None
+
     def to_json(self) -> dict[str, Any]:
         """Give what a reader of the report needs to repeat it, without the places of this machine."""
-        names = ("task", "victims", "countermeasures", "protected_shares", "seeds", "epochs", "window", "modality", "sample", "working_size")
+        names = ("task", "victims", "countermeasures", "protected_shares", "seeds", "epochs", "epsilon", "window", "modality", "sample", "working_size")
         return {name: getattr(self, name) for name in names}
 
     def victim_names(self) -> list[str]:

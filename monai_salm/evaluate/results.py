@@ -78,6 +78,7 @@ class EvaluateReport:
         notes: what a reader has to know beside the figures.
         options: how it was measured; plain types.
         labels: what is known of the labels of the clean and the test images; plain types.
+        run: when, where, with what and on what it was measured, see :func:`~monai_salm.evaluate.facts.run_facts`.
     """
 
     results: list[VictimResult]
@@ -89,6 +90,7 @@ class EvaluateReport:
     notes: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
 
     @property
     def main_score(self) -> str:
@@ -101,7 +103,7 @@ class EvaluateReport:
             "format": EVALUATION_FORMAT, "main_score": self.main_score, "chance": self.chance, "majority_share": self.majority_share,
             "counts": self.counts, "results": [result.to_json() for result in self.results], "summary": self.summary(),
             "verdicts": self.verdicts(), "utility": self.utility, "verification": self.verification, "notes": self.notes,
-            "options": self.options, "labels": self.labels,
+            "options": self.options, "labels": self.labels, "run": self.run,
         }  # fmt: skip
 
     def summary(self) -> list[dict[str, Any]]:

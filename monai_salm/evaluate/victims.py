@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +12,12 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import NO_COUNTERMEASURE, Countermeasure
 from monai_salm.networks import build_network, freeze_backbone, logits_of, set_training
+from monai_salm.progress import Progress
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import LearningTask
 
@@ -47,6 +47,10 @@ class VictimRecipe:
     learning_rate: float | None = None
     augmentation: ConsumerAugmentation = ConsumerAugmentation(identity=0.0)
     score_every: int = 1
+
+    def epochs_for(self, images: int) -> int:
+        """Give the epochs of a training on some number of images."""
+        return max(self.epochs, math.ceil(self.least_steps / math.ceil(images / self.batch_size)))
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def train_victim(
     countermeasure: Countermeasure = NO_COUNTERMEASURE,
     description: str = "training",
     show_progress: bool = False,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> VictimScores:
     """Train a network and score it on the test images again and again.
 
@@ -120,18 +125,19 @@ def train_victim(
         countermeasure: whose augmentation and loss replace the recipe's and the task's.
         description: for the progress bar.
         show_progress: a progress bar on standard error.
+        after_epoch: called with the number of epochs that are done.
     """
     start = perf_counter()
     generator = torch.Generator().manual_seed(seed)
     network.to(device)
     steps = math.ceil(len(train) / recipe.batch_size)
-    epochs = max(recipe.epochs, math.ceil(recipe.least_steps / steps))
+    epochs = recipe.epochs_for(len(train))
     descent = Descent(network, epochs * steps, recipe.learning_rate)
     augmentation = countermeasure.augmentation or recipe.augmentation
     curve: list[float] = []
     final: dict[str, float] = {}
-    with own_randomness(seed, device):
-        for epoch in tqdm(range(1, epochs + 1), desc=description, unit="epoch", disable=not show_progress):
+    with own_randomness(seed, device), Progress(description, epochs, "epochs", show_progress=show_progress, inner=True) as bar:
+        for epoch in range(1, epochs + 1):
             set_training(network)
             for indices in shuffled(len(train), recipe.batch_size, generator):
                 batch = train.batch(indices, device)
@@ -147,6 +153,9 @@ def train_victim(
             if epoch == epochs or epoch % recipe.score_every == 0:
                 final = score_network(network, task, test, recipe.batch_size, device, distances=epoch == epochs)
                 curve.append(final[main_score(task)])
+            bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
+            if after_epoch is not None:
+                after_epoch(epoch)
     return VictimScores(final, max((score for score in curve if score == score), default=math.nan), tuple(curve), perf_counter() - start)
 
 

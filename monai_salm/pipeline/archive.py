@@ -21,10 +21,9 @@ from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from monai_salm.errors import UsageError
 from monai_salm.io import atomic_target
+from monai_salm.progress import track
 
 MOST_MEMBERS = 1_000_000
 """Of one archive."""
@@ -105,7 +104,7 @@ def unpack(archive: Path, folder: Path, *, show_progress: bool = False) -> Unpac
         members = _members(opened)
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(archive, members, folder)
-        for member in tqdm(members, desc="unpacking", unit="file", disable=not show_progress):
+        for member in track(members, "unpacking", "files", total=len(members), show_progress=show_progress):
             reason = member.reason or _extract(opened, member, folder)
             if reason:
                 result.refused[_shown(member.info.orig_filename)] = reason
@@ -301,7 +300,7 @@ def pack(folder: Path, like: Path, target: Path, *, show_progress: bool = False)
         entries[name] = _Entry.new(name), files[name]
     with atomic_target(target) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         packed.comment = comment
-        for entry, path in tqdm(entries.values(), desc="packing", unit="file", disable=not show_progress):
+        for entry, path in track(entries.values(), "packing", "files", total=len(entries), show_progress=show_progress):
             _add(packed, entry, path)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from monai_salm.bounds import SERIES_MODALITIES as SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
@@ -24,6 +23,7 @@ from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
+from monai_salm.progress import track
 
 _WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
 """Suffixes of files that hold their own header."""
@@ -162,7 +162,7 @@ def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices 
     choices.check(paths)
     inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
     seen: dict[object, dict[str, str]] = {}
-    for path in tqdm(paths, desc="scanning", unit="file", disable=not show_progress):
+    for path in track(paths, "scanning", "files", total=len(paths), show_progress=show_progress):
         inventory.files.append(_record(root, path, seen, choices.of(root, path)))
     _judge_folders(inventory)
     return _without_ambiguous(_without_collisions(inventory))

@@ -11,8 +11,6 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
 from monai_salm.io import Derivation
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import uid_secret
@@ -21,6 +19,7 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.references import renewed_uids, write_documents
 from monai_salm.pipeline.write import WriteJob, WriteSettings, copy_file, write_sample
+from monai_salm.progress import Progress
 
 
 def write_files(
@@ -37,7 +36,7 @@ def write_files(
     output.mkdir(parents=True, exist_ok=True)
     all_jobs = [WriteJob(sample, _targets(inventory, [file.path for file in sample.files])) for sample in plan.samples]
     jobs = [job for job in all_jobs if not all(file.path in fates for file in job.sample.files)]
-    with tqdm(total=sum(len(job.sample.files) for job in jobs), desc="writing", unit="file", disable=not show_progress) as bar:
+    with Progress("writing", sum(len(job.sample.files) for job in jobs), "files", show_progress=show_progress) as bar:
         for done in _map(jobs, settings, options.workers):
             for fate in done:
                 fates[fate.path] = fate

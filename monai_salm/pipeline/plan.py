@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from monai_salm.bounds import VolumeValues, picture_modality, slice_order, volume_of
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
@@ -22,6 +20,7 @@ from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
+from monai_salm.progress import Progress
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -182,7 +181,7 @@ def build_plan(
     plan = ProtectionPlan([], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents})
     by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG"))
     found: list[SamplePlan] = []
-    with tqdm(total=len(inventory.pictures), desc="planning", unit="file", disable=not show_progress) as bar:
+    with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
         for paths in _volumes(inventory):
             found += _plan_volume(inventory, paths, options, labels, by_series, plan.refused)
             bar.update(len(paths))

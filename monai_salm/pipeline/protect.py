@@ -29,6 +29,7 @@ from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.plan_changes import plan_changes
 from monai_salm.pipeline.preflight import check_choices, foresee, preflight
+from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
 from monai_salm.samples import WorkingSet
 
@@ -76,7 +77,8 @@ class ProtectResult:
         }
         return {
             "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates), "ignored": len(self.ignored),
-            "labels": self.labels, "notes": notes, "rounds": self.search.rounds, "passes_per_sample": self.search.passes, **summary, "problems": problems,
+            "labels": self.labels, "notes": notes, "rounds": self.search.rounds, "passes_per_sample": self.search.passes,
+            "surrogate": self.search.surrogate, **summary, "problems": problems,
         }  # fmt: skip
 
 
@@ -153,8 +155,7 @@ class ProtectionRun:
         self.output = output
         self.options = options
         self.show_progress = show_progress
-        place = output if output.name not in ("", "..") else output.resolve()
-        self.work_dir = options.work_dir or place.with_name(place.name + ".work")
+        self.work_dir = options.work_dir or default_work_dir(output)
         self._zip: Path | None = None
         if source.is_file() and is_archive(source):
             self._zip = output if output.suffix.lower() == ".zip" else output / source.name

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checking two folders against each other, from their files alone: bounds, masks and headers, without anything that the run kept."""
+"""Checking two folders against each other, from their files alone: bounds, masks and headers; what a run kept can only excuse that a file is absent."""
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from monai_salm.bounds import broken_bound, measure_changes, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
-from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, SourceImage, compare_headers, dcmtk_finds_within, read_source, read_with_simpleitk
+from monai_salm.errors import RefusedError
+from monai_salm.io import Document, SourceImage, compare_headers, dcmtk_finds_within, is_litter, read_source, read_with_simpleitk
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
@@ -26,11 +25,12 @@ from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
+from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.sides import check_places, check_sides, stated_bounds
 from monai_salm.pipeline.similarity import structural_similarity
+from monai_salm.progress import Progress
 
 SECOND_READER = "SimpleITK"
-
-_BOUND = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real units\)")
 
 
 @dataclass(kw_only=True)
@@ -39,8 +39,9 @@ class FileVerdict:
 
     Args:
         path: of the original, relative to its folder.
-        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (not handed out) or ``mismatch``.
+        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed out) or ``mismatch``.
         problems: what is wrong; empty unless ``mismatch``.
+        absence: of a file that is not in the protected folder what is known of the reason; empty if it is there.
         bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
         epsilon_stored: that bound in stored units, the largest of any picture in the file; None where none was checked.
         max_change_stored, max_change_real: largest change.
@@ -57,6 +58,7 @@ class FileVerdict:
     path: str
     verdict: str
     problems: list[str] = field(default_factory=list)
+    absence: str = ""
     bound: str = "none"
     epsilon_stored: float | None = None
     max_change_stored: float | None = None
@@ -77,9 +79,11 @@ class VerifyReport:
 
     Args:
         files: one verdict a file, ordered by path.
+        record: what the manifest of the run was used for, or why it was not used; empty where none was looked at.
     """
 
     files: list[FileVerdict]
+    record: str = ""
 
     @property
     def mismatches(self) -> list[FileVerdict]:
@@ -91,7 +95,11 @@ class VerifyReport:
         counts = {name: sum(file.verdict == name for file in self.files) for name in ("protected", "copied", "absent", "mismatch")}
         dangling = sum(len(file.dangling) for file in self.files)
         unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
-        return {"counts": counts, "bound_not_stated": unbounded, "dangling_references": dangling, "files": [asdict(file) for file in self.files]}
+        absent = [{"path": file.path, "excused": file.verdict == "absent", "reason": file.absence} for file in self.files if file.absence]
+        return {
+            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded, "dangling_references": dangling,
+            "files": [asdict(file) for file in self.files],
+        }  # fmt: skip
 
 
 def verify(
@@ -101,9 +109,13 @@ def verify(
     options: BudgetOptions | None = None,
     check_epsilon: Epsilon | None = None,
     choices: KindChoices = NO_CHOICES,
+    allow_absent: bool = False,
     show_progress: bool = False,
 ) -> VerifyReport:
     """Compare two folders, or zips, file by file.
+
+    A file that is absent is a mismatch, unless it cannot be protected by the rules, the manifest of the very run (in the work folder beside the protected
+    folder, where that is still there) says that it was refused or failed, or ``allow_absent`` is given. Nothing else is taken from the manifest.
 
     Args:
         original: folder, zip or file that was protected.
@@ -111,32 +123,41 @@ def verify(
         options: window and modality, as they were given to ``protect``; they choose the anatomy of files that do not say their modality.
         check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and checks none in NIfTI files.
         choices: what the user says of pictures and label maps, as it was said to ``protect``.
+        allow_absent: True takes all absent files for such as were meant not to be handed out.
         show_progress: a progress bar on standard error.
 
     Raises:
-        UsageError: a folder does not exist, or is empty.
+        UsageError: a folder does not exist, the original one is empty, or they are swapped or have nothing to do with each other.
     """
-    if original.resolve() == protected.resolve():
-        raise UsageError(f"{original} and {protected} are the same; give the original and the protected folder")
+    check_places(original, protected)
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
         protected = protected / original.name  # where protect puts a zip that is to go into a folder
     with TemporaryDirectory() as spare:
         before = scan(original, unpack_into=Path(spare) / "original", choices=choices, show_progress=show_progress)
+        empty = protected.is_dir() and not any(path.is_symlink() or not (path.is_dir() or is_litter(path.name)) for path in protected.rglob("*"))
         # What a file is, the original says: noise does not change it, and must not make a picture of a label map.
         same = KindChoices(known=kinds_found(before))
-        after = scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
-        return _Verification(before, after, options or BudgetOptions(), check_epsilon).run(show_progress=show_progress)
+        after = Inventory(protected) if empty else scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
+        verification = _Verification(before, after, options or BudgetOptions(), check_epsilon, allow_absent)
+        check_sides(original, protected, before, after, bool(verification.targets))
+        if set(verification.targets) != {record.path for record in before.files}:
+            verification.record = find_record(protected, before, after)
+        return verification.run(show_progress=show_progress)
 
 
 class _Verification:
     """One comparison of two inventories."""
 
-    def __init__(self, before: Inventory, after: Inventory, options: BudgetOptions, check_epsilon: Epsilon | None) -> None:
+    def __init__(self, before: Inventory, after: Inventory, options: BudgetOptions, check_epsilon: Epsilon | None, allow_absent: bool) -> None:
         self.before = before
         self.after = after
         # An epsilon too small for a file would refuse it here; the canvas's other parts do not depend on it.
         self.options = replace(options, epsilon=Epsilon(1.0))
         self.check_epsilon = check_epsilon
+        self.allow_absent = allow_absent
+        self.record = RunRecord()
+        self.refused = before.refused
+        self.strays = _strays(after)
         self.present = {record.path for record in after.files}
         self.targets = paired_paths(before, after)
         self.originals = {record.path for record in before.files}
@@ -151,23 +172,50 @@ class _Verification:
     def run(self, *, show_progress: bool) -> VerifyReport:
         """Give the verdict of every file of both."""
         verdicts: dict[str, FileVerdict] = {}
-        refused = self.before.refused
-        with tqdm(total=len(self.before.pictures), desc="verifying", unit="file", disable=not show_progress) as bar:
-            for path, source, canvas in file_canvases(self.before, self.options, refused):
-                verdicts[path] = self._picture(path, source, canvas) if self._is_present(path) else _absent(path)
+        with Progress("verifying", len(self.before.pictures), "files", show_progress=show_progress) as bar:
+            for path, source, canvas in file_canvases(self.before, self.options, self.refused):
+                verdicts[path] = self._without_file(path) or self._picture(path, source, canvas)
                 bar.update()
         for path in self.before.documents:
-            verdicts[path] = self._document(path) if self._is_present(path) else _absent(path)
-        for path in refused:
-            verdicts[path] = self._refused(path) if self._is_present(path) else _absent(path)
+            verdicts[path] = self._without_file(path) or self._document(path)
+        for path in self.refused:
+            verdicts[path] = self._without_file(path) or self._refused(path)
         for path, first in self.before.copies.items():
-            verdicts[path] = self._copy(path, verdicts[first]) if self._is_present(path) else _absent(path)
+            verdicts[path] = self._without_file(path) or self._copy(path, verdicts[first])
         for path in self.present - set(self.targets.values()):
             verdicts[path] = FileVerdict(path=path, verdict="mismatch", problems=["it is not in the original folder"])
-        return VerifyReport([verdicts[path] for path in sorted(verdicts)])
+        return VerifyReport([verdicts[path] for path in sorted(verdicts)], self._use_of_record(verdicts.values()))
 
-    def _is_present(self, path: str) -> bool:
-        return path in self.targets
+    def _without_file(self, path: str) -> FileVerdict | None:
+        """Give the verdict of an original that no file can be held against; None where there is one."""
+        if path not in self.targets:
+            return self._absent(path)
+        stray = self.strays.get(self.targets[path])
+        return FileVerdict(path=path, verdict="mismatch", problems=[f"what is there cannot be handed out: {stray}"]) if stray else None
+
+    def _absent(self, path: str) -> FileVerdict:
+        """Judge a file that is not there: by the run's manifest, which may have copied what the rules refuse, then by the rules."""
+        fate = self.record.fates.get(path)
+        rule = self.refused.get(path) or self.refused.get(self.before.copies.get(path, ""))
+        if self.allow_absent:
+            return FileVerdict(path=path, verdict="absent", absence=f"it cannot be protected: {rule}" if rule else "absent files are allowed")
+        if fate is not None and fate.status in ("refused", "failed"):
+            return FileVerdict(path=path, verdict="absent", absence=f"{fate.status} by the run, says its manifest: {fate.reason or 'no reason given'}")
+        if rule and fate is None:
+            return FileVerdict(path=path, verdict="absent", absence=f"it cannot be protected: {rule}")
+        why = f"the run's manifest says that it was {fate.status}" if fate is not None else "nothing says why"
+        return FileVerdict(path=path, verdict="mismatch", problems=[f"it is absent, and {why}"], absence=why)
+
+    def _use_of_record(self, verdicts: Iterable[FileVerdict]) -> str:
+        """Say in a line what the manifest was used for."""
+        record = self.record
+        if record.path is None or self.allow_absent:
+            return ""
+        if record.fault:
+            return f"{record.path} excuses no absent file: {record.fault}"
+        absent = [verdict for verdict in verdicts if verdict.absence and verdict.path in record.fates]
+        excused = sum(verdict.verdict == "absent" for verdict in absent)
+        return f"{record.path}, from the run itself, was used for nothing but {len(absent)} absent files, of which it excuses {excused}"
 
     def _places(self, path: str) -> tuple[Path, Path]:
         return self.before.absolute(path), self.after.absolute(self.targets[path])
@@ -198,8 +246,8 @@ class _Verification:
         verdict.ssim = structural_similarity(canvas.model(source.stored), canvas.model(found.stored))
         if change.max_stored == 0:
             verdict.problems.append("no voxel differs from the original: an unprotected picture")
-        # The last statement is that of the last run; a file may have been protected before.
-        stated = _BOUND.findall(found.header.derivation)
+        # The last statement is that of the last run; what an original that was protected before states already holds for the change before.
+        stated = stated_bounds(found.header.derivation)[len(stated_bounds(source.header.derivation)) :]
         if self.check_epsilon is not None:
             verdict.bound = "option"
             real = self.check_epsilon.real(canvas.budgets[0].window)
@@ -207,7 +255,7 @@ class _Verification:
             problem = broken_bound(changes, _held_to(canvas, real, None))
         elif stated:
             verdict.bound = "file"
-            verdict.epsilon_stored, real = map(float, stated[-1])
+            verdict.epsilon_stored, real = stated[-1]
             problem = broken_bound(changes, _held_to(canvas, real, verdict.epsilon_stored))
         else:
             problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
@@ -286,7 +334,7 @@ class _Verification:
 
     def _copy(self, path: str, first: FileVerdict) -> FileVerdict:
         """A copy of another original shares its verdict, if it is a copy of its protected file too."""
-        if first.verdict != "absent" and file_digest(self._places(path)[1]) == file_digest(self._places(first.path)[1]):
+        if first.path in self.targets and file_digest(self._places(path)[1]) == file_digest(self._places(first.path)[1]):
             return replace(first, path=path)
         return FileVerdict(path=path, verdict="mismatch", problems=[f"the original is a copy of {first.path}, but the protected file is not"])
 
@@ -306,8 +354,11 @@ def _differ(first: SourceImage, second: SourceImage) -> bool:
     return not np.array_equal(first.stored, second.stored)
 
 
-def _absent(path: str) -> FileVerdict:
-    return FileVerdict(path=path, verdict="absent")
+def _strays(after: Inventory) -> dict[str, str]:
+    """Give the paths of what is no file of the protected folder itself, with the reason: links that lead out of it, members that cannot be unpacked."""
+    root = after.root.resolve()
+    places = ((path, reason, after.absolute(path)) for path, reason in after.refused.items())
+    return {path: reason for path, reason, place in places if not place.is_file() or not place.resolve().is_relative_to(root)}
 
 
 def _held_to(canvas: Canvas, epsilon_real: float, epsilon_stored: float | None) -> Canvas:

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
+import shlex
+import shutil
+from dataclasses import replace
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from monai_salm.cli import main
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimRecipe, VictimResult, VictimScores, comparison, evaluate, grid
 from monai_salm.evaluate.results import usable, verdict
@@ -160,7 +167,8 @@ def test_evaluation_goes_on_where_it_was_stopped(folders: Path, tmp_path: Path, 
     assert len((tmp_path / "state.jsonl").read_text().splitlines()) == 5, "four trainings and the utility"
     monkeypatch.setattr(grid, "train_victim", None)
     monkeypatch.setattr(comparison, "score_change", None)
-    assert _evaluate(folders, **options).to_json() == first.to_json()
+    again = _evaluate(folders, **options).to_json()
+    assert {key: value for key, value in again.items() if key != "run"} == {key: value for key, value in first.to_json().items() if key != "run"}
 
 
 def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
@@ -228,6 +236,47 @@ def test_only_files_of_both_folders_are_used(folders: Path, tmp_path: Path) -> N
         ),
     )  # fmt: skip
     assert report.counts == {"clean": 5, "protected": 5, "test": 6}
+    assert report.notes[0].startswith("7 of 12 labeled images are not in protected (the first: case10/image.dcm); no network saw them")
+    assert report.verification is not None
+    assert (report.verification["counts"]["mismatch"], report.verification["absent_without_reason"]) == (7, 7)
+
+
+def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Path) -> None:
+    report = _evaluate(folders, seeds=2, countermeasures="none,median-3", report=tmp_path / "r.html", window="0,700").to_json()
+    run = report["run"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", run["date"])
+    assert run["versions"].keys() == {"python", "monai_salm", "torch", "monai", "numpy"}
+    assert run["versions"]["python"] == platform.python_version()
+    assert run["device"].startswith("cpu (")
+    assert run["data"] == {"clean": "clean", "protected": "protected", "test": "test"}
+    assert run["classes"] == {"clean": {"healthy": 6, "ill": 6}, "test": {"healthy": 3, "ill": 3}}
+    assert (run["seeds"], run["seconds"] > 0) == ([0, 1], True)
+    assert (run["protection"]["method"], run["protection"]["epsilon"], run["protection"]["seed"]) == ("random", "8/255", 0)
+    assert run["command"] == (
+        "monai-salm evaluate clean protected --test test --labels labels.csv --test-labels test.csv --countermeasures none,median-3 --victims small-cnn "
+        "--seeds 2 --epochs 1 --no-utility --report r.html --window 0,700 --working-size 24 --device cpu"
+    )
+    works = {entry["for"]: entry["citation"] for entry in run["citations"]}
+    assert "arXiv 2301.13838" in works["median-3"]
+    assert {"auc", "mcc", "balanced_accuracy", "monai"} <= works.keys()
+    assert json.loads((tmp_path / "r.json").read_text())["run"] == run
+    page = unescape(re.sub(r"<[^>]*>", " ", (tmp_path / "r.html").read_text()))
+    for text in (run["date"], run["device"], *run["versions"].values(), *works.values(), "--window 0,700", "seed 0"):
+        assert str(text) in page, text
+    assert str(tmp_path) not in page
+
+
+def test_command_is_given_as_it_was_typed(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "evaluate", folders / "clean", folders / "protected", "--test", folders / "test", "--labels", folders / "labels.csv",
+        "--test-labels", folders / "test.csv", "--victims", "small-cnn", "--epochs", "1", "--working-size", "24", "--no-utility", "--epsilon", "20 real",
+        "--report", tmp_path / "r.html", "--quiet",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(list(map(str, words)))
+    run = json.loads((tmp_path / "r.json").read_text())["run"]
+    assert run["command"] == shlex.join(["monai-salm", *map(str, words)])
+    assert "--epsilon" in (tmp_path / "r.html").read_text()
 
 
 def test_label_maps(tmp_path: Path) -> None:
@@ -246,9 +295,24 @@ def test_label_maps(tmp_path: Path) -> None:
     assert all(0 <= row["dice"] <= row["peak"] <= 1 for row in report.to_json()["results"])
     assert report.verdicts()[0]["verdict"] in ("not learned", "protected", "weakened", "not protected")
     assert report.verification is not None
-    assert report.verification["modalities"][0]["epsilon_stored"] is None, "a NIfTI file states no bound"
+    fates = [json.loads(line) for line in (tmp_path / "protected.work" / "manifest.jsonl").read_text().splitlines()]
+    (modality,) = report.verification["modalities"]
+    assert (modality["epsilon_stored"], modality["bound_from"]) == (max(fate["epsilon_stored"] for fate in fates), "the manifest of their run")
+    twin = json.loads((tmp_path / "r.json").read_text())
+    assert all(example["within_bound"] for example in twin["examples"])
+    assert twin["run"]["classes"] == {"clean": {"0": 4, "1": 4}, "test": {"0": 2, "1": 2}}
+    assert "bound known from" in (tmp_path / "r.html").read_text()
+    shutil.rmtree(tmp_path / "protected.work")
+    for epsilon, expected in (("", (None, "not stated")), ("1/255", (modality["epsilon_stored"] // 8, "--epsilon"))):
+        again = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", replace(options, epsilon=epsilon))
+        assert again.verification is not None
+        (found,) = again.verification["modalities"]
+        assert found["bound_from"] == expected[1]
+        assert (found["epsilon_stored"] is None) == (expected[0] is None)
+        assert found["beyond_bound"] == again.verification["counts"]["mismatch"] == (4 if epsilon else 0)
+    assert "A bound is broken" in (tmp_path / "r.html").read_text()
     examples = json.loads((tmp_path / "r.json").read_text())["examples"]
-    assert [(example["epsilon_model"], example["within_bound"]) for example in examples] == [(None, None)] * 3
+    assert not any(example["within_bound"] for example in examples)
 
 
 def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) -> None:
@@ -306,8 +370,25 @@ def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], me
 
 def test_test_images_may_not_be_training_images(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu")
-    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on images that no victim trains on"):
+    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on clean images that no victim trains on"):
         evaluate(folders / "clean", folders / "protected", folders / "clean", options)
+    with pytest.raises(UsageError, match=r"12 of the test images are in .*protected, too"):
+        evaluate(folders / "clean", folders / "protected", folders / "protected", options)
+
+
+@pytest.mark.parametrize(
+    ("clean", "protected", "message"),
+    [
+        ("protected", "clean", "the arguments look swapped"),
+        ("clean", "clean", "are the same"),
+        ("clean", "protected.work", "is the private work folder of a run"),
+    ],
+    ids=["swapped", "the same", "work folder"],
+)
+def test_wrong_folders_are_found_out_without_a_verification(folders: Path, clean: str, protected: str, message: str) -> None:
+    options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu", verification=False)
+    with pytest.raises(UsageError, match=message):
+        evaluate(folders / clean, folders / protected, folders / "test", options)
 
 
 def test_protected_folder_without_a_common_file(folders: Path) -> None:

@@ -234,11 +234,28 @@ def test_example_without_a_bound_claims_none(tmp_path: Path) -> None:
 
 
 def test_command_to_repeat_it(tmp_path: Path) -> None:
-    words = _words(_write(_report(MIXED, options={"victims": "", "seeds": 2, "window": "-160,240", "modality": ""}), tmp_path))
-    assert "--victims resnet18,ViT" in words
-    assert "--countermeasures none,jpeg-30,denoiser-100" in words
-    assert "--seeds 2" in words
-    assert "--modality" not in words
+    run = {
+        "command": "monai-salm evaluate 'my data' out --seeds 2 --window=-160,240",
+        "date": "2026-01-31 12:00 UTC",
+        "seconds": 700.0,
+        "training_seconds": 600.0,
+    }
+    words = _words(_write(_report(MIXED, run=run), tmp_path))
+    assert "monai-salm evaluate 'my data' out \\ --seeds 2 \\ --window=-160,240" in words
+    assert "Measured on 2026-01-31 12:00 UTC" in words
+    assert "about 12 minutes (about 10 minutes of training" in words
+
+
+def test_what_one_sees_and_what_is_biased_is_said(tmp_path: Path) -> None:
+    words = _words(_write(_report(MIXED), tmp_path))
+    assert "Who looks for it sees it" in words
+    assert "12 HU in a region of 15 x 15 pixels" in words
+
+
+def test_absent_files_are_told_from_wrong_ones(tmp_path: Path) -> None:
+    verification = {"counts": {"protected": 3, "mismatch": 5}, "absent_without_reason": 4, "modalities": []}
+    words = _words(_write(_report(MIXED, verification=verification), tmp_path))
+    assert "Verification found 1 files that are not as they should be. 4 files are absent, and nothing says why." in words
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])

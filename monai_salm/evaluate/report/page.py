@@ -19,6 +19,7 @@ from monai_salm.evaluate.report import figures, wording
 from monai_salm.evaluate.report.markup import Markup, element, join, number, percent, signed, table
 from monai_salm.evaluate.report.pictures import ExamplePair, show_example
 from monai_salm.io import atomic_target
+from monai_salm.progress import in_words
 
 _TITLE = "What networks learn from the protected images"
 
@@ -54,6 +55,7 @@ def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examp
     # The page may run this script alone, and the browser refuses whatever it would load.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     data = figures.Measured(report)
+    run = report.get("run") or {}
     which = f" ({folder})" if (folder := wording.measured_folder(report)) and len(data.folders) > 1 else ""
     sections = [
         ("proof", f"What was protected, and the bounds{which}", _proof(report)),
@@ -63,12 +65,13 @@ def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examp
         ("utility", f"Clinical utility{which}", _utility(report)),
         ("examples", f"Examples{which}", _examples(examples)),
         ("limits", "Limits", _limits(data)),
-        ("reproduce", "How to repeat it", _reproduce(data)),
+        ("reproduce", "How to repeat it", _reproduce(data, run)),
+        ("citations", "To be cited", _citations(run)),
     ]
     shown = [(key, title, content) for key, title, content in sections if content]
     links = element("nav", *(element("a", title, href=f"#{key}") for key, title, _ in shown), aria_label="Sections")
     body = [
-        element("header", element("h1", _TITLE), *map(_banner, verdicts), _used(report), links),
+        element("header", element("h1", _TITLE), _when(run), *map(_banner, verdicts), _used(report), links),
         element("main", *(element("section", element("h2", title), content, id=key) for key, title, content in shown)),
     ]
     return "\n".join(
@@ -95,6 +98,13 @@ def _banner(verdict: wording.Headline) -> Markup:
     return element("div", *parts, *(element("p", sentence) for sentence in verdict.sentences), class_=f"banner {verdict.level}")
 
 
+def _when(run: Mapping[str, Any]) -> Markup:
+    if not run:
+        return Markup("")
+    software = (run.get("versions") or {}).get("monai_salm", "of unknown version")
+    return element("p", f"Measured on {run.get('date')} with monai_salm {software}, in {in_words(run.get('seconds') or 0.0)}.", class_="when")
+
+
 def _used(report: Mapping[str, Any]) -> Markup:
     used = ", ".join(f"{number} {name}" for name, number in (report.get("counts") or {}).items())
     meanings = ((element("dt", f"{wording.SIGNS[name]} {name}"), element("dd", text)) for name, text in wording.MEANINGS.items())
@@ -109,6 +119,13 @@ def _used(report: Mapping[str, Any]) -> Markup:
     )
 
 
+def _classes(classes: Mapping[str, Mapping[str, int]]) -> Markup:
+    """List how many images of each class there are to learn from and to be scored on."""
+    train, test = classes.get("clean") or {}, classes.get("test") or {}
+    rows = [[name, train.get(name, 0), test.get(name, 0)] for name in dict.fromkeys([*train, *test])]
+    return table("Images with each class, finding or label", ["class", "to train on", "to test on"], rows) if rows else Markup("")
+
+
 def _proof(report: Mapping[str, Any]) -> Markup:
     found = report.get("verification")
     if not found:
@@ -121,11 +138,12 @@ def _proof(report: Mapping[str, Any]) -> Markup:
         kept = "no bound known" if bound is None else "broken" if wording.is_broken(row) else "kept"
         sign = {"kept": "protected", "broken": "not-protected"}.get(kept, "not-learned")
         rows.append([
-            name, row.get("files"), number(largest, 1), number(bound, 1), element("td", element("span", kept, class_=f"verdict {sign}")),
+            name, row.get("files"), number(largest, 1), number(bound, 1),
+            element("td", element("span", kept, class_=f"verdict {sign}")),
             f"{number(row.get('lowest_psnr'), 1)} dB", f"{number(row.get('mean_psnr'), 1)} dB", percent(row.get("mean_changed_fraction"), 1),
-            percent(row.get("largest_changed_fraction"), 1),
+            percent(row.get("largest_changed_fraction"), 1), row.get("bound_from") or "not stated",
         ])  # fmt: skip
-    head = ["modality", "files", "largest change", "bound", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most"]
+    head = ["modality", "files", "largest change", "bound", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most", "bound known from"]
     counts = ", ".join(f"{count} {name}" for name, count in (found.get("counts") or {}).items())
     text = "Read back from the written files: no voxel outside the anatomy may change, and none by more than the bound. Changes and bounds are in the "
     caption = "Changes in the protected files, per modality"
@@ -149,6 +167,7 @@ def _learning(data: figures.Measured) -> Markup:
     name = wording.score_name(data.score)
     return join([
         element("p", text),
+        _classes((data.report.get("run") or {}).get("classes") or {}),
         figures.clean_and_protected(data),
         figures.plain_table(data),
         element("h3", "Learning curves"),
@@ -235,19 +254,33 @@ def _limits(data: figures.Measured) -> Markup:
     return join([element("ol", *items), element("dl", *(element(*part) for fact in facts for part in zip(("dt", "dd"), fact, strict=True)), class_="wide")])
 
 
-def _reproduce(data: figures.Measured) -> Markup:
-    seeds = sorted({row["seed"] for row in data.results if row.get("seed") is not None})
+def _reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
     shares = sorted({float(row["protected_share"]) for row in data.summary if row.get("protected_share") is not None})
+    protection = run.get("protection") or {}
+    made = [f"{name.replace('_', ' ')} {value}" for name, value in protection.items() if name != "known_from" and value not in (None, "")]
     facts = {
+        "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"), "folders": _pairs(run.get("data"), ": "),
+        "images": _pairs(data.report.get("counts")), "protection": f"{', '.join(made)} (known from {protection['known_from']})" if protection else "not known",
         "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures), "protected shares": ", ".join(map(percent, shares)),
-        "seeds": ", ".join(map(str, seeds)), "format": data.report.get("format") or "",
+        "seeds": ", ".join(map(str, run.get("seeds") or sorted({row["seed"] for row in data.results if row.get("seed") is not None}))),
+        "duration": f"{in_words(run['seconds'])} ({in_words(run['training_seconds'])} of training, with what was finished before)" if run else "",
+        "format": data.report.get("format"),
     }  # fmt: skip
     parts = [element("p", "The same seeds give the same networks on the same machine. The file of the same name ending in .json holds all figures.")]
-    if options := data.report.get("options"):
-        given = options | {"victims": ",".join(data.victims), "countermeasures": ",".join(data.countermeasures)}
-        words = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items() if value not in (None, "", False)]
-        parts.append(element("pre", " \\\n    ".join(["monai-salm evaluate CLEAN PROTECTED --test TEST --labels LABELS", *words])))
+    if command := run.get("command"):
+        words = (f"\\\n    {shlex.quote(word)}" if word.startswith("--") else shlex.quote(word) for word in shlex.split(command))
+        parts.append(element("pre", " ".join(words)))
     return join([*parts, table("What was run", ["what", "which"], ([name, value] for name, value in facts.items() if value), kind="text")])
+
+
+def _pairs(values: Mapping[str, Any] | None, between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in (values or {}).items())
+
+
+def _citations(run: Mapping[str, Any]) -> Markup:
+    rows = [[", ".join(map(wording.score_name, entry["for"].split(", "))), entry["citation"]] for entry in run.get("citations") or ()]
+    text = "Whoever publishes these figures cites the methods, networks, countermeasures and scores that they come from."
+    return join([element("p", text), table("Citations", ["for", "work"], rows, kind="text")]) if rows else Markup("")
 
 
 def _details(title: str, content: Markup) -> Markup:
