@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
+from monai_salm.disk import write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.grid import to_native
 
@@ -101,11 +101,7 @@ class NoiseStore:
             "record": json.dumps(dict(record or {}), sort_keys=True),
         }
         content = save({"mask": noise.mask, "values": noise.values}, metadata)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as handle:
-            temporary = Path(handle.name)
-            handle.write(_ordered(content))
-        temporary.replace(self._path(sample_id))
+        write_atomically(self._path(sample_id), _ordered(content), private=True)  # who knows the noise can take it off again
 
     def _open(self, sample_id: str) -> Any:
         try:

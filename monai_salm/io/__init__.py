@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from monai_salm.disk import atomic_target
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom, itk, nifti, other, raster
 from monai_salm.io.base import (
@@ -16,13 +17,13 @@ from monai_salm.io.base import (
     ImageHeader,
     SourceImage,
     StoredArray,
-    atomic_target,
 )
-from monai_salm.io.other import is_litter
+from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
+    "ZIP_SIGNATURES",
     "Derivation",
     "Document",
     "HeaderChange",
@@ -30,6 +31,7 @@ __all__ = [
     "Segmentation",
     "SourceImage",
     "StoredArray",
+    "ZipBytes",
     "atomic_target",
     "compare_headers",
     "dcmtk_finds_within",

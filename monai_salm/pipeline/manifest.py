@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from monai_salm.disk import told_when_full, write_atomically
 from monai_salm.errors import SalmError
 
 FATES = ("protected", "copied", "refused", "failed")
@@ -74,15 +75,17 @@ class Manifest:
 
     def append(self, fate: FileFate) -> None:
         """Add a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(fate), sort_keys=True) + "\n")
+        line = _line(fate)
+        with told_when_full(self.path, len(line)), self.path.open("ab") as file:
+            file.write(line)
 
     def rewrite(self, fates: Mapping[str, FileFate]) -> None:
         """Replace the file by one line for each path, in order of the paths."""
-        lines = [json.dumps(asdict(fates[path]), sort_keys=True) + "\n" for path in sorted(fates)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, b"".join(_line(fates[path]) for path in sorted(fates)), private=True)
+
+
+def _line(fate: FileFate) -> bytes:
+    return f"{json.dumps(asdict(fate), sort_keys=True)}\n".encode("ascii")  # names that are no UTF-8, too
 
 
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from monai_salm.errors import SalmError, UsageError
-from monai_salm.io import atomic_target
+from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers, write_atomically
+from monai_salm.errors import DiskError, SalmError, UsageError
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.inventory import Inventory, scan
 from monai_salm.pipeline.keys import check_key
@@ -22,6 +22,7 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import BudgetOptions, ProtectionPlan, build_plan
 from monai_salm.pipeline.search import SearchSummary, make_noise
+from monai_salm.pipeline.space import space_to_unpack, space_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +153,31 @@ class ProtectionRun:
         if self._prepared is None:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
             check_key(self.options, self.work_dir)
+            if self._zip is not None:
+                check_space(space_to_unpack(self.source, self.work_dir, self._zip))
+                self._make_work_dir()
             inventory, plan, _ = prepare(self.source, self.options, self.work_dir / "input", show_progress=self.show_progress)
-            self.work_dir.mkdir(parents=True, exist_ok=True)
+            check_space(self._needs(inventory, plan))
+            self._make_work_dir()
             _freeze(self.work_dir / "plan.json", plan, self.options.resume)
             self._prepared = inventory, plan
         return self._prepared
+
+    def _make_work_dir(self) -> None:
+        """Make the work folder, or take it over from a stopped run, for nobody but its owner."""
+        if not make_private(self.work_dir):
+            logger.warning("%s: others may read the private work folder, for its disk knows no rights; give --work-dir on another disk", self.work_dir)
+        remove_leftovers(self.work_dir)
+        remove_leftovers(self.work_dir / "noise")
+
+    def _folder(self) -> Path:
+        """Give the folder that files are written to; those of a zip are packed afterwards."""
+        return self.output if self._zip is None else self.work_dir / "output"
+
+    def _needs(self, inventory: Inventory, plan: ProtectionPlan) -> dict[Path, int]:
+        """Give about how many bytes are still to be written to each folder."""
+        needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
+        return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
     def search(self) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
@@ -168,9 +189,15 @@ class ProtectionRun:
         """Write the protected files and the manifest."""
         summary = self.search()
         inventory, plan = self.prepare()
-        folder = self.output if self._zip is None else self.work_dir / "output"
-        fates = write_files(inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress)
+        folder = self._folder()
+        try:
+            fates = write_files(inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress)
+        except DiskError as error:
+            if error.full is None:
+                raise
+            raise disk_full(error.full, self._needs(inventory, plan)[folder]) from error  # what is left of the run, not of the file
         if self._zip is not None:
+            remove_leftovers(self._zip.parent, [self._zip.name])
             pack(folder, self.source, self._zip)
             for temporary in (folder, inventory.root):
                 shutil.rmtree(temporary)
@@ -209,8 +236,7 @@ def _freeze(path: Path, plan: ProtectionPlan, resume: bool) -> None:
         raise UsageError(
             f"{path}: the files, labels or options are not those that the run was begun with; give those again, or start with an empty work folder"
         )
-    with atomic_target(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode(), private=True)
 
 
 def _digest_of(path: Path) -> str:

@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from monai_salm.baselines import Baseline, BaselineRun
+from monai_salm.disk import write_atomically
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import atomic_target
 from monai_salm.networks import build_network, logits_of, size_multiple
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings
@@ -71,8 +71,7 @@ def make_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptio
     else:
         summary = _search_noise(inventory, plan, options, method, work_dir, show_progress=show_progress)
     refused = {path: reason for path, reason in plan.refused.items() if path not in before}
-    with atomic_target(done) as temporary:
-        temporary.write_text(json.dumps(asdict(summary) | {"refused": refused}, indent=1) + "\n", encoding="utf-8")
+    write_atomically(done, (json.dumps(asdict(summary) | {"refused": refused}, indent=1) + "\n").encode(), private=True)
     return summary
 
 
@@ -138,8 +137,7 @@ def _search_noise(
     levels = {sample.sample_id: sample.levels for sample in working.samples}
     for sample_id, steps in optimizer.run(working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)):
         store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
-    with atomic_target(work_dir / "surrogate.safetensors") as temporary:
-        temporary.write_bytes(surrogate_bytes(optimizer.network, card))
+    write_atomically(work_dir / "surrogate.safetensors", surrogate_bytes(optimizer.network, card), private=True)
     checkpoint.unlink(missing_ok=True)
     return SearchSummary(state.round, state.passes, tuple(log.error for log in state.history))
 
