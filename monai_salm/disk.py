@@ -12,6 +12,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from monai_salm.errors import DiskError, RefusedError
 
@@ -101,6 +102,40 @@ def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None
             temporary.unlink()
 
 
+# Names that libraries open -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def openable(path: Path) -> Iterator[Path]:
+    """Give a path for a library that takes no names but those in UTF-8: the path itself, or a link to it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with link_to(path) as link:
+            yield link
+    else:
+        yield path
+
+
+@contextlib.contextmanager
+def link_to(path: Path, *beside: Path) -> Iterator[Path]:
+    """Yield a link of a plain name to a file, a copy where there are no links.
+
+    Args:
+        path: the file. What follows the first dot of its name is kept, for libraries choose how to read by it.
+        beside: files whose names begin like its own, and still do so for the library.
+    """
+    stem = len(path.name.partition(".")[0])
+    with TemporaryDirectory() as folder:
+        links = [Path(folder, f"file{place.name[stem:]}") for place in (path, *beside)]
+        for link, place in zip(links, (path, *beside), strict=True):
+            try:
+                link.symlink_to(place.absolute())
+            except OSError:
+                shutil.copyfile(place, link)
+        yield links[0]
+
+
 # Rights --------------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +201,9 @@ def disk_full(path: Path, needed: int, reason: str = "") -> DiskError:
     free = shutil.disk_usage(_existing(path)).free
     wanted = f"about {needed:,}" if needed else f"more than {free:,}"
     why = reason or os.strerror(errno.ENOSPC)
-    return DiskError(f"{path}: {why}: {wanted} bytes are needed, {free:,} are free; free some space, or give a folder on another disk", path)
+    return DiskError(
+        f"{path}: {why}: {wanted} bytes are needed, {free:,} are free; free some space, or give a folder on another disk (TMPDIR for temporary ones)", path
+    )
 
 
 @contextlib.contextmanager

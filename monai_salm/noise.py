@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
-from monai_salm.disk import write_atomically
+from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.grid import to_native
 
@@ -144,7 +144,8 @@ class NoiseStore:
 def _open_checked(path: Path) -> Any:
     """Open a file of a store and check its format."""
     try:
-        file: Any = safe_open(path, framework="numpy")  # its stub leaves the results of its methods out
+        with openable(path) as place:
+            file: Any = safe_open(place, framework="numpy")  # its stub leaves the results of its methods out
     except SafetensorError as error:
         raise SalmError(f"{path}: damaged noise file ({error}); delete it and run again with --resume") from error
     found = (file.metadata() or {}).get("format")

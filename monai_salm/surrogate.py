@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from monai_salm.disk import openable
 from monai_salm.errors import UsageError
 from monai_salm.networks import build_network
 
@@ -67,7 +68,7 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
         UsageError: the file is no surrogate of this version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with openable(Path(path)) as place, safe_open(place, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             if metadata.get("format") != SURROGATE_FORMAT:
                 raise UsageError(

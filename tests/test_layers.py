@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "samples": {"errors", "budget", "grid", "masks", "tasks", "networks", "consumers", "noise", "canvas"},
     "textures": {"errors"} | CORE - {"optimize", "surrogate"},
     "optimize": {"errors"} | CORE - {"surrogate"},
-    "surrogate": {"errors"} | CORE,
+    "surrogate": {"errors", "disk"} | CORE,
     "io": {"errors", "disk"},
     "transforms": {"errors", "io"} | CORE,
     "baselines": {"errors"} | CORE,

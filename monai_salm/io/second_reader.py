@@ -19,11 +19,12 @@ import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from monai_salm.disk import link_to
 
 _PROCESS = Path(__file__).with_name("simpleitk")
 _PLAIN = re.compile(r"[\w./ ,()+=@-]+", re.ASCII)
@@ -78,23 +79,21 @@ _DCMICMP_BEYOND = 90
 
 @contextlib.contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """Give an absolute name for a file that a library can open: its own, or that of a link to it, a copy where there are no links.
-
-    The files beside it that have its name with another suffix get such names too: a header may be in one of them.
-    """
+    """Give an absolute name for a file that a library can open: its own, or that of a link to it, a copy where there are no links."""
     path = path.absolute()
-    if _PLAIN.fullmatch(str(path)):
+    if _PLAIN.fullmatch(str(path)) and not (path.suffix == ".gz" and path.with_suffix("").exists()):  # ITK would read the other instead
         yield str(path)
         return
-    stem = path.name.partition(".")[0]
-    with TemporaryDirectory() as folder:
-        for sibling in {path, *(place for place in path.parent.iterdir() if place.name.partition(".")[0] == stem and place.is_file())}:
-            other = Path(folder, f"file{sibling.name[len(stem) :]}")
-            try:
-                other.symlink_to(sibling)
-            except OSError:
-                shutil.copyfile(sibling, other)
-        yield str(Path(folder, f"file{path.name[len(stem) :]}"))
+    with link_to(path, *_headers_of(path)) as link:
+        yield str(link)
+
+
+def _headers_of(path: Path) -> list[Path]:
+    """Name what may be the header of an ``.img`` file beside it."""
+    stem = path.name.lower().removesuffix(".gz").removesuffix(".img")
+    if path.name.lower().removesuffix(".gz") == stem:
+        return []
+    return [place for place in path.parent.iterdir() if place.name.lower().removesuffix(".gz") == f"{stem}.hdr"]
 
 
 class _SimpleItk:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from monai_salm.disk import write_atomically
+from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.optimize import RoundLog, SearchState
 from monai_salm.samples import WorkingSet
@@ -34,7 +34,7 @@ def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest
         SalmError: the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with openable(path) as place, safe_open(place, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("plan") != plan_digest:
                 raise UsageError(f"{path}: belongs to a run with other files, labels or options; give those again, or start with an empty work folder")
