@@ -31,12 +31,12 @@ def space_to_write(inventory: Inventory, plan: ProtectionPlan, options: ProtectO
 
     Noise makes files that are compressed a bit larger, so this is rather too little than too much.
     """
-    done = Manifest(work_dir / "manifest.jsonl").load() if options.resume else {}
+    done = Manifest(work_dir / "manifest.jsonl").load()  # of this run, also while it goes on
     paths = [file.path for sample in plan.samples for file in sample.files] + [*plan.documents, *plan.copies]
     paths += plan.refused if options.copy_unprotected else ()
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]
     needs = Counter({output: sum(_written_size(inventory, path) for path in waiting)})
-    if not (options.resume and (work_dir / "search.json").is_file()):
+    if not (work_dir / "search.json").is_file():
         needs[work_dir] += sum(_cells(inventory, [file.path for file in sample.files], options.working_size) for sample in plan.samples) // _CELLS_PER_BYTE
     return dict(needs)
 
