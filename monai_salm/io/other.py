@@ -61,6 +61,15 @@ _EMPTY_SUFFIXES = (
     ".marker",
     ".keep",
     ".placeholder",
+    ".gitkeep",
+    ".gitignore",
+    ".gitattributes",
+    ".nojekyll",
+    ".bidsignore",
+    ".dockerignore",
+    ".dvcignore",
+    ".nobackup",
+    ".nomedia",
 )
 _EMPTY_NAMES = ("done", "ok", "ready", "complete", "completed", "finished", "success", "_success", "failed", "lock", "readme", "license", "changelog")
 """Names of files without a suffix, in lowercase, that are empty on purpose or lose no picture by it; DICOM files often have no suffix."""
@@ -181,7 +190,7 @@ def _zip_fault(path: Path) -> str:
 def _empty(path: Path) -> Document:
     """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep`` or ``job.done``."""
     name, suffix = path.name.lower(), path.suffix.lower()
-    if suffix in _EMPTY_SUFFIXES or (not suffix and (name in _EMPTY_NAMES or name.startswith("."))):
+    if (suffix or name) in _EMPTY_SUFFIXES or name in _EMPTY_NAMES:
         return Document(path=path, format="other", kind="empty file")
     raise RefusedError("the file is empty, and may have been a picture; get a complete copy, or remove it")
 
