@@ -21,58 +21,13 @@ ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 """First bytes of a zip file: of one with members, of an empty one, and of one in several parts."""
 _MOST_DIRECTORY = 64 << 20
 
-_EMPTY_SUFFIXES = (
-    ".txt",
-    ".md",
-    ".rst",
-    ".log",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".xml",
-    ".html",
-    ".htm",
-    ".css",
-    ".js",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".ini",
-    ".cfg",
-    ".conf",
-    ".py",
-    ".sh",
-    ".bval",
-    ".bvec",
-    ".md5",
-    ".sha256",
-    ".done",
-    ".ok",
-    ".ready",
-    ".complete",
-    ".completed",
-    ".finished",
-    ".success",
-    ".failed",
-    ".skip",
-    ".lock",
-    ".flag",
-    ".marker",
-    ".keep",
-    ".placeholder",
-    ".gitkeep",
-    ".gitignore",
-    ".gitattributes",
-    ".nojekyll",
-    ".bidsignore",
-    ".dockerignore",
-    ".dvcignore",
-    ".nobackup",
-    ".nomedia",
+_MAY_BE_EMPTY = re.compile(
+    r".*\.(txt|md|rst|log|csv|tsv|jsonl?|xml|html?|css|js|ya?ml|toml|ini|cfg|conf|py|sh|bval|bvec|md5|sha\d+|done|ok|ready|completed?|finished|success"
+    r"|failed|skip|lock|flag|marker|keep|placeholder|git[a-z]+|nojekyll|nomedia|nobackup|[a-z]+ignore)"
+    r"|done|ok|ready|completed?|finished|_?success|failed|lock|readme|license|changelog",
+    re.IGNORECASE | re.DOTALL,
 )
-_EMPTY_NAMES = ("done", "ok", "ready", "complete", "completed", "finished", "success", "_success", "failed", "lock", "readme", "license", "changelog")
-"""Names of files without a suffix, in lowercase, that are empty on purpose or lose no picture by it; DICOM files often have no suffix."""
+"""Names of files that are empty on purpose, or lose no picture by it; DICOM files often have no suffix."""
 
 _PIECE = 1 << 20
 _PDF_WITHIN = 1024
@@ -189,8 +144,7 @@ def _zip_fault(path: Path) -> str:
 
 def _empty(path: Path) -> Document:
     """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep`` or ``job.done``."""
-    name, suffix = path.name.lower(), path.suffix.lower()
-    if (suffix or name) in _EMPTY_SUFFIXES or name in _EMPTY_NAMES:
+    if _MAY_BE_EMPTY.fullmatch(path.name):
         return Document(path=path, format="other", kind="empty file")
     raise RefusedError("the file is empty, and may have been a picture; get a complete copy, or remove it")
 
