@@ -8,10 +8,13 @@ failed, 4 verification found a mismatch. The package's rooms are imported inside
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +23,8 @@ from typing import Any, TypeVar
 
 import click
 
-from monai_salm.errors import SalmError, UsageError
+from monai_salm.disk import write_new
+from monai_salm.errors import SalmError, UsageError, printable
 from monai_salm.progress import say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_MISMATCH = 1, 2, 3, 4
@@ -129,7 +133,7 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
     if as_json:
         _print_json(result)
     else:
-        click.echo(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
+        _say(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
         if counts["protected"]:
             click.echo(f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of the anatomy's voxels changed")
         if result["rounds"]:
@@ -137,7 +141,7 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         _print_labels(result["labels"])
         if result["surrogate"]:
             click.echo(result["surrogate"])
-        click.echo(f"private, not to be handed out: {done.work_dir}")
+        _say(f"private, not to be handed out: {done.work_dir}")
         _print_notes(result["notes"])
         _print_problems(result["problems"])
     if not counts["protected"] and not counts["copied"]:
@@ -183,7 +187,7 @@ def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
             group = (kind, "x".join(map(str, file["shape"])))
             groups[group] = groups.get(group, 0) + 1
     for (kind, shape), number in sorted(groups.items()):
-        click.echo(f"{number} {kind}" + (f", {shape}" if shape else ""))
+        _say(f"{number} {kind}" + (f", {shape}" if shape else ""))
     counts = result["counts"]
     click.echo(f"{counts['protect']} files can be protected, {counts['copy']} are copied, {counts['refuse']} are refused, {counts['ignored']} ignored")
     _print_notes([file for file in result["files"] if file["notes"]])
@@ -242,11 +246,10 @@ def keygen(file: Path) -> int:
     import secrets
 
     try:
-        file.touch(mode=0o600, exist_ok=False)
+        write_new(file, f"{secrets.token_hex(32)}\n".encode("ascii"))
     except FileExistsError as error:
         raise UsageError(f"{file} exists already; a key that was used must not be replaced, so give another name") from error
-    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-    click.echo(f"wrote {file}; keep it private, and keep a copy")
+    _say(f"wrote {file}; keep it private, and keep a copy")
     return 0
 
 
@@ -285,7 +288,8 @@ def evaluate(context: click.Context, /, clean: Path, protected: Path, test_dir: 
     if as_json:
         _print_json(report.to_json())
     else:
-        click.echo(report.table())
+        for line in report.table().splitlines():
+            _say(line)
     return 0
 
 
@@ -300,8 +304,13 @@ def demo(output: Path, threads: int, quiet: bool) -> int:
     from monai_salm.demo import run_demo
 
     torch.set_num_threads(threads)  # two on a busy machine wait for each other
-    run_demo(output, echo=click.echo, show_progress=not quiet)
+    run_demo(output, echo=_say, show_progress=not quiet)
     return 0
+
+
+def _say(line: str) -> None:
+    """Print one line, whatever characters the name of a file in it has."""
+    click.echo(printable(line))
 
 
 def _print_json(result: Any) -> None:
@@ -316,7 +325,7 @@ def _print_notes(entries: list[dict[str, Any]]) -> None:
             files.setdefault(note, []).append(entry["path"])
     for note, paths in sorted(files.items()):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        click.echo(f"note: {paths[0]}{more}: {note}")
+        _say(f"note: {paths[0]}{more}: {note}")
 
 
 def _print_labels(labels: dict[str, Any] | None) -> None:
@@ -328,7 +337,7 @@ def _print_labels(labels: dict[str, Any] | None) -> None:
 
 def _print_problems(problems: list[dict[str, Any]]) -> None:
     for problem in problems[:PROBLEMS_SHOWN]:
-        click.echo(f"{problem['status']}: {problem['path']}: {problem['reason']}")
+        _say(f"{problem['status']}: {problem['path']}: {problem['reason']}")
     if len(problems) > PROBLEMS_SHOWN:
         click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} more; --json lists all")
 
@@ -338,14 +347,21 @@ class _BesideProgress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        say(self.format(record))
+        say(printable(self.format(record)))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; a user never sees a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--quiet" not in arguments and "-q" not in arguments:
+    if "--quiet" in arguments:
+        logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints warnings
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"  # the processes that write files, too
+    else:
         logging.basicConfig(level=logging.INFO, handlers=[_BesideProgress()], format="%(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal's encoding lacks
     try:
         code = cli.main(arguments, standalone_mode=False, obj=arguments)
     except UsageError as error:
@@ -371,5 +387,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.splitlines())}", err=True)
+    click.echo(f"Error: {printable(' '.join(message.splitlines()))}", err=True)
     return code

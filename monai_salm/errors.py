@@ -3,12 +3,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+
+def printable(text: str) -> str:
+    r"""Give text as one line that any terminal can show: bytes of a name that are no UTF-8 as ``\xNN``, a space for other characters that do not print."""
+    return "".join(_shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python holds such a byte (PEP 383)
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter if letter.isprintable() else " "
+
 
 class SalmError(Exception):
     """Base of every error that monai_salm raises on purpose; its message is one line meant for a user, whatever a file says of itself in it."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(letter if letter.isprintable() else " " for letter in message))
+        super().__init__(printable(message))
 
 
 class UsageError(SalmError):
@@ -24,3 +37,16 @@ class RefusedError(SalmError):
 
 class VerificationError(SalmError):
     """A written file, read back, is not what was meant; the temporary file is deleted and nothing is kept."""
+
+
+class DiskError(SalmError):
+    """A disk is full, or takes no files: no other file of the run could be written there either, so it stops at the first.
+
+    Args:
+        message: one line.
+        full: what a full disk could not hold; None where it takes no files at all.
+    """
+
+    def __init__(self, message: str = "", full: Path | None = None) -> None:
+        super().__init__(message)
+        self.full = full

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
+from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.grid import to_native
 
@@ -114,11 +114,7 @@ class NoiseStore:
             "record": json.dumps(dict(record or {}), sort_keys=True),
         }
         content = save({"mask": noise.mask, "values": noise.values}, metadata)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as handle:
-            temporary = Path(handle.name)
-            handle.write(_ordered(content))
-        temporary.replace(self._path(sample_id))
+        write_atomically(self._path(sample_id), _ordered(content), private=True)  # who knows the noise can take it off again
 
     def _open(self, sample_id: str) -> Any:
         try:
@@ -173,7 +169,8 @@ class NoiseStore:
 def _open_checked(path: Path) -> Any:
     """Open a file of a store and check its format."""
     try:
-        file: Any = safe_open(path, framework="numpy")  # its stub leaves the results of its methods out
+        with openable(path) as place:
+            file: Any = safe_open(place, framework="numpy")  # its stub leaves the results of its methods out
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     found = (file.metadata() or {}).get("format")

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from monai_salm.consumers import ConsumerAugmentation
+from monai_salm.disk import openable
 from monai_salm.errors import UsageError
 from monai_salm.networks import build_network, size_multiple
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings
@@ -84,7 +85,7 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
         UsageError: the file is no surrogate of this version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with openable(Path(path)) as place, safe_open(place, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             found = metadata.get("format")
             if found != SURROGATE_FORMAT and str(found).startswith(_FORMATS):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_salm.disk import told_when_full
 from monai_salm.errors import UsageError
 
 
@@ -47,10 +48,10 @@ class EvaluationState:
     def put(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep what is finished."""
         if self.path is not None:
-            with self.path.open("a+b") as file:
+            line = _BEGIN + json.dumps(key) + ", " + json.dumps(record, allow_nan=False)[1:]
+            with told_when_full(self.path, len(line)), self.path.open("a+b") as file:
                 file.seek(max(0, file.seek(0, 2) - 1))
                 ended = file.read() in (b"", b"\n")
-                line = _BEGIN + json.dumps(key) + ", " + json.dumps(record, allow_nan=False)[1:]
                 file.write((line if ended else f"\n{line}").encode() + b"\n")
 
 

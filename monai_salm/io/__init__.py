@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from monai_salm.disk import atomic_target
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom, itk, nifti, other, raster
 from monai_salm.io.base import (
@@ -17,16 +18,16 @@ from monai_salm.io.base import (
     ImageHeader,
     SourceImage,
     StoredArray,
-    atomic_target,
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.modalities import MODALITIES
-from monai_salm.io.other import is_litter
+from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
 
 __all__ = [
     "MODALITIES",
+    "ZIP_SIGNATURES",
     "Derivation",
     "Document",
     "HeaderChange",
@@ -37,6 +38,7 @@ __all__ = [
     "SourceImage",
     "StoredArray",
     "UndecidedError",
+    "ZipBytes",
     "atomic_target",
     "compare_headers",
     "dcmtk_finds_within",

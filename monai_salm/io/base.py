@@ -19,11 +19,9 @@ nothing of noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -278,17 +276,3 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
         raise RefusedError(f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}")
     if target.exists() and target.samefile(source.header.path):
         raise RefusedError("the target is the source's own file; write to another folder")
-
-
-@contextmanager
-def atomic_target(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target`` that is renamed to it on success and deleted on any error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False) as handle:
-        temporary = Path(handle.name)
-    try:
-        temporary.chmod(0o644)
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+import struct
+import zipfile
 from codecs import IncrementalDecoder, getincrementaldecoder
 from pathlib import Path
 
@@ -14,6 +17,18 @@ OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"
 """Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files beside them."""
 _APPLE_DOUBLE = "._"
 
+ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+"""First bytes of a zip file: of one with members, of an empty one, and of one in several parts."""
+_MOST_DIRECTORY = 64 << 20
+
+_MAY_BE_EMPTY = re.compile(
+    r".*\.(txt|md|rst|log|csv|tsv|jsonl?|xml|html?|css|js|ya?ml|toml|ini|cfg|conf|py|sh|bval|bvec|md5|sha\d+|done|ok|ready|completed?|finished|success"
+    r"|failed|skip|lock|flag|marker|keep|placeholder|git[a-z]+|nojekyll|nomedia|nobackup|[a-z]+ignore)"
+    r"|done|ok|ready|completed?|finished|_?success|failed|lock|readme|license|changelog",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Names of files that are empty on purpose, or lose no picture by it; DICOM files often have no suffix."""
+
 _PIECE = 1 << 20
 _PDF_WITHIN = 1024
 """A PDF may have other bytes before its header (ISO 32000-1 annex H.3.4.1)."""
@@ -23,7 +38,6 @@ _NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _NO_LATIN_1 = re.compile(rb"[\x80-\x9f]")
 """Control characters of Latin-1: text of Windows has letters there, but every binary file has such bytes too."""
 
-_ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "a GIF"),
     (8, b"WEBP", "a WebP picture"),
@@ -79,9 +93,9 @@ def identify(path: Path) -> Document:
     with path.open("rb") as handle:
         head = handle.read(4096)
     if not head:
-        raise RefusedError("the file is empty; remove it, or get a complete copy")
-    if head.startswith(_ZIP):
-        raise RefusedError("a zip file inside the input is not opened; unpack it first")
+        return _empty(path)
+    if head.startswith(ZIP_SIGNATURES):
+        raise RefusedError(_zip_fault(path) or "a zip file inside the input is not opened; unpack it first")
     if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
         return Document(path=path, format="other", kind="PDF", notes=("the PDF was not looked into, so pictures in it are not protected",))
     name = _known(path, head)
@@ -98,6 +112,41 @@ def is_litter(name: str) -> bool:
     """
     parts = name.replace("\\", "/").split("/")
     return any(part.lower() in OPERATING_SYSTEM_FILES or part.startswith(_APPLE_DOUBLE) for part in parts)
+
+
+class ZipBytes(io.FileIO):
+    """A file for zipfile to read, which does not follow it into a list of members of any size.
+
+    Args:
+        path: the file.
+        most: bytes that are read at once.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(path)
+        self._most = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read some bytes, or refuse to."""
+        if size is not None and size > self._most:
+            raise zipfile.BadZipFile(f"its list of members has {size} bytes, at most {self._most} are read")
+        return super().read(size) or b""
+
+
+def _zip_fault(path: Path) -> str:
+    """Say that a zip file cannot be unpacked, if it cannot; its members are not looked at."""
+    try:
+        with ZipBytes(path, _MOST_DIRECTORY) as source, zipfile.ZipFile(source):
+            return ""
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, struct.error) as error:
+        return f"the zip file is damaged or cut ({error}); get a complete copy, and unpack it"
+
+
+def _empty(path: Path) -> Document:
+    """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep`` or ``job.done``."""
+    if _MAY_BE_EMPTY.fullmatch(path.name):
+        return Document(path=path, format="other", kind="empty file")
+    raise RefusedError("the file is empty, and may have been a picture; get a complete copy, or remove it")
 
 
 def _known(path: Path, head: bytes) -> str:

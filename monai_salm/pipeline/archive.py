@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import re
 import shutil
@@ -21,8 +19,9 @@ from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from monai_salm.errors import UsageError
-from monai_salm.io import atomic_target
+from monai_salm.disk import atomic_target, check_space, make_folder, told_when_full
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import ZIP_SIGNATURES, ZipBytes
 from monai_salm.progress import track
 
 MOST_MEMBERS = 1_000_000
@@ -32,6 +31,8 @@ LARGEST_DIRECTORY = 256 * 2**20
 BOMB_SIZE = 2**30
 BOMB_RATIO = 200
 """A member that unpacks to more than so many bytes, and to more than so many times its own, is taken for a bomb."""
+LONGEST_NAME = 255
+"""Bytes that the name of a file or folder may have on common disks."""
 CHUNK = 2**20
 """Bytes that are held in memory at once."""
 
@@ -76,11 +77,17 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Say from the content whether a file is a zip file from its first byte on; one with a zip file at its end alone is none."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    """Say from the first bytes whether a file is a zip file, or the beginning of one; one with a zip file at its end alone is none."""
+    if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        return file.read(4) in ZIP_SIGNATURES
+
+
+def unpacked_size(archive: Path) -> int:
+    """Give the bytes that a zip file unpacks to; errors as of :func:`unpack`."""
+    with _opened(archive) as opened:
+        return sum(member.info.file_size for member in _members(opened) if not member.reason)
 
 
 # Unpacking -----------------------------------------------------------------------------------------------------------
@@ -95,29 +102,21 @@ def unpack(archive: Path, folder: Path, *, show_progress: bool = False) -> Unpac
         show_progress: a progress bar on standard error.
 
     Raises:
-        UsageError: the archive cannot be used at all, or the folder is not empty or too small.
+        UsageError: the archive cannot be used at all, or the folder is not empty.
+        DiskError: its disk cannot hold the members.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: not an empty folder; give one that is empty or does not exist")
     result = UnpackedArchive(folder)
     with _opened(archive) as opened:
         members = _members(opened)
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_space(archive, members, folder)
+        check_space({folder: sum(member.info.file_size for member in members if not member.reason)})
+        make_folder(folder, private=True)
         for member in track(members, "unpacking", "files", total=len(members), show_progress=show_progress):
             reason = member.reason or _extract(opened, member, folder)
             if reason:
                 result.refused[_shown(member.info.orig_filename)] = reason
     return result
-
-
-class _Source(io.FileIO):
-    """A file for zipfile to read, which does not follow it into a list of members of any size."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > LARGEST_DIRECTORY:
-            raise zipfile.BadZipFile(f"its list of members has {size} bytes, at most {LARGEST_DIRECTORY} are read")
-        return super().read(size) or b""
 
 
 @contextmanager
@@ -127,12 +126,12 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         raise UsageError(f"{archive}: no such file; give a zip file")
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(_Source(archive))
+            source = stack.enter_context(ZipBytes(archive, LARGEST_DIRECTORY))
             opened = stack.enter_context(zipfile.ZipFile(source))
         except OSError as error:
             raise UsageError(f"{archive}: cannot be read ({error.strerror or error}); give a zip file that can") from error
         except _DAMAGE as error:
-            raise UsageError(f"{archive}: not a whole zip file ({_line(error)}); copy or pack it again") from error
+            raise UsageError(f"{archive}: the zip file is damaged or cut ({_line(error)}); get a complete copy, or pack it again") from error
         _check_layout(archive, opened)
         yield opened
 
@@ -179,7 +178,20 @@ def _member(info: zipfile.ZipInfo) -> _Member:
     """Look at one entry by itself."""
     name = info.orig_filename
     reason = _name_fault(name) or _kind_fault(info)
-    return _Member(info, reason=reason) if reason else _Member(info, str(PurePosixPath(name)))
+    return _Member(info, reason=reason) if reason else _Member(info, str(PurePosixPath(_disk_name(info))))
+
+
+def _disk_name(info: zipfile.ZipInfo) -> str:
+    """Give the name that a member has on disk: in UTF-8 where its bytes are that, also where no flag says so, else as the code page of DOS has it.
+
+    Letters of that code page take up to three bytes in UTF-8; a name that would become too long by it keeps its bytes, whatever they mean.
+    """
+    raw = _raw_name(info)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        name = info.orig_filename
+        return name if max(len(part.encode()) for part in name.split("/")) <= LONGEST_NAME else raw.decode("utf-8", "surrogateescape")
 
 
 def _name_fault(name: str) -> str:
@@ -216,23 +228,18 @@ def _kind_fault(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _check_space(archive: Path, members: list[_Member], folder: Path) -> None:
-    needed, free = sum(member.info.file_size for member in members if not member.reason), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UsageError(f"{archive}: it unpacks to {needed} bytes, but {folder} has {free} free; free some or give a folder on another disk")
-
-
 def _extract(opened: zipfile.ZipFile, member: _Member, folder: Path) -> str:
     """Write one member; gives the reason if that is not possible, and then leaves nothing."""
     target = folder / member.path
     try:
         if member.is_folder:
-            target.mkdir(parents=True, exist_ok=True)
+            with told_when_full(target):
+                make_folder(target, private=True)
         else:
             _extract_file(opened, member.info, target)
+    except RefusedError as refusal:
+        return str(refusal)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UsageError(f"{folder}: {error.strerror} while unpacking; free some space or give a folder on another disk") from error
         return f"cannot be unpacked: {error.strerror or error}; pack it again, under a shorter name if that is why"
     except _DAMAGE as error:
         return f"damaged: {_line(error)}; copy or pack it again"
@@ -243,7 +250,7 @@ def _extract_file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) 
     # zipfile drops what a member has beyond its declared size, without a word; one byte more, and it shows.
     generous = copy(info)
     generous.file_size += 1
-    with atomic_target(target) as temporary:
+    with atomic_target(target, private=True, needed=info.file_size) as temporary:
         with opened.open(generous) as source, temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink, CHUNK)
             written = sink.tell()
@@ -256,6 +263,18 @@ def _extract_file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) 
 def _key(path: str) -> str:
     """Give what a path is the same as on a system that ignores case and how accents are composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def _suffix(raw: bytes) -> bytes:
+    return os.fsencode(PurePosixPath(os.fsdecode(raw)).suffix)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    return raw == raw.decode("utf-8", "ignore").encode()
 
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:
@@ -296,9 +315,10 @@ def pack(folder: Path, like: Path, target: Path, *, show_progress: bool = False)
         for member in _members(opened):
             if not member.reason and (member.is_folder or member.path in files):
                 entries[member.info.orig_filename] = _Entry.like(member.info), None if member.is_folder else files.pop(member.path)
+        renamed = {_stem(member.path): _raw_name(member.info) for member in _members(opened) if member.path and not member.is_folder}
     for name in sorted(files):
-        entries[name] = _Entry.new(name), files[name]
-    with atomic_target(target) as temporary, zipfile.ZipFile(temporary, "w") as packed:
+        entries[name] = _Entry.new(name, renamed.get(_stem(name))), files[name]
+    with atomic_target(target, needed=like.stat().st_size) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         packed.comment = comment
         for entry, path in track(entries.values(), "packing", "files", total=len(entries), show_progress=show_progress):
             _add(packed, entry, path)
@@ -321,9 +341,13 @@ class _Entry(zipfile.ZipInfo):
         return entry
 
     @classmethod
-    def new(cls, name: str) -> _Entry:
+    def new(cls, name: str, before: bytes | None = None) -> _Entry:
+        """Make an entry for a file that the other zip file lacks, or has under the name ``before`` with another suffix."""
         entry = cls(name)
-        entry.raw_name, entry.name_flag = name.encode("utf-8"), 0 if name.isascii() else _UTF8
+        raw = name.encode("utf-8", "surrogateescape")
+        if before is not None:
+            raw = before[: len(before) - len(_suffix(before))] + _suffix(raw)
+        entry.raw_name, entry.name_flag = raw, 0 if raw.isascii() or not _is_utf8(raw) else _UTF8
         entry.compress_type = zipfile.ZIP_DEFLATED
         entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
         return entry

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.io import atomic_target
 from monai_salm.optimize import RoundLog, SearchState
 from monai_salm.samples import WorkingSet
 
@@ -23,8 +23,7 @@ def save_search(path: Path, state: SearchState, network: nn.Module, plan_digest:
     tensors = {"steps": torch.cat([t.flatten() for t in state.steps]), "score": torch.cat([t.flatten() for t in state.score])}
     tensors |= {f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     progress = {"round": state.round, "passes": state.passes, "quiet": state.quiet, "history": [asdict(log) for log in state.history]}
-    with atomic_target(path) as temporary:
-        temporary.write_bytes(save(tensors, {"plan": plan_digest, "progress": json.dumps(progress)}))
+    write_atomically(path, save(tensors, {"plan": plan_digest, "progress": json.dumps(progress)}), private=True)
 
 
 def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest: str) -> SearchState:
@@ -35,7 +34,7 @@ def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest
         SalmError: the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with openable(path) as place, safe_open(place, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("plan") != plan_digest:
                 raise UsageError(f"{path}: belongs to a run with other files, labels or options; give those again, or start with an empty work folder")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -226,7 +227,7 @@ def _walk(root: Path) -> Iterator[str]:
     """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot be read."""
     unreadable: list[str] = []
     for folder, folders, names in os.walk(root, onerror=lambda error: unreadable.append(error.filename), followlinks=False):
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+        linked = [name for name in folders if os.path.islink(Path(folder) / name)]  # noqa: PTH114 (False for a path that is too long)
         for name in names + linked:
             yield (Path(folder) / name).relative_to(root).as_posix()
     for folder in unreadable:
@@ -266,7 +267,10 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
     try:
         if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
             return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            size = len(os.fsencode(absolute))
+            return FileRecord(path, reason=f"its path has {size} bytes, more than the system opens; call with a shorter INPUT, or move it up")
         return FileRecord(path, reason="a link that leads to itself")
     if absolute.is_dir():
         return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")

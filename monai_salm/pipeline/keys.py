@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
-from monai_salm.io import atomic_target
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 
@@ -29,9 +29,7 @@ def uid_secret(plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) ->
     else:
         digests = sorted([*(file.sha256 for sample in plan.samples for file in sample.files), *plan.documents.values()])
         secret = _secret("/".join([str(options.seed), *digests]).encode())
-    with atomic_target(path) as temporary:
-        temporary.chmod(0o600)
-        temporary.write_text(secret.hex(), encoding="ascii")
+    write_atomically(path, secret.hex().encode("ascii"), private=True)
     return secret
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from monai_salm.disk import told_when_full, write_atomically
 from monai_salm.errors import SalmError
 
 FATES = ("protected", "copied", "refused", "failed")
@@ -76,21 +77,19 @@ class Manifest:
 
     def append(self, fate: FileFate) -> None:
         """Add a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(fate))
+        line = _line(fate)
+        with told_when_full(self.path, len(line)), self.path.open("ab") as file:
+            file.write(line)
 
     def rewrite(self, fates: Mapping[str, FileFate]) -> None:
         """Replace the file by one line for each path, in order of the paths."""
-        lines = [_line(fates[path]) for path in sorted(fates)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, b"".join(_line(fates[path]) for path in sorted(fates)), private=True)
 
 
-def _line(fate: FileFate) -> str:
+def _line(fate: FileFate) -> bytes:
     """Give the line of a file; what is there to say of few files only is left out of the others' lines."""
     fields = {name: value for name, value in asdict(fate).items() if value or name not in ("left_out", "unprotected")}
-    return json.dumps(fields, sort_keys=True) + "\n"
+    return f"{json.dumps(fields, sort_keys=True)}\n".encode("ascii")  # names that are no UTF-8, too
 
 
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:

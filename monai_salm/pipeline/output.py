@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -11,6 +11,8 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
+from monai_salm.disk import make_folder, remove_leftovers
+from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import uid_secret
@@ -25,15 +27,19 @@ from monai_salm.progress import Progress
 def write_files(
     inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path, *, show_progress: bool = False
 ) -> dict[str, FileFate]:
-    """Write the protected files, the documents and the manifest; gives the fate of every file of the input."""
+    """Write the protected files, the documents and the manifest; gives the fate of every file of the input.
+
+    What lies in the private folder, as the files do that are packed into a zip, is as private.
+    """
+    private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
     earlier = manifest.load() if options.resume else {}
     fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_leftovers(output, earlier, {inventory.output_path(record.path) for record in inventory.files})
     derivation = make_derivation(inventory, plan, options, work_dir)
-    settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation)
-    output.mkdir(parents=True, exist_ok=True)
+    settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
+    make_folder(output, private=private)
     all_jobs = [WriteJob(sample, _targets(inventory, [file.path for file in sample.files])) for sample in plan.samples]
     jobs = [job for job in all_jobs if not all(file.path in fates for file in job.sample.files)]
     with Progress("writing", sum(len(job.sample.files) for job in jobs), "files", show_progress=show_progress) as bar:
@@ -55,13 +61,16 @@ def write_files(
     for path, first in plan.copies.items():
         fates[path] = replace(fates[first], path=path)
         if fates[path].status == "protected":
-            copy_file(output, inventory.output_path(first), output, inventory.output_path(path))
+            try:
+                copy_file(output, inventory.output_path(first), output, inventory.output_path(path), private=private)
+            except RefusedError as refusal:
+                fates[path] = FileFate(path=path, status="refused", reason=str(refusal))
     if options.copy_unprotected:
         for path, fate in fates.items():
             if fate.status in ("refused", "failed"):
-                fates[path] = _copy_unprotected(inventory.root, output, fate)
+                fates[path] = _copy_unprotected(inventory.root, output, fate, private=private)
     written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
-    for fate in write_documents(inventory, plan.documents, output, derivation, written):
+    for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
         fates[fate.path] = fate
         manifest.append(fate)
     manifest.rewrite(fates)
@@ -90,15 +99,16 @@ def _targets(inventory: Inventory, paths: Iterable[str]) -> dict[str, str]:
     return {path: target for path in paths if (target := inventory.output_path(path)) != path}
 
 
-def _copy_unprotected(root: Path, output: Path, fate: FileFate) -> FileFate:
+def _copy_unprotected(root: Path, output: Path, fate: FileFate, *, private: bool) -> FileFate:
     """Copy a file as it is; what is no file of the input, or cannot be read, keeps its fate."""
     source = root / fate.path
     if not source.is_file() or not source.resolve().is_relative_to(root.resolve()):
         return fate
     try:
-        copy_file(root, fate.path, output, fate.path)
-    except OSError as error:
-        return replace(fate, reason=f"{fate.reason}; it could not be copied either: {error.strerror or error}")
+        copy_file(root, fate.path, output, fate.path, private=private)
+    except (OSError, RefusedError) as error:
+        why = error.strerror if isinstance(error, OSError) else ""
+        return replace(fate, reason=f"{fate.reason}; it could not be copied either: {why or error}")
     digest = file_digest(output / fate.path)
     return replace(fate, status="copied", sha256_in=digest, sha256_out=digest)
 
@@ -108,10 +118,12 @@ def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[
     for path, fate in earlier.items():
         if fate.status == "copied":
             (output / path).unlink(missing_ok=True)
-    for temporary in output.rglob(".*.tmp") if output.is_dir() else ():
-        name = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", temporary.name)
-        if name is not None and (temporary.parent / name[1]).relative_to(output).as_posix() in paths:
-            temporary.unlink()
+    folders: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        folders[folder].add(name)
+    for folder, names in folders.items():
+        remove_leftovers(output / folder, names)
 
 
 _of_this_worker: list[WriteSettings] = []

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_salm.errors import SalmError, UsageError
-from monai_salm.io import atomic_target
+from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers, write_atomically
+from monai_salm.errors import DiskError, SalmError, UsageError
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.keys import check_key
@@ -31,6 +31,7 @@ from monai_salm.pipeline.plan_changes import plan_changes
 from monai_salm.pipeline.preflight import check_choices, foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
+from monai_salm.pipeline.space import space_to_unpack, space_to_write
 from monai_salm.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
@@ -174,16 +175,19 @@ class ProtectionRun:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
             check_key(self.options, self.work_dir)
             with _nothing_left(self.work_dir):
+                if self._zip is not None:
+                    check_space(space_to_unpack(self.source, self.work_dir, self._zip))
+                    self._make_work_dir()
                 inventory, plan, labels = prepare(self.source, self.options, self.work_dir / "input", show_progress=self.show_progress)
+                check_space(self._needs(inventory, plan))
                 text = _frozen(self.work_dir / "plan.json", plan, self.options.resume)
                 if not is_searched(self.options, self.work_dir):
                     self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
             self.labels = _labels_found(labels, inventory, plan, self._working)
             for line in describe_labels(self.labels) if self.labels is not None else ():
                 logger.info(line)
-            self.work_dir.mkdir(parents=True, exist_ok=True)
-            with atomic_target(self.work_dir / "plan.json") as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            self._make_work_dir()
+            write_atomically(self.work_dir / "plan.json", text.encode(), private=True)
             self._prepared = inventory, plan
         return self._prepared
 
@@ -197,11 +201,28 @@ class ProtectionRun:
         check_key(self.options, self.work_dir)
         with TemporaryDirectory() as spare:
             inventory, plan, labels = prepare(self.source, self.options, Path(spare) / "input", show_progress=self.show_progress)
+            check_space(self._needs(inventory, plan))
             _frozen(self.work_dir / "plan.json", plan, self.options.resume)
             working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
         result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
         return _with_unprotected_copies(result) if self.options.copy_unprotected else result
+
+    def _make_work_dir(self) -> None:
+        """Make the work folder, or take it over from a stopped run, for nobody but its owner."""
+        if not make_private(self.work_dir):
+            logger.warning("%s: others may read the private work folder, for its disk knows no rights; give --work-dir on another disk", self.work_dir)
+        remove_leftovers(self.work_dir)
+        remove_leftovers(self.work_dir / "noise")
+
+    def _folder(self) -> Path:
+        """Give the folder that files are written to; those of a zip are packed afterwards."""
+        return self.output if self._zip is None else self.work_dir / "output"
+
+    def _needs(self, inventory: Inventory, plan: ProtectionPlan) -> dict[Path, int]:
+        """Give about how many bytes are still to be written to each folder."""
+        needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
+        return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
     def search(self) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
@@ -215,9 +236,15 @@ class ProtectionRun:
         """Write the protected files and the manifest."""
         summary = self.search()
         inventory, plan = self.prepare()
-        folder = self.output if self._zip is None else self.work_dir / "output"
-        fates = write_files(inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress)
+        folder = self._folder()
+        try:
+            fates = write_files(inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress)
+        except DiskError as error:
+            if error.full is None:
+                raise
+            raise disk_full(error.full, self._needs(inventory, plan)[folder]) from error  # what is left of the run, not of the file
         if self._zip is not None:
+            remove_leftovers(self._zip.parent, [self._zip.name])
             pack(folder, self.source, self._zip)
             for temporary in (folder, inventory.root):
                 shutil.rmtree(temporary)

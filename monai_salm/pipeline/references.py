@@ -41,7 +41,9 @@ def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) 
     return frozenset(renewed)
 
 
-def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path, derivation: Derivation, written: frozenset[str]) -> Iterable[FileFate]:
+def write_documents(
+    inventory: Inventory, paths: Mapping[str, str], output: Path, derivation: Derivation, written: frozenset[str], *, private: bool = False
+) -> Iterable[FileFate]:
     """Write what is no picture, DICOMDIRs last: byte for byte, but for references.
 
     Args:
@@ -50,6 +52,7 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         output: folder to write to.
         derivation: with the UIDs that get new ones.
         written: paths of all other files in the output, to tell a DICOMDIR what is absent.
+        private: as in :func:`~monai_salm.disk.atomic_target`.
     """
     present = set(written)
     for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
@@ -61,7 +64,7 @@ def write_documents(inventory: Inventory, paths: Mapping[str, str], output: Path
         meant = inventory.listed.get(path, {})
         absent = frozenset(name for name, found in meant.items() if present.isdisjoint(map(inventory.output_path, found)))
         try:
-            with atomic_target(output / path) as temporary:
+            with atomic_target(output / path, private=private) as temporary:
                 write_document(document, temporary, replace(derivation, absent_files=absent))
         except RefusedError as refusal:
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])

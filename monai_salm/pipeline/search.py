@@ -19,8 +19,8 @@ import torch
 from monai_salm.baselines import Baseline, BaselineRun
 from monai_salm.bounds import VolumeBudget, volume_of
 from monai_salm.checks import check_network
+from monai_salm.disk import write_atomically
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import atomic_target
 from monai_salm.networks import build_network, logits_of, size_multiple
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.optimize import MinMinOptimizer, MinMinSettings, SearchState
@@ -98,8 +98,7 @@ def make_noise(
         summary = _baseline_noise(inventory, plan, options, method.search, working, NoiseStore(work_dir / "noise"), show_progress=show_progress)
     else:
         summary = _search_noise(inventory, plan, options, method, working, work_dir, show_progress=show_progress)
-    with atomic_target(done) as temporary:
-        temporary.write_text(json.dumps(asdict(summary) | {"refused": plan.refused}, indent=1) + "\n", encoding="utf-8")
+    write_atomically(done, (json.dumps(asdict(summary) | {"refused": plan.refused}, indent=1) + "\n").encode(), private=True)
     return summary
 
 
@@ -166,8 +165,7 @@ def _search_noise(
     for sample_id, steps in optimizer.run(working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)):
         store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
     card = replace(card, rounds=state.round, series=card.series | series_budgets(inventory, plan, options))
-    with atomic_target(work_dir / "surrogate.safetensors") as temporary:
-        temporary.write_bytes(surrogate_bytes(optimizer.network, card))
+    write_atomically(work_dir / "surrogate.safetensors", surrogate_bytes(optimizer.network, card), private=True)
     checkpoint.unlink(missing_ok=True)
     errors = tuple(log.error for log in state.history)
     looks = optimizer.settings.texture_period > 0 and not optimizer.freeze_surrogate

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from monai_salm.bounds import Change, broken_bound, measure_changes, whole_change
 from monai_salm.canvas import Canvas
-from monai_salm.errors import RefusedError, VerificationError
+from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import Derivation, SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.inventory import file_digest
@@ -32,12 +32,14 @@ class WriteSettings:
         root, output: folders of the input and of the output.
         store: folder of the noise.
         derivation: what the files are to say, but for the description.
+        private: whether the output is for the owner alone, as the files are that are packed into a zip afterwards.
     """
 
     root: Path
     output: Path
     store: Path
     derivation: Derivation
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
         values, anatomy = protected_values(source, canvas, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
             raise RefusedError("its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay unprotected")
-        with atomic_target(target) as temporary:
+        with atomic_target(target, private=settings.private) as temporary:
             write_like(source, values, temporary, replace(settings.derivation, description=describe_bound(canvas)))
             change = prove(source, values, temporary, canvas, anatomy)
         return FileFate(
@@ -85,6 +87,8 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
             psnr=change.psnr, sha256_out=file_digest(target), reason="; ".join(source.header.notes),
             left_out=source.header.left_out, unprotected=source.header.unprotected,
         )  # fmt: skip
+    except DiskError:  # it would meet every other file too
+        raise
     except RefusedError as refusal:
         fate = FileFate(**known, status="refused", reason=str(refusal))
     except Exception as error:  # noqa: BLE001 (one bad file never stops the rest; what happened is in its manifest line)
@@ -110,7 +114,7 @@ def prove(source: SourceImage, intended: NDArray[Any], written: Path, canvas: Ca
     return whole_change(changes)
 
 
-def copy_file(source_root: Path, source: str, target_root: Path, target: str) -> None:
+def copy_file(source_root: Path, source: str, target_root: Path, target: str, *, private: bool = False) -> None:
     """Copy a file byte for byte."""
-    with atomic_target(target_root / target) as temporary:
+    with atomic_target(target_root / target, private=private) as temporary:
         shutil.copyfile(source_root / source, temporary)

@@ -73,6 +73,10 @@ def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (_made(_zip), "a zip file inside the input is not opened; unpack it first"),
         (_made(lambda stream: np.savez(stream, a=np.arange(3))), "a zip file"),
+        (_made(_zip)[:-10], r"the zip file is damaged or cut \(.*\); get a complete copy, and unpack it"),
+        (_made(_zip)[:60], "the zip file is damaged or cut"),
+        (_made(_zip).replace(b"PK\1\2", b"PK\1\3"), r"the zip file is damaged or cut \(Bad magic number for central directory\)"),
+        (b"PK\7\x08" + _made(_zip)[:60], "the zip file is damaged or cut"),
         (_made(lambda stream: np.save(stream, np.arange(3))), "a NumPy array, which may hold unprotected pictures"),
         (_made(_tar), "a tar archive"),
         (gzip.compress(b"x"), "a gzip file"),
@@ -129,6 +133,28 @@ def test_voxels_of_a_pair_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.hdr").write_bytes(b"\x5c\1\0\0" + bytes(344))
     with pytest.raises(RefusedError, match="voxels of an image whose header is beside it"):
         other.identify(tmp_path / "a.img")
+
+
+@pytest.mark.parametrize("name", [".gitkeep", "__init__.py", "a.TXT", "job.done", "DONE", "_SUCCESS", "README", ".nojekyll", "sub-1.bval", "table.csv"])
+def test_empty_file_that_never_was_a_picture_goes_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert other.identify(tmp_path / name) == Document(path=tmp_path / name, format="other", kind="empty file")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dcm", "a.nii", "a.nii.gz", "a.png", "IM0001", "1.2.840.78", ".dcm", ".hidden.nii", "a.zip", "a.img", "a.pdf", "a.npy", "a.unknown"]
+)
+def test_empty_file_that_may_have_been_a_picture_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RefusedError, match="the file is empty, and may have been a picture; get a complete copy, or remove it"):
+        other.identify(tmp_path / name)
+
+
+def test_list_of_members_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(_made(_zip))
+    monkeypatch.setattr(other, "_MOST_DIRECTORY", 10)
+    with pytest.raises(RefusedError, match=r"damaged or cut \(its list of members has \d+ bytes, at most 10 are read\)"):
+        other.identify(tmp_path / "a")
 
 
 def test_litter() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 import pytest
 
+from monai_salm.disk import atomic_target
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, protect
 from monai_salm.surrogate import load_surrogate, surrogate_bytes
@@ -109,7 +110,10 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     first, second = manifest.read_text().splitlines()[0], '{"path": "case1/im'
     manifest.write_text(first + "\n" + second)
     (tmp_path / "out" / "case2").mkdir(exist_ok=True)
-    (tmp_path / "out" / "case2" / ".image.dcm.abcd1234.tmp").write_bytes(b"half")
+    with atomic_target(tmp_path / "out" / "case2" / "image.dcm") as left:
+        pass
+    (tmp_path / "out" / "case2" / "image.dcm").unlink()
+    left.write_bytes(b"half")
     with monkeypatch.context() as patch:
         _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 3)
         with pytest.raises(StopError, match="no power"):

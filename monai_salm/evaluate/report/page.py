@@ -44,7 +44,7 @@ def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair]
     data = json.dumps(content, indent=1, allow_nan=False)
     page = _page(report_json, verdicts, examples)
     with atomic_target(target) as html, atomic_target(target.with_suffix(".json")) as twin:
-        html.write_text(page, encoding="utf-8")
+        html.write_text(page, encoding="utf-8", errors="backslashreplace")  # bytes of a path that are no UTF-8
         twin.write_text(data + "\n", encoding="utf-8")
 
 
