@@ -319,9 +319,13 @@ def _print_json(result: Any) -> None:
 
 def _print_notes(entries: list[dict[str, Any]]) -> None:
     """Say each note once, with the number of files that it is of."""
+    from monai_salm.io.kinds import KNOWN_BY
+
     files: dict[str, list[str]] = {}
     for entry in entries:
         for note in entry["notes"]:
+            if note.startswith(KNOWN_BY):
+                continue  # one of its own for each label map; --json and the manifest have them
             files.setdefault(note, []).append(entry["path"])
     for note, paths in sorted(files.items()):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -136,6 +136,8 @@ def load_folders(
         check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
     files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
+    for name in protected:
+        check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
     test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
     if options.test_labels is None:  # a row of one table belongs to the images of either folder
@@ -144,7 +146,6 @@ def load_folders(
     labeled = len(set(labels.targets) & set(files[CLEAN].pictures))
     notes = []
     for name in protected:
-        check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
         there = {path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
         if lacking := sorted(set(labels.targets) & set(files[CLEAN].pictures) - there):
             notes.append(

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind
+from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP, Judgement, Kind
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
@@ -120,7 +120,7 @@ class Document:
     def of_labels(cls, path: Path, format_name: Format, judgement: Judgement | None = None) -> Document:
         """Describe a label map; without a judgement it is one because the user says so."""
         found = judgement or Judgement("label map", "the user says so")
-        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"known by: {found.evidence}",), judgement=found)
+        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"{KNOWN_BY}{found.evidence}",), judgement=found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,10 @@ WHOLE = 1e-3
 
 FEW_VALUES, FEW_PAIRS = 32, 64
 """A picture has at least so many values besides its background, and so many pairs of neighbors to look at."""
-FEW_SLABS = 8
-"""Values of a label map of slabs and boxes, which repeat along the axes as enlarged pictures do."""
+FEW_BOXES = 8
+"""So many boxes are labels rather than the pixels of a picture that was enlarged."""
+ENLARGED, OWN_VALUES = 8, 0.5
+"""Where so many voxels are one block, and so many blocks have a value of their own, they may be numbered as well as enlarged."""
 GRAINY = 0.7
 """A picture has at most this share of equal neighbors: 0.47 in the smoothest of real ones, 0.65 blurred by two pixels and cut to 8 bits."""
 FLAT = 0.75
@@ -134,23 +136,26 @@ class GridEvidence:
         distinct = len(self.values) - 1
         if distinct < 1:
             return Judgement("cannot tell", f"all values are {self.mode}" if distinct == 0 else "no value is a number", 0, self._few())
-        foreground = sum(int(inside.sum()) for _, inside in self.planes())
-        pairs = self._pairs()
-        if pairs.both < FEW_PAIRS and distinct <= FEW_SLABS:
-            # Slabs and boxes, of which no more is left than a voxel each without what repeats.
-            self._keep_all()
-            foreground = sum(int(inside.sum()) for _, inside in self.planes())
-            pairs = self._pairs()
-        share = pairs.equal_share
-        said = f"{'over ' * self.many}{distinct} values besides the background, {share:.0%} of neighbors equal"
+        foreground, pairs = self._counted()
+        said = f"{'over ' * self.many}{distinct} values besides the background, {pairs.equal_share:.0%} of neighbors equal"
         if not self.many and self._is_scattered(pairs, foreground):
             return Judgement("label map", f"{foreground} single marks of whole numbers in {self.size} voxels", foreground, self._few())
-        if self.many or (distinct >= FEW_VALUES and share < FLAT):
+        few = pairs.both < FEW_PAIRS
+        stacked = few and np.count_nonzero(pairs.along) <= 1  # slabs and boxes, of which little is left without what repeats
+        if self.many or (distinct >= FEW_VALUES and pairs.equal_share < FLAT and not stacked):
             return self._picture(pairs, foreground, said)
-        if share >= FLAT:
-            plain = self._picture_between_plateaus(pairs) if distinct >= FEW_VALUES else ""
-            return Judgement("picture", f"{said}, {plain}", foreground) if plain else self._label_map(pairs, foreground, said)
-        return Judgement("cannot tell", said, foreground, self._few())
+        plain = self._picture_between_plateaus(pairs) if distinct >= FEW_VALUES else ""
+        if plain:
+            return Judgement("picture", f"{said}, {plain}", foreground)
+        if pairs.equal_share < FLAT and not stacked and not (few and distinct <= FEW_BOXES):
+            return Judgement("cannot tell", said, foreground, self._few())
+        self._keep_all()
+        foreground, pairs = self._counted()
+        said = f"{distinct} values besides the background, {pairs.equal_share:.0%} of neighbors equal"
+        return self._label_map(pairs, foreground, said) if pairs.equal_share >= FLAT else Judgement("cannot tell", said, foreground, self._few())
+
+    def _counted(self) -> tuple[int, Pairs]:
+        return sum(int(inside.sum()) for _, inside in self.planes()), self._pairs()
 
     def _keep_all(self) -> None:
         planes, rows, columns = self._stack.shape
@@ -173,6 +178,8 @@ class GridEvidence:
             doubt = "nearly all of it 0 or 1, as in a probability map"
         elif self.ordered and not self.many and pairs.level_share > LEVELS:
             doubt = "each value is next to its neighbors' as in a distance map"
+        elif not self.many and self.size >= ENLARGED * foreground and len(self.values) > OWN_VALUES * foreground:
+            doubt = "nearly each in a block of its own, as numbered regions are"
         elif self._has_plateaus(pairs) and not self._bulk(pairs):
             doubt = "what lies between its plateaus is only their edges, as in a probability map"
         elif pairs.equal_share > GRAINY:
@@ -282,7 +289,8 @@ class GridEvidence:
         Args:
             besides: values that are background as well.
         """
-        both = equal = steps = levels = 0
+        along, alike = np.zeros(3, np.int64), np.zeros(3, np.int64)
+        steps = levels = 0
         first, third, largest, counted = np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2)
         own = np.zeros(0 if self.many else len(self.values), np.int64)
         last: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
@@ -292,10 +300,10 @@ class GridEvidence:
             sides = [(code[:-1], code[1:], here[:-1], here[1:]), (code[:, :-1], code[:, 1:], here[:, :-1], here[:, 1:])]
             if last is not None:
                 sides.append((last[0], code, last[1], here))
-            for one, other, here_one, here_other in sides:
+            for axis, (one, other, here_one, here_other) in enumerate(sides):
                 pair, same = here_one & here_other, one == other
-                both += int(pair.sum())
-                equal += int((pair & same).sum())
+                along[axis] += int(pair.sum())
+                alike[axis] += int((pair & same).sum())
                 if not self.many:
                     own += np.bincount(one[pair & same], minlength=len(own))
                     different = (here_one | here_other) & ~same if besides is None else pair & ~same
@@ -308,7 +316,7 @@ class GridEvidence:
                 largest[axis] = max(largest[axis], sums[2])
                 counted[axis] += sums[3]
             last = code, here
-        return Pairs(both, equal, steps, levels, first, third, largest, counted, own)
+        return Pairs(along, alike, steps, levels, first, third, largest, counted, own)
 
     def _regions(self, foreground: int) -> tuple[float, float, float]:
         """Count regions of equal values plane by plane.

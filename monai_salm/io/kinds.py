@@ -23,6 +23,8 @@ __all__ = ["LABEL_MAP", "Judgement", "Kind", "UndecidedError", "judge", "whole_l
 NEXT_STEP = "say which with --pictures PATTERN (it is protected) or --label-maps PATTERN (it is copied as it is)"
 LABEL_MAP = "label map"
 """Kind of a document that holds labels."""
+KNOWN_BY = "known by: "
+"""Begins the note of a label map with the evidence."""
 MOST_READ = 65535
 """Highest label of a map that classes are taken from."""
 

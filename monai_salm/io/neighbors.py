@@ -17,8 +17,8 @@ class Pairs:
     """What neighbors have in common.
 
     Args:
-        both: pairs of neighbors in the foreground.
-        equal: those of the same value.
+        along: pairs of neighbors in the foreground along rows, columns and planes.
+        alike: those of the same value.
         steps: pairs of different values, the background's included.
         next_level: those whose values follow each other.
         first, third: sums of the sizes of first and third differences along each axis in a plane, in the foreground.
@@ -26,8 +26,8 @@ class Pairs:
         own: equal pairs of each value.
     """
 
-    both: int
-    equal: int
+    along: NDArray[np.int64]
+    alike: NDArray[np.int64]
     steps: int
     next_level: int
     first: NDArray[np.float64]
@@ -37,9 +37,15 @@ class Pairs:
     own: NDArray[np.int64]
 
     @property
+    def both(self) -> int:
+        """Pairs along all axes."""
+        return int(self.along.sum())
+
+    @property
     def equal_share(self) -> float:
-        """Share of the pairs that have the same value."""
-        return self.equal / max(1, self.both)
+        """Share of the pairs that have the same value, along the axis where it is largest: slabs are alike along two."""
+        counted = self.along >= max(1, self.both // 8)
+        return float(np.max(self.alike[counted] / self.along[counted], initial=0.0))
 
     @property
     def level_share(self) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from monai_salm.bounds import SERIES_MODALITIES as SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, Judgement, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
-from monai_salm.io.kinds import LABEL_MAP
+from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
@@ -255,7 +255,7 @@ def _judge_folders(inventory: Inventory) -> None:
         if kind == "label map":
             found = identify(inventory.absolute(record.path), "label map")
             if isinstance(found, Document):
-                inventory.files[number] = FileRecord(record.path, document=replace(found, notes=("known by: the label maps beside it have the same values",)))
+                inventory.files[number] = FileRecord(record.path, document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)))
         elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
             undecided = UndecidedError(replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures"))
             inventory.files[number] = FileRecord(record.path, reason=str(undecided))

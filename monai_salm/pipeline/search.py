@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import time
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,14 @@ from monai_salm.bounds import VolumeBudget, volume_of
 from monai_salm.checks import check_network
 from monai_salm.disk import write_atomically
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.networks import build_network, logits_of, size_multiple
+from monai_salm.networks import build_network, size_multiple
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.optimize import MinMinOptimizer, MinMinSettings, SearchState
+from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline.checkpoint import load_search, save_search
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.methods import NoiseMethod, random_steps
 from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.progress import in_words, track
@@ -46,10 +44,6 @@ SURROGATE_SUFFIX = ".safetensors"
 
 DEFAULT_SURROGATES = {"classification": "small-resnet", "segmentation": "small-unet"}
 """Networks by task, unless the user names another."""
-
-LEARNED_SHARE = 1 / 3
-"""Up to this share of a guess's error the surrogate counts as one that learned the noise of most images: what was measured to protect ended below it."""
-DOUBTFUL = "protection is doubtful"
 
 VOLUME_ROUNDS = 12
 """Rounds at most for volumes, unless the user gives another number: a round of 160 small ones takes about a minute on a CPU."""
@@ -171,70 +165,6 @@ def _search_noise(
     looks = optimizer.settings.texture_period > 0 and not optimizer.freeze_surrogate
     words = what_was_learned(errors[1:] if looks else errors, optimizer.settings.stop_error, guess_error(working, optimizer.task))
     return SearchSummary(state.round, state.passes, errors, words)
-
-
-def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: SearchState) -> float:
-    """Estimate from one measured step how long the rounds that are left take at most; nothing of the search changes.
-
-    Args:
-        optimizer, samples, state: as they will be run.
-    """
-    settings, size = optimizer.settings, min(optimizer.settings.batch_size, len(samples))
-    rounds = settings.max_rounds - state.round
-    batches = math.ceil(len(samples) / settings.batch_size)
-    training = 0 if optimizer.freeze_surrogate else max(settings.surrogate_batches, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
-    steps = rounds * (training + settings.noise_steps * batches)
-    if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
-        steps += max(0, settings.texture_batches - training)
-    if steps <= 0:
-        return 0.0
-    network = deepcopy(optimizer.network).to(optimizer.device).train().requires_grad_(True)
-    batch, generator = samples.batch(range(size), optimizer.device), torch.Generator().manual_seed(0)
-    measured = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        for _ in range(2):  # the first one also warms up
-            began = time.perf_counter()
-            images, label_map = optimizer.augmentation(batch.images, generator, batch.target if optimizer.task.spatial_target else None)
-            target = label_map if optimizer.task.spatial_target else batch.target
-            if target is None:
-                return 0.0
-            loss = optimizer.task.loss(logits_of(network, images.requires_grad_(True)).float(), target).mean()
-            float(torch.autograd.grad(loss, [*network.parameters(), images], allow_unused=True)[-1].sum())  # a GPU is waited for
-            measured.append(time.perf_counter() - began)
-    return min(measured) * steps
-
-
-def guess_error(samples: WorkingSet, task: LearningTask) -> float:
-    """Give the error of who always names what is most common; 1 for segmentation, where that is the background."""
-    if not isinstance(task, ClassificationTask):
-        return 1.0
-    targets = samples.targets()
-    if task.multi_label:
-        shares = targets.float().mean(dim=0)
-        return float(torch.minimum(shares, 1 - shares).mean())
-    return 1 - float(torch.bincount(targets).max()) / len(targets)
-
-
-def what_was_learned(errors: Sequence[float], wanted: float, guess: float) -> str:
-    """Say whether the surrogate learned the noise, without which nobody else will.
-
-    Args:
-        errors: of the surrogate on the protected samples, one a round.
-        wanted: at most; 0 where the search has no stop rule.
-        guess: error of a guess.
-    """
-    wanted = wanted or MinMinSettings.stop_error
-    if not errors:
-        return "whether the surrogate learned the noise is not known after one round, which only looks; give --rounds 2 or more"
-    error = errors[-1]
-    if error <= wanted:
-        return f"the surrogate learned the noise, as it should: its error is {error:.3f} (wanted: at most {wanted:g})"
-    if error <= LEARNED_SHARE * guess:
-        return f"the surrogate learned the noise of most images: its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f})"
-    return (
-        f"{DOUBTFUL}: the surrogate did not learn the noise, its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f}); "
-        "measure it with 'monai-salm evaluate', and give more --rounds or a larger --epsilon"
-    )
 
 
 def check_surrogate(options: ProtectOptions) -> None:

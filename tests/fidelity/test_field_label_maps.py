@@ -71,7 +71,6 @@ SURE: dict[str, Maker] = {
     "vertebrae, first axis": lambda folder: volume_file(folder / "a.nii.gz", VERTEBRAE.T.copy()),
     "spine and ribs": lambda folder: volume_file(folder / "a.nii.gz", SPINE_AND_RIBS),
     "spine and ribs, mha": lambda folder: itk_file(folder / "a.mha", SPINE_AND_RIBS),
-    "regions": lambda folder: volume_file(folder / "a.nii.gz", regions()),
     "mask of 0 and 255": lambda folder: volume_file(folder / "a.nii.gz", np.where(regions() > 1, 255, 0).astype(np.uint8)),
     "mask in PNG": lambda folder: _png(folder / "a.png", np.where(regions(4, (48, 48, 3))[..., 1] > 1, 255, 0).astype(np.uint8)),
 }
@@ -87,6 +86,7 @@ MAYBE: dict[str, Maker] = {
     "five levels of probability": lambda folder: volume_file(folder / "a.nii.gz", np.clip(regions() / 4 + 0.01, 0, 1).astype(np.float32)),
     "labels as CT": lambda folder: ct_slice(folder / "a.dcm", 1, regions()[..., 10].astype(np.int16)),
     "labels as MR": lambda folder: mr_slice(folder / "a.dcm", 1, (regions()[..., 10] * 10).astype(np.int16)),
+    "nested regions": lambda folder: volume_file(folder / "a.nii.gz", regions()),
     "two thousand labels": lambda folder: volume_file(folder / "a.nii.gz", _cubes(2000)),
 }
 """Label maps that go out as they are, or are refused."""

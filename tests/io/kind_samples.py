@@ -100,7 +100,10 @@ def pictures(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     yield Sample("blurred picture of 8 bits", PICTURE, _bits(ndimage.gaussian_filter(anatomy(rng, shape), 1.2), 8))
     small = anatomy(rng, tuple(max(8, length // 3) for length in shape))
     enlarged = np.kron(_bits(small, 12), np.ones((3,) * dims, np.uint16))
-    yield Sample("picture enlarged by nearest neighbors", PICTURE, enlarged, clinical=True)
+    yield Sample("picture enlarged by nearest neighbors", PICTURE, enlarged)
+    for levels in (4, 16):
+        cut = np.floor(small * 0.999 * levels).astype(np.uint8)
+        yield _of_levels(f"picture of {levels} levels, enlarged", np.kron(cut, np.ones((4,) * dims, np.uint8)))
     factor = rng.uniform(1.5, 4)
     yield Sample("picture enlarged, linear", PICTURE, _bits(np.clip(ndimage.zoom(small, factor, order=1), 0, 1), 12), clinical=True)
     yield Sample("picture enlarged, cubic", PICTURE, _bits(np.clip(ndimage.zoom(small, factor, order=3), 0, 1), 12), clinical=True)
@@ -144,6 +147,13 @@ def label_maps(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     for number in range(25):
         deep[6:18, ..., number * 12 : number * 12 + 11] = 26 + number
     yield Sample("deep label map", LABEL_MAP, deep)
+    order = 1 + rng.permutation(int(np.prod([length // 4 for length in shape])))
+    blocks = np.kron(order.reshape([length // 4 for length in shape]), np.ones((4,) * dims, int))
+    yield Sample("label map of numbered blocks", LABEL_MAP, blocks.astype(np.uint16))
+    stacked = np.zeros((16, 16, 120) if dims == 3 else (16, 240), np.uint8)
+    for number in range(40):
+        stacked[4:12, ..., number * 3 * (2 if dims == 2 else 1) :][..., : 3 * (2 if dims == 2 else 1)] = 1 + number
+    yield Sample("label map of stacked slabs", LABEL_MAP, stacked)
     mask = blobs(rng, shape)
     for top, kind in ((1, np.uint8), (255, np.uint8), (1, np.float32)):
         yield Sample(f"mask of 0 and {top} ({np.dtype(kind)})", LABEL_MAP, mask.astype(kind) * kind(top))

@@ -226,7 +226,7 @@ def test_padding_of_a_lossless_syntax_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("syntax", "changes", "reason"),
     [
-        ("1.2.840.10008.1.2.4.100", {}, "MPEG2 .* is not supported"),
+        ("1.2.840.10008.1.2.4.100", {}, "MPEG2 .* video is not protected"),
         ("1.2.840.10008.1.2.4.52", {}, "is not supported"),
         (builders.JPEG_LS, {"NumberOfFrames": 100000}, r"NumberOfFrames is 100000, but \d+ bytes of fragments hold at most"),
         (builders.JPEG_LS, {"Rows": 60000, "Columns": 60000}, "make 7200000000 bytes, more than 1000 times"),

@@ -60,7 +60,7 @@ def _pictures(folder: Path, first: int, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"p{n}.png" for n in range(first, first + count)]
     for n, path in zip(range(first, first + count), paths, strict=True):
-        Image.fromarray((body(n) // 4 + (body(n) > 0) * 20).astype(np.uint8)).save(path)
+        Image.fromarray((body(n) // 3 + (body(n) > 0) * 20).astype(np.uint8)).save(path)
     return paths
 
 

@@ -121,7 +121,10 @@ def _headers_of(path: Path) -> list[Path]:
 
 def _names(header: Path, path: Path) -> bool:
     """Say whether a file is a header that names another."""
-    if header.name == path.name or not header.is_file():
+    try:
+        if header.name == path.name or not header.is_file():
+            return False
+    except OSError:  # a name that is longer than names can be
         return False
     text = read_text(header)
     name = nrrd.data_name(text) if nrrd.is_nrrd(text) else metaimage.data_name(text) if metaimage.is_metaimage(text) else ""

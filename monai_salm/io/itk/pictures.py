@@ -30,6 +30,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
+        read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
         return Document(path=path, format="itk", kind=f"header of a detached {layout.kind}")
     if said == "label map":
         return Document.of_labels(path, "itk")

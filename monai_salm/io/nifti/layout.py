@@ -26,13 +26,14 @@ _RGB24 = 128
 _LABEL_INTENTS = (1002, 1003)
 _NO_PICTURES = {1008: "points", 1009: "triangles", **dict.fromkeys(range(3000, 3100), "a CIFTI matrix")}
 _STATISTICS = range(2, 25)
-_VECTOR = 1007
+_SAYS_LITTLE = (1001, 1007)
+"""An estimate may be a quantitative picture or a coefficient of a model, a vector a color, channels of a picture, or a displacement."""
 _COMPUTED = {
     1004: "matrices", 1005: "symmetric matrices, such as diffusion tensors", 1006: "a displacement field", 1010: "quaternions",
     2006: "a displacement field of FNIRT", 2007: "spline coefficients", 2008: "DCT coefficients", 2009: "spline coefficients",
     2016: "spline coefficients of TOPUP", 2017: "spline coefficients of TOPUP", 2018: "a field of TOPUP",
 }  # fmt: skip
-"""Intents of nifti1.h, and of FSL, that say that the values were computed and are no picture of anything. A vector (1007) may be a color as well."""
+"""Intents of nifti1.h, and of FSL, that say that the values were computed and are no picture of anything."""
 _MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -88,9 +89,9 @@ class Layout:
         return int(self.fields["intent_code"]) in _LABEL_INTENTS
 
     @property
-    def is_vector(self) -> bool:
-        """Whether the intent says that the values are vectors, which may be colors, channels of a picture, or displacements."""
-        return int(self.fields["intent_code"]) == _VECTOR
+    def says_little(self) -> bool:
+        """Whether the intent says that the values may be something else than a picture, but not what."""
+        return int(self.fields["intent_code"]) in _SAYS_LITTLE
 
     @property
     def computed(self) -> str:

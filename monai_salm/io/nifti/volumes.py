@@ -56,7 +56,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     source = _source(path, volume)
     if said == "picture":
         return source.header
-    declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.is_vector and not layout.is_color else None
+    declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.says_little and not layout.is_color else None
     by = f"its intent code is {int(layout.fields['intent_code'])}"
     found_values = judge(
         source.stored, slope=source.slope, intercept=source.intercept, trailing=len(layout.trailing), color=layout.is_color, declared=declared, by=by
