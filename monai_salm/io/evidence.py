@@ -57,6 +57,8 @@ BULK = 0.2
 """Of a picture between plateaus this share is farther than two pixels from them; of edges nothing is."""
 SPECKS, SPECK = 0.04, 3
 """Label maps have at most this share of their voxels in regions of so few."""
+TINY = 256
+"""A grid of two values and fewer voxels than this is no picture, however its specks lie."""
 FEW_REGIONS, ONE_REGION = 4.0, 0.85
 """Labels form this many regions each at most, in a plane, or have this share of their voxels in the largest."""
 MOST_SCATTERED = 0.01
@@ -269,7 +271,8 @@ class GridEvidence:
             doubt = "each value touches the next alone, as levels of a picture or nested structures do"
         else:
             regions, specks, largest = self._regions(foreground)
-            if specks > SPECKS and not sparse:
+            tiny = len(real) == 2 and self.size < TINY
+            if specks > SPECKS and not sparse and not tiny:
                 doubt = f"{specks:.0%} of it in specks"
             elif len(real) > 2 and regions > FEW_REGIONS and largest < ONE_REGION:
                 doubt = f"{regions:.0f} regions a value in a plane, as in a picture of few levels"

@@ -82,8 +82,6 @@ def judge(
         return Judgement("cannot tell", f"{by} says label map, but not all values are whole numbers", found.foreground or 1)
     if declared == "label map" and found.kind == "picture":
         return Judgement("cannot tell", f"{by} says label map, but {found.evidence}", found.foreground)
-    if declared == "picture" and (found.kind == "label map" or found.flat):
-        return Judgement("cannot tell", f"{by} says picture, but {found.evidence}", found.foreground, found.values, found.flat)
     return Judgement(declared, by, found.foreground, found.values)
 
 

@@ -11,6 +11,7 @@ from codecs import IncrementalDecoder, getincrementaldecoder
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
+from monai_salm.io import pdf
 from monai_salm.io.base import Document
 
 OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".spotlight-v100", ".trashes", ".fseventsd", "$recycle.bin", "__macosx")
@@ -97,7 +98,8 @@ def identify(path: Path) -> Document:
     if head.startswith(ZIP_SIGNATURES):
         raise RefusedError(_zip_fault(path) or "a zip file inside the input is not opened; unpack it first")
     if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
-        return Document(path=path, format="other", kind="PDF", notes=("the PDF was not looked into, so pictures in it are not protected",))
+        found = pdf.holds_pictures(path.read_bytes())
+        return Document(path=path, format="other", kind="PDF", notes=() if found else (pdf.LOOKED_FOR,), unprotected=pdf.PICTURES_IN_PDF if found else "")
     name = _known(path, head)
     if name:
         raise RefusedError(f"{name}, which may hold unprotected pictures; convert them to a supported format, or --copy-unprotected copies it as it is")

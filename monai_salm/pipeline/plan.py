@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monai_salm.bounds import VolumeValues, picture_modality, slice_order, volume_of
+from monai_salm.bounds import SERIES_MODALITIES, VolumeValues, picture_modality, slice_order, volume_of
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
@@ -21,6 +21,9 @@ from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
+
+LABELS_APART = 8
+"""Labels are numbered about one after the other; the gray values of a test pattern lie farther apart on average."""
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -230,11 +233,12 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
         readable[path] = source if len(paths) == 1 else None
     if not readable:
         return
-    flat = [judgement for judgement in judged if judgement.kind != "picture" and judgement.foreground]
-    if 2 * sum(judgement.foreground for judgement in flat) > sum(judgement.foreground for judgement in judged):
-        refused.update(dict.fromkeys(readable, str(UndecidedError(flat[0]))))
-        return
     modality = picture_modality(inventory.pictures[paths[0]], options.modality)
+    labels = [judgement for judgement in judged if _may_be_labels(judgement, modality)]
+    if 2 * sum(judgement.foreground for judgement in labels) > sum(judgement.foreground for judgement in judged):
+        doubt = replace(labels[0], kind="cannot tell", evidence=f"its SOP class says picture, but {labels[0].evidence}")
+        refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
+        return
     try:
         budget = values.budget(modality, options.epsilon, options.window)
     except RefusedError as refusal:
@@ -249,13 +253,22 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
 
 
 def _judgements(inventory: Inventory, path: str, source: SourceImage) -> list[Judgement]:
-    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same; those of other formats were judged before."""
+    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same; those of other formats were judged before.
+
+    Colors are never labels in DICOM, and constant frames say nothing.
+    """
     header = source.header
-    if header.format != "dicom" or inventory.choices.of(inventory.root, path) == "picture":
+    if header.format != "dicom" or header.trailing == (3,) or inventory.choices.of(inventory.root, path) == "picture":
         return []
-    color = header.trailing == (3,)
-    axes = len(header.trailing)
-    return [judge(source.stored, slope=source.slope, intercept=source.intercept, trailing=axes, color=color, declared="picture", by="its SOP class")]
+    return [judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing)) for part in source.pictures()]
+
+
+def _may_be_labels(judgement: Judgement, modality: str) -> bool:
+    """Say whether values of an image object are those of a label map: flat, and numbered; or clearly one, where there are no test patterns."""
+    if not judgement.flat:
+        return False
+    numbered = bool(judgement.values) and max(judgement.values) <= LABELS_APART * (len(judgement.values) + 1)
+    return numbered or (judgement.kind == "label map" and modality in SERIES_MODALITIES)
 
 
 def _plan_volume(

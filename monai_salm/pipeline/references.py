@@ -61,6 +61,9 @@ def write_documents(
         if alone:
             yield FileFate(path=path, status="refused", reason=f"the file of its values, {alone}, is not handed out", sha256_in=paths[path])
             continue
+        if file_digest(document.path) != paths[path]:
+            yield FileFate(path=path, status="failed", reason="it is not the file any more that was looked at; run again", sha256_in=paths[path])
+            continue
         meant = inventory.listed.get(path, {})
         absent = frozenset(name for name, found in meant.items() if present.isdisjoint(map(inventory.output_path, found)))
         try:

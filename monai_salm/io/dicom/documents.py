@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from monai_salm.errors import RefusedError
+from monai_salm.io import pdf
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.dicomdir import is_directory, listed_files, remaining_elements, rewritten_directory
@@ -51,7 +52,9 @@ _LABELS = {
     "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
     "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose Storage",
 }
-_ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
+_ENCAPSULATED, _ENCAPSULATED_DOCUMENT = "1.2.840.10008.5.1.4.1.1.104.", 0x00420011
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ", b"GIF8", b"II*\0", b"MM\0*")
+"""How pictures begin that vendors keep in private elements: JPEG, PNG, JPEG 2000, GIF and TIFF."""
 
 _PIXELS = frozenset({PIXEL_DATA, tags.FLOAT_PIXEL_DATA, tags.DOUBLE_FLOAT_PIXEL_DATA})
 _VARIABLE_PIXEL_DATA, _VARIABLE_GROUP = 0x7F000010, 0xFF00FFFF
@@ -197,8 +200,6 @@ def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str,
         raise RefusedError(f"{pixels.name} in an object of class {name}, which has none: it may be a picture; repair its SOPClassUID first")
     if sop_class in _MAPS:
         return name, ("its values are computed from pictures and are not changed",)
-    if sop_class.startswith(_ENCAPSULATED):
-        return name, ("the document that it holds is not looked into, so pictures in it are not protected",)
     return name, ()
 
 
@@ -246,7 +247,18 @@ def unprotected_in(file: DicomFile) -> str:
             name = f"private element {tag_text(element.tag)}" if element.tag >> 16 & 1 else f"{element.name} {tag_text(element.tag)}"
             place = " in a sequence" if depth else ""
             found[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
+    if _sop_class(file).startswith(_ENCAPSULATED):
+        found |= dict.fromkeys(_within(file.find(_ENCAPSULATED_DOCUMENT)))
     return "; ".join(found)
+
+
+def _within(document: Element | None) -> Iterable[str]:
+    """Say what pictures an encapsulated document has; others than PDF are not looked into."""
+    if document is None:
+        return ()
+    if b"%PDF-" not in bytes(document.value[:1024]):
+        return ("the document that it holds is not looked into, so pictures in it are not protected",)
+    return (pdf.PICTURES_IN_PDF,) if pdf.holds_pictures(document.value) else ()
 
 
 def _frame_bytes(file: DicomFile) -> int:
@@ -264,5 +276,5 @@ def _may_be_copy(element: Element, frame_bytes: int) -> bool:
     group, number = element.tag >> 16, element.tag & 0xFFFF
     if group & 1 and number >= _FIRST_PRIVATE_DATA and element.vr in ("OB", "OW", "UN"):
         as_large = 0 < frame_bytes <= element.size and element.value[:4] != _CSA_HEADER
-        return as_large or (group == _SIEMENS_PIXELS and element.size > 0)
+        return as_large or bytes(element.value[:8]).startswith(_PICTURES) or (group == _SIEMENS_PIXELS and element.size > 0)
     return element.tag & _VARIABLE_GROUP == _VARIABLE_PIXEL_DATA and group != PIXEL_DATA >> 16 and not group & 1 and element.size > 0

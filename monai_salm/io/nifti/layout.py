@@ -91,7 +91,7 @@ class Layout:
     @property
     def says_little(self) -> bool:
         """Whether the intent says that the values may be something else than a picture, but not what."""
-        return int(self.fields["intent_code"]) in _SAYS_LITTLE
+        return int(self.fields["intent_code"]) in _SAYS_LITTLE and self.dtype.kind == "f"
 
     @property
     def computed(self) -> str:
