@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from monai_salm.errors import UsageError
 from monai_salm.io import Document, Judgement, Kind
+from monai_salm.pipeline.case_names import case_of
 
 MOST_OPEN = 0.2
 """Where more of the files of a folder that have the same few values cannot be told, the others are not believed either."""
@@ -24,12 +25,14 @@ class KindChoices:
         label_maps, pictures: patterns (``labels/*``, ``*_seg.nii.gz``) of paths relative to the input, or of names where they have no slash; a star
             stands for slashes too, and a folder for all that is in it.
         label_folder: folder of label maps; where it lies in the input, all that is in it are some.
+        labeled: paths, without suffix and channel, of which that folder has a label map, so that they are pictures.
         known: path -> what was found before, which counts as said.
     """
 
     label_maps: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     label_folder: Path | None = None
+    labeled: frozenset[str] = frozenset()
     known: Mapping[str, Kind] = field(default_factory=dict)
 
     def of(self, root: Path, path: str) -> Kind | None:
@@ -43,7 +46,15 @@ class KindChoices:
             raise UsageError(f"{path}: both --label-maps {labels!r} and --pictures {picture!r} match it; give patterns of which one does")
         if picture is not None:
             return "picture"
-        return "label map" if labels is not None or self._in_label_folder(root, path) else self.known.get(path)
+        if labels is not None or self._in_label_folder(root, path):
+            return "label map"
+        return "picture" if case_of(path)[0] in self.labeled else self.known.get(path)
+
+    @classmethod
+    def with_labels(cls, folder: Path, label_maps: tuple[str, ...] = (), pictures: tuple[str, ...] = ()) -> KindChoices:
+        """Take a folder of label maps for what it says: which files are some, and of which pictures they are."""
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return cls(label_maps, pictures, folder, frozenset(case_of(name)[0] for name in names))
 
     def _in_label_folder(self, root: Path, path: str) -> bool:
         """Say whether a file lies in the folder of label maps; one that holds the whole input says nothing."""

@@ -11,14 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from monai_salm.errors import UsageError
+from monai_salm.pipeline.case_names import case_of, stem_of
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_table import fold, one_spelling, some
-
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".raw", ".zraw", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-"""Suffixes of pictures and label maps that are left off their names, the longest first; of any other file it is the last one."""
-
-_CHANNEL = re.compile(r"_\d{4}$")
-"""Of a case of nnU-Net: its pictures are CASE_0000, CASE_0001, its label map is CASE."""
 
 _OF_LABEL_MAPS = re.compile(r"-?(seg|mask|labels?|gt|segmentation|labelmap)$")
 """What people add to the names of label maps; it is told, not guessed."""
@@ -133,19 +128,6 @@ def _below_a_root(names: list[str], table: Path, inventory: Inventory) -> dict[s
             f"{table}: its paths begin with {some(sorted(options))}, and which of these is the input is not said; write paths relative to the input"
         )
     return {name: [path] for place in whole for name, path in options[place].items()}
-
-
-def stem_of(path: str) -> str:
-    """Give a path without the suffix of its format."""
-    lower = path.lower()
-    suffix = next((suffix for suffix in SUFFIXES if lower.endswith(suffix) and not lower.endswith("/" + suffix)), PurePosixPath(path).suffix)
-    return path[: len(path) - len(suffix)]
-
-
-def case_of(path: str) -> tuple[str, bool]:
-    """Give the name of the case that a picture belongs to, with its folder, and whether that is another than its own name."""
-    stem = stem_of(path)
-    return _CHANNEL.sub("", stem), bool(_CHANNEL.search(stem))
 
 
 def match_label_maps(available: Iterable[str], inventory: Inventory) -> tuple[dict[str, str], dict[str, str]]:

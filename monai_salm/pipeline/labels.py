@@ -11,8 +11,9 @@ from typing import Any
 
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import is_litter, read_segmentation
+from monai_salm.pipeline.case_names import stem_of
 from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory
-from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths, stem_of
+from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths
 from monai_salm.pipeline.label_table import (
     PATH_COLUMNS,
     SHOWN,

@@ -151,8 +151,9 @@ class ProtectOptions:
 
     def kind_choices(self) -> KindChoices:
         """Give what the options say of pictures and label maps; a folder of label maps says it too."""
-        folder = self.labels if self.labels is not None and self.labels.is_dir() else None
-        return KindChoices(self.label_maps, self.pictures, folder)
+        if self.labels is not None and self.labels.is_dir():
+            return KindChoices.with_labels(self.labels, self.label_maps, self.pictures)
+        return KindChoices(self.label_maps, self.pictures)
 
     def noise_method(self) -> NoiseMethod:
         """Give the method with its settings, or raise UsageError; also where it is not made for the task."""
