@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures that hide in text: encoded in base64 or hexadecimal, as tables of pixels, or as source code.
+
+The rules, of which each is enough:
+
+* an encoded run of 40 letters or more begins, decoded, as a file does that holds pictures or can;
+* a run of 4096 letters of base64 without a blank, of at least 12 different ones, or of lines of one length with at least 48 of its 64 letters: whatever it is, it is no text;
+* a matrix of at least 24 x 24 numbers that change little both along and across its rows;
+* at least 8 rows of one length, of at least 64 numbers that change little along the row: pictures, one a line;
+* one row of at least 1024 numbers that changes little;
+  of these two rules, numbers that are not whole, or of a single row not 0 to 255, must make a square that changes little across too, unless the row
+  has no end within a piece of the file;
+* the first words of a format of pictures that is text.
+
+Numbers *change little* where the mean difference of neighbors (for colors: third neighbors) is at most 0.6 of that of any two, and they have more than
+16 values. A row is a line, or the innermost brackets of JSON. Columns of a table of features or labels have nothing in common with their neighbors.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from itertools import groupby
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+OVERLAP = 1 << 13
+"""Bytes of a piece that the next one is to begin with, so that nothing is cut in two unseen."""
+
+_MARKS = re.compile(
+    rb"(?P<base64>data:image|;base64,|InlineBinary)"
+    rb"|(?P<XPM>\A\s*(/\*\s*XPM|!\s*XPM2))|(?P<XBM>\A\s*#define\s+\w+_width\s)|(?P<uuencoded>^begin(-base64)? [0-7]{3,4} )|(?P<VTK><VTKFile[^>]{1,200}ImageData)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""InlineBinary is how DICOM in JSON and XML holds pixels (PS3.18 F.2.7, PS3.19 A.1.5)."""
+_RUN = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{40}")
+_LONG = re.compile(rb"[A-Za-z0-9+/]{4096}")
+_LINES = re.compile(rb"(?:^[ \t\"']{0,64}[A-Za-z0-9+/]{60,256}[ \t\"',]{0,8}\r?\n){16,64}", re.MULTILINE)
+_LETTERS, _LETTERS_OF_LINES = 12, 48
+_HEAD = 640
+_DIGITS, _ENCODED = re.compile(rb"(?:0x)?([0-9A-Fa-f]*)"), re.compile(rb"[A-Za-z0-9+/]*")
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+"), (8, b"WEBP"), (4, b"ftyp"), (4, b"jP  "),
+    (0, b"\xff\x4f\xff\x51"), (128, b"DICM"), (0, b"\x5c\1\0\0"), (0, b"\0\0\1\x5c"), (0, b"\x1c\2\0\0"), (0, b"NRRD000"), (0, b"ObjectType"), (0, b"\x93NUMPY"),
+    (0, b"\x1f\x8b\x08"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"\x28\xb5\x2f\xfd"), (0, b"PK\3\4"), (0, b"7z\xbc\xaf"), (0, b"Rar!"), (0, b"\x89HDF"), (0, b"CDF"),
+    (0, b"%PDF"), (0, b"8BPS"), (0, b"\x1aE\xdf\xa3"), (0, b"MATLAB 5"), (6, b"\0\0\0\0\x36\0\0\0\x28\0"), (6, b"\0\0\0\0\x36\4\0\0\x28\0"),
+)  # fmt: skip
+"""The last two are BMP, whose own two letters are too few to know it by."""
+
+_NUMBER = rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+_NUMBERS = re.compile(rb"(?<![\w.+-])(?:" + _NUMBER + rb"(?:[ \t]*[,;][ \t]*|[ \t]+)){23,}" + _NUMBER + rb"(?![\w.])")
+_SIDE, _ROWS, _COLUMNS, _ALONE, _FILLS = 24, 8, 64, 1024, 150_000
+_VALUES, _ROUGHEST = 16, 0.6
+
+
+def picture_in(text: bytes) -> str:
+    """Say what of a picture a piece of text holds; empty for nothing.
+
+    Args:
+        text: a whole file, or a piece of it that begins with the last ``OVERLAP`` bytes of the piece before it.
+    """
+    mark = _MARKS.search(text)
+    if mark is not None:
+        return {"base64": "data:image or base64", "XPM": "XPM", "XBM": "XBM", "VTK": "an image of VTK"}.get(mark.lastgroup or "", "uuencoded")
+    plain = text.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\/", b"/")
+    if any(_begins_picture(plain[found.start() : found.start() + _HEAD]) for found in _RUN.finditer(plain)):
+        return "encoded as base64 or hexadecimal"
+    if any(len(set(found[0])) >= _LETTERS for found in _LONG.finditer(plain)) or any(_is_base64(found[0]) for found in _LINES.finditer(plain)):
+        return "binary data in base64"
+    return "a table of pixels" if any(map(_are_pixels, _tables(text))) else ""
+
+
+def _begins_picture(run: bytes) -> bool:
+    """Say whether an encoded run, with line breaks or without, begins a file that holds pictures or can."""
+    letters = b"".join(run.split()).translate(bytes.maketrans(b"-_", b"+/"))
+    digits, encoded = _DIGITS.findall(letters)[0], _ENCODED.findall(letters)[0]
+    return _is_known(bytes.fromhex(digits[: len(digits) // 2 * 2].decode())) or _is_known(b64decode(encoded[: len(encoded) // 4 * 4]))
+
+
+def _is_known(head: bytes) -> bool:
+    return any(head.startswith(signature, place) for place, signature in _SIGNATURES)
+
+
+def _is_base64(block: bytes) -> bool:
+    """Say whether lines are of one length, and of so many letters as only base64 has."""
+    lines = [line.strip(b" \t\"',") for line in block.split()]
+    return len(set(map(len, lines[:-1]))) == 1 and len(set(b"".join(lines))) >= _LETTERS_OF_LINES
+
+
+def _tables(text: bytes) -> Iterator[NDArray[np.float64]]:
+    """Give the rows of numbers in a text, those of one length that follow each other as one array."""
+    lines = text.translate(None, b"\"'")
+    if b"[" in lines or b"{" in lines:
+        lines = b" ".join(lines.split()).translate(bytes.maketrans(b"[]{}()", b"\n\n\n\n\n\n"))
+    rows = (np.array(re.split(rb"[,;\s]+", found[0]), float) for found in _NUMBERS.finditer(lines))
+    for _, group in groupby(rows, len):
+        yield np.stack(list(group))
+
+
+def _are_pixels(table: NDArray[np.float64]) -> bool:
+    rows, columns = table.shape
+    if not np.isfinite(table).all() or len(np.unique(table)) <= _VALUES:
+        return False
+    along = _is_smooth(table, 1) or _is_smooth(table, 3)
+    if not along:
+        return False
+    whole = bool((table == np.round(table)).all())
+    if rows >= _SIDE and _is_smooth(table.T, 1):
+        return True
+    sides = [isqrt((columns - other) // samples) * samples for other in range(3) for samples in (1, 3) if _is_square((columns - other) / samples)]
+    if columns < (_COLUMNS if rows >= _ROWS else _ALONE):
+        return False
+    if whole and (rows >= _ROWS or columns >= _FILLS or (table.min() >= 0 and table.max() < 256)):
+        return True
+    return any(_is_smooth(table, side) for side in sides)
+
+
+def _is_square(number: float) -> bool:
+    return number == isqrt(int(number)) ** 2
+
+
+def _is_smooth(table: NDArray[np.float64], step: int) -> bool:
+    """Say whether numbers differ less from those so many places further along the row than from any other of the table."""
+    mixed = np.random.default_rng(0).permutation(table.ravel())
+    return bool(np.abs(table[:, step:] - table[:, :-step]).mean() <= _ROUGHEST * np.abs(np.diff(mixed)).mean())
