@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.itk.files import find_layout, read_content, written_layout
+from monai_salm.io.itk.files import find_layout, header_document, read_content, written_layout
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 
@@ -30,7 +30,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
-        return Document(path=path, format="itk", kind=f"header of a detached {layout.kind}")
+        return header_document(layout)
     if said == "label map":
         return Document.of_labels(path, "itk")
     source = read_content(layout).source()

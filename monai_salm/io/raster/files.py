@@ -96,7 +96,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         raise RefusedError("the file changed since it was read; read it again")
     if isinstance(file, JpegFile):
         target.write_bytes(jpeg.write(file, stored))
-    elif np.array_equal(stored, source.stored):
+    elif np.array_equal(stored, source.stored) and not file.raster.left_out:
         target.write_bytes(file.raster.raw)
     else:
         target.write_bytes(png.write(file, stored) if isinstance(file, PngFile) else tiff.write(file, stored))
