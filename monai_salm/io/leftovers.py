@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from monai_salm.errors import RefusedError
 from monai_salm.io.pictures_in_text import picture_in
 
-_PICTURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|\0\0\0\x0cjP  |\xff\x4f\xff\x51\0|WEBPVP8|\0\0\0.ftyp|\0\0DICM|\xe0\x7f\x10\0", re.DOTALL
-)
+_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|\0\0\0\x0cjP  |\xff\x4f\xff\x51\0|WEBPVP8|\0\0\0.ftyp|\0\0DICM|\xe0\x7f\x10\0", re.DOTALL)
 """What pictures and films have in their first bytes; the last is the tag of DICOM's pixels."""
 _NO_TEXT = bytes(set(range(32)) - set(b"\t\n\r\x1b")) + bytes(range(127, 256))
 _SHARE = 8

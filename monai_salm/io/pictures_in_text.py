@@ -4,7 +4,8 @@
 The rules, of which each is enough:
 
 * an encoded run of 40 letters or more begins, decoded, as a file does that holds pictures or can;
-* a run of 4096 letters of base64 without a blank, of at least 12 different ones, or of lines of one length with at least 48 of its 64 letters: whatever it is, it is no text;
+* a run of 4096 letters of base64 without a blank, of at least 12 different ones, or 16 lines of one length with at least 48 of its 64 letters: whatever
+  it is, it is no text;
 * a matrix of at least 24 x 24 numbers that change little both along and across its rows;
 * at least 8 rows of one length, of at least 64 numbers that change little along the row: pictures, one a line;
 * one row of at least 1024 numbers that changes little;
@@ -13,7 +14,8 @@ The rules, of which each is enough:
 * the first words of a format of pictures that is text.
 
 Numbers *change little* where the mean difference of neighbors (for colors: third neighbors) is at most 0.6 of that of any two, and they have more than
-16 values. A row is a line, or the innermost brackets of JSON. Columns of a table of features or labels have nothing in common with their neighbors.
+16 values. A row is a line, or what is between brackets or semicolons, as in JSON, C and MATLAB. Columns of a table of features or labels have nothing in
+common with their neighbors.
 """
 
 from __future__ import annotations
@@ -31,11 +33,14 @@ OVERLAP = 1 << 13
 """Bytes of a piece that the next one is to begin with, so that nothing is cut in two unseen."""
 
 _MARKS = re.compile(
-    rb"(?P<base64>data:image|;base64,|InlineBinary)"
-    rb"|(?P<XPM>\A\s*(/\*\s*XPM|!\s*XPM2))|(?P<XBM>\A\s*#define\s+\w+_width\s)|(?P<uuencoded>^begin(-base64)? [0-7]{3,4} )|(?P<VTK><VTKFile[^>]{1,200}ImageData)",
+    rb"(?P<base64>data:image|;base64,|InlineBinary)|(?P<XPM>/\*\s*XPM\s*\*/|^! XPM2)|(?P<XBM>^#define\s+\w+_width\s+\d+\s+#define\s+\w+_height\s)"
+    rb"|(?P<uuencoded>^begin(-base64)? [0-7]{3,4} )|(?P<VTK><VTKFile[^>]{1,200}ImageData)|(?P<dump>\(7fe0,0010\)[^\n]{1,16}([0-9a-f]{2,4}\\){256})",
     re.IGNORECASE | re.MULTILINE,
 )
 """InlineBinary is how DICOM in JSON and XML holds pixels (PS3.18 F.2.7, PS3.19 A.1.5)."""
+_NAMES = {
+    "base64": "data:image or base64", "XPM": "XPM", "XBM": "XBM", "uuencoded": "uuencoded", "VTK": "an image of VTK", "dump": "pixels of DICOM as text",
+}  # fmt: skip
 _RUN = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{40}")
 _LONG = re.compile(rb"[A-Za-z0-9+/]{4096}")
 _LINES = re.compile(rb"(?:^[ \t\"']{0,64}[A-Za-z0-9+/]{60,256}[ \t\"',]{0,8}\r?\n){16,64}", re.MULTILINE)
@@ -44,14 +49,18 @@ _HEAD = 640
 _DIGITS, _ENCODED = re.compile(rb"(?:0x)?([0-9A-Fa-f]*)"), re.compile(rb"[A-Za-z0-9+/]*")
 _SIGNATURES = (
     (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+"), (8, b"WEBP"), (4, b"ftyp"), (4, b"jP  "),
-    (0, b"\xff\x4f\xff\x51"), (128, b"DICM"), (0, b"\x5c\1\0\0"), (0, b"\0\0\1\x5c"), (0, b"\x1c\2\0\0"), (0, b"NRRD000"), (0, b"ObjectType"), (0, b"\x93NUMPY"),
-    (0, b"\x1f\x8b\x08"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"\x28\xb5\x2f\xfd"), (0, b"PK\3\4"), (0, b"7z\xbc\xaf"), (0, b"Rar!"), (0, b"\x89HDF"), (0, b"CDF"),
+    (0, b"\xff\x4f\xff\x51"), (128, b"DICM"), (0, b"\x5c\1\0\0"), (0, b"\0\0\1\x5c"), (0, b"\x1c\2\0\0"), (0, b"NRRD000"), (0, b"ObjectType"),
+    (0, b"\x93NUMPY"),
+
+    (0, b"\x1f\x8b\x08"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"\x28\xb5\x2f\xfd"), (0, b"PK\3\4"), (0, b"7z\xbc\xaf"), (0, b"Rar!"), (0, b"\x89HDF"),
+    (0, b"CDF"),
     (0, b"%PDF"), (0, b"8BPS"), (0, b"\x1aE\xdf\xa3"), (0, b"MATLAB 5"), (6, b"\0\0\0\0\x36\0\0\0\x28\0"), (6, b"\0\0\0\0\x36\4\0\0\x28\0"),
 )  # fmt: skip
 """The last two are BMP, whose own two letters are too few to know it by."""
 
 _NUMBER = rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 _NUMBERS = re.compile(rb"(?<![\w.+-])(?:" + _NUMBER + rb"(?:[ \t]*[,;][ \t]*|[ \t]+)){23,}" + _NUMBER + rb"(?![\w.])")
+_BRACKETS = re.compile(rb"[\[{(]\s*[-+]?\d")
 _SIDE, _ROWS, _COLUMNS, _ALONE, _FILLS = 24, 8, 64, 1024, 150_000
 _VALUES, _ROUGHEST = 16, 0.6
 
@@ -64,7 +73,7 @@ def picture_in(text: bytes) -> str:
     """
     mark = _MARKS.search(text)
     if mark is not None:
-        return {"base64": "data:image or base64", "XPM": "XPM", "XBM": "XBM", "VTK": "an image of VTK"}.get(mark.lastgroup or "", "uuencoded")
+        return _NAMES[next(name for name, found in mark.groupdict().items() if found)]
     plain = text.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\/", b"/")
     if any(_begins_picture(plain[found.start() : found.start() + _HEAD]) for found in _RUN.finditer(plain)):
         return "encoded as base64 or hexadecimal"
@@ -93,11 +102,13 @@ def _is_base64(block: bytes) -> bool:
 def _tables(text: bytes) -> Iterator[NDArray[np.float64]]:
     """Give the rows of numbers in a text, those of one length that follow each other as one array."""
     lines = text.translate(None, b"\"'")
-    if b"[" in lines or b"{" in lines:
-        lines = b" ".join(lines.split()).translate(bytes.maketrans(b"[]{}()", b"\n\n\n\n\n\n"))
-    rows = (np.array(re.split(rb"[,;\s]+", found[0]), float) for found in _NUMBERS.finditer(lines))
-    for _, group in groupby(rows, len):
-        yield np.stack(list(group))
+    ways = [lines]
+    if _BRACKETS.search(lines):
+        ways.append(b" ".join(lines.split()).translate(bytes.maketrans(b"[]{}();", b"\n" * 7)))
+    for way in ways:
+        rows = (np.array(re.split(rb"[,;\s]+", found[0]), float) for found in _NUMBERS.finditer(way))
+        for _, group in groupby(rows, len):
+            yield np.stack(list(group))
 
 
 def _are_pixels(table: NDArray[np.float64]) -> bool:

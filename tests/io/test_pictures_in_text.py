@@ -93,6 +93,10 @@ PICTURES = {
     "C": lambda: b"unsigned char a[] = {\n" + table(smooth(64, 64).astype(int).reshape(-1, 16)) + b"};",
     "XPM": lambda: b'/* XPM */\nstatic char *view[] = {\n"2 1 2 1",\n',
     "XBM": lambda: b"#define a_width 16\n#define a_height 1\nstatic char a_bits[] = {\n0x12, 0x34};\n",
+    "XBM behind a comment": lambda: b"/* made by hand */\n#define a_width 16\n#define a_height 1\nstatic char a_bits[] = {\n0x12, 0x34};\n",
+    "MATLAB": lambda: b"A = [" + b"; ".join(saved(smooth(40, 40, low=-1000, high=999), fmt="%d").splitlines()) + b"];",
+    "NumPy's own words": lambda: np.array2string(smooth(40, 40), threshold=10**6).encode(),
+    "dump of DICOM": lambda: b"(7fe0,0010) OW " + b"\\".join(b"%04x" % int(value) for value in smooth(40, 40).ravel()) + b" # 3200, 1 PixelData\n",
     "VTK": lambda: b'<?xml version="1.0"?>\n<VTKFile type="ImageData" version="1.0">',
     "uuencode": lambda: b"begin 644 a.png\nM?????\n`\nend\n",
 }
@@ -123,6 +127,8 @@ TEXTS = {
     "sequence": lambda: b">chr1\n" + b"".join(RANDOM.choice(list(b"ACGT"), 70).astype("u1").tobytes() + b"\n" for _ in range(200)),
     "paths": lambda: "".join(f"Study/of/Patients/Head/Series{i:05d}/Instance/Nr/{i:05d}/long/name/of/some/Image{i:05d}\n" for i in range(300)).encode(),
     "uids": lambda: "".join(f"1.2.826.0.1.3680043.8.498.{10**38 + i * 7919**8}\n" for i in range(300)).encode(),
+    "units in brackets": lambda: table((RANDOM.lognormal(8, 1, (300, 5)).astype(int)), by=";", head="a [mm];b [mm];c [1];d [2];e [3]\n"),
+    "dump of a DICOM header": lambda: b"(0028,0010) US 512 # 2, 1 Rows\n(7fe0,0010) OW (not loaded) # 524288, 1 PixelData\n",
     "affine": lambda: saved(np.eye(4)),
 }
 

@@ -331,7 +331,7 @@ def test_what_follows_a_png_is_left_out(tail: bytes, tmp_path: Path) -> None:
     plain = save(tmp_path / "a.png", COLOR).read_bytes()
     (tmp_path / "a.png").write_bytes(plain + tail)
     source = raster.read_source(tmp_path / "a.png")
-    assert source.header.left_out == f"{len(tail)} bytes behind its end of the PNG, which may be another picture"
+    assert source.header.left_out == f"{len(tail)} bytes behind the end of the PNG, which may be another picture"
     for values in (source.stored, step(source.stored)):
         raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
         assert png.read((tmp_path / "b.png").read_bytes()).tail == b""
@@ -355,7 +355,7 @@ def test_pictures_in_private_chunks_of_a_png_are_left_out(data: bytes, tmp_path:
     more.add(b"mkBT", data)
     more.add(b"prVt", bytes(28))
     source = raster.read_source(save(tmp_path / "a.png", COLOR, pnginfo=more))
-    assert source.header.left_out == f"{len(data)} bytes in the private chunk 'mkBT' of the PNG, which may be another picture"
+    assert source.header.left_out == f"{len(data)} bytes of the private chunk 'mkBT', which may be another picture"
     for values in (source.stored, step(source.stored)):
         raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
         assert [chunk.kind for chunk in png.read((tmp_path / "b.png").read_bytes()).chunks] == [b"IHDR", b"prVt", b"IDAT", b"IEND"]
@@ -382,10 +382,10 @@ def test_other_pictures_in_a_jpeg_are_told(tmp_path: Path) -> None:
     film = b"\0\0\0\x18ftypmp42" + bytes(2000)
     depth = b"http://ns.adobe.com/xap/1.0/\0<GDepth:Data>" + b64encode(_encoded("JPEG")) + b"</GDepth:Data>"
     for content, said in (
-        (plain + film, "2012 bytes behind its end, such as another picture (MPO) or a film (motion photo), which the PNG does not have"),
-        (plain + NOISE, "5000 bytes behind its end, such as another picture (MPO) or a film (motion photo), which the PNG does not have"),
-        (with_segment(depth), "pictures in its application segments, such as previews or a depth map, which the PNG does not have"),
-        (with_segment(b"JFXX\0\x10" + _encoded("JPEG")), "pictures in its application segments, such as previews or a depth map, which the PNG does not have"),
+        (plain + film, "2012 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
+        (plain + NOISE, "5000 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
+        (with_segment(depth), "pictures in its application segments, such as previews or a depth map"),
+        (with_segment(b"JFXX\0\x10" + _encoded("JPEG")), "pictures in its application segments, such as previews or a depth map"),
         (plain + b"\r\n", ""),
         (plain + bytes(5000), ""),
     ):
@@ -429,6 +429,19 @@ def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
     assert raster.read_source(path).header.left_out == ""
     path.write_bytes(path.read_bytes() * 2)
     assert "bytes behind its end, such as another picture (MPO)" in raster.read_source(path).header.left_out
+
+
+def test_pictures_beside_a_mask_are_told(tmp_path: Path) -> None:
+    mask = np.kron(np.array([[0, 1], [2, 0]], "u1"), np.ones((20, 20), "u1"))
+    for name, told in (("a.png", "bytes behind the end of the PNG, which may be another picture"), ("a.jpg", "bytes behind its end, such as another picture")):
+        path = save(tmp_path / name, mask * 100, **({"quality": 100} if name == "a.jpg" else {}))
+        for kind, more in (("", b""), (told, _encoded("JPEG"))):
+            path.write_bytes(path.read_bytes() + more)
+            found = raster.identify(path)
+            if isinstance(found, Document):
+                assert kind in found.unprotected
+                assert bool(kind) == bool(found.unprotected)
+        assert name == "a.jpg" or isinstance(found, Document)
 
 
 def test_transparent_gray_is_padding(tmp_path: Path) -> None:

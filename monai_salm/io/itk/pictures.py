@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     )  # fmt: skip
     if found.kind == "cannot tell":
         raise UndecidedError(found)
-    return Document.of_labels(path, "itk", found) if found.kind == "label map" else source.header
+    if found.kind == "label map":
+        return replace(Document.of_labels(path, "itk", found), unprotected=source.header.unprotected)
+    return source.header
 
 
 def read_source(path: Path) -> SourceImage:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         return Document.of_labels(path, "nifti")
     volume = read_volume(path)
     layout = volume.layout
-    if said is None and layout.computed:
-        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",))
     source = _source(path, volume)
+    if said is None and layout.computed:
+        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",), unprotected=source.header.unprotected)
     if said == "picture":
         return source.header
     declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.is_vector and not layout.is_color else None
@@ -64,7 +64,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     )
     if found_values.kind == "cannot tell":
         raise UndecidedError(found_values)
-    return Document.of_labels(path, "nifti", found_values) if found_values.kind == "label map" else source.header
+    if found_values.kind == "label map":
+        return replace(Document.of_labels(path, "nifti", found_values), unprotected=source.header.unprotected)
+    return source.header
 
 
 def header_document(path: Path) -> Document | None:
@@ -199,7 +201,11 @@ def _source(path: Path, volume: Volume) -> SourceImage:
     layout = volume.layout
     stored = layout.values(volume.content.data)
     data = volume.content.data
-    beside = may_be_picture(bytes(data[layout.size : layout.offset]), layout.plane) or holds_picture(bytes(data[layout.end :]))
+    beside = (
+        holds_picture(bytes(volume.content.head or b""))
+        or may_be_picture(bytes(data[layout.size : layout.offset]), layout.plane)
+        or holds_picture(bytes(data[layout.end :]))
+    )
     info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
     header = ImageHeader(
         path=path,

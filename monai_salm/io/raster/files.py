@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     found = judge(raster.stored, trailing=raster.stored.ndim - 2, color=raster.stored.ndim == 3)
     if found.kind == "cannot tell":
         raise UndecidedError(found)
-    return Document.of_labels(path, "raster", found) if found.kind == "label map" else header
+    if found.kind == "label map":  # which is copied with all that is in it
+        return replace(Document.of_labels(path, "raster", found), unprotected=", ".join(filter(None, (raster.unprotected, raster.left_out))))
+    return header
 
 
 def read_source(path: Path) -> SourceImage:

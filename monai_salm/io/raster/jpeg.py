@@ -96,7 +96,7 @@ def _left_out(file: JpegFile, behind: bytes) -> str:
         parts.append(f"{len(behind)} bytes behind its end, such as another picture (MPO) or a film (motion photo)")
     if any(holds_picture(data) for marker, data in file.segments if marker & 0xF0 == 0xE0 and not data.startswith(_KEPT)):
         parts.append("pictures in its application segments, such as previews or a depth map")
-    return f"{' and '.join(parts)}, which the PNG does not have" if parts else ""
+    return " and ".join(parts)
 
 
 def _is_more(behind: bytes) -> bool:

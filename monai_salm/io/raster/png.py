@@ -26,7 +26,9 @@ _UP = 2
 _KNOWN_CRITICAL = (b"IHDR", b"IDAT", b"IEND", b"PLTE")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_STANDARD = frozenset((*_KNOWN_CRITICAL, *_TEXTS, *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split()))
+_STANDARD = frozenset(
+    (*_KNOWN_CRITICAL, *_TEXTS, *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split())
+)
 """Chunks of PNG and of its registered extensions that describe a picture and are none."""
 _MOST = 1 << 10
 """Bytes of a private chunk, or behind the last, that are kept: more of them may be a picture."""
@@ -124,9 +126,9 @@ def kept_tail(tail: bytes) -> bytes:
 
 def _left_out(chunks: tuple[Chunk, ...], tail: bytes) -> str:
     """Say what of a file a written one has not."""
-    parts = [f"{len(chunk.data)} bytes in the private chunk {chunk.kind.decode('latin-1')!r}" for chunk in chunks if not is_kept(chunk)]
-    parts += [f"{len(tail)} bytes behind its end"] if kept_tail(tail) != tail else []
-    return f"{', '.join(parts)} of the PNG, which may be another picture" if parts else ""
+    parts = [f"{len(chunk.data)} bytes of the private chunk {chunk.kind.decode('latin-1')!r}" for chunk in chunks if not is_kept(chunk)]
+    parts += [f"{len(tail)} bytes behind the end of the PNG"] if kept_tail(tail) != tail else []
+    return f"{', '.join(parts)}, which may be another picture" if parts else ""
 
 
 def _text(chunk: Chunk) -> bytes:

@@ -258,9 +258,7 @@ def _strips(raw: bytes, entries: dict[int, Entry], order: str, rows: int) -> tup
     return strips
 
 
-def _check_apart(
-    raw: bytes, directory: tuple[int, int], entries: dict[int, Entry], strips: tuple[tuple[int, int, int], ...]
-) -> list[tuple[int, int]]:
+def _check_apart(raw: bytes, directory: tuple[int, int], entries: dict[int, Entry], strips: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int]]:
     """Make sure that no strip lies over another or over the header, so that replacing it changes nothing else, and give all parts of the file."""
     parts = [(0, 8), directory, *((start, start + size) for start, size, _ in strips)]
     parts += [(entry.place, entry.place + len(entry.data)) for entry in entries.values() if len(entry.data) > 4]
