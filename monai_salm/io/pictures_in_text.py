@@ -123,6 +123,8 @@ def _are_pixels(table: NDArray[np.float64]) -> bool:
     listed = table.shape[1] == 1
     table = table.T if listed else table
     rows, columns = table.shape
+    if table.size < _ROWS * _COLUMNS:
+        return False
     low, high = table.min(), table.max()
     if not np.isfinite(table).all() or len(np.unique(table)) <= _VALUES:
         return False
