@@ -13,6 +13,7 @@ from pathlib import Path
 from monai_salm.errors import RefusedError
 from monai_salm.io import pdf
 from monai_salm.io.base import Document
+from monai_salm.io.pictures_in_text import OVERLAP, picture_in
 
 OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".spotlight-v100", ".trashes", ".fseventsd", "$recycle.bin", "__macosx")
 """Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files beside them."""
@@ -33,8 +34,6 @@ _MAY_BE_EMPTY = re.compile(
 _PIECE = 1 << 20
 _PDF_WITHIN = 1024
 """A PDF may have other bytes before its header (ISO 32000-1 annex H.3.4.1)."""
-_PICTURE_IN_TEXT = re.compile(rb"data:image|;base64,|InlineBinary", re.IGNORECASE)
-"""The last is how DICOM in JSON and XML holds pixels (PS3.18 F.2.7, PS3.19 A.1.5)."""
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _NO_LATIN_1 = re.compile(rb"[\x80-\x9f]")
 """Control characters of Latin-1: text of Windows has letters there, but every binary file has such bytes too."""
@@ -173,13 +172,14 @@ def _text(path: Path) -> Document:
     unicode, latin, before = True, True, b""
     with path.open("rb") as handle:
         while piece := handle.read(_PIECE):
-            if _PICTURE_IN_TEXT.search(before + piece):
-                raise RefusedError("the text has a picture in it (data:image or base64), which is not protected; --copy-unprotected copies it as it is")
-            before = piece[-32:]
             latin = latin and _NO_LATIN_1.search(piece) is None
             unicode = unicode and _decodes(decoder, piece)
             if _NO_TEXT.search(piece) or not (unicode or latin):
                 raise RefusedError(_BINARY)
+            found = picture_in(before + piece)
+            if found:
+                raise RefusedError(f"the text has a picture in it ({found}), which is not protected; --copy-unprotected copies it as it is")
+            before = piece[-OVERLAP:]
     if not latin and not (unicode and _decodes(decoder, b"", final=True)):
         raise RefusedError(_BINARY)
     return Document(path=path, format="other", kind="text")

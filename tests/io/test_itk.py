@@ -232,6 +232,54 @@ def test_detached_voxels(suffix: str, packed: bool, tmp_path: Path) -> None:
     assert data.read_bytes() == before
 
 
+MORE = [
+    (".nrrd", nrrd_bytes(voxels=VALUES.tobytes(order="F") * 2), 120),
+    (".nrrd", nrrd_bytes(NRRD.replace("raw", "gz"), gzip.compress(VALUES.tobytes(order="F")) + VALUES.tobytes()), 120),
+    (".nrrd", nrrd_bytes(NRRD + "byte skip: -1\n", VALUES.tobytes(order="F") * 2), 120),
+    (".mha", meta_bytes(voxels=VALUES.tobytes(order="F") + VALUES.tobytes()[:40]), 40),
+    (".mha", meta_bytes(META + "HeaderSize = -1\n", VALUES.tobytes(order="F") * 3), 240),
+    (".mha", packed_meta_bytes(zlib.compress(VALUES.tobytes(order="F")) + VALUES.tobytes(), 120), 120),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "size"), MORE, ids=["raw", "gzip", "skip", "plane", "mha skip", "mha zlib"])
+def test_more_voxels_than_the_header_says_are_refused(suffix: str, content: bytes, size: int, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    for read in (itk.identify, itk.read_source):
+        with pytest.raises(RefusedError, match=rf"holds {size} bytes before or behind the voxels, as many as [0-9.]+ times the picture .* repair the header"):
+            read(path)
+
+
+@pytest.mark.parametrize("header_size", [0, 120])
+def test_more_detached_voxels_than_the_header_says_are_refused(header_size: int, tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(VALUES.tobytes(order="F") * 2)
+    (tmp_path / "a.mhd").write_bytes(meta_bytes(f"{META}HeaderSize = {header_size}\n", b"", "a.raw"))
+    with pytest.raises(RefusedError, match="holds 120 bytes before or behind the voxels, as many as 1 times"):
+        itk.read_source(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_bytes_behind_a_detached_header_are_refused(suffix: str, tmp_path: Path) -> None:
+    data = detached(tmp_path, suffix)
+    header = tmp_path / f"{data.name.partition('.')[0]}{suffix}"
+    text = header.read_bytes()
+    header.write_bytes(text + b"\n\n" + bytes(9))
+    assert itk.identify(header).unprotected == ""
+    header.write_bytes(text + b"\n\n" + VALUES.tobytes())
+    with pytest.raises(RefusedError, match=r"the voxels are in another file, yet 1[0-9]+ bytes follow it; repair the header, or cut them off"):
+        itk.identify(header)
+
+
+def test_pictures_beside_voxels_are_told(tmp_path: Path) -> None:
+    jpeg = b"\xff\xd8\xff\xe0 JFIF"
+    for content in (nrrd_bytes(voxels=VALUES.tobytes(order="F") + jpeg), nrrd_bytes(NRRD + "icon:=data:image/png,\n")):
+        (tmp_path / "a.nrrd").write_bytes(content)
+        assert itk.read_source(tmp_path / "a.nrrd").header.unprotected == "bytes beside its voxels hold another picture, which is not protected"
+    (tmp_path / "a.nrrd").write_bytes(nrrd_bytes(voxels=VALUES.tobytes(order="F") + bytes(999)))
+    assert itk.read_source(tmp_path / "a.nrrd").header.unprotected == ""
+
+
 def test_detached_voxels_under_another_name(tmp_path: Path) -> None:
     content = b"front" + VALUES.tobytes(order="F") + b"tail"
     (tmp_path / "voxels.bin").write_bytes(content)

@@ -443,6 +443,61 @@ def test_bomb_is_refused(pack: Callable[[bytes], bytes], tmp_path: Path) -> None
     assert nifti.read_source(tmp_path / "b").header.shape == VALUES.shape
 
 
+SECOND = VALUES.tobytes(order="F")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("how", "size", "times"),
+    [
+        ({"tail": SECOND * 3}, 360, "3"),
+        ({"tail": SECOND[:40]}, 40, "0.333"),
+        ({"vox_offset": 480, "between": bytes(4) + SECOND + bytes(8)}, 128, "1.07"),
+        ({"vox_offset": 496, "between": b"\1\0\0\0" + b"\x10\0\0\0\6\0\0\0comment!" + SECOND + bytes(8)}, 128, "1.07"),
+    ],
+    ids=["volumes behind", "plane behind", "volume before", "volume behind an extension"],
+)
+def test_more_voxels_than_dim_says_are_refused(how: dict[str, Any], size: int, times: str, packed: bool, tmp_path: Path) -> None:
+    tail, between = how.get("tail", b""), how.get("between", b"")
+    content = nifti_bytes(VALUES, tail=tail, **({"vox_offset": how["vox_offset"]} if between else {}))
+    if between:
+        content = content[:348] + between + SECOND
+    (tmp_path / "a").write_bytes(gzip_bytes(content) if packed else content)
+    for read in (nifti.identify, nifti.read_source):
+        with pytest.raises(RefusedError, match=rf"holds {size} bytes before or behind the voxels, as many as {times} times the picture .* repair the header"):
+            read(tmp_path / "a")
+
+
+def test_more_voxels_than_the_header_of_a_pair_says_are_refused(tmp_path: Path) -> None:
+    for where in ({"tail": SECOND}, {"gap": SECOND}):
+        _, image = _pair(tmp_path, **where)
+        with pytest.raises(RefusedError, match="holds 120 bytes before or behind the voxels, as many as 1 times"):
+            nifti.read_source(image)
+
+
+def test_zeros_and_short_tails_are_no_volume(tmp_path: Path) -> None:
+    for tail in (bytes(1000), SECOND[:39]):
+        (tmp_path / "a").write_bytes(nifti_bytes(VALUES, tail=tail))
+        assert nifti.read_source(tmp_path / "a").header.unprotected == ""
+
+
+def test_pictures_in_extensions_are_told(tmp_path: Path) -> None:
+    def extension(code: int, data: bytes) -> bytes:
+        data += bytes(-len(data) % 16 + 8)
+        return struct.pack("<2i", 8 + len(data), code) + data
+
+    jpeg = b"\xff\xd8\xff\xe0 JFIF"
+    for code, data in ((2, bytes(128) + b"DICM"), (6, jpeg), (32, b"<a>data:image/png</a>"), (40, np.arange(-500, 500, dtype="<i2").tobytes())):
+        (tmp_path / "a").write_bytes(nifti_bytes(VALUES, extension=extension(code, data)))
+        assert nifti.read_source(tmp_path / "a").header.unprotected.startswith("bytes beside its voxels")
+    header, _ = _pair(tmp_path, extension=extension(6, jpeg))
+    found = nifti.identify(header)
+    assert found.unprotected == "an extension of the header holds another picture, which is not protected"
+    for data in (b"a comment", b"<AFNI_attributes> a long text " * 30):
+        (tmp_path / "a").write_bytes(nifti_bytes(VALUES, extension=extension(6, data)))
+        assert nifti.read_source(tmp_path / "a").header.unprotected == ""
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_false_claims_take_no_memory(packed: bool, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).bytes(1 << 22)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -293,17 +294,154 @@ def test_other_pictures_in_a_file_are_told(tmp_path: Path) -> None:
         save(tmp_path / name, COLOR, exif=block)
         assert "which is not protected" in raster.read_source(tmp_path / name).header.unprotected
     save(tmp_path / "a.tif", COLOR, tiffinfo={700: small.getvalue()})
-    assert raster.read_source(tmp_path / "a.tif").header.unprotected == "its metadata hold another picture, which is not protected"
-    save(tmp_path / "c.png", COLOR)
-    (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes() + small.getvalue())
-    assert "which is not protected" in raster.read_source(tmp_path / "c.png").header.unprotected
+    assert "may hold another picture, which is not protected" in raster.read_source(tmp_path / "a.tif").header.unprotected
+
+
+def _texts(small: bytes) -> dict[str, Any]:
+    """Give metadata of a PNG, each with a picture in it."""
+    found = {name: PngInfo() for name in ("base64", "packed", "international", "raw profile")}
+    found["base64"].add_text("XML:com.adobe.xmp", f"<xmpGImg:image>{b64encode(small).decode()}</xmpGImg:image>")
+    found["packed"].add_text("Thumb", b64encode(small).decode(), zip=True)
+    found["international"].add_itxt("Thumb", b64encode(small).decode(), zip=True)
+    digits = (b"Exif\0\0II*\0" + small).hex()
+    lines = "\n".join(digits[place : place + 72] for place in range(0, len(digits), 72))
+    found["raw profile"].add_text("Raw profile type exif", f"\nexif\n  {len(digits) // 2:6d}\n{lines}\n", zip=True)
+    return found
+
+
+def _encoded(form: str, values: Any = GRAY) -> bytes:
+    small = BytesIO()
+    Image.fromarray(values).save(small, form)
+    return small.getvalue()
+
+
+@pytest.mark.parametrize("name", ["base64", "packed", "international", "raw profile"])
+def test_pictures_in_texts_of_a_png_are_told(name: str, tmp_path: Path) -> None:
+    save(tmp_path / "a.png", COLOR, pnginfo=_texts(_encoded("JPEG"))[name])
+    assert raster.read_source(tmp_path / "a.png").header.unprotected == "its metadata hold another picture, which is not protected"
+    assert raster.read_source(tmp_path / "a.png").header.left_out == ""
+
+
+NOISE = np.random.default_rng(5).bytes(5000)
+CROPPED = _encoded("PNG", np.random.default_rng(6).integers(0, 256, (40, 40), "u1"))[-900:]
+
+
+@pytest.mark.parametrize("tail", [_encoded("PNG"), _encoded("JPEG"), CROPPED, NOISE], ids=["picture", "JPEG", "rest of an older picture", "long"])
+def test_what_follows_a_png_is_left_out(tail: bytes, tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.png", COLOR).read_bytes()
+    (tmp_path / "a.png").write_bytes(plain + tail)
+    source = raster.read_source(tmp_path / "a.png")
+    assert source.header.left_out == f"{len(tail)} bytes behind the end of the PNG, which may be another picture"
+    for values in (source.stored, step(source.stored)):
+        raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
+        assert png.read((tmp_path / "b.png").read_bytes()).tail == b""
+        assert [change.allowed for change in raster.compare_headers(tmp_path / "a.png", tmp_path / "b.png")] == [True]
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes() + tail[:-1])
+    assert [change.allowed for change in raster.compare_headers(tmp_path / "a.png", tmp_path / "b.png")] == [False]
+
+
+def test_zeros_behind_a_png_stay(tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.png", COLOR).read_bytes()
+    (tmp_path / "a.png").write_bytes(plain + bytes(9000))
+    source = raster.read_source(tmp_path / "a.png")
+    assert source.header.left_out == ""
+    raster.write_like(source, step(source.stored), tmp_path / "b.png", DERIVATION)
+    assert png.read((tmp_path / "b.png").read_bytes()).tail == bytes(9000)
+
+
+@pytest.mark.parametrize("data", [_encoded("JPEG"), zlib.compress(NOISE)], ids=["preview", "copy"])
+def test_pictures_in_private_chunks_of_a_png_are_left_out(data: bytes, tmp_path: Path) -> None:
+    more = PngInfo()
+    more.add(b"mkBT", data)
+    more.add(b"prVt", bytes(28))
+    source = raster.read_source(save(tmp_path / "a.png", COLOR, pnginfo=more))
+    assert source.header.left_out == f"{len(data)} bytes of the private chunk 'mkBT', which may be another picture"
+    for values in (source.stored, step(source.stored)):
+        raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
+        assert [chunk.kind for chunk in png.read((tmp_path / "b.png").read_bytes()).chunks] == [b"IHDR", b"prVt", b"IDAT", b"IEND"]
+        assert [(change.name, change.allowed) for change in raster.compare_headers(tmp_path / "a.png", tmp_path / "b.png")] == [("mkBT", True)]
+    assert raster.compare_headers(tmp_path / "a.png", tmp_path / "a.png") == []
+
+
+def test_plain_previews_are_removed(tmp_path: Path) -> None:
+    first = struct.pack("<HHHIII", 1, 0x0112, 3, 1, 1, 26)
+    second = struct.pack("<HHHIIHHIII", 2, 0x0111, 4, 1, 56, 0x0117, 4, 1, GRAY.nbytes, 0)
+    save(tmp_path / "a.jpg", COLOR, exif=b"Exif\0\0II*\0\x08\0\0\0" + first + second + GRAY.tobytes())
+    source = raster.read_source(tmp_path / "a.jpg")
+    assert any("preview" in note and "removed" in note for note in source.header.notes)
+    raster.write_like(source, step(source.stored), tmp_path / "b.png", DERIVATION)
+    assert GRAY.tobytes() not in (tmp_path / "b.png").read_bytes()
+
+
+def test_other_pictures_in_a_jpeg_are_told(tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.jpg", COLOR).read_bytes()
+
+    def with_segment(data: bytes) -> bytes:
+        return plain[:2] + b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data + plain[2:]
+
+    film = b"\0\0\0\x18ftypmp42" + bytes(2000)
+    depth = b"http://ns.adobe.com/xap/1.0/\0<GDepth:Data>" + b64encode(_encoded("JPEG")) + b"</GDepth:Data>"
+    for content, said in (
+        (plain + film, "2012 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
+        (plain + NOISE, "5000 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
+        (with_segment(depth), "pictures in its application segments, such as previews or a depth map"),
+        (with_segment(b"JFXX\0\x10" + _encoded("JPEG")), "pictures in its application segments, such as previews or a depth map"),
+        (plain + b"\r\n", ""),
+        (plain + bytes(5000), ""),
+    ):
+        (tmp_path / "a.jpg").write_bytes(content)
+        assert raster.read_source(tmp_path / "a.jpg").header.left_out == said
+    (tmp_path / "a.jpg").write_bytes(plain + b"\r\n")
+    assert "not carried over to the PNG: 2 bytes behind its end" in raster.read_source(tmp_path / "a.jpg").header.notes
+
+
+@pytest.mark.parametrize("tag", [33628, 33629, 34361, 34412, 43314])
+def test_stacks_of_microscopes_are_refused(tag: int, tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", GRAY16, tiffinfo={tag: 4})
+    with pytest.raises(RefusedError, match=r"a stack of MetaMorph \(STK\) or another microscope, .* convert the file to a TIFF of one plain picture"):
+        raster.read_source(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_planes_that_no_field_accounts_for_are_refused(compression: str | None, tmp_path: Path) -> None:
+    values = np.random.default_rng(5).integers(0, 256, (40, 50), "u1")
+    plain = save(tmp_path / "a.tif", values, **({"compression": compression} if compression else {})).read_bytes()
+    for tail in (bytes(9000), values.tobytes()[:1000]):
+        (tmp_path / "a.tif").write_bytes(plain + tail)
+        assert raster.read_source(tmp_path / "a.tif").header.unprotected == ""
+    (tmp_path / "a.tif").write_bytes(plain + values.tobytes() * 2)
+    with pytest.raises(RefusedError, match=r"holds 40\d\d bytes that no strip and no field accounts for, as many as 2.* times the picture"):
+        raster.read_source(tmp_path / "a.tif")
+
+
+def test_layers_and_previews_of_a_tiff_are_told(tmp_path: Path) -> None:
+    layers = b"Adobe Photoshop Document Data Block\0MIB8ryaL" + NOISE
+    for tag, data, told in (
+        (37724, layers, True), (34377, b"8BIM\4\x0c" + _encoded("JPEG"), True), (65000, NOISE, True),
+        (34675, PROFILE, False), (33723, b"\x1c\2\5" * 900, False), (65000, b"a long text " * 200, False),
+    ):  # fmt: skip
+        save(tmp_path / "a.tif", GRAY, tiffinfo={tag: data})
+        assert raster.read_source(tmp_path / "a.tif").header.unprotected.endswith("may hold another picture, which is not protected") == told
 
 
 def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", COLOR)
     assert raster.read_source(path).header.left_out == ""
     path.write_bytes(path.read_bytes() * 2)
-    assert "another picture lies behind the first" in raster.read_source(path).header.left_out
+    assert "bytes behind its end, such as another picture (MPO)" in raster.read_source(path).header.left_out
+
+
+def test_pictures_beside_a_mask_are_told(tmp_path: Path) -> None:
+    mask = np.kron(np.array([[0, 1], [2, 0]], "u1"), np.ones((20, 20), "u1"))
+    for name, told in (("a.png", "bytes behind the end of the PNG, which may be another picture"), ("a.jpg", "bytes behind its end, such as another picture")):
+        path = save(tmp_path / name, mask * 100, **({"quality": 100} if name == "a.jpg" else {}))
+        for kind, more in (("", b""), (told, _encoded("JPEG"))):
+            path.write_bytes(path.read_bytes() + more)
+            found = raster.identify(path)
+            if isinstance(found, Document):
+                assert kind in found.unprotected
+                assert bool(kind) == bool(found.unprotected)
+        assert name == "a.jpg" or isinstance(found, Document)
 
 
 def test_transparent_gray_is_padding(tmp_path: Path) -> None:

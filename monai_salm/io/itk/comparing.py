@@ -28,8 +28,8 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     second = read_content(find_layout(other) if sniff(other) else written_layout(original, other))
     changes = _lines(first, second)
     parts: dict[str, Callable[[Content], bytes]] = {
-        "(bytes before the voxels)": _before,
-        "(bytes after the voxels)": lambda content: content.raw[content.end :],
+        "(bytes before the voxels)": lambda content: content.beside[0],
+        "(bytes after the voxels)": lambda content: content.beside[1],
         "(gzip header)": _gzip_head,
     }
     for name, part in parts.items():
@@ -56,11 +56,6 @@ def _is_renewed(name: str, first: Content, second: Content) -> bool:
     sizes = [content.layout.packed_size for content in (first, second)]
     texts = [content.layout.text[: content.layout.packed_span[0]] + content.layout.text[content.layout.packed_span[1] :] for content in (first, second)]
     return name == _RENEWED and None not in sizes and texts[0] == texts[1]
-
-
-def _before(content: Content) -> bytes:
-    """Give the bytes before the voxels, the header aside."""
-    return content.raw[0 if content.layout.detached else len(content.layout.text) : content.start]
 
 
 def _gzip_head(content: Content) -> bytes:

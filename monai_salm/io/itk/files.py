@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import SourceImage
+from monai_salm.io.base import Document, SourceImage
 from monai_salm.io.itk import metaimage, nrrd
 from monai_salm.io.itk.layout import Layout, read_text
 from monai_salm.io.itk.packing import unpack
+from monai_salm.io.leftovers import check_leftovers, holds_picture
 
 _HEADER_SUFFIXES = (".nhdr", ".mhd")
 _NO_VOXELS = (".txt", ".json", ".csv", ".tsv", ".md", ".xml", ".html", ".log", ".yaml", ".yml", ".bval", ".bvec", ".pdf")
 """Suffixes of files beside images, of which a folder can have so many that each must not be looked for in every header."""
 _FIRST_BYTES = 4096
+_SHOWN = "bytes beside its voxels hold another picture, which is not protected"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class Content:
     end: int
     voxels: memoryview
 
+    @property
+    def beside(self) -> tuple[bytes, bytes]:
+        """Bytes before the voxels, the header aside, and behind them."""
+        return self.raw[0 if self.layout.detached else len(self.layout.text) : self.start], self.raw[self.end :]
+
     def source(self) -> SourceImage:
         """Give the picture, its axes in the file's order, those that share noise last."""
         layout = self.layout
@@ -45,7 +52,8 @@ class Content:
         stored = flat.reshape(layout.sizes, order="F").transpose(layout.order).astype(layout.dtype.newbyteorder("="), order="K")
         stored.setflags(write=False)
         info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
-        return SourceImage(header=layout.image_header(), stored=stored, range_stored=(float(info.min), float(info.max)))
+        header = replace(layout.image_header(), unprotected=_SHOWN if any(map(holds_picture, (layout.text, *self.beside))) else "")
+        return SourceImage(header=header, stored=stored, range_stored=(float(info.min), float(info.max)))
 
 
 def sniff(path: Path) -> bool:
@@ -74,6 +82,19 @@ def written_layout(source: Path, written: Path) -> Layout:
     return replace(layout, data_path=written) if layout.detached else find_layout(written)
 
 
+def header_document(layout: Layout) -> Document:
+    """Describe the header of detached voxels, which goes out as it is.
+
+    Raises:
+        RefusedError: bytes follow the header, which may be voxels all the same.
+    """
+    rest = layout.header_path.read_bytes()[len(layout.text) :].strip(b"\0 \t\r\n")
+    if rest:
+        raise RefusedError(f"the header says that the voxels are in another file, yet {len(rest)} bytes follow it; repair the header, or cut them off")
+    unprotected = "the header holds another picture, which is not protected" if holds_picture(layout.text) else ""
+    return Document(path=layout.header_path, format="itk", kind=f"header of a detached {layout.kind}", unprotected=unprotected)
+
+
 def read_content(layout: Layout) -> Content:
     """Read the voxels of a layout.
 
@@ -90,13 +111,20 @@ def read_content(layout: Layout) -> Content:
         end = start + layout.voxel_bytes
         if start < (0 if layout.detached else len(layout.text)):
             raise RefusedError("truncated: the voxels overlap the header; get a complete copy of the file")
-        return Content(layout=layout, raw=raw, start=start, end=end, voxels=memoryview(raw)[start:end])
+        return _whole(Content(layout=layout, raw=raw, start=start, end=end, voxels=memoryview(raw)[start:end]))
     stream = memoryview(raw)[layout.offset :]
     if layout.packed_size is not None:
         stream = stream[: layout.packed_size]
     voxels, length = unpack(stream, layout.voxel_bytes, layout.packing)
     end = layout.offset + (length if layout.packed_size is None else layout.packed_size)
-    return Content(layout=layout, raw=raw, start=layout.offset, end=end, voxels=memoryview(voxels))
+    return _whole(Content(layout=layout, raw=raw, start=layout.offset, end=end, voxels=memoryview(voxels)))
+
+
+def _whole(content: Content) -> Content:
+    """Refuse a file with more voxels than its header speaks of."""
+    layout = content.layout
+    check_leftovers(content.beside, layout.plane, layout.voxel_bytes, "before or behind the voxels")
+    return content
 
 
 def _is_header(path: Path) -> bool:

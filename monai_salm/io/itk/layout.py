@@ -74,6 +74,11 @@ class Layout:
         """Number of bytes of the voxels, decompressed."""
         return math.prod(self.sizes) * self.dtype.itemsize
 
+    @property
+    def plane(self) -> int:
+        """Number of bytes of one plane of a picture: its first two axes of space."""
+        return math.prod(self.sizes[axis] for axis in self.order[:2]) * self.dtype.itemsize
+
     def image_header(self) -> ImageHeader:
         """Give what planning needs."""
         lengths = tuple(self.sizes[axis] for axis in self.order)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.itk.files import find_layout, read_content, written_layout
+from monai_salm.io.itk.files import find_layout, header_document, read_content, written_layout
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 
@@ -31,7 +32,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
         read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
-        return Document(path=path, format="itk", kind=f"header of a detached {layout.kind}")
+        return header_document(layout)
     if said == "label map":
         return Document.of_labels(path, "itk")
     source = read_content(layout).source()
@@ -43,7 +44,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     )  # fmt: skip
     if found.kind == "cannot tell":
         raise UndecidedError(found)
-    return Document.of_labels(path, "itk", found) if found.kind == "label map" else source.header
+    if found.kind == "label map":
+        return replace(Document.of_labels(path, "itk", found), unprotected=source.header.unprotected)
+    return source.header
 
 
 def read_source(path: Path) -> SourceImage:

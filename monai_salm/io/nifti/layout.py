@@ -84,6 +84,11 @@ class Layout:
         return self.offset + prod(self.shape + self.trailing) * self.dtype.itemsize
 
     @property
+    def plane(self) -> int:
+        """Bytes of one plane, with its colors."""
+        return prod(self.shape[:2]) * self.dtype.itemsize * (3 if self.is_color else 1)
+
+    @property
     def is_labels(self) -> bool:
         """Whether the intent says that the values are labels or names of structures."""
         return int(self.fields["intent_code"]) in _LABEL_INTENTS

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import Kind, UndecidedError, judge
+from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
 from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
 from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
 
@@ -51,9 +52,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         return Document.of_labels(path, "nifti")
     volume = read_volume(path)
     layout = volume.layout
-    if said is None and layout.computed:
-        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",))
     source = _source(path, volume)
+    if said is None and layout.computed:
+        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",), unprotected=source.header.unprotected)
     if said == "picture":
         return source.header
     declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.says_little and not layout.is_color else None
@@ -63,7 +64,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     )
     if found_values.kind == "cannot tell":
         raise UndecidedError(found_values)
-    return Document.of_labels(path, "nifti", found_values) if found_values.kind == "label map" else source.header
+    if found_values.kind == "label map":
+        return replace(Document.of_labels(path, "nifti", found_values), unprotected=source.header.unprotected)
+    return source.header
 
 
 def header_document(path: Path) -> Document | None:
@@ -76,7 +79,11 @@ def header_document(path: Path) -> Document | None:
     if header is None or not header[2].of_pair:
         return None
     _check_no_voxels(header[0], header[2])
-    return Document(path=path, format="nifti", kind="header of a NIfTI pair") if header[0] == path else None
+    if header[0] != path:
+        return None
+    beside = holds_picture(bytes(read_content(path, header[2].size).data))
+    unprotected = "an extension of the header holds another picture, which is not protected" if beside else ""
+    return Document(path=path, format="nifti", kind="header of a NIfTI pair", unprotected=unprotected)
 
 
 def read_source(path: Path) -> SourceImage:
@@ -160,7 +167,12 @@ def _read(path: Path, header: tuple[Path, bytes, Magic] | None) -> Volume:
         raise RefusedError("not NIfTI: sizeof_hdr and magic are not those of NIfTI-1 or NIfTI-2, or the header is cut")
     _, head, magic = header
     layout = read_layout(head, magic)
-    return Volume(layout, read_content(path, layout.end))
+    volume = Volume(layout, read_content(path, layout.end))
+    data = volume.content.data
+    front = end_of_extensions(data[: layout.offset], magic) if layout.size else 0
+    picture = layout.end - layout.offset
+    check_leftovers((bytes(data[front : layout.offset]), bytes(data[layout.end :])), layout.plane, picture, "before or behind the voxels")
+    return volume
 
 
 def _find_header(path: Path) -> tuple[Path, bytes, Magic] | None:
@@ -188,6 +200,12 @@ def _check_no_voxels(path: Path, magic: Magic) -> None:
 def _source(path: Path, volume: Volume) -> SourceImage:
     layout = volume.layout
     stored = layout.values(volume.content.data)
+    data = volume.content.data
+    beside = (
+        holds_picture(bytes(volume.content.head or b""))
+        or may_be_picture(bytes(data[layout.size : layout.offset]), layout.plane)
+        or holds_picture(bytes(data[layout.end :]))
+    )
     info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
     header = ImageHeader(
         path=path,
@@ -196,6 +214,7 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         trailing=layout.trailing,
         dtype=stored.dtype,
         spacing=layout.spacing,
+        unprotected="bytes beside its voxels (an extension, or what follows) may hold another picture, which is not protected" if beside else "",
     )
     return SourceImage(
         header=header,

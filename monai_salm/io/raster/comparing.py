@@ -49,6 +49,11 @@ def _compare_grid(first: PngFile | JpegFile | TiffFile, second: PngFile | JpegFi
 
 def _compare_png(first: PngFile, second: PngFile) -> Iterator[HeaderChange]:
     chunks = [[chunk for index, chunk in enumerate(file.chunks) if chunk.kind != b"IDAT" or _begins(file, index)] for file in (first, second)]
+    if all(map(png.is_kept, chunks[1])):
+        for chunk in chunks[0]:
+            if not png.is_kept(chunk):
+                yield _change(chunk.kind.decode("latin-1"), chunk.data, b"", allowed=True)
+        chunks[0] = list(filter(png.is_kept, chunks[0]))
     for pair in zip_longest(*chunks):
         old, new = [(chunk.kind, chunk.data) if chunk else (b"", b"") for chunk in pair]
         if old != new and not old[0] == new[0] == b"IDAT":
@@ -58,7 +63,7 @@ def _compare_png(first: PngFile, second: PngFile) -> Iterator[HeaderChange]:
     if not np.array_equal(before, after):
         yield _change("(alpha)", before.shape, after.shape)
     if first.tail != second.tail:
-        yield _change("(bytes after the picture)", first.tail, second.tail)
+        yield _change("(bytes after the picture)", first.tail, second.tail, allowed=second.tail == png.kept_tail(first.tail))
 
 
 def _begins(file: PngFile, index: int) -> bool:

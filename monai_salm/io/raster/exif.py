@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Literal
 
 PREVIEW_REMOVED = "the preview in its EXIF block, a small copy of the picture, is removed"
-_JPEG_PLACE, _JPEG_LENGTH = 0x0201, 0x0202
-"""JPEGInterchangeFormat and its length, of the second directory."""
+_PLACES = ((0x0201, 0x0202), (0x0111, 0x0117))
+"""JPEGInterchangeFormat and its length, StripOffsets and StripByteCounts, of the second directory."""
 _ENTRY = 12
 
 
@@ -25,12 +25,12 @@ def without_preview(exif: bytes) -> bytes:
         return exif
     places = [second + 2 + _ENTRY * entry for entry in range(_number(exif, second, 2, order))]
     values = {_number(exif, place, 2, order): _number(exif, place + 8, 4, order) for place in places}
-    start, length = values.get(_JPEG_PLACE, 0), values.get(_JPEG_LENGTH, 0)
-    if not 8 <= start <= start + length <= len(exif):
-        return exif
     changed = bytearray(exif)
-    changed[link : link + 4] = bytes(4)
-    changed[start : start + length] = bytes(length)
+    for place, size in _PLACES:
+        start, length = values.get(place, 0), values.get(size, 0)
+        if 8 <= start <= start + length <= len(exif) and place in values:
+            changed[link : link + 4] = bytes(4)
+            changed[start : start + length] = bytes(length)
     return bytes(changed)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     found = judge(raster.stored, trailing=raster.stored.ndim - 2, color=raster.stored.ndim == 3)
     if found.kind == "cannot tell":
         raise UndecidedError(found)
-    return Document.of_labels(path, "raster", found) if found.kind == "label map" else header
+    if found.kind == "label map":  # which is copied with all that is in it
+        return replace(Document.of_labels(path, "raster", found), unprotected=", ".join(filter(None, (raster.unprotected, raster.left_out))))
+    return header
 
 
 def read_source(path: Path) -> SourceImage:
@@ -96,7 +99,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         raise RefusedError("the file changed since it was read; read it again")
     if isinstance(file, JpegFile):
         target.write_bytes(jpeg.write(file, stored))
-    elif np.array_equal(stored, source.stored):
+    elif np.array_equal(stored, source.stored) and not file.raster.left_out:
         target.write_bytes(file.raster.raw)
     else:
         target.write_bytes(png.write(file, stored) if isinstance(file, PngFile) else tiff.write(file, stored))

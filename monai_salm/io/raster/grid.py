@@ -25,8 +25,6 @@ else:
 _MAX_RATIO = 1032
 """No deflate stream expands more than this (zlib's technical notes): what a header claims beyond it is a lie."""
 _MAX_BYTES = 512 << 20
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-"""What a JPEG and a PNG start with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +100,3 @@ def frozen(stored: StoredArray) -> StoredArray:
     native = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
     native.setflags(write=False)
     return native
-
-
-def holds_picture(data: bytes) -> bool:
-    """Say whether metadata, or what follows a picture, hold another one."""
-    return any(signature in data for signature in _PICTURES)

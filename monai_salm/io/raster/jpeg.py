@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
+from monai_salm.io.leftovers import holds_picture
 from monai_salm.io.raster import png
 from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen
 
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF, _ICC, _JFIF, _ADOBE = b"Exif\0\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
+_KEPT = (_EXIF, _ICC, _JFIF, _ADOBE)
+_MANY = 1 << 10
 _SOS, _EOI, _DHT, _JPG, _DAC = 0xDA, 0xD9, 0xC4, 0xC8, 0xCC
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -57,9 +60,8 @@ class JpegFile:
     @property
     def lost(self) -> tuple[str, ...]:
         """Names of the segments with metadata that the PNG does not get."""
-        kept = (_EXIF, _ICC, _JFIF, _ADOBE)
         named = {marker: f"APP{marker - 0xE0}" for marker in range(0xE0, 0xF0)} | {0xFE: "COM"}
-        return tuple(named[marker] for marker, data in self.segments if marker in named and not data.startswith(kept))
+        return tuple(named[marker] for marker, data in self.segments if marker in named and not data.startswith(_KEPT))
 
 
 def read(raw: bytes) -> JpegFile:
@@ -78,12 +80,28 @@ def read(raw: bytes) -> JpegFile:
     check_claim(rows, columns, channels, len(raw))
     pixels = decode(raw, "JPEG", {"L": "u1", "RGB": "u1"}, (rows, columns) if channels == 1 else (rows, columns, 3))
     file = JpegFile(Raster(raw=raw, stored=frozen(pixels), suffix=".png"), segments)
-    lost = (f"not carried over to the PNG: {', '.join(dict.fromkeys(file.lost))}",) if file.lost else ()
+    lost = [*dict.fromkeys(file.lost), *([f"{len(raw) - end} bytes behind its end"] if raw[end:].strip(b"\0\xff") and not _is_more(raw[end:]) else [])]
     kept = without_preview(file.exif)
     removed = (PREVIEW_REMOVED,) if kept != file.exif else ()
-    unprotected = "its EXIF block holds a picture, which is not protected" if holds_picture(kept) else ""
-    behind = "another picture lies behind the first in the file (as in MPO), which the PNG does not have" if holds_picture(raw[end:]) else ""
-    return replace(file, raster=replace(file.raster, notes=(_LOSSY, *lost, *removed), unprotected=unprotected, left_out=behind))
+    shown = holds_picture(kept) or holds_picture(file.profile)
+    unprotected = "its EXIF block or color profile holds a picture, which is not protected" if shown else ""
+    notes = (_LOSSY, *([f"not carried over to the PNG: {', '.join(lost)}"] if lost else []), *removed)
+    return replace(file, raster=replace(file.raster, notes=notes, unprotected=unprotected, left_out=_left_out(file, raw[end:])))
+
+
+def _left_out(file: JpegFile, behind: bytes) -> str:
+    """Say what else than the picture a JPEG holds, of which the PNG has nothing."""
+    parts = []
+    if _is_more(behind):
+        parts.append(f"{len(behind)} bytes behind its end, such as another picture (MPO) or a film (motion photo)")
+    if any(holds_picture(data) for marker, data in file.segments if marker & 0xF0 == 0xE0 and not data.startswith(_KEPT)):
+        parts.append("pictures in its application segments, such as previews or a depth map")
+    return " and ".join(parts)
+
+
+def _is_more(behind: bytes) -> bool:
+    """Say whether bytes behind the end of a JPEG are worth to be missed: zeros and a few bytes of any kind are not."""
+    return holds_picture(behind) or len(behind.strip(b"\0\xff")) >= _MANY
 
 
 def write(file: JpegFile, stored: StoredArray) -> bytes:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
+from monai_salm.io.leftovers import holds_picture
 from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6
@@ -23,6 +25,15 @@ _NAMES = {_GRAY: "gray", _RGB: "RGB", 3: "palette", _GRAY_ALPHA: "gray with alph
 _UP = 2
 _KNOWN_CRITICAL = (b"IHDR", b"IDAT", b"IEND", b"PLTE")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_STANDARD = frozenset(
+    (*_KNOWN_CRITICAL, *_TEXTS, *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split())
+)
+"""Chunks of PNG and of its registered extensions that describe a picture and are none."""
+_MOST = 1 << 10
+"""Bytes of a private chunk, or behind the last, that are kept: more of them may be a picture."""
+_MOST_TEXT = 1 << 24
+_DIGITS = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,11 @@ def read(raw: bytes) -> PngFile:
     colors = pixels[..., :3] if channels >= 3 else pixels[..., 0]
     exif = _data(chunks, b"eXIf")
     kept = without_preview(exif)
-    unprotected = "its metadata, or what follows the picture, hold another picture, which is not protected" if holds_picture(kept + tail) else ""
-    notes = (PREVIEW_REMOVED,) if kept != exif else ()
-    raster = Raster(raw=raw, stored=frozen(colors), key=_transparent(chunks, color), notes=notes, unprotected=unprotected)
+    shown = any(map(holds_picture, (kept, profile(chunks), *(_text(chunk) for chunk in chunks if chunk.kind in _TEXTS))))
+    raster = Raster(
+        raw=raw, stored=frozen(colors), key=_transparent(chunks, color), notes=(PREVIEW_REMOVED,) if kept != exif else (), left_out=_left_out(chunks, tail),
+        unprotected="its metadata hold another picture, which is not protected" if shown else "",
+    )  # fmt: skip
     return PngFile(chunks=chunks, tail=tail, pixels=pixels, raster=raster)
 
 
@@ -89,7 +102,7 @@ def write(file: PngFile, stored: StoredArray) -> bytes:
     pixels[..., : 3 if stored.ndim == 3 else 1] = stored.reshape(*stored.shape[:2], -1)
     parts = [SIGNATURE]
     first = True
-    for chunk in file.chunks:
+    for chunk in filter(is_kept, file.chunks):
         if chunk.kind == b"eXIf":
             parts.append(make_chunk(b"eXIf", without_preview(chunk.data)))
         elif chunk.kind != b"IDAT":
@@ -97,7 +110,38 @@ def write(file: PngFile, stored: StoredArray) -> bytes:
         elif first:
             parts.append(make_chunk(b"IDAT", pack(pixels)))
             first = False
-    return b"".join([*parts, file.tail])
+    return b"".join([*parts, kept_tail(file.tail)])
+
+
+def is_kept(chunk: Chunk) -> bool:
+    """Say whether a written file has a chunk: not one of a private kind that is, or may be, a copy of the picture (PNG 14.2)."""
+    return chunk.kind in _STANDARD or (len(chunk.data) <= _MOST and not holds_picture(chunk.data))
+
+
+def kept_tail(tail: bytes) -> bytes:
+    """Give what of the bytes behind the last chunk a written file has: nothing where they are, or may be, of another picture or of an older one."""
+    kept = not tail.strip(b"\0") or (len(tail) <= _MOST and not holds_picture(tail) and b"IDAT" not in tail and b"IEND" not in tail)
+    return tail if kept else b""
+
+
+def _left_out(chunks: tuple[Chunk, ...], tail: bytes) -> str:
+    """Say what of a file a written one has not."""
+    parts = [f"{len(chunk.data)} bytes of the private chunk {chunk.kind.decode('latin-1')!r}" for chunk in chunks if not is_kept(chunk)]
+    parts += [f"{len(tail)} bytes behind the end of the PNG"] if kept_tail(tail) != tail else []
+    return f"{', '.join(parts)}, which may be another picture" if parts else ""
+
+
+def _text(chunk: Chunk) -> bytes:
+    """Give what a text chunk says, decompressed, and bytes in place of the hexadecimal numbers that ImageMagick writes."""
+    keyword, _, text = chunk.data.partition(b"\0")
+    packed = text[1:] if chunk.kind == b"zTXt" else text[2:].split(b"\0", 2)[-1] if chunk.kind == b"iTXt" and text[:1] == b"\1" else b""
+    if packed:
+        try:
+            text = zlib.decompressobj().decompress(packed, _MOST_TEXT)
+        except zlib.error:
+            return chunk.data  # no reader finds anything in it either
+    digits = b"".join(text.split(b"\n")[3:]) if keyword.startswith(b"Raw profile") else b""
+    return bytes.fromhex(digits.decode()) if digits and _DIGITS.fullmatch(digits) else text
 
 
 def compose(stored: StoredArray, extra: Iterable[bytes]) -> bytes:
@@ -132,7 +176,7 @@ def profile(chunks: Iterable[Chunk]) -> bytes:
     """Give the ICC profile in an iCCP chunk, decompressed; empty if there is none that can be read."""
     packed = _data(chunks, b"iCCP").partition(b"\0")[2][1:]
     try:
-        return zlib.decompressobj().decompress(packed, 1 << 24) if packed else b""
+        return zlib.decompressobj().decompress(packed, _MOST_TEXT) if packed else b""
     except zlib.error:
         return b""
 

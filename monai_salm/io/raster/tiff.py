@@ -16,7 +16,8 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen, holds_picture
+from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
+from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen
 
 SIGNATURES = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _BIG = (b"II+\0", b"MM\0+")
@@ -31,6 +32,12 @@ RENEWED = (COMPRESSION, OFFSETS, COUNTS)
 NONE, DEFLATE, PACKBITS = 1, 8, 32773
 _COMPRESSIONS = {NONE: "none", 5: "LZW", DEFLATE: "deflate", 32946: "deflate", PACKBITS: "PackBits"}
 _DIFFERENCES = 2
+_PLANES = frozenset((33628, 33629, 33630, 33631, 34361, 34362, 34412, 43314))
+"""Tags of MetaMorph, Media Cybernetics' and Olympus' stacks, Zeiss LSM and NIH Image."""
+_NO_PICTURES = frozenset((OFFSETS, COUNTS, 301, 320, 347, 700, 33723, 34675, 50838, 50839))
+"""Places and sizes of strips, curves, palette and tables; XMP, IPTC and the color profile; what ImageJ says of a picture."""
+_LEAST = 1 << 10
+"""Bytes that are no picture worth protecting, however small the file's own is."""
 _MOST_TAGS = 1024
 _MOST_STRIPS = 1 << 20
 
@@ -91,7 +98,10 @@ def read(raw: bytes) -> TiffFile:
     check_claim(rows, columns, samples * width, len(raw))
     compression, predictor = _number(entries, COMPRESSION, order, 1), _number(entries, PREDICTOR, order, 1)
     strips = _strips(raw, entries, order, rows)
-    _check_apart(raw, directory, entries, strips)
+    plane = rows * columns * samples * width
+    parts = _check_apart(raw, directory, entries, strips)
+    packed = sum(size for _, size, _ in strips)
+    check_leftovers(_between(raw, parts), max(min(plane, packed), _LEAST), plane, "that no strip and no field accounts for")
     dtype = np.dtype(f"{order}u{width}")
     row_bytes = columns * samples * width
     if compression == NONE:
@@ -102,7 +112,9 @@ def read(raw: bytes) -> TiffFile:
     else:
         flat = _decode(raw, entries, order, strips, (rows, columns, samples, width)).reshape(-1)
     stored = flat.reshape((rows, columns, samples) if samples > 1 else (rows, columns))
-    unprotected = "its metadata hold another picture, which is not protected" if holds_picture(_outside(raw, strips)) else ""
+    outside = b"\0".join(_between(raw, [(start, start + size) for start, size, _ in strips]))
+    shown = holds_picture(outside) or any(may_be_picture(entry.data, _LEAST) for tag, entry in entries.items() if tag not in _NO_PICTURES)
+    unprotected = "its metadata (layers, previews or private fields) may hold another picture, which is not protected" if shown else ""
     raster = Raster(raw=raw, stored=frozen(stored), unprotected=unprotected)
     return TiffFile(order=order, directory=directory, entries=entries, strips=strips, compression=compression, predictor=predictor, raster=raster)
 
@@ -217,6 +229,7 @@ def _check_kind(entries: dict[int, Entry], order: str) -> None:
         (compression not in _COMPRESSIONS, f"Compression is {compression}; {', '.join(dict.fromkeys(_COMPRESSIONS.values()))} are supported"),
         (predictor not in ((1, _DIFFERENCES) if packed else (1,)), f"Predictor is {predictor}; 1 is supported, and 2 for LZW and deflate"),
         (TILE_WIDTH in entries, "the pixels are in tiles; strips are supported"),
+        (not _PLANES.isdisjoint(entries), "the file is a stack of MetaMorph (STK) or another microscope, of several planes behind one directory"),
         (SUB_IFDS in entries, "the TIFF has pictures within the picture (SubIFDs)"),
         (EXTRA_SAMPLES in entries, "the pixels have extra samples such as alpha"),
         (_number(entries, PLANAR, order, 1) != 1, "colors are in planes of their own (PlanarConfiguration 2)"),
@@ -245,22 +258,19 @@ def _strips(raw: bytes, entries: dict[int, Entry], order: str, rows: int) -> tup
     return strips
 
 
-def _check_apart(raw: bytes, directory: tuple[int, int], entries: dict[int, Entry], strips: tuple[tuple[int, int, int], ...]) -> None:
-    """Make sure that no strip lies over another or over the header, so that replacing it changes nothing else."""
+def _check_apart(raw: bytes, directory: tuple[int, int], entries: dict[int, Entry], strips: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int]]:
+    """Make sure that no strip lies over another or over the header, so that replacing it changes nothing else, and give all parts of the file."""
     parts = [(0, 8), directory, *((start, start + size) for start, size, _ in strips)]
     parts += [(entry.place, entry.place + len(entry.data)) for entry in entries.values() if len(entry.data) > 4]
     for (_, end), (start, _) in pairwise(sorted(parts)):
         if start < end:
             raise RefusedError(f"parts of the file overlap at byte {start} of {len(raw)}; repair the file first")
+    return parts
 
 
-def _outside(raw: bytes, strips: tuple[tuple[int, int, int], ...]) -> bytes:
-    """Give the bytes of a file without its strips."""
-    parts, place = [], 0
-    for start, size, _ in sorted(strips):
-        parts.append(raw[place:start])
-        place = start + size
-    return b"\0".join([*parts, raw[place:]])
+def _between(raw: bytes, parts: list[tuple[int, int]]) -> list[bytes]:
+    """Give the bytes of a file without some parts of it."""
+    return [raw[end:start] for (_, end), (start, _) in pairwise([(0, 0), *sorted(parts), (len(raw), len(raw))])]
 
 
 def _check_packbits(strip: bytes, row_bytes: int, rows: int) -> None:

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in a file of a picture beside the picture: bytes that could be another one, which no noise would reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.pictures_in_text import picture_in
+
+_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|\0\0\0\x0cjP  |\xff\x4f\xff\x51\0|WEBPVP8|\0\0\0.ftyp|\0\0DICM|\xe0\x7f\x10\0", re.DOTALL)
+"""What pictures and films have in their first bytes; the last is the tag of DICOM's pixels."""
+_NO_TEXT = bytes(set(range(32)) - set(b"\t\n\r\x1b")) + bytes(range(127, 256))
+_SHARE = 8
+
+
+def holds_picture(data: bytes) -> bool:
+    """Say whether metadata, or what follows a picture, hold another one: as it is, or encoded as text."""
+    return _PICTURES.search(data) is not None or picture_in(data) != ""
+
+
+def may_be_picture(data: bytes, plane: int) -> bool:
+    """Say whether metadata hold a picture, or are binary and long enough to be one.
+
+    Args:
+        data: the metadata.
+        plane: bytes of one plane of the picture that they belong to.
+    """
+    binary = len(data) - len(data.translate(None, _NO_TEXT))
+    return holds_picture(data) or (len(data.strip(b"\0")) >= plane and binary * _SHARE > len(data))
+
+
+def check_leftovers(parts: Iterable[bytes], plane: int, picture: int, place: str) -> None:
+    """Refuse a file that holds more than its header speaks of, be it another volume, plane or page.
+
+    Args:
+        parts: bytes that nothing accounts for; those that are all zeros, and zeros at their ends, do not count.
+        plane: bytes of one plane, the least that counts as more.
+        picture: bytes of all that the header speaks of.
+        place: where the bytes are, for the message.
+
+    Raises:
+        RefusedError: as many bytes as a plane, or more.
+    """
+    size = sum(len(part) for part in parts if part.strip(b"\0"))
+    if size >= plane:
+        raise RefusedError(
+            f"the file holds {size} bytes {place}, as many as {size / picture:.3g} times the picture that its header describes: they would go out unprotected; "
+            "repair the header, or cut them off"
+        )
