@@ -25,6 +25,12 @@ MOST_LABEL = 1_000_000_000
 WHOLE = 1e-3
 """A value this near to a whole number is one that went through floats."""
 
+RESAMPLED, LEVELS_LEFT = 0.4, 64
+"""Floats of which this share is near one of so few whole numbers are labels that were resampled, or partial volumes."""
+NUMBERED, ONE_EACH = 0.2, 2.0
+"""Where this share of neighbors is equal, pictures have dozens of regions of each value in a plane, and numbered regions one or two."""
+APART = {False: 16, True: 64}
+"""Labels are numbers that lie about this far apart on average, of few labels, or of many as in FreeSurfer's table; gray values lie farther."""
 FEW_VALUES, FEW_PAIRS = 32, 64
 """A picture has at least so many values besides its background, and so many pairs of neighbors to look at."""
 FEW_BOXES = 8
@@ -39,10 +45,12 @@ LEVELS = 0.95
 """Where this share of all steps goes to the next higher or lower value, the values are levels of something smooth."""
 LEVELS_OF_FEW, LEVELS_OF_MORE = {2: 0.9, 3: 0.75}, 0.65
 """The same of so many values, and of more: pictures that were cut to few levels have at least 0.98, 0.8 and 0.79; so do nested structures."""
-SMOOTH, FIELD = 0.65, 0.1
-"""Third differences as a share of the first: real pictures have 0.69 and more, probability and distance maps at most 0.52, fields 0.12."""
-STEADY = 0.4
-"""First differences are on average this share of the largest in a distance map, whose slope is the same everywhere, and at most 0.2 in pictures."""
+SMOOTH, FIELD = 0.9, 0.1
+"""Third differences as a share of the first: real 8-bit pictures have 0.99 and more, CT 0.63; probability and distance maps at most 0.84, fields 0.12."""
+STEADY = 0.32
+"""First differences are on average this share of the largest in a distance map, whose slope is the same everywhere, and at most 0.28 in pictures."""
+NOISE = 1.2
+"""Noise has third differences of more than this share of the first, and first ones that are as steady."""
 MOST_SMOOTH = 300.0
 """Probabilities, distances and displacements are numbers up to this; smooth values that reach farther (an averaged MR) are a picture."""
 BETWEEN = 0.3
@@ -174,10 +182,14 @@ class GridEvidence:
             doubt = f"only {pairs.both} pairs of neighbors"
         elif self.ordered and pairs.roughness < (SMOOTH if self._may_be_computed() else FIELD):
             doubt = "smooth as a distance map, a probability map or a field"
-        elif self.ordered and self._stack.dtype.kind == "f" and self._may_be_computed() and pairs.steadiness > STEADY:
+        elif self.ordered and self._stack.dtype.kind == "f" and self._may_be_computed() and pairs.steadiness > STEADY and pairs.roughness < NOISE:
             doubt = "of one slope everywhere, as a distance map"
         elif self._is_probable():
             doubt = "nearly all of it 0 or 1, as in a probability map"
+        elif self._is_resampled():
+            doubt = "much of it a few whole numbers, as in labels that were resampled"
+        elif pairs.equal_share >= NUMBERED and self._regions(foreground)[0] <= ONE_EACH:
+            doubt = "each value in a region of its own, as in numbered regions"
         elif self.ordered and not self.many and pairs.level_share > LEVELS:
             doubt = "each value is next to its neighbors' as in a distance map"
         elif not self.many and self.size >= ENLARGED * foreground and len(self.values) > OWN_VALUES * foreground:
@@ -200,6 +212,20 @@ class GridEvidence:
             return False
         between = sum(int(((plane > NEAR_END) & (plane < 1 - NEAR_END)).sum()) for plane, _ in self.planes())
         return between < BETWEEN * sum(int(inside.sum()) for _, inside in self.planes())
+
+    def _is_resampled(self) -> bool:
+        """Say whether values are floats that keep to a few whole numbers, though not all of them are whole."""
+        if self._stack.dtype.kind != "f":
+            return False
+        near = total = 0
+        levels: set[float] = set()
+        for plane, inside in self.planes():
+            real = plane[inside] * self.slope + self.intercept
+            whole = np.rint(real)
+            close = np.abs(real - whole) <= NEAR_END
+            near, total = near + int(close.sum()), total + real.size
+            levels.update(np.unique(whole[close]).tolist() if len(levels) <= LEVELS_LEFT else ())
+        return near >= RESAMPLED * total and 1 < len(levels) <= LEVELS_LEFT
 
     def _has_plateaus(self, pairs: Pairs) -> bool:
         """Say whether some value besides the background fills an area, or many values are at the upper end."""
@@ -267,6 +293,8 @@ class GridEvidence:
             real = np.arange(len(real), dtype=np.float64)  # colors stand for labels, whatever their numbers
         if np.abs(real - np.rint(real)).max() > tolerance or real.min() < -1 - tolerance or real.max() > MOST_LABEL:
             doubt = f"values from {real.min():.4g} to {real.max():.4g}, not all of them whole numbers from -1"
+        elif len(real) > 2 and np.median(real[real != 0]) > APART[len(real) > FEW_VALUES] * len(real):
+            doubt = f"values up to {real.max():.4g}, farther apart than {len(real) - 1} labels are"
         elif self.ordered and len(real) > 2 and pairs.level_share > LEVELS_OF_FEW.get(len(real) - 1, LEVELS_OF_MORE):
             doubt = "each value touches the next alone, as levels of a picture or nested structures do"
         else:
@@ -331,9 +359,10 @@ class GridEvidence:
         for plane, inside in self.planes():
             if not inside.any():
                 continue
-            sizes, owner = regions_of(np.searchsorted(self.values, self._filled(plane)), inside)
+            code = np.unique(self._filled(plane), return_inverse=True)[1].reshape(plane.shape)
+            sizes, owner = regions_of(code, inside)
             present = np.unique(owner)
-            most = np.zeros(len(self.values), np.int64)
+            most = np.zeros(int(code.max()) + 1, np.int64)
             np.maximum.at(most, owner, sizes)
             regions, labels = regions + len(sizes), labels + len(present)
             specks += int(sizes[sizes <= SPECK].sum())

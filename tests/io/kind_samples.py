@@ -114,6 +114,12 @@ def pictures(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
         smooth = ndimage.gaussian_filter(anatomy(rng, shape), 2)
         scaled = np.floor(smooth / smooth.max() * 0.999 * levels) * (255 // max(1, levels - 1))
         yield _of_levels(f"smooth picture of {levels} levels", scaled.astype(np.uint8))
+    organs = np.zeros(shape, np.int16)
+    for value in (210, 60, 255, 25, 120):
+        center = [int(rng.integers(length // 5, 4 * length // 5)) for length in shape]
+        grid = np.meshgrid(*map(np.arange, shape), indexing="ij")
+        organs[sum(((axis - middle) / (length / 8)) ** 2 for axis, middle, length in zip(grid, center, shape, strict=True)) < 1] = value
+    yield Sample("phantom of five gray values", PICTURE, organs)
     if dims == 2:
         channels = [anatomy(rng, shape) for _ in range(3)]
         yield Sample("color picture", PICTURE, np.stack([_bits(0.7 * channels[0] + 0.3 * one, 8) for one in channels], -1), color=True, clinical=True)
@@ -138,6 +144,10 @@ def label_maps(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     yield Sample("label map of floats", LABEL_MAP, labels.astype(np.float32))
     yield Sample("label map of near integers", LABEL_MAP, labels.astype(np.float32) * np.float32(1.0000001))
     yield Sample("label map of arbitrary numbers", LABEL_MAP, np.array([0, 1002, 17, 2035, 53])[labels].astype(np.int32))
+    table = np.concatenate([[0], np.sort(rng.choice(2100, 60, replace=False)) + 1])
+    yield Sample("label map of a table's numbers", LABEL_MAP, table[cells(rng, shape, 60, fill=0.8)].astype(np.int16))
+    tiny = np.concatenate([[0], rng.permutation(9000) + 1])
+    yield Sample("label map of thousands of small regions", LABEL_MAP, tiny[cells(rng, shape, min(9000, room // 20), fill=0.7)].astype(np.int32))
     yield Sample("label map in scaled int16", LABEL_MAP, np.rint(labels * (65535 / 4) - 32768).astype(np.int16), 4 / 65535, 4 * 32768 / 65535)
     yield Sample("label map with an ignored rim", LABEL_MAP, np.where(ndimage.binary_dilation(labels > 0) & (labels == 0), 255, labels).astype(np.uint8))
     yield Sample("label map without background", LABEL_MAP, cells(rng, shape, 12, fill=9.0).astype(np.uint8))
@@ -194,6 +204,9 @@ def neither(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     yield Sample("partial volumes", NEITHER, partial.astype(np.float32))
     turned = ndimage.rotate(cells(rng, shape, 4).astype(np.float32), 10, axes=(0, 1), order=1, reshape=False)
     yield Sample("label map turned, linear", NEITHER, turned)
+    smoothed = ndimage.gaussian_filter(cells(rng, shape, 3).astype(float), 0.6)
+    yield Sample("label map, smoothed", NEITHER, smoothed.astype(np.float32))
+    yield Sample("mask, smoothed", NEITHER, ndimage.gaussian_filter(mask.astype(float), 0.7).astype(np.float32))
     heat = np.zeros(shape)
     for _ in range(4):
         heat[tuple(rng.integers(4, length - 4) for length in shape)] = 1

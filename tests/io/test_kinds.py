@@ -38,7 +38,7 @@ def test_no_wrong_decision(seed: int) -> None:
 
 def test_most_label_maps_are_known() -> None:
     found = Counter(judged(sample) for sample in samples(13, 1) if sample.truth == LABEL_MAP)
-    assert found["label map"] >= 0.8 * sum(found.values())
+    assert found["label map"] >= 0.75 * sum(found.values())
 
 
 @pytest.mark.parametrize("background", [0, 1, 4095])

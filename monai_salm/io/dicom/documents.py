@@ -61,6 +61,8 @@ _VARIABLE_PIXEL_DATA, _VARIABLE_GROUP = 0x7F000010, 0xFF00FFFF
 """Retired: pixel data in any even group from 7F00 (PS3.6)."""
 
 _SIEMENS_PIXELS = 0x7FE1
+_TRAILING_PADDING = 0xFFFCFFFC
+"""Of zeros where it is used as it is meant (PS3.10 7.2)."""
 _FIRST_PRIVATE_DATA = 0x1000
 """Elements with lower numbers name whom a private group belongs to (PS3.5 7.8.1)."""
 
@@ -274,6 +276,8 @@ def _number(element: Element | None) -> int:
 def _may_be_copy(element: Element, frame_bytes: int) -> bool:
     """Say whether an element is where vendors put copies of the pixels, or private and as large as one; headers of Siemens are known not to be."""
     group, number = element.tag >> 16, element.tag & 0xFFFF
+    if element.tag == _TRAILING_PADDING:
+        return any(element.value) and (0 < frame_bytes <= element.size or bytes(element.value[:8]).startswith(_PICTURES))
     if group & 1 and number >= _FIRST_PRIVATE_DATA and element.vr in ("OB", "OW", "UN"):
         as_large = 0 < frame_bytes <= element.size and element.value[:4] != _CSA_HEADER
         return as_large or bytes(element.value[:8]).startswith(_PICTURES) or (group == _SIEMENS_PIXELS and element.size > 0)
