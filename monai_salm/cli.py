@@ -271,6 +271,7 @@ def keygen(file: Path) -> int:
 @click.option("--report", type=_FILE, help="Page to write for people, ending in .html; its figures are written beside it as .json.")
 @click.option("--state", type=_FILE, help="File that keeps finished trainings; the same command with it goes on where it was stopped.")
 @_values
+@_kinds
 @_grid
 @_device
 @_output

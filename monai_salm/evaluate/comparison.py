@@ -76,7 +76,10 @@ def evaluate(
         first = folders.protected[0]
         verified = None
         if options.verification:
-            verified = verify(clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon, show_progress=show_progress)
+            verified = verify(
+                clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon,
+                choices=options.label_options(options.labels).kind_choices(), show_progress=show_progress,
+            )  # fmt: skip
         record = find_record(named[first], folders[CLEAN].inventory, folders[first].inventory)
         bounds = file_bounds(verified, record)
         grid = Grid(folders, build, recipe, state)

@@ -19,7 +19,8 @@ from monai_salm.errors import UsageError
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART
 from monai_salm.pipeline.archive import is_archive
-from monai_salm.pipeline.inventory import Inventory, scan
+from monai_salm.pipeline.choices import KindChoices
+from monai_salm.pipeline.inventory import Inventory, kinds_found, scan
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
 from monai_salm.pipeline.protect import find_labels
@@ -135,7 +136,13 @@ def load_folders(
     for folder in protected.values():
         check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
-    files = {name: scan(place, unpack_into=spare / str(number), show_progress=show_progress) for number, (name, place) in enumerate(places.items())}
+    said = {CLEAN: options.label_options(options.labels).kind_choices()}
+    said[TEST] = replace(options.label_options(options.test_labels or options.labels).kind_choices(), strict=False)
+    files: dict[str, Inventory] = {}
+    for number, (name, place) in enumerate(places.items()):
+        # What was a picture before it got noise still is one.
+        choices = said[name] if name in said else KindChoices(known=kinds_found(files[CLEAN]))
+        files[name] = scan(place, unpack_into=spare / str(number), choices=choices, show_progress=show_progress)
     for name in protected:
         check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
     labels = find_labels(files[CLEAN], options.label_options(options.labels))

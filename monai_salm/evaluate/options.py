@@ -33,7 +33,7 @@ class EvaluateOptions:
         epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of their run says, if it is beside them.
         report: page to write, with its figures as JSON beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps none.
-        window, modality, sample, working_size, device: as in ``ProtectOptions``.
+        window, modality, sample, working_size, device, label_maps, pictures: as in ``ProtectOptions``.
     """
 
     labels: Path | None = None
@@ -57,12 +57,14 @@ class EvaluateOptions:
     sample: str = "auto"
     working_size: int = 128
     device: str = "auto"
+    label_maps: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
 
     def label_options(self, labels: Path | None) -> ProtectOptions:
         """Give the options that say where labels are."""
         return ProtectOptions(
             labels=labels, label_column=self.label_column, labels_from_folders=self.labels_from_folders, task=self.task,
-            sample=self.sample, working_size=self.working_size,
+            sample=self.sample, working_size=self.working_size, label_maps=self.label_maps, pictures=self.pictures,
         )  # fmt: skip
 
     def budget_options(self) -> BudgetOptions:

@@ -27,6 +27,7 @@ class KindChoices:
         label_folder: folder of label maps; where it lies in the input, all that is in it are some.
         labeled: paths, without suffix and channel, of which that folder has a label map, so that they are pictures.
         known: path -> what was found before, which counts as said.
+        strict: refuse patterns that match nothing; False where they are those of another folder.
     """
 
     label_maps: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class KindChoices:
     label_folder: Path | None = None
     labeled: frozenset[str] = frozenset()
     known: Mapping[str, Kind] = field(default_factory=dict)
+    strict: bool = True
 
     def of(self, root: Path, path: str) -> Kind | None:
         """Give what the user says of a file; None where that is nothing.
@@ -68,10 +70,10 @@ class KindChoices:
         Raises:
             UsageError: there is one.
         """
-        names = list(paths)
+        names = list(paths) if self.strict else []
         for option, patterns in (("--label-maps", self.label_maps), ("--pictures", self.pictures)):
             for pattern in patterns:
-                if not any(matches(path, pattern) for path in names):
+                if names and not any(matches(path, pattern) for path in names):
                     raise UsageError(f"{option} {pattern!r} matches none of the {len(names)} files; paths are relative to the input, such as {names[0]!r}")
 
 

@@ -22,7 +22,7 @@ from monai_salm.bounds import VolumeBudget, VolumeValues, picture_modality, slic
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, SourceImage, identify, read_source
+from monai_salm.io import Document, ImageHeader, SourceImage, UndecidedError, identify, read_source
 from monai_salm.surrogate import SurrogateCard, series_key
 
 RIGHT_AFTER_LOADING = (
@@ -111,7 +111,7 @@ class OriginFinder:
         try:
             if path is not None and path.is_dir():
                 return self._of_folder(path, values.astype(np.float64))
-            found = None if path is None else identify(path)
+            found = None if path is None else _identified(path)
             if path is not None and isinstance(found, ImageHeader):
                 return self._of_file(path, found, values.astype(np.float64))
             if isinstance(found, Document) and found.format != "other":
@@ -217,6 +217,14 @@ def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] 
             if same_values(values.transpose(axes), real):
                 return real.transpose(np.argsort(axes))
     return None
+
+
+def _identified(path: Path) -> ImageHeader | Document:
+    """Say what a file is; where that cannot be told, who gives it as an image says that it is one."""
+    try:
+        return identify(path)
+    except UndecidedError:
+        return identify(path, "picture")
 
 
 def _file_of(image: Any) -> Path | None:
