@@ -211,10 +211,8 @@ def _head(chunks: tuple[Chunk, ...]) -> tuple[int, int, int, int]:
     if (color, depth) not in _MODES:
         name = _NAMES.get(color, f"color type {color}")
         raise RefusedError(
-        raise RefusedError(
             f"the PNG is {name} of {depth} bits; gray of 8 or 16 bits, and gray with alpha, RGB and RGB with alpha of 8 bits are supported; "
             "a label map is copied with --label-maps PATTERN, a picture has to be converted"
-        )
         )
     if (method, filters) != (0, 0):
         raise RefusedError(f"compression and filter method are {method} and {filters}; 0 and 0 are supported: repair the file first")
