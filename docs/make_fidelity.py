@@ -44,8 +44,14 @@ def _table(cases: Iterable[Case]) -> str:
     rows = ["| file | what is special | fate | change / limit, stored units | why, or what to know |", "| --- | --- | --- | --- | --- |"]
     for case in sorted(cases, key=lambda case: case.name):
         change = f"{case.line.max_change_stored:g} / {case.line.epsilon_stored:g}" if case.fate == PROTECTED and case.line is not None else ""
-        rows.append("| " + " | ".join(_cell(text) for text in (case.name, case.what, case.fate, change, case.reason)) + " |")
+        rows.append("| " + " | ".join(_cell(text) for text in (case.name, case.what, case.fate, change, _told(case))) + " |")
     return "\n".join(rows)
+
+
+def _told(case: Case) -> str:
+    """Give the reason, and what the written file lacks or may still show."""
+    more = () if case.line is None else (case.line.left_out, case.line.unprotected)
+    return "; ".join(filter(None, (case.reason, *more)))
 
 
 def _cell(text: str) -> str:

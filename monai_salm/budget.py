@@ -47,7 +47,7 @@ _EXACT = 2**53
 """Integers beyond it are not all floats, in which limits are kept."""
 
 _SLACK = 1e-9
-"""Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 grey levels are 8 steps and not 7."""
+"""Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and not 7."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: parsing, printing and exit codes, nothing else.
 
-Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some files were refused or
-failed, 4 verification found a mismatch. The package's rooms are imported inside the commands, because torch and MONAI take seconds to load and
+Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished
+but some files were refused or failed, or written files lack or show something to know of, 4 verification found a
+mismatch. The package's rooms are imported inside the commands, because torch and MONAI take seconds to load and
 ``--help`` should not.
 """
 
@@ -160,7 +161,9 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
         _print_labels(result["labels"])
         _print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
         _print_problems([file | {"status": "copied"} for file in result["files"] if file.get("unprotected")])
-    return EXIT_INCOMPLETE if counts["refuse"] or counts.get("unprotected") else 0
+        for status, name in (("incomplete", "left_out"), ("unprotected", "still_shows")):
+            _print_problems([{"path": file["path"], "status": status, "reason": file[name]} for file in result["files"] if name in file])
+    return EXIT_INCOMPLETE if counts["refuse"] or counts.get("unprotected") or counts["incomplete"] else 0
 
 
 @cli.command()
@@ -199,6 +202,7 @@ def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
 @click.argument("original", metavar="ORIGINAL", type=_FILE)
 @click.argument("protected", metavar="PROTECTED", type=_FILE)
 @click.option("--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]")
+@click.option("--labels", type=_FILE, help="Folder of label maps that protect was given, which says which files are pictures.")
 @click.option("--allow-absent", is_flag=True, help="Files of ORIGINAL that PROTECTED lacks were meant not to be handed out.")
 @_values
 @_kinds
@@ -210,8 +214,9 @@ def verify(original: Path, protected: Path, epsilon: str | None, window: str, mo
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
 
-    options = BudgetOptions(window=parse_window(window), modality=modality.upper())
-    kinds = KindChoices(choices["label_maps"], choices["pictures"])
+    options = BudgetOptions(window=parse_window(window), modality=modality)
+    labels, patterns = choices["labels"], (choices["label_maps"], choices["pictures"])
+    kinds = KindChoices.with_labels(labels, *patterns) if labels is not None and labels.is_dir() else KindChoices(*patterns)
     bound = Epsilon.parse(epsilon) if epsilon else None
     report = run(
         original, protected, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"], show_progress=not quiet

@@ -100,7 +100,7 @@ def evaluate(
             folders.chance(),
             folders.majority_share(),
             utility=utility,
-            verification=None if verified is None else verification_figures(verified, folders, first, options.modality.upper(), bounds),
+            verification=None if verified is None else verification_figures(verified, folders, first, options.budget_options().modality, bounds),
             notes=[
                 *folders.notes, *notes, *grid.notes, *(f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known)),
             ],

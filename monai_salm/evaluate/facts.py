@@ -63,6 +63,8 @@ def command_of(options: EvaluateOptions, places: Mapping[str, Path]) -> str:
         name = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            words += [f"--{name} {shlex.quote(one)}" for one in value]
         else:
             words.append(f"--{name} {shlex.quote(value.name if isinstance(value, Path) else str(value))}")
     return " ".join(words)

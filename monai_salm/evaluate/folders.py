@@ -176,7 +176,7 @@ def load_folders(
         if known:
             raise UsageError(f"{len(known)} of the test images are in {places[name]}, too; test on clean images that no victim trains on")
     if options.pretrain is not None:
-        inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, show_progress=show_progress)
+        inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, choices=replace(said[CLEAN], strict=False), show_progress=show_progress)
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)
         by_name[PRETRAIN] = Folder(inventory, plan, list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)))
     loaded = len(by_name[CLEAN].samples)

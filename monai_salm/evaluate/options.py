@@ -69,7 +69,7 @@ class EvaluateOptions:
 
     def budget_options(self) -> BudgetOptions:
         """Give the options that say what values mean; no noise is made here, so no image is too coarse for its budget."""
-        return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality.upper())
+        return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality)
 
     def check_epsilon(self) -> Epsilon | None:
         """Give the bound to hold files to, None for what they state themselves, or raise UsageError."""
@@ -78,7 +78,7 @@ class EvaluateOptions:
     def to_json(self) -> dict[str, Any]:
         """Give what a reader of the report needs to repeat it, without the places of this machine."""
         names = ("task", "victims", "countermeasures", "protected_shares", "seeds", "epochs", "epsilon", "window", "modality", "sample", "working_size")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"label_maps": list(self.label_maps), "pictures": list(self.pictures)}
 
     def victim_names(self) -> list[str]:
         """Give the networks in order."""

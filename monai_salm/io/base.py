@@ -117,10 +117,10 @@ class Document:
     unprotected: str = ""
 
     @classmethod
-    def of_labels(cls, path: Path, format_name: Format, judgement: Judgement | None = None) -> Document:
+    def of_labels(cls, path: Path, format_name: Format, judgement: Judgement | None = None, unprotected: str = "") -> Document:
         """Describe a label map; without a judgement it is one because the user says so."""
         found = judgement or Judgement("label map", "the user says so")
-        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"{KNOWN_BY}{found.evidence}",), judgement=found)
+        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"{KNOWN_BY}{found.evidence}",), judgement=found, unprotected=unprotected)
 
 
 @dataclass(frozen=True, kw_only=True)

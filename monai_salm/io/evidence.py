@@ -83,6 +83,8 @@ class Judgement:
         foreground: how many values it rests on, those that are not the most frequent one.
         values: the distinct values where they are few, else nothing.
         flat: whether neighbors are mostly equal, as no picture of clinical depth is.
+        shape: of the array.
+        declared: whether the file says so itself.
     """
 
     kind: Kind
@@ -90,6 +92,8 @@ class Judgement:
     foreground: int = 0
     values: frozenset[float] = frozenset()
     flat: bool = False
+    shape: tuple[int, ...] = ()
+    declared: bool = False
 
 
 class GridEvidence:

@@ -10,6 +10,7 @@ has a table of what the rule says of real and of made files.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ LABEL_MAP = "label map"
 """Kind of a document that holds labels."""
 KNOWN_BY = "known by: "
 """Begins the note of a label map with the evidence."""
+NOT_LOOKED_AT = "it could not be read, so that pictures beside its labels may be in it"
 MOST_READ = 65535
 """Highest label of a map that classes are taken from."""
 
@@ -76,13 +78,16 @@ def judge(
         by: how the file says so.
     """
     found = _agreed([judge_one(channel, slope, intercept, color=color) for channel in _channels(stored, trailing, color=color)])
-    if declared is None or declared == found.kind:
+    found = replace(found, shape=stored.shape)
+    if declared is None:
         return found
+    if declared == found.kind:
+        return replace(found, declared=True)
     if declared == "label map" and not _are_whole(stored, slope, intercept):
         return Judgement("cannot tell", f"{by} says label map, but not all values are whole numbers", found.foreground or 1)
     if declared == "label map" and found.kind == "picture":
         return Judgement("cannot tell", f"{by} says label map, but {found.evidence}", found.foreground)
-    return Judgement(declared, by, found.foreground, found.values)
+    return Judgement(declared, by, found.foreground, found.values, declared=True)
 
 
 def _are_whole(stored: NDArray[Any], slope: float, intercept: float) -> bool:

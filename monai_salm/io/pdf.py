@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 PICTURES_IN_PDF = "the PDF has pictures in it, which are not protected; take it out of what you share, or look at them first"
-LOOKED_FOR = "no picture was found in the PDF; lines and text in it are not looked at"
+LOOKED_FOR = "no picture was found in the PDF, whose lines and text are not looked at"
 # Streams, and so pictures, are never inside compressed objects (ISO 32000-1 7.5.7), and names are never encrypted (7.6.1).
 _PICTURE = re.compile(rb"/Subtype\s*/Image\b|/Type\s*/EmbeddedFile\b")
 

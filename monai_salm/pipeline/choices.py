@@ -101,15 +101,15 @@ class JudgedFile:
 
 
 def judged_together(files: Iterable[JudgedFile]) -> dict[str, Kind]:
-    """Judge label maps, and files that cannot be told, by the others of their folder that have no other values than they.
+    """Judge label maps, and files that cannot be told, by the others of their folder and shape that have no other values than they.
 
     Returns:
         Path -> ``label map`` of files that are some because nearly all with these values are; or ``cannot tell`` of label maps of which many cannot.
     """
-    folders: dict[str, list[JudgedFile]] = defaultdict(list)
+    folders: dict[tuple[str, tuple[int, ...]], list[JudgedFile]] = defaultdict(list)
     for file in files:
         if file.judgement.values:
-            folders[str(PurePosixPath(file.path).parent)].append(file)
+            folders[str(PurePosixPath(file.path).parent), file.judgement.shape].append(file)
     changed: dict[str, Kind] = {}
     for group in folders.values():
         told = [file for file in group if file.document is not None]
@@ -122,5 +122,5 @@ def judged_together(files: Iterable[JudgedFile]) -> dict[str, Kind]:
         if len(doubtful) <= MOST_OPEN * (len(told) + len(doubtful)):
             changed |= dict.fromkeys((file.path for file in open_ones), "label map")
         else:
-            changed |= dict.fromkeys((file.path for file in told if len(file.judgement.values) > 2), "cannot tell")
+            changed |= dict.fromkeys((file.path for file in told if len(file.judgement.values) > 2 and not file.judgement.declared), "cannot tell")
     return changed

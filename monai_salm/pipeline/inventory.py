@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from monai_salm.bounds import SERIES_MODALITIES as SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, Judgement, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP
@@ -211,7 +210,7 @@ def _without_ambiguous(inventory: Inventory) -> Inventory:
     """Refuse a DICOMDIR where it cannot be told which files its records mean."""
     reasons = {path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()}
     files = [FileRecord(record.path, reason=reason) if (reason := reasons.get(record.path)) else record for record in inventory.files]
-    return Inventory(inventory.root, files, inventory.ignored) if any(reasons.values()) else inventory
+    return replace(inventory, files=files) if any(reasons.values()) else inventory
 
 
 def holds_values_alone(path: str, header: ImageHeader) -> bool:

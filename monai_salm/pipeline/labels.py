@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_salm.bounds import SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import is_litter, read_segmentation
 from monai_salm.pipeline.case_names import stem_of
-from monai_salm.pipeline.inventory import SERIES_MODALITIES, Inventory
+from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths
 from monai_salm.pipeline.label_table import (
     PATH_COLUMNS,
@@ -64,11 +65,6 @@ class LabelAssignment:
     unmatched: list[str] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def unused(self) -> int:
-        """Rows or label maps that belong to no picture of the input."""
-        return len(self.unmatched)
 
     def to_json(self, inventory: Inventory) -> dict[str, Any]:
         """Give what ``--json`` prints of the labels: the pictures of each class, and what has no counterpart."""

@@ -110,7 +110,7 @@ class ProtectOptions:
             raise UsageError(f"--label-column {self.label_column!r} is of a table, which {other} does not read; leave one of them out")
         if self.labels_from_folders and self.task == "segmentation":
             raise UsageError("--labels-from-folders gives classes, --task segmentation needs label maps; leave one of them out")
-        self.budget_options()
+        object.__setattr__(self, "modality", self.budget_options().modality)
         self.noise_method()
 
     def _check_number(self, name: str, low: int, high: int | None) -> None:

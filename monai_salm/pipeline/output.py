@@ -71,6 +71,8 @@ def write_files(
                 fates[path] = _copy_unprotected(inventory.root, output, fate, private=private)
     written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
     for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
+        if options.copy_unprotected and fate.status == "refused":
+            fate = _copy_unprotected(inventory.root, output, fate, private=private)
         fates[fate.path] = fate
         manifest.append(fate)
     manifest.rewrite(fates)

@@ -279,14 +279,14 @@ def _plan_volume(
         for path in paths
         if labels is not None and path not in labels.targets
     }
-    labelled = [path for path in paths if path not in unlabeled]
+    labeled = [path for path in paths if path not in unlabeled]
     files: list[tuple[FilePlan, SourceImage]] = []
     # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the same ones.
-    for path, source, canvas in _canvases(inventory, paths, options, refused) if labelled else ():
+    for path, source, canvas in _canvases(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
         plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), canvas)
-        if not by_series or len(labelled) == 1 or source.header.stacked:
+        if not by_series or len(labeled) == 1 or source.header.stacked:
             yield SamplePlan(source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint, (plan,), labels.targets[path] if labels else None)
         else:
             files.append((plan, _without_pixels(source)))

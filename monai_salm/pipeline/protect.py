@@ -30,6 +30,7 @@ from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.plan_changes import plan_changes
 from monai_salm.pipeline.preflight import check_choices, foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
+from monai_salm.pipeline.references import records_left_out
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 from monai_salm.samples import WorkingSet
@@ -69,7 +70,7 @@ class ProtectResult:
         for _, fate in sorted(self.fates.items()):
             told = {"incomplete": fate.left_out, "unprotected": fate.unprotected} if fate.status in ("protected", "copied") else {}
             problems += [{"path": fate.path, "status": status, "reason": reason} for status, reason in told.items() if reason]
-        troubled = {problem["path"] for problem in problems}
+        troubled = {problem["path"] for problem in problems if problem["status"] not in ("incomplete", "unprotected")}
         notes = [{"path": fate.path, "notes": fate.reason.split("; ")} for _, fate in sorted(self.fates.items()) if fate.reason and fate.path not in troubled]
         done = [fate for fate in self.fates.values() if fate.status == "protected"]
         summary = {
@@ -205,7 +206,8 @@ class ProtectionRun:
             _frozen(self.work_dir / "plan.json", plan, self.options.resume)
             working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
-        result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+            result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+            _add_what_is_left(result, inventory)
         return _with_unprotected_copies(result) if self.options.copy_unprotected else result
 
     def _make_work_dir(self) -> None:
@@ -245,7 +247,7 @@ class ProtectionRun:
             raise disk_full(error.full, self._needs(inventory, plan)[folder]) from error  # what is left of the run, not of the file
         if self._zip is not None:
             remove_leftovers(self._zip.parent, [self._zip.name])
-            pack(folder, self.source, self._zip)
+            pack(folder, self.source, self._zip, show_progress=self.show_progress)
             for temporary in (folder, inventory.root):
                 shutil.rmtree(temporary)
         return ProtectResult(self._zip or self.output, self.work_dir, fates, summary, frozenset(plan.documents), tuple(inventory.ignored), self.labels)
@@ -285,6 +287,22 @@ def _labels_found(labels: LabelAssignment | None, inventory: Inventory, plan: Pr
         held = Counter(int(value) for sample in working.samples if sample.target is not None for value in np.unique(sample.target))
         found["classes"] = {name: held[number] for number, name in enumerate(plan.classes)}
     return found
+
+
+def _add_what_is_left(preview: dict[str, Any], inventory: Inventory) -> None:
+    """Say of files that are written what they will lack, and what in them will not be protected."""
+    written = {inventory.output_path(file["path"]) for file in preview["files"] if file["fate"] != "refuse"}
+    incomplete = 0
+    for file in preview["files"]:
+        header, document = inventory.headers.get(file["path"]), inventory.documents.get(file["path"])
+        found = header or document
+        if file["fate"] == "refuse" or found is None:
+            continue
+        left_out = header.left_out if header is not None else records_left_out(inventory, file["path"], written)[0]
+        told = {name: text for name, text in (("left_out", left_out), ("still_shows", found.unprotected)) if text}
+        file |= told
+        incomplete += bool(told)
+    preview["counts"]["incomplete"] = incomplete
 
 
 def _with_unprotected_copies(preview: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,8 @@ from monai_salm.pipeline.manifest import FileFate
 
 OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
 """What names an object and its series; studies, frames of reference and patients keep their names."""
+VALUE_SUFFIXES = {"nifti": ("img",), "itk": ("raw", "zraw", "img", "bin", "dat")}
+"""How the suffix of a file begins that holds the values for a header of its own, where no picture was read from it."""
 
 
 def own_uids(found: ImageHeader | Document) -> frozenset[str]:
@@ -64,8 +66,7 @@ def write_documents(
         if file_digest(document.path) != paths[path]:
             yield FileFate(path=path, status="failed", reason="it is not the file any more that was looked at; run again", sha256_in=paths[path])
             continue
-        meant = inventory.listed.get(path, {})
-        absent = frozenset(name for name, found in meant.items() if present.isdisjoint(map(inventory.output_path, found)))
+        left_out, absent = records_left_out(inventory, path, present)
         try:
             with atomic_target(output / path, private=private) as temporary:
                 write_document(document, temporary, replace(derivation, absent_files=absent))
@@ -80,20 +81,38 @@ def write_documents(
         notes = (f"no picture ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
-        left_out = f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})" if absent else ""
         yield FileFate(
             path=path, status="copied", reason="; ".join(notes), left_out=left_out, unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest
         )
 
 
+def records_left_out(inventory: Inventory, path: str, present: Collection[str]) -> tuple[str, frozenset[str]]:
+    """Say which records of a DICOMDIR are of files that are not written, in words and by the names that it has for them.
+
+    Args:
+        inventory: of the input.
+        path: of any document.
+        present: paths of all files that are written.
+    """
+    meant = inventory.listed.get(path, {})
+    absent = frozenset(name for name, found in meant.items() if set(present).isdisjoint(map(inventory.output_path, found)))
+    return f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})" if absent else "", absent
+
+
 def values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:
-    """Name the picture that a header of its own belongs to, if that was not written; nothing for any other document."""
-    if not inventory.documents[path].kind.startswith("header of"):
+    """Name the file of values that a header of its own belongs to, if that was not written; nothing for any other document."""
+    document = inventory.documents[path]
+    if not document.kind.startswith("header of"):
         return ""
-    place = PurePosixPath(path)
-    stem = place.name.partition(".")[0]
-    for other, header in inventory.headers.items():
-        beside = PurePosixPath(other).parent == place.parent and PurePosixPath(other).name.partition(".")[0] == stem
-        if beside and other not in written and holds_values_alone(other, header) and header.format == inventory.documents[path].format:
+    stem = path.removesuffix(PurePosixPath(path).name) + PurePosixPath(path).name.partition(".")[0] + "."
+    for other in sorted({*inventory.headers, *inventory.refused} - written):
+        if not other.startswith(stem) or "/" in other[len(stem) :]:
+            continue
+        header = inventory.headers.get(other)
+        if header is None:
+            alone = other[len(stem) :].lower().startswith(VALUE_SUFFIXES[document.format])
+        else:
+            alone = header.format == document.format and holds_values_alone(other, header)
+        if alone:
             return other
     return ""

@@ -185,7 +185,7 @@ def check_surrogate(options: ProtectOptions) -> None:
         f"--epsilon '{card.epsilon[0]!r}{' real' if card.epsilon[1] == 'real' else ''}'": (epsilon.value, epsilon.units) == tuple(card.epsilon),
         f"--window {f'{low!r},{high!r}' if card.window else 'auto'}": (None if window is None else [window.low, window.high])
         == (None if card.window is None else list(card.window)),
-        f"--modality '{card.modality}'": options.modality.upper() == card.modality,
+        f"--modality '{card.modality}'": options.modality == card.modality,
         f"--perturbed-fraction {kept:g}": fraction == kept,
         f"--working-size {card.working_size}": options.working_size == card.working_size,
     }
@@ -305,7 +305,7 @@ def build_optimizer(
     card = SurrogateCard(
         network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
         augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
-        epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality.upper(),
+        epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality,
         method=options.method, rounds=search.max_rounds, series={},
     )  # fmt: skip
     network = seeded_network(name, working.padded_shape, task.outputs, options.seed)

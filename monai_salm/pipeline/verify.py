@@ -330,7 +330,9 @@ class _Verification:
         before, after = self._places(path)
         if file_digest(before) == file_digest(after):
             return FileVerdict(path=path, verdict="copied")
-        return FileVerdict(path=path, verdict="mismatch", problems=["it cannot be protected, so it should be as it was, but its bytes differ"])
+        reason = self.refused.get(path, "no picture")
+        problem = f"it cannot be protected, so it should be as it was, but its bytes differ ({reason})"
+        return FileVerdict(path=path, verdict="mismatch", problems=[problem])
 
     def _copy(self, path: str, first: FileVerdict) -> FileVerdict:
         """A copy of another original shares its verdict, if it is a copy of its protected file too."""

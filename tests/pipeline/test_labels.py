@@ -42,7 +42,7 @@ def test_key_columns(tmp_path: Path, inventory: Inventory, key: str, form: str) 
     labels = labels_from_table(table, inventory)
     assert labels.classes == ["healthy", "ill"]
     assert labels.targets == {f"case{n}/image.dcm": 1 - n % 2 for n in range(4)}
-    assert (labels.key, labels.unused, labels.multi_label) == (key, 0, False)
+    assert (labels.key, labels.unmatched, labels.multi_label) == (key, [], False)
 
 
 def test_named_column_and_byte_order_mark(tmp_path: Path, inventory: Inventory) -> None:
@@ -51,7 +51,7 @@ def test_named_column_and_byte_order_mark(tmp_path: Path, inventory: Inventory) 
     labels = labels_from_table(table, inventory, "grade")
     assert labels.classes == ["9", "10"]
     assert labels.targets == {"case0/image.dcm": 1, "case1/image.dcm": 0}
-    assert labels.unused == 1
+    assert len(labels.unmatched) == 1
 
 
 def test_findings(tmp_path: Path, inventory: Inventory) -> None:
@@ -146,7 +146,7 @@ def test_label_maps(tmp_path: Path, image: str, label: str) -> None:
     nifti_file(tmp_path / "maps" / "other.nii.gz", label_map)
     labels = label_maps(tmp_path / "maps", scan(tmp_path / "in"))
     assert labels.targets == {image: str((tmp_path / "maps" / label).resolve())}
-    assert labels.unused == 1
+    assert len(labels.unmatched) == 1
 
 
 def test_label_maps_that_fit_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.itk.files import find_layout, header_document, read_content, written_layout
 from monai_salm.io.itk.packing import pack
-from monai_salm.io.kinds import Kind, UndecidedError, judge
+from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 
 _COLOR = (3,)
 
@@ -33,9 +32,14 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if layout.detached and layout.header_path == path:
         read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
         return header_document(layout)
+    try:
+        source = read_content(layout).source()
+    except RefusedError:
+        if said != "label map":
+            raise
+        return Document.of_labels(path, "itk", unprotected=NOT_LOOKED_AT)
     if said == "label map":
-        return Document.of_labels(path, "itk")
-    source = read_content(layout).source()
+        return Document.of_labels(path, "itk", unprotected=source.header.unprotected)
     if said == "picture":
         return source.header
     found = judge(
@@ -45,7 +49,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if found.kind == "cannot tell":
         raise UndecidedError(found)
     if found.kind == "label map":
-        return replace(Document.of_labels(path, "itk", found), unprotected=source.header.unprotected)
+        return Document.of_labels(path, "itk", found, source.header.unprotected)
     return source.header
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.kinds import Kind, UndecidedError, judge
+from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
 from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
 from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
@@ -48,11 +48,16 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     found = header_document(path)
     if found is not None:
         return found
-    if said == "label map":
-        return Document.of_labels(path, "nifti")
-    volume = read_volume(path)
+    try:
+        volume = read_volume(path)
+        source = _source(path, volume)
+    except RefusedError:
+        if said != "label map":
+            raise
+        return Document.of_labels(path, "nifti", unprotected=NOT_LOOKED_AT)
     layout = volume.layout
-    source = _source(path, volume)
+    if said == "label map":
+        return Document.of_labels(path, "nifti", unprotected=source.header.unprotected)
     if said is None and layout.computed:
         return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",), unprotected=source.header.unprotected)
     if said == "picture":
@@ -65,7 +70,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if found_values.kind == "cannot tell":
         raise UndecidedError(found_values)
     if found_values.kind == "label map":
-        return replace(Document.of_labels(path, "nifti", found_values), unprotected=source.header.unprotected)
+        return Document.of_labels(path, "nifti", found_values, source.header.unprotected)
     return source.header
 
 

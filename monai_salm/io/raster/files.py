@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,15 @@ import numpy as np
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import Kind, UndecidedError, judge
+from monai_salm.io.leftovers import holds_picture
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
 from monai_salm.io.raster.grid import Raster
 from monai_salm.io.raster.jpeg import JpegFile
 from monai_salm.io.raster.png import PngFile
 from monai_salm.io.raster.tiff import TiffFile
+
+_SIGNATURE_BYTES = 8
 
 
 def sniff(path: Path) -> bool:
@@ -37,18 +39,23 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         RefusedError: the file is no picture that can be protected faithfully.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
-    if said == "label map":
-        return Document.of_labels(path, "raster")
-    raster = _read(path).raster
+    try:
+        raster = _read(path).raster
+    except RefusedError:
+        if said != "label map":
+            raise
+        beside = holds_picture(path.read_bytes()[_SIGNATURE_BYTES:])  # palettes and masks of 1 bit are copied without being decoded
+        return Document.of_labels(path, "raster", unprotected="the file holds another picture, which is not protected" if beside else "")
     header = _source(path, raster).header
+    unprotected = ", ".join(filter(None, (raster.unprotected, raster.left_out)))  # a label map is copied with all that is in it
+    if said == "label map":
+        return Document.of_labels(path, "raster", unprotected=unprotected)
     if said == "picture":
         return header
     found = judge(raster.stored, trailing=raster.stored.ndim - 2, color=raster.stored.ndim == 3)
     if found.kind == "cannot tell":
         raise UndecidedError(found)
-    if found.kind == "label map":  # which is copied with all that is in it
-        return replace(Document.of_labels(path, "raster", found), unprotected=", ".join(filter(None, (raster.unprotected, raster.left_out))))
-    return header
+    return Document.of_labels(path, "raster", found, unprotected) if found.kind == "label map" else header
 
 
 def read_source(path: Path) -> SourceImage:
