@@ -288,15 +288,23 @@ def _instance_number(file: DicomFile) -> int | None:
 
 
 def _window(file: DicomFile) -> tuple[float, float] | None:
-    """Give the first VOI window (PS3.3 C.11.2.1.2); a sigmoid has no ends, so it is none."""
     center, width = (floats(file.texts(tag)[:1]) for tag in (tags.WINDOW_CENTER, tags.WINDOW_WIDTH))
-    if not center or not width or not np.isfinite([*center, *width]).all():
+    return voi_window(center[0], width[0], file.text(tags.VOI_LUT_FUNCTION)) if center and width else None
+
+
+def voi_window(center: float, width: float, function: str) -> tuple[float, float] | None:
+    """Give the ends of a VOI window (PS3.3 C.11.2.1.2); a sigmoid has none.
+
+    Args:
+        center, width: WindowCenter and WindowWidth.
+        function: VOILUTFunction; empty if absent, which is LINEAR.
+    """
+    if not np.isfinite([center, width]).all():
         return None
-    function = file.text(tags.VOI_LUT_FUNCTION) or "LINEAR"
-    if function == "LINEAR":
-        low, high = center[0] - 0.5 - (width[0] - 1) / 2, center[0] - 0.5 + (width[0] - 1) / 2
+    if function in ("", "LINEAR"):
+        low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     elif function == "LINEAR_EXACT":
-        low, high = center[0] - width[0] / 2, center[0] + width[0] / 2
+        low, high = center - width / 2, center + width / 2
     else:
         return None
     return (low, high) if low < high else None
