@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
-from monai_salm.io import MODALITIES, ImageHeader, SourceImage
+from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, judge
 from monai_salm.masks import Background, border_values, find_window
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
@@ -24,6 +24,9 @@ SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 
 SAMPLED_VALUES = 2_000_000
 """Values of a series that its window and background are estimated from."""
+
+LABELS_APART = 8
+"""Labels are numbered about one after the other; the gray values of a test pattern lie farther apart on average."""
 
 
 _ALLOWANCE = 1 + 1e-9
@@ -50,6 +53,37 @@ def picture_modality(header: ImageHeader, given: str) -> str:
     """
     stated = header.modality if header.modality in MODALITIES else ""
     return stated or given or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
+
+
+def judgements(source: SourceImage) -> list[Judgement]:
+    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same, or of an image that no file is known of.
+
+    Files of other formats were judged before. Colors are never labels in DICOM, and constant frames say nothing.
+    """
+    header = source.header
+    if header.format not in ("dicom", "other") or header.trailing == (3,):
+        return []
+    return [judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing)) for part in source.pictures()]
+
+
+def labels_among(judged: Sequence[Judgement], modality: str) -> Judgement | None:
+    """Give the first judgement that says labels if most values of a volume are some; None if it is a picture.
+
+    Args:
+        judged: what :func:`judgements` gave for its files.
+        modality: of the volume.
+    """
+    labels = [judgement for judgement in judged if _may_be_labels(judgement, modality)]
+    most = 2 * sum(judgement.foreground for judgement in labels) > sum(judgement.foreground for judgement in judged)
+    return labels[0] if most else None
+
+
+def _may_be_labels(judgement: Judgement, modality: str) -> bool:
+    """Say whether values of an image object are those of a label map: flat, and numbered; or clearly one, where there are no test patterns."""
+    if not judgement.flat:
+        return False
+    numbered = bool(judgement.values) and max(judgement.values) <= LABELS_APART * (len(judgement.values) + 1)
+    return numbered or (judgement.kind == "label map" and modality in SERIES_MODALITIES)
 
 
 @dataclass(frozen=True, kw_only=True)

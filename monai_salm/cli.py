@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: parsing, printing and exit codes, nothing else.
 
-Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished
-but some files were refused or failed, or written files lack or show something to know of, 4 verification found a
-mismatch. The package's rooms are imported inside the commands, because torch and MONAI take seconds to load and
-``--help`` should not.
+Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished, but some files were refused, failed,
+lack or show something to know of, 4 verification found a mismatch. Rooms are imported inside the commands, because torch and MONAI take seconds to load.
 """
 
 from __future__ import annotations

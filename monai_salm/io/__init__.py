@@ -42,6 +42,7 @@ __all__ = [
     "atomic_target",
     "compare_headers",
     "dcmtk_finds_within",
+    "format_of",
     "identify",
     "is_litter",
     "judge",
@@ -70,7 +71,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message says why.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
-    module = _format_of(path)
+    module = format_of(path)
     return other.identify(path) if module is None else module.identify(path, said)
 
 
@@ -92,7 +93,7 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file is no picture that can be protected faithfully; the message says why.
     """
-    module = _format_of(path)
+    module = format_of(path)
     if module is None:
         raise RefusedError(f"not an image ({other.identify(path).kind})")
     return module.read_source(path)
@@ -159,12 +160,12 @@ def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:
     Raises:
         RefusedError: one of the files cannot be read, or no module reads the original.
     """
-    module = _format_of(original)
+    module = format_of(original)
     if module is None:
         raise RefusedError("it is of no format that is read")
     return module.compare_headers(original, protected)
 
 
-def _format_of(path: Path) -> FormatModule | None:
+def format_of(path: Path) -> FormatModule | None:
     """Find the module that reads a file, from its content."""
     return next((module for module in _FORMATS.values() if module.sniff(path)), None)

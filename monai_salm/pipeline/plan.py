@@ -10,20 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monai_salm.bounds import SERIES_MODALITIES, VolumeValues, picture_modality, slice_order, volume_of
+from monai_salm.bounds import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Judgement, SourceImage, UndecidedError, judge, read_source
+from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
-
-LABELS_APART = 8
-"""Labels are numbered about one after the other; the gray values of a test pattern lie farther apart on average."""
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -228,15 +225,16 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
         except MemoryError:
             refused[path] = "it needs more memory than there is"
             continue
-        judged += _judgements(inventory, path, source)
+        if inventory.choices.of(inventory.root, path) != "picture":
+            judged += judgements(source)
         values.add(source)
         readable[path] = source if len(paths) == 1 else None
     if not readable:
         return
     modality = picture_modality(inventory.pictures[paths[0]], options.modality)
-    labels = [judgement for judgement in judged if _may_be_labels(judgement, modality)]
-    if 2 * sum(judgement.foreground for judgement in labels) > sum(judgement.foreground for judgement in judged):
-        doubt = replace(labels[0], kind="cannot tell", evidence=f"its SOP class says picture, but {labels[0].evidence}")
+    labels = labels_among(judged, modality)
+    if labels is not None:
+        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says picture, but {labels.evidence}")
         refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
         return
     try:
@@ -250,25 +248,6 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
             yield path, source, budget.canvas(source)
         except RefusedError as refusal:
             refused[path] = str(refusal)
-
-
-def _judgements(inventory: Inventory, path: str, source: SourceImage) -> list[Judgement]:
-    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same; those of other formats were judged before.
-
-    Colors are never labels in DICOM, and constant frames say nothing.
-    """
-    header = source.header
-    if header.format != "dicom" or header.trailing == (3,) or inventory.choices.of(inventory.root, path) == "picture":
-        return []
-    return [judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing)) for part in source.pictures()]
-
-
-def _may_be_labels(judgement: Judgement, modality: str) -> bool:
-    """Say whether values of an image object are those of a label map: flat, and numbered; or clearly one, where there are no test patterns."""
-    if not judgement.flat:
-        return False
-    numbered = bool(judgement.values) and max(judgement.values) <= LABELS_APART * (len(judgement.values) + 1)
-    return numbered or (judgement.kind == "label map" and modality in SERIES_MODALITIES)
 
 
 def _plan_volume(

@@ -143,8 +143,9 @@ class SALMProtect(Transform):
 
     With ``noise``, the values are those that ``monai-salm protect`` wrote. With ``surrogate``, they are those that ``monai-salm protect --surrogate`` would
     write, on the same kind of device: an image's file, and the slices of its series in the file's folder, tell stored type, rescaling, padding, modality,
-    window and background, and the surrogate's card tells all else. Values that no file on disk holds are taken as they are, with the metadata that a DICOM
-    reader kept, or the window of the series if it was in the run. Either way the change is held against the budget before it is returned.
+    window and background, and the surrogate's card tells all else. Values that no file on disk holds, or one of a format that ``protect`` does not read
+    (``.npy``), are taken as they are, with the metadata that a DICOM reader kept, or the window of the series if it was in the run. What may be a label map
+    is refused, as in a run. Either way the change is held against the budget before it is returned.
     Networks and open files are neither pickled nor copied: the transform works in worker processes and in caching data sets.
 
     Args:

@@ -18,11 +18,12 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from monai_salm.bounds import VolumeBudget, VolumeValues, picture_modality, slice_order, volume_of
+from monai_salm.bounds import VolumeBudget, VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, SourceImage, UndecidedError, identify, read_source
+from monai_salm.io import Document, ImageHeader, Judgement, SourceImage, UndecidedError, format_of, identify, read_source
+from monai_salm.io.dicom.reading import voi_window
 from monai_salm.surrogate import SurrogateCard, series_key
 
 RIGHT_AFTER_LOADING = (
@@ -31,7 +32,7 @@ RIGHT_AFTER_LOADING = (
 
 _MODALITY, _SERIES, _SLOPE, _INTERCEPT = "00080060", "0020000E", "00281053", "00281052"
 _BITS_STORED, _SIGNED, _PADDING, _PADDING_LIMIT = "00280101", "00280103", "00280120", "00280121"
-_CENTER, _WIDTH = "00281050", "00281051"
+_CENTER, _WIDTH, _FUNCTION = "00281050", "00281051", "00281056"
 
 
 def rounding(values_real: NDArray[Any], intercept: float = 0.0) -> float:
@@ -114,7 +115,7 @@ class OriginFinder:
             found = None if path is None else _identified(path)
             if path is not None and isinstance(found, ImageHeader):
                 return self._of_file(path, found, values.astype(np.float64))
-            if isinstance(found, Document) and found.format != "other":
+            if isinstance(found, Document):
                 raise RefusedError(f"not a picture ({found.kind}); leave it out of the images")
             return self._of_values(image, values)
         except RefusedError as refusal:
@@ -178,13 +179,24 @@ class OriginFinder:
     def _volume(self, paths: list[Path], header: ImageHeader, sources: Mapping[Path, SourceImage]) -> VolumeBudget:
         key = tuple(_state(path) for path in paths)
         if key not in self._budgets:
-            values = VolumeValues(len(paths))
+            values, judged = VolumeValues(len(paths)), list[Judgement]()
             for path in paths:
                 with suppress(RefusedError):  # as in a run, which refuses this slice and goes on
-                    values.add(sources[path] if path in sources else read_source(path))
-            modality = picture_modality(header, self._card.modality)
-            self._budgets[key] = values.budget(modality, self._epsilon, self._window)
+                    source = sources[path] if path in sources else read_source(path)
+                    values.add(source)
+                    judged += judgements(source)
+            self._budgets[key] = self._budget(header, values, judged)
         return self._budgets[key]
+
+    def _budget(self, header: ImageHeader, values: VolumeValues, judged: list[Judgement]) -> VolumeBudget:
+        modality = picture_modality(header, self._card.modality)
+        labels = labels_among(judged, modality)
+        if labels is not None:
+            raise RefusedError(
+                f"{labels.evidence}, so it may be a label map, which noise would ruin; leave it out of the images, or, if it is a picture, protect it with "
+                "monai-salm protect --pictures PATTERN and give SALMProtect(noise=FOLDER) of that run"
+            )
+        return values.budget(modality, self._epsilon, self._window)
 
     def _of_values(self, image: Any, values: NDArray[Any]) -> Origin:
         """Take real values as stored ones, unless the metadata of a DICOM reader says how they were stored."""
@@ -192,8 +204,9 @@ class OriginFinder:
         limits: Any = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
         center, width = _number(meta, _CENTER), _number(meta, _WIDTH)
         header = ImageHeader(
-            path=Path("image"), format="other", shape=values.shape, dtype=values.dtype, modality=_text(meta, _MODALITY), spacing=_spacing(image, values.ndim),
-            window_real=None if center is None or not width else (center - width / 2, center + width / 2),
+            path=Path("image"), format="other", shape=values.shape, dtype=values.dtype, modality=_text(meta, _MODALITY).upper(),
+            spacing=_spacing(image, values.ndim),
+            window_real=None if center is None or width is None else voi_window(center, width, _text(meta, _FUNCTION)),
         )  # fmt: skip
         source = _rescaled(meta, header, values) or SourceImage(header=header, stored=values, range_stored=(float(limits.min), float(limits.max)))
         known = self._card.series.get(series_key(_text(meta, _SERIES)))
@@ -202,7 +215,7 @@ class OriginFinder:
         else:
             volume = VolumeValues(1)
             volume.add(source)
-            budget = volume.budget(picture_modality(header, self._card.modality), self._epsilon, self._window)
+            budget = self._budget(header, volume, judgements(source))
         return Origin(((source, budget.canvas(source)),), tuple(range(values.ndim)))
 
 
@@ -219,8 +232,10 @@ def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] 
     return None
 
 
-def _identified(path: Path) -> ImageHeader | Document:
-    """Say what a file is; where that cannot be told, who gives it as an image says that it is one."""
+def _identified(path: Path) -> ImageHeader | Document | None:
+    """Say what a file is; where that cannot be told, who gives it as an image says that it is one. None where it is of no format that is read (.npy)."""
+    if format_of(path) is None:
+        return None
     try:
         return identify(path)
     except UndecidedError:

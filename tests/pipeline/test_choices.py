@@ -128,3 +128,11 @@ def test_labels_in_image_objects(tmp_path: Path, modality: str, scale: int, stat
     assert done.fates["a.dcm"].status == "copied"
     assert verify(tmp_path / "in", tmp_path / "said", choices=KindChoices(label_maps=("a.dcm",))).mismatches == []
     assert path.read_bytes() == (tmp_path / "said" / "a.dcm").read_bytes()
+
+
+def test_picture_that_says_it_is_a_segmentation_is_refused(tmp_path: Path) -> None:
+    mr_slice(tmp_path / "in" / "a.dcm", 1, Modality="SEG")
+    fate = protect(tmp_path / "in", tmp_path / "out", drawn()).fates["a.dcm"]
+    assert fate.status == "refused"
+    assert fate.reason.startswith("its Modality is SEG says label map, but ")
+    assert protect(tmp_path / "in", tmp_path / "said", drawn(pictures=("a.dcm",))).fates["a.dcm"].status == "protected"

@@ -6,8 +6,7 @@ from __future__ import annotations
 from monai_salm.io.dicom.comparing import compare_headers, read_back
 from monai_salm.io.dicom.documents import remaining_references, write_document
 from monai_salm.io.dicom.files import sniff
-from monai_salm.io.dicom.pictures import read_source
-from monai_salm.io.dicom.reading import identify
+from monai_salm.io.dicom.pictures import identify, read_source
 from monai_salm.io.dicom.writing import write_like
 
 __all__ = ["compare_headers", "identify", "read_back", "read_source", "remaining_references", "sniff", "write_document", "write_like"]

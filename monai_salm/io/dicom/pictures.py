@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import HeaderChange, SourceImage, StoredArray
+from monai_salm.io.base import Document, HeaderChange, ImageHeader, SourceImage, StoredArray
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSY, FrameFormat, decode_frame, encapsulate, encode_frame, is_reversible, split_frames
-from monai_salm.io.dicom.documents import document_of
+from monai_salm.io.dicom.documents import document_of, label_map_of
 from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Element, encode, encode_fragments
 from monai_salm.io.dicom.files import NATIVE, DicomFile, read_file
 from monai_salm.io.dicom.frames import frame_rescales
@@ -33,7 +33,9 @@ from monai_salm.io.dicom.pixels import (
     words_of_values,
 )
 from monai_salm.io.dicom.reading import check_picture, has_embedded_overlays, picture_header
+from monai_salm.io.kinds import Kind, UndecidedError, judge
 
+SEGMENTED = "its Modality is SEG"
 _LOSSY_METHODS = {"1.2.840.10008.1.2.4.5": "ISO_10918_1", "1.2.840.10008.1.2.4.8": "ISO_14495_1", "1.2.840.10008.1.2.4.9": "ISO_15444_1"}
 """LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1) by the beginning of the transfer syntax; that of HTJ2K is ISO_15444_15."""
 
@@ -68,6 +70,41 @@ class PixelReplacement:
 
     transfer_syntax: str
     elements: Mapping[int, bytes | memoryview]
+
+
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
+    """Read what planning needs of a file: the header of a picture, or what it is instead.
+
+    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values are those of labels all the same
+    is seen where they are read.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
+
+    Raises:
+        RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
+        UndecidedError: its Modality is SEG, and its values are those of a picture.
+    """
+    file = read_file(path)
+    document = document_of(path, file)
+    if document is None and said == "label map":
+        document = label_map_of(path, file, "the user says so")
+    elif document is None and said is None and file.text(tags.MODALITY) == "SEG":
+        _check_labels(picture_of(path, file).source)
+        document = label_map_of(path, file, SEGMENTED)
+    return document or picture_header(path, file, check_picture(file))
+
+
+def _check_labels(source: SourceImage) -> None:
+    """Refuse the values of a picture in what is said to be a segmentation."""
+    color = source.header.trailing == (3,)
+    for part in source.pictures():
+        found = judge(
+            part.stored, slope=part.slope, intercept=part.intercept, trailing=len(source.header.trailing), color=color, declared="label map", by=SEGMENTED
+        )
+        if found.kind == "cannot tell" and found.foreground:
+            raise UndecidedError(found)
 
 
 def read_source(path: Path) -> SourceImage:

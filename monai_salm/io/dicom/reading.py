@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Document, ImageHeader
+from monai_salm.io.base import ImageHeader
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
-from monai_salm.io.dicom.documents import VIDEO, document_of, label_map_of, notes_of, references_of, unprotected_in
+from monai_salm.io.dicom.documents import VIDEO, notes_of, references_of, unprotected_in
 from monai_salm.io.dicom.elements import PIXEL_DATA
 from monai_salm.io.dicom.files import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -23,13 +23,11 @@ from monai_salm.io.dicom.files import (
     decoded_text,
     floats,
     identifiers,
-    read_file,
     shown,
     uid_name,
 )
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
-from monai_salm.io.kinds import Kind
 from monai_salm.io.modalities import MODALITIES
 
 _LAYOUTS: dict[str, Layout] = {
@@ -44,28 +42,6 @@ _LAYOUTS: dict[str, Layout] = {
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.20")
 _MAX_RATIO = 1000
 _MAX_UNCHECKED_BYTES = 1 << 28
-
-
-def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
-    """Read what planning needs of a file: the header of a picture, or what it is instead.
-
-    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values are those of labels all the same
-    is seen where they are read.
-
-    Args:
-        path: the file.
-        said: what the user says that it is.
-
-    Raises:
-        RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
-    """
-    file = read_file(path)
-    document = document_of(path, file)
-    if document is None and said == "label map":
-        document = label_map_of(path, file, "the user says so")
-    elif document is None and said is None and file.text(tags.MODALITY) == "SEG":
-        document = label_map_of(path, file, "its Modality is SEG")
-    return document or picture_header(path, file, check_picture(file))
 
 
 def check_picture(file: DicomFile) -> PixelFormat:
@@ -288,15 +264,23 @@ def _instance_number(file: DicomFile) -> int | None:
 
 
 def _window(file: DicomFile) -> tuple[float, float] | None:
-    """Give the first VOI window (PS3.3 C.11.2.1.2); a sigmoid has no ends, so it is none."""
     center, width = (floats(file.texts(tag)[:1]) for tag in (tags.WINDOW_CENTER, tags.WINDOW_WIDTH))
-    if not center or not width or not np.isfinite([*center, *width]).all():
+    return voi_window(center[0], width[0], file.text(tags.VOI_LUT_FUNCTION)) if center and width else None
+
+
+def voi_window(center: float, width: float, function: str) -> tuple[float, float] | None:
+    """Give the ends of a VOI window (PS3.3 C.11.2.1.2); a sigmoid has none.
+
+    Args:
+        center, width: WindowCenter and WindowWidth.
+        function: VOILUTFunction; empty if absent, which is LINEAR.
+    """
+    if not np.isfinite([center, width]).all():
         return None
-    function = file.text(tags.VOI_LUT_FUNCTION) or "LINEAR"
-    if function == "LINEAR":
-        low, high = center[0] - 0.5 - (width[0] - 1) / 2, center[0] - 0.5 + (width[0] - 1) / 2
+    if function in ("", "LINEAR"):
+        low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     elif function == "LINEAR_EXACT":
-        low, high = center[0] - width[0] / 2, center[0] + width[0] / 2
+        low, high = center - width / 2, center + width / 2
     else:
         return None
     return (low, high) if low < high else None
