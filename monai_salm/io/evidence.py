@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_salm.io.neighbors import Pairs, differences, regions_of, same_values
+from monai_salm.io.neighbors import Pairs, differences, equal_values, regions_of
 
 Kind = Literal["picture", "label map", "cannot tell"]
 
@@ -110,9 +110,9 @@ class GridEvidence:
         before: NDArray[Any] | None = None
         for number in range(planes):
             plane = np.ascontiguousarray(self._stack[number])
-            rows_repeat[1:] &= same_values(plane[1:], plane[:-1]).all(axis=1)
-            columns_repeat[1:] &= same_values(plane[:, 1:], plane[:, :-1]).all(axis=0)
-            if before is None or not same_values(plane, before).all():
+            rows_repeat[1:] &= equal_values(plane[1:], plane[:-1]).all(axis=1)
+            columns_repeat[1:] &= equal_values(plane[:, 1:], plane[:, :-1]).all(axis=0)
+            if before is None or not equal_values(plane, before).all():
                 self._planes.append(number)
             before = plane
             if not self.many:

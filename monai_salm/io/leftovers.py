@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.pictures_in_text import picture_in
+from monai_salm.io.signatures import picture_within_binary, picture_within_metadata
 
-_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|\0\0\0\x0cjP  |\xff\x4f\xff\x51\0|WEBPVP8|\0\0\0.ftyp|\0\0DICM|\xe0\x7f\x10\0", re.DOTALL)
-"""What pictures and films have in their first bytes; the last is the tag of DICOM's pixels."""
 _NO_TEXT = bytes(set(range(32)) - set(b"\t\n\r\x1b")) + bytes(range(127, 256))
-_SHARE = 8
+_SHARE, _LEAST_TEXT = 8, 40
 
 
 def holds_picture(data: bytes) -> bool:
     """Say whether metadata, or what follows a picture, hold another one: as it is, or encoded as text."""
-    return _PICTURES.search(data) is not None or picture_in(data) != ""
+    return picture_within_metadata(data) or picture_in(data) != ""
+
+
+def binary_holds_picture(data: bytes | memoryview, *, text: bool = True) -> bool:
+    """Say the same of binary data of any size, in which a few bytes of a picture occur by chance.
+
+    Args:
+        data: the whole of it.
+        text: look for encoded pictures too, where most of it is text.
+    """
+    return picture_within_binary(data) or (text and len(data) >= _LEAST_TEXT and _is_text(bytes(data)) and picture_in(bytes(data)) != "")
 
 
 def may_be_picture(data: bytes, plane: int) -> bool:
@@ -27,8 +35,12 @@ def may_be_picture(data: bytes, plane: int) -> bool:
         data: the metadata.
         plane: bytes of one plane of the picture that they belong to.
     """
-    binary = len(data) - len(data.translate(None, _NO_TEXT))
-    return holds_picture(data) or (len(data.strip(b"\0")) >= plane and binary * _SHARE > len(data))
+    return holds_picture(data) or (len(data.strip(b"\0")) >= plane and not _is_text(data))
+
+
+def _is_text(data: bytes) -> bool:
+    """Say whether nearly all of it is letters."""
+    return (len(data) - len(data.translate(None, _NO_TEXT))) * _SHARE <= len(data)
 
 
 def check_leftovers(parts: Iterable[bytes], plane: int, picture: int, place: str) -> None:

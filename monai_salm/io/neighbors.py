@@ -63,7 +63,7 @@ class Pairs:
         return float(np.max(self.third / np.maximum(self.first, np.finfo(float).tiny)))
 
 
-def same_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
+def equal_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
     """Compare values; NaN is the same as NaN."""
     equal: NDArray[np.bool_] = first == second
     return equal | ((first != first) & (second != second)) if first.dtype.kind == "f" else equal

@@ -14,6 +14,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io import pdf
 from monai_salm.io.base import Document
 from monai_salm.io.pictures_in_text import OVERLAP, picture_in
+from monai_salm.io.signatures import Use, signatures
 
 OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".spotlight-v100", ".trashes", ".fseventsd", "$recycle.bin", "__macosx")
 """Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files beside them."""
@@ -38,46 +39,7 @@ _NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _NO_LATIN_1 = re.compile(rb"[\x80-\x9f]")
 """Control characters of Latin-1: text of Windows has letters there, but every binary file has such bytes too."""
 
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"GIF8", "a GIF"),
-    (8, b"WEBP", "a WebP picture"),
-    (8, b"AVI ", "an AVI video"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
-    (4, b"ftypavif", "an AVIF picture"),
-    (4, b"ftyphei", "a HEIF picture"),
-    (4, b"ftypmif1", "a HEIF picture"),
-    (4, b"ftyp", "an MP4 video"),
-    (4, b"moov", "a QuickTime video"),
-    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
-    (0, b"OggS", "an Ogg stream"),
-    (0, b"\0\0\1\xba", "an MPEG video"),
-    (0, b"\0\0\1\xb3", "an MPEG video"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media video"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (MINC 2, MATLAB 7.3 or another)"),
-    (0, b"CDF\1", "a NetCDF file (MINC 1 or another)"),
-    (0, b"CDF\2", "a NetCDF file (MINC 1 or another)"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"MATLAB 5.0 MAT-file", "a MATLAB file"),
-    (0, b"\x1f\x8b", "a gzip file"),
-    (0, b"BZh", "a bzip2 file"),
-    (0, b"\xfd7zXZ\0", "an xz file"),
-    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (0, b"Rar!\x1a\7", "a RAR archive"),
-    (257, b"ustar", "a tar archive"),
-    (0, b"8BPS", "a Photoshop picture"),
-    (0, b"\0\0\1\0", "an icon"),
-    (0, b"SQLite format 3\0", "an SQLite database"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"{\\rtf", "rich text"),
-    (0, b"SIMPLE  =", "a FITS picture"),
-    (0, b"# vtk DataFile", "a VTK file"),
-)
-"""(place, bytes, name) of formats that hold pictures or can."""
+_SIGNATURES = signatures(Use.FILE)
 _PIXMAP = re.compile(rb"P[1-6](\s|#[^\n]*\n)+\d+(\s|#[^\n]*\n)+\d+|P7\nWIDTH ")
 _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _ANALYZE_SIZE = 348
@@ -97,8 +59,8 @@ def identify(path: Path) -> Document:
     if head.startswith(ZIP_SIGNATURES):
         raise RefusedError(_zip_fault(path) or "a zip file inside the input is not opened; unpack it first")
     if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
-        found = pdf.holds_pictures(path.read_bytes())
-        return Document(path=path, format="other", kind="PDF", notes=() if found else (pdf.LOOKED_FOR,), unprotected=pdf.PICTURES_IN_PDF if found else "")
+        found = pdf.unprotected_in(path.read_bytes())
+        return Document(path=path, format="other", kind="PDF", notes=() if found else (pdf.LOOKED_FOR,), unprotected=found)
     name = _known(path, head)
     if name:
         raise RefusedError(f"{name}, which may hold unprotected pictures; convert them to a supported format, or --copy-unprotected copies it as it is")
@@ -152,9 +114,9 @@ def _empty(path: Path) -> Document:
 
 def _known(path: Path, head: bytes) -> str:
     """Name a format that may hold pictures by its first bytes; empty if they are of none."""
-    for place, signature, name in _SIGNATURES:
-        if head.startswith(signature, place):
-            return name
+    for signature in _SIGNATURES:
+        if head.startswith(signature.first, signature.place):
+            return signature.name
     if _PIXMAP.match(head):
         return "a portable pixmap"
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:

@@ -29,6 +29,8 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.io.signatures import Use, signatures
+
 OVERLAP = 1 << 13
 """Bytes of a piece that the next one is to begin with, so that nothing is cut in two unseen."""
 
@@ -50,14 +52,7 @@ _LINES = re.compile(rb"(?:^[ \t\"']{0,64}[A-Za-z0-9+/]{60,256}[ \t\"',]{0,8}\r?\
 _LETTERS, _LETTERS_OF_LINES = 12, 48
 _HEAD = 640
 _DIGITS, _ENCODED = re.compile(rb"(?:0x)?([0-9A-Fa-f]*)"), re.compile(rb"[A-Za-z0-9+/]*")
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+"), (8, b"WEBP"), (4, b"ftyp"), (4, b"jP  "),
-    (0, b"\xff\x4f\xff\x51"), (128, b"DICM"), (0, b"\x5c\1\0\0"), (0, b"\0\0\1\x5c"), (0, b"\x1c\2\0\0"), (0, b"NRRD000"), (0, b"ObjectType"),
-    (0, b"\x93NUMPY"), (0, b"\x1f\x8b\x08"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"\x28\xb5\x2f\xfd"), (0, b"PK\3\4"), (0, b"7z\xbc\xaf"), (0, b"Rar!"),
-    (0, b"\x89HDF"), (0, b"CDF"), (0, b"%PDF"), (0, b"8BPS"), (0, b"\x1aE\xdf\xa3"), (0, b"MATLAB 5"), (6, b"\0\0\0\0\x36\0\0\0\x28\0"),
-    (6, b"\0\0\0\0\x36\4\0\0\x28\0"),
-)  # fmt: skip
-"""The last two are BMP, whose own two letters are too few to know it by."""
+_SIGNATURES = signatures(Use.TEXT)
 
 _NUMBER = rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 _NUMBERS = re.compile(rb"(?<![\w.+-])(?:" + _NUMBER + rb"(?:[ \t]*[,;][ \t]*|[ \t]+)){23,}" + _NUMBER + rb"(?![\w.])")
@@ -93,7 +88,7 @@ def _begins_picture(run: bytes) -> bool:
 
 
 def _is_known(head: bytes) -> bool:
-    return any(head.startswith(signature, place) for place, signature in _SIGNATURES)
+    return any(head.startswith(signature.first, signature.place) for signature in _SIGNATURES)
 
 
 def _is_base64(block: bytes) -> bool:

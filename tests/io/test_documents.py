@@ -9,6 +9,9 @@ import struct
 import subprocess
 import warnings
 import zlib
+from base64 import b64encode
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from monai_salm.errors import RefusedError
+from monai_salm.io import identify
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom.comparing import compare_headers
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of, unprotected_in, write_document
@@ -288,6 +292,65 @@ def test_copies_of_pixels_are_told(dataset: Dataset, note: str, tmp_path: Path) 
     path = write_dicom(tmp_path / "in", dataset, values_in(0, 9, (6, 8), "u2"))
     found = unprotected_in(read_file(path))
     assert found.split(" that may be")[0] == note
+
+
+def _encoded(form: str) -> bytes:
+    stream = BytesIO()
+    pytest.importorskip("PIL.Image").new("L", (8, 8), 9).save(stream, form)
+    return stream.getvalue() + bytes(len(stream.getvalue()) % 2)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=["explicit", "implicit"])
+@pytest.mark.parametrize(
+    ("vr", "make"),
+    [
+        ("UT", lambda: b64encode(_encoded("JPEG")).decode()),
+        ("LT", lambda: "a view: data:image/png;base64," + b64encode(_encoded("PNG")).decode()),
+        ("OB", lambda: b64encode(_encoded("PNG"))),
+        ("OB", lambda: bytes(64) + _encoded("JPEG")),
+        ("OB", lambda: bytes(64) + _encoded("JPEG")[:2] + b"\xff\xfe\0\x04ab" + _encoded("JPEG")[2:]),
+        ("UN", lambda: b"SV10" + bytes(64) + _encoded("PNG")),
+        ("OW", lambda: bytes(64) + _encoded("TIFF")),
+    ],
+    ids=["base64", "data", "base64 in bytes", "JPEG", "JPEG with comment", "PNG", "TIFF"],
+)
+def test_pictures_in_elements_are_told(vr: str, make: Callable[[], Any], syntax: str, tmp_path: Path) -> None:
+    dataset = dicom_dataset(shape=(256, 256))
+    dataset.private_block(0x0011, "A MAKER", create=True).add_new(0x01, vr, make())
+    path = write_dicom(tmp_path / "in", dataset, values_in(0, 9, (256, 256), "u2"), transfer_syntax=syntax)
+    assert unprotected_in(read_file(path)).startswith("private element (0011,1001) holds ")
+
+
+def test_picture_in_a_public_text_is_told(tmp_path: Path) -> None:
+    path = make(tmp_path / "in", extra={"TextValue": b64encode(_encoded("JPEG")).decode()})
+    assert document(path).unprotected.startswith("TextValue (0040,A160) holds ")
+
+
+def test_pictures_around_the_dataset_are_told(tmp_path: Path) -> None:
+    dataset = read(make(tmp_path / "in"))
+    dataset.file_meta.PrivateInformationCreatorUID = "1.2.3"
+    dataset.file_meta.PrivateInformation = bytes(8) + _encoded("JPEG")
+    dataset.save_as(tmp_path / "meta")
+    assert document(tmp_path / "meta").unprotected.startswith("PrivateInformation (0002,0102) holds ")
+    path = make(tmp_path / "in", syntax=DeflatedExplicitVRLittleEndian)
+    path.write_bytes(path.read_bytes() + bytes(2) + _encoded("JPEG"))
+    assert "bytes behind the deflated dataset hold a picture" in document(path).unprotected
+
+
+def test_bytes_by_chance_are_no_picture(tmp_path: Path) -> None:
+    """Three bytes of a JPEG occur by chance in megabytes, and headers of vendors are long."""
+    noise = np.random.default_rng(0).bytes(1 << 20)
+    for content in (b"SV10\4\3\2\1" + noise, b"SV10" + noise + b"\xff\xd8\xff\xe0" + noise, b"SV10" + b"0.5\0\0\0\0\x0212\0\0" * 9999, b"SV10" + bytes(9999)):
+        path = write_dicom(tmp_path / "in", _private(0x0029, 0x10, "OB", content + bytes(len(content) % 2)), values_in(0, 9, (6, 8), "u2"))
+        assert unprotected_in(read_file(path)) == ""
+
+
+def test_label_map_says_what_it_is_known_by(tmp_path: Path) -> None:
+    for modality, said, evidence in (("SEG", None, "its Modality is SEG"), ("MR", "label map", "the user says so")):
+        path = write_dicom(tmp_path / "in", dicom_dataset(extra={"Modality": modality}), values_in(0, 3, (6, 8), "u2"))
+        found = identify(path, said)  # type: ignore[arg-type]
+        assert isinstance(found, Document)
+        assert found.notes[0] == f"known by: {evidence}"
 
 
 def test_pixels_in_a_sequence_are_told(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zipfile
+import zlib
+from base64 import a85encode, encodebytes
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from monai_salm.errors import RefusedError
-from monai_salm.io import other
+from monai_salm.io import other, pdf
 from monai_salm.io.base import Document
 
 UNKNOWN = "unknown binary format, which may hold pictures; --copy-unprotected copies it as it is"
@@ -64,7 +66,80 @@ def test_text_goes_out(content: bytes, tmp_path: Path) -> None:
 def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(front + b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0")
     document = other.identify(tmp_path / "a")
-    assert (document.kind, document.notes) == ("PDF", ("the PDF was not looked into, so pictures in it are not protected",))
+    assert (document.kind, document.notes) == ("PDF", ("no picture was found in the PDF; lines and text in it are not looked at",))
+
+
+def _stream(data: bytes, keys: bytes = b"") -> bytes:
+    return b"%PDF-1.7\n4 0 obj\n<< /Length " + str(len(data)).encode() + b" " + keys + b" >>\nstream\n" + data + b"\nendstream\nendobj\n%%EOF\n"
+
+
+def _flate(data: bytes, keys: bytes = b"") -> bytes:
+    return _stream(zlib.compress(data), b"/Filter /FlateDecode " + keys)
+
+
+INLINE = b"q 9 0 0 9 0 0 cm\nBI /W 9 /H 9 /CS /G /BPC 8\nID " + bytes(range(81)) + b"\nEI Q\n"
+FONT = np.random.default_rng(0).bytes(3 << 20)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _stream(INLINE),
+        _flate(INLINE),
+        _flate(INLINE.replace(b"/W 9 /H 9", b"% W\n/H 9 /W 9")),
+        _stream(a85encode(zlib.compress(INLINE)) + b"~>", b"/Filter [/ASCII85Decode /FlateDecode]"),
+        _stream(INLINE.hex().encode() + b">", b"/Filter/AHx"),
+        _stream(_pillow("JPEG")),
+        _stream(b"x" * 99 + _pillow("JPEG")),
+        _flate(_pillow("PNG")),
+        _flate(b"x" * 99 + _pillow("JPEG")),
+        _flate(b"<xmp>" + encodebytes(_pillow("JPEG")) + b"</xmp>"),
+        _stream(bytes(99), b"/Subtype /Im#61ge"),
+        _stream(bytes(99), b"/Subtype % a comment\n /Image"),
+        _stream(bytes(99), b"/Filter [/Fl /D#43TDecode]"),
+        b"%PDF-1.7\n1 0 obj << /Type /Filespec /F (a) /EF << /F 4 0 R >> >> endobj\n",
+        _flate(b"1 0 << /Type /Filespec /F (a) /EF << /F 4 0 R >> >>", b"/Type /ObjStm"),
+    ],
+)
+def test_pictures_in_pdf_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    document = other.identify(tmp_path / "a")
+    assert (document.notes, document.unprotected) == ((), pdf.PICTURES_IN_PDF)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _stream(b"\x80\x0b", b"/Filter /LZWDecode"),
+        _stream(b"no zlib", b"/Filter /FlateDecode"),
+        _stream(b"", b"/Filter 5 0 R"),
+        _flate(b"BT ET") + b"trailer << /Encrypt 9 0 R >>",
+        _flate(b"BT ET", b"/DecodeParms << /Predictor 12 >>"),
+        _flate(bytes((1 << 26) + 1)),
+    ],
+    ids=["LZW", "damaged", "elsewhere", "encrypted", "predictor", "large"],
+)
+def test_pdf_that_cannot_be_searched_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    document = other.identify(tmp_path / "a")
+    assert (document.notes, document.unprotected) == ((), pdf.NOT_SEARCHED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _flate(b"BT /F1 12 Tf (BI is an ID of EI, /Image too) Tj ET\n"),
+        _flate(FONT, b"/Length1 9"),
+        _stream(FONT),
+        _flate(b"\1\0\0", b"/Type /XRef /DecodeParms << /Predictor 12 /Columns 4 >>"),
+        _flate(b"1 0 << /ProcSet [/PDF /Text /ImageB /ImageC] /EFG << >> >>", b"/Type /ObjStm /Filter []"),
+    ],
+    ids=["text", "font", "plain font", "links", "objects"],
+)
+def test_pdf_of_text_has_no_picture(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    document = other.identify(tmp_path / "a")
+    assert (document.notes, document.unprotected) == ((pdf.LOOKED_FOR,), "")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from monai_salm.io import dcmtk_finds_within, read_source, read_with_simpleitk
 from monai_salm.pipeline import VerifyReport, protect, verify
 from monai_salm.pipeline.plan import BudgetOptions
 from tests.exports import ROOT_UID, body, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_export, nifti_file
+from tests.io.builders import reference
 
 IMAGE = "case1/image.dcm"
 VOLUME = "v1.nii"
@@ -365,3 +366,20 @@ def test_similarity_is_below_one_where_something_changed(done: Path, tmp_path: P
     (mismatch,) = report.mismatches
     assert mismatch.ssim == pytest.approx(1, abs=1e-12)
     assert mismatch.psnr is None
+
+
+@pytest.mark.parametrize("extra", [{"PhotometricInterpretation": "PALETTE COLOR"}, {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}])
+def test_label_map_whose_pixels_are_not_supported_is_compared_by_its_bytes(extra: dict[str, Any], tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 2)
+    references = [str(pydicom.dcmread(tmp_path / "in" / IMAGE).SOPInstanceUID)]
+    mr_slice(tmp_path / "in" / "labels.dcm", 9, body(9) > 0, Modality="SEG", ReferencedImageSequence=reference(references[0]), **extra)
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    written = tmp_path / "out" / "labels.dcm"
+    assert written.read_bytes() != (tmp_path / "in" / "labels.dcm").read_bytes()
+    assert verify(tmp_path / "in", tmp_path / "out").mismatches == []
+    dataset = pydicom.dcmread(written)
+    dataset.PixelData = dataset.PixelData[:-2] + b"\1\1"
+    dataset.save_as(written)
+    (wrong,) = verify(tmp_path / "in", tmp_path / "out").mismatches
+    assert wrong.path == "labels.dcm"
+    assert "PixelData is " in wrong.problems[0]

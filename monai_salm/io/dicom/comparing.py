@@ -56,21 +56,22 @@ class _Pair:
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     """List every difference outside the pixel values: preamble, meta information, dataset at any depth, unused bits.
 
-    Of documents the pixel data belongs to what may not differ.
+    Of documents the pixel data belongs to what may not differ; so does it of an original whose pixels are not supported, such as a label map of colors.
 
     Raises:
         RefusedError: one of the files cannot be read, or one is a picture and the other is none.
     """
     files = read_file(original), read_file(other)
     documents = [document_of(path, file) for path, file in zip((original, other), files, strict=True)]
-    if all(documents):
+    first = None if any(documents) else _readable(original, files[0])
+    if all(documents) or (first is None and not any(documents)):
         pair = _Pair(*files).with_own_uids()
         dataset = _compare_directories(pair) if all(map(is_directory, files)) else _compare(pair, files[0].elements, files[1].elements, "")
         return [*_compare_frame(pair), *_compare_meta(pair), *dataset]
-    if any(documents):
+    if first is None:
         kinds = [document.kind if document else "a picture" for document in documents]
         raise RefusedError(f"{kinds[0]} and {kinds[1]} cannot be compared")
-    pictures = picture_of(original, files[0]), picture_of(other, files[1])
+    pictures = first, picture_of(other, files[1])
     pair = _Pair(pictures[0].file, pictures[1].file, pictures).with_own_uids()
     return [
         *_compare_frame(pair),
@@ -79,6 +80,14 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
         *_compare_statements(pair),
         *compare_cells(*pictures),
     ]
+
+
+def _readable(path: Path, file: DicomFile) -> Picture | None:
+    """Read a picture; None where its pixels are not supported, so that only their bytes can be compared."""
+    try:
+        return picture_of(path, file)
+    except RefusedError:
+        return None
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:

@@ -18,7 +18,10 @@ from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, ident
 from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, meta_notes, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
-from monai_salm.io.kinds import LABEL_MAP
+from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP
+from monai_salm.io.leftovers import binary_holds_picture, holds_picture
+from monai_salm.io.pictures_in_text import picture_in
+from monai_salm.io.signatures import begins_picture
 
 _STANDARD_UIDS = "1.2.840.10008."
 VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
@@ -53,9 +56,6 @@ _LABELS = {
     "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose Storage",
 }
 _ENCAPSULATED, _ENCAPSULATED_DOCUMENT = "1.2.840.10008.5.1.4.1.1.104.", 0x00420011
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ", b"GIF8", b"II*\0", b"MM\0*")
-"""How pictures begin that vendors keep in private elements: JPEG, PNG, JPEG 2000, GIF and TIFF."""
-
 _PIXELS = frozenset({PIXEL_DATA, tags.FLOAT_PIXEL_DATA, tags.DOUBLE_FLOAT_PIXEL_DATA})
 _VARIABLE_PIXEL_DATA, _VARIABLE_GROUP = 0x7F000010, 0xFF00FFFF
 """Retired: pixel data in any even group from 7F00 (PS3.6)."""
@@ -67,6 +67,7 @@ _FIRST_PRIVATE_DATA = 0x1000
 """Elements with lower numbers name whom a private group belongs to (PS3.5 7.8.1)."""
 
 _CSA_HEADER = b"SV10"
+_LONG_TEXTS = ("LT", "ST", "UC", "UR", "UT")
 _MAX_OPAQUE_BYTES = 1 << 16
 
 
@@ -101,11 +102,17 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
     )
 
 
-def label_map_of(path: Path, file: DicomFile) -> Document:
-    """Describe an image object that holds labels, as its Modality or the user says: its pixels stay, its references follow."""
+def label_map_of(path: Path, file: DicomFile, evidence: str) -> Document:
+    """Describe an image object that holds labels, as its Modality or the user says: its pixels stay, its references follow.
+
+    Args:
+        path: of the file.
+        file: its elements.
+        evidence: what it is known by.
+    """
     return Document(
         path=path, format="dicom", kind=LABEL_MAP, identifiers=identifiers(file), references=references_of(file),
-        notes=_notes(file, signatures="are removed where references change"), unprotected=unprotected_in(file),
+        notes=(f"{KNOWN_BY}{evidence}", *_notes(file, signatures="are removed where references change")), unprotected=unprotected_in(file),
     )  # fmt: skip
 
 
@@ -244,11 +251,13 @@ def unprotected_in(file: DicomFile) -> str:
     """Say which elements may hold a copy of the pixels that is not protected; empty where there are none."""
     found: dict[str, None] = {}  # in the order of the file, each once
     frame = _frame_bytes(file)
-    for element, depth in leaves(file.elements, STALE):
+    for element, depth in leaves([*file.meta, *file.elements], STALE):
         if element.tag not in STALE and (_may_be_copy(element, frame) or (depth and element.tag in _PIXELS)):
             name = f"private element {tag_text(element.tag)}" if element.tag >> 16 & 1 else f"{element.name} {tag_text(element.tag)}"
             place = " in a sequence" if depth else ""
             found[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
+    if holds_picture(file.after):
+        found[f"{len(file.after)} bytes behind the deflated dataset hold a picture, which is not protected; cut them off before you share the file"] = None
     if _sop_class(file).startswith(_ENCAPSULATED):
         found |= dict.fromkeys(_within(file.find(_ENCAPSULATED_DOCUMENT)))
     return "; ".join(found)
@@ -260,7 +269,8 @@ def _within(document: Element | None) -> Iterable[str]:
         return ()
     if b"%PDF-" not in bytes(document.value[:1024]):
         return ("the document that it holds is not looked into, so pictures in it are not protected",)
-    return (pdf.PICTURES_IN_PDF,) if pdf.holds_pictures(document.value) else ()
+    found = pdf.unprotected_in(bytes(document.value))
+    return (found,) if found else ()
 
 
 def _frame_bytes(file: DicomFile) -> int:
@@ -274,11 +284,26 @@ def _number(element: Element | None) -> int:
 
 
 def _may_be_copy(element: Element, frame_bytes: int) -> bool:
-    """Say whether an element is where vendors put copies of the pixels, or private and as large as one; headers of Siemens are known not to be."""
+    """Say whether an element is where vendors put copies of the pixels, or private and as large as one, or holds a picture.
+
+    Headers of Siemens are known to be no copies.
+    """
     group, number = element.tag >> 16, element.tag & 0xFFFF
-    if element.tag == _TRAILING_PADDING:
-        return any(element.value) and (0 < frame_bytes <= element.size or bytes(element.value[:8]).startswith(_PICTURES))
+    if element.tag in _PIXELS or element.tag == _ENCAPSULATED_DOCUMENT:
+        return False
+    as_large = 0 < frame_bytes <= element.size
+    if element.tag == _TRAILING_PADDING and as_large and any(element.value):
+        return True
     if group & 1 and number >= _FIRST_PRIVATE_DATA and element.vr in ("OB", "OW", "UN"):
-        as_large = 0 < frame_bytes <= element.size and element.value[:4] != _CSA_HEADER
-        return as_large or bytes(element.value[:8]).startswith(_PICTURES) or (group == _SIEMENS_PIXELS and element.size > 0)
-    return element.tag & _VARIABLE_GROUP == _VARIABLE_PIXEL_DATA and group != PIXEL_DATA >> 16 and not group & 1 and element.size > 0
+        if (as_large and element.value[:4] != _CSA_HEADER) or (group == _SIEMENS_PIXELS and element.size > 0):
+            return True
+    elif element.tag & _VARIABLE_GROUP == _VARIABLE_PIXEL_DATA and not group & 1 and element.size > 0:
+        return True
+    return _holds_picture(element)
+
+
+def _holds_picture(element: Element) -> bool:
+    """Say whether a picture is in an element of text, or of bytes, anywhere in it."""
+    if element.vr in _LONG_TEXTS:
+        return picture_in(bytes(element.value)) != ""
+    return (element.vr == "UN" or element.vr.startswith("O")) and (begins_picture(element.value) or binary_holds_picture(element.value))

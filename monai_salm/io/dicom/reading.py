@@ -61,10 +61,10 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """
     file = read_file(path)
     document = document_of(path, file)
-    if document is None and said is None and file.text(tags.MODALITY) == "SEG":
-        said = "label map"
     if document is None and said == "label map":
-        document = label_map_of(path, file)
+        document = label_map_of(path, file, "the user says so")
+    elif document is None and said is None and file.text(tags.MODALITY) == "SEG":
+        document = label_map_of(path, file, "its Modality is SEG")
     return document or picture_header(path, file, check_picture(file))
 
 
