@@ -90,7 +90,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     document = document_of(path, file)
     if document is None and said == "label map":
         document = label_map_of(path, file, "the user says so")
-    elif document is None and said is None and file.text(tags.MODALITY) == "SEG":
+    elif document is None and said is None and file.text(tags.MODALITY).upper() == "SEG":
         _check_labels(picture_of(path, file).source)
         document = label_map_of(path, file, SEGMENTED)
     return document or picture_header(path, file, check_picture(file))
