@@ -79,11 +79,11 @@ def labels_among(judged: Sequence[Judgement], modality: str) -> Judgement | None
 
 
 def _may_be_labels(judgement: Judgement, modality: str) -> bool:
-    """Say whether values of an image object are those of a label map: flat, and numbered; or clearly one, where there are no test patterns."""
+    """Say whether values of an image object may be those of a label map: flat, and numbered; or few, where there are no test patterns."""
     if not judgement.flat:
         return False
     numbered = bool(judgement.values) and max(judgement.values) <= LABELS_APART * (len(judgement.values) + 1)
-    return numbered or (judgement.kind == "label map" and modality in SERIES_MODALITIES)
+    return numbered or (modality in SERIES_MODALITIES and (judgement.kind == "label map" or bool(judgement.values)))
 
 
 @dataclass(frozen=True, kw_only=True)

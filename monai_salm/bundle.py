@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, ProtectResult
+from monai_salm.pipeline.outlook import DOUBTFUL
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ class NoiseTrainer:
         for problem in problems:
             logger.warning("%s %s: %s", problem["status"], problem["path"], problem["reason"])
         logger.info("%s: %s", result.output, counts)
+        if summary["surrogate"]:
+            logger.log(logging.WARNING if DOUBTFUL in summary["surrogate"] else logging.INFO, "%s", summary["surrogate"])
+        logger.info("private, not to be handed out: %s", result.work_dir)
         first = "; ".join(f"{problem['path']}: {problem['reason']}" for problem in problems[:3])
         if not summary["counts"]["protected"]:
             raise UsageError(f"none of {len(result.fates)} files was protected ({first})")

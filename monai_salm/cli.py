@@ -232,13 +232,15 @@ def verify(original: Path, protected: Path, epsilon: str | None, window: str, mo
         if result["dangling_references"]:
             click.echo(f"{result['dangling_references']} references are to objects that were not handed out; --json lists them")
         if result["bound_not_stated"]:
-            click.echo(f"{result['bound_not_stated']} files state no bound; give --epsilon to hold them to one")
+            click.echo(
+                f"NOT CHECKED: the bound of {result['bound_not_stated']} files, which state none; give --epsilon, as protect was given it (8/255 if not)"
+            )
         if result["manifest"]:
             click.echo(f"note: {result['manifest']}")
         _print_problems([{"path": file.path, "status": "absent", "reason": file.absence} for file in report.files if file.verdict == "absent"])
         _print_problems([{"path": file.path, "status": file.verdict, "reason": "; ".join(file.problems)} for file in report.mismatches])
         if any(file.absence for file in report.mismatches):
-            click.echo("files that were meant not to be handed out: give --allow-absent")
+            click.echo("absent files are written by the same protect command with --resume; if they were meant not to be handed out, give --allow-absent")
     return EXIT_MISMATCH if report.mismatches else 0
 
 

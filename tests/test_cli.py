@@ -309,7 +309,7 @@ def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path,
             "1 no picture (label map)",
             "2 no picture (text)",
             "4 files can be protected, 6 are copied, 0 are refused, 1 ignored",
-            "note: other.pdf and 1 more: the PDF was not looked into, so pictures in it are not protected",
+            "note: other.pdf and 1 more: no picture was found in the PDF; lines and text in it are not looked at",
         ],
     )
     code, out, _ = run("scan", export, "--json", "--quiet")
@@ -324,7 +324,7 @@ def test_protect_counts_what_it_copied_and_prints_notes(export: Path, tmp_path: 
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
     assert code == 0
     assert out.startswith("4 protected, 2 copied, 0 refused, 0 failed; ")
-    assert "note: report.pdf: the PDF was not looked into, so pictures in it are not protected" in out
+    assert "note: report.pdf: no picture was found in the PDF; lines and text in it are not looked at" in out
     assert "note: sr.dcm: references to changed objects were renewed" in out
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 2 copied, 0 absent, 0 mismatch")
@@ -389,7 +389,7 @@ def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stat
     assert code == 0
     assert "absent: case0/image.dcm: absent files are allowed" in out
     assert "1 references are to objects that were not handed out; --json lists them" in out
-    assert "3 files state no bound; give --epsilon to hold them to one" in out
+    assert "NOT CHECKED: the bound of 3 files, which state none; give --epsilon" in out
     code, out, _ = run("verify", export, tmp_path / "out", "--epsilon", "8/255", "--allow-absent", "--json", "--quiet")
     assert (code, json.loads(out)["bound_not_stated"], json.loads(out)["dangling_references"]) == (0, 0, 1)
 

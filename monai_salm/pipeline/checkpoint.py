@@ -37,7 +37,7 @@ def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest
         with openable(path) as place, safe_open(place, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("plan") != plan_digest:
-                raise UsageError(f"{path}: belongs to a run with other files, labels or options; give those again, or start with an empty work folder")
+                raise UsageError(f"{path}: belongs to a run with other files, labels or options; give those again, or start anew with another OUTPUT")
             names = [name for name in file.keys() if name.startswith("network.")]  # noqa: SIM118 (no mapping)
             network.load_state_dict({name.removeprefix("network."): file.get_tensor(name) for name in names})
             steps, score = file.get_tensor("steps"), file.get_tensor("score")

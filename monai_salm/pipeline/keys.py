@@ -55,4 +55,4 @@ def check_key(options: ProtectOptions, work_dir: Path) -> None:
         return
     secret, kept = _key_secret(options.key_file), work_dir / "uid.key"
     if options.resume and kept.is_file() and kept.read_text(encoding="ascii") != secret.hex():
-        raise UsageError(f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or start with an empty work folder")
+        raise UsageError(f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or start anew with another OUTPUT")

@@ -245,7 +245,8 @@ def label_maps(folder: Path, inventory: Inventory) -> LabelAssignment:
         UsageError: the folder does not exist, is the input, or labels none of the pictures.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; --task segmentation needs a folder of label maps of the images' names")
+        problem = "a file, for example a table of classes, which need no --task segmentation" if folder.is_file() else "no such folder"
+        raise UsageError(f"{folder}: {problem}; --task segmentation needs a folder of label maps of the images' names")
     if folder.resolve() == inventory.root.resolve():
         raise UsageError(f"{folder}: the folder of the label maps is the input itself; put them into a folder of their own")
     available = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -62,13 +62,14 @@ def guess_error(samples: WorkingSet, task: LearningTask) -> float:
     return 1 - float(torch.bincount(targets).max()) / len(targets)
 
 
-def what_was_learned(errors: Sequence[float], wanted: float, guess: float) -> str:
+def what_was_learned(errors: Sequence[float], wanted: float, guess: float, *, frozen: bool = False) -> str:
     """Say whether the surrogate learned the noise, without which nobody else will.
 
     Args:
         errors: of the surrogate on the protected samples, one a round.
         wanted: at most; 0 where the search has no stop rule.
         guess: error of a guess.
+        frozen: whether the surrogate is that of another run and learned nothing now.
     """
     wanted = wanted or MinMinSettings.stop_error
     if not errors:
@@ -78,7 +79,8 @@ def what_was_learned(errors: Sequence[float], wanted: float, guess: float) -> st
         return f"the surrogate learned the noise, as it should: its error is {error:.3f} (wanted: at most {wanted:g})"
     if error <= LEARNED_SHARE * guess:
         return f"the surrogate learned the noise of most images: its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f})"
+    advice = "make the surrogate anew, with more --rounds, or of images like these" if frozen else "give more --rounds or a larger --epsilon"
     return (
         f"{DOUBTFUL}: the surrogate did not learn the noise, its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f}); "
-        "measure it with 'monai-salm evaluate', and give more --rounds or a larger --epsilon"
+        f"measure it with 'monai-salm evaluate', and {advice}"
     )

@@ -334,7 +334,7 @@ def _frozen(path: Path, plan: ProtectionPlan, resume: bool) -> str:
             changes = "; ".join(plan_changes(known, plan.to_json())) or "what is different cannot be told"
             raise UsageError(
                 f"{path}: the files, labels or options are not those that the run was begun with: {changes}; give those again, "
-                "or start with an empty work folder"
+                "or start anew with another OUTPUT"
             )
     return json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
 

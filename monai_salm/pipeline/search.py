@@ -163,7 +163,8 @@ def _search_noise(
     checkpoint.unlink(missing_ok=True)
     errors = tuple(log.error for log in state.history)
     looks = optimizer.settings.texture_period > 0 and not optimizer.freeze_surrogate
-    words = what_was_learned(errors[1:] if looks else errors, optimizer.settings.stop_error, guess_error(working, optimizer.task))
+    guess, frozen = guess_error(working, optimizer.task), optimizer.freeze_surrogate
+    words = what_was_learned(errors[1:] if looks else errors, optimizer.settings.stop_error, guess, frozen=frozen)
     return SearchSummary(state.round, state.passes, errors, words)
 
 

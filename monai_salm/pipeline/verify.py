@@ -215,7 +215,7 @@ class _Verification:
             return f"{record.path} excuses no absent file: {record.fault}"
         absent = [verdict for verdict in verdicts if verdict.absence and verdict.path in record.fates]
         excused = sum(verdict.verdict == "absent" for verdict in absent)
-        return f"{record.path}, from the run itself, was used for nothing but {len(absent)} absent files, of which it excuses {excused}"
+        return f"{excused} absent files are accepted, because {record.path}, which the run itself wrote, says that it refused them" if excused else ""
 
     def _places(self, path: str) -> tuple[Path, Path]:
         return self.before.absolute(path), self.after.absolute(self.targets[path])

@@ -78,7 +78,9 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
         place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
         values, anatomy = protected_values(source, canvas, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
-            raise RefusedError("its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay unprotected")
+            raise RefusedError(
+                "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay unprotected; more --rounds may help"
+            )
         with atomic_target(target, private=settings.private) as temporary:
             write_like(source, values, temporary, replace(settings.derivation, description=describe_bound(canvas)))
             change = prove(source, values, temporary, canvas, anatomy)

@@ -48,6 +48,10 @@ def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
         raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__} ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(tracked, torch.Tensor):
         raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__}; load it with LoadImage")
+    if tracked.ndim in (3, 4) and tracked.shape[0] in (3, 4):
+        raise UsageError(
+            f"the image has shape {tuple(tracked.shape)}, which is that of a color image; transforms take gray ones, monai-salm protect takes both"
+        )
     if tracked.ndim not in (3, 4) or tracked.shape[0] != 1:
         raise UsageError(f"the image has shape {tuple(tracked.shape)}; (1, H, W) or (1, H, W, D) is needed: one channel, first (EnsureChannelFirst)")
     if not tracked.numel():
@@ -163,6 +167,8 @@ class SALMProtect(Transform):
     def __init__(self, noise: str | Path | None = None, surrogate: str | Path | None = None, *, rounds: int | None = None, device: str = "cpu") -> None:
         if (noise is None) == (surrogate is None):
             raise UsageError("SALMProtect needs either noise=FOLDER of a run, or surrogate=FILE of a run, and not both")
+        if noise is not None and Path(noise, "noise").is_dir():
+            raise UsageError(f"{noise}: a run's work folder; give {Path(noise, 'noise')}, the folder of its noise")
         self.stored = None if noise is None else StoredNoise(NoiseStore(noise))
         self.surrogate = None if surrogate is None else str(surrogate)
         if rounds is not None and rounds < 1:

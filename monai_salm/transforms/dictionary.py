@@ -123,9 +123,9 @@ class SALMProtectd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.transform = SALMProtect(noise, surrogate, rounds=rounds, device=device)
         if surrogate is not None and label_key is None:
             raise UsageError("SALMProtectd with a surrogate optimizes noise for a label; give label_key, too")
-        self.transform = SALMProtect(noise, surrogate, rounds=rounds, device=device)
         self.id_key = id_key
         self.label_key = label_key
 

@@ -118,7 +118,9 @@ def test_empty_label_map_among_others_is_copied(tmp_path: Path) -> None:
     assert "there is nothing in it to protect" in found.refused["alone/empty.nii"]
 
 
-@pytest.mark.parametrize(("modality", "scale", "status"), [("CT", 1, "refused"), ("MR", 10, "refused"), ("OT", 1, "refused"), ("SEG", 1, "copied")])
+@pytest.mark.parametrize(
+    ("modality", "scale", "status"), [("CT", 1, "refused"), ("MR", 10, "refused"), ("MR", 100, "refused"), ("OT", 1, "refused"), ("SEG", 1, "copied")]
+)
 def test_labels_in_image_objects(tmp_path: Path, modality: str, scale: int, status: str) -> None:
     values = cells(np.random.default_rng(1), (48, 48), 6).astype(np.int16) * scale
     path = mr_slice(tmp_path / "in" / "a.dcm", 1, values, Modality=modality, RescaleSlope=1, RescaleIntercept=0)

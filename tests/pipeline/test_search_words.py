@@ -81,6 +81,7 @@ def test_search_says_how_long_before_it_starts_and_what_was_learned(tmp_path: Pa
 )
 def test_what_was_learned_is_said(errors: tuple[float, ...], words: str) -> None:
     assert words in what_was_learned(errors, 0.01, 0.5)
+    assert "make the surrogate anew" in what_was_learned((0.5,), 0.01, 0.5, frozen=True)
     assert "doubtful" in what_was_learned((0.1,), 0.0, 0.12), "as good as a guess where one class is common"
 
 
