@@ -232,9 +232,7 @@ def verify(original: Path, protected: Path, epsilon: str | None, window: str, mo
         if result["dangling_references"]:
             click.echo(f"{result['dangling_references']} references are to objects that were not handed out; --json lists them")
         if result["bound_not_stated"]:
-            click.echo(
-                f"NOT CHECKED: the bound of {result['bound_not_stated']} files, which state none; give --epsilon, as protect was given it (8/255 if not)"
-            )
+            click.echo(f"NOT CHECKED: the bound of {result['bound_not_stated']} files, which state none; give --epsilon as protect was given it")
         if result["manifest"]:
             click.echo(f"note: {result['manifest']}")
         _print_problems([{"path": file.path, "status": "absent", "reason": file.absence} for file in report.files if file.verdict == "absent"])

@@ -159,7 +159,7 @@ def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, ru
     code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", "--dry-run", "--json", *SMALL)
     result = json.loads(out)
     assert code == 0
-    assert result["counts"] == {"protect": 5, "copy": 0, "refuse": 0, "samples": 4}
+    assert result["counts"] == {"protect": 5, "copy": 0, "refuse": 0, "samples": 4, "incomplete": 0}
     assert {file["path"] for file in result["files"]} == set(tree(export))
     assert all(file["fate"] == "protect" and file["epsilon_stored"] >= 1 for file in result["files"])
     (export / "raw.bin").write_bytes(b"\0x")
@@ -309,7 +309,7 @@ def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path,
             "1 no picture (label map)",
             "2 no picture (text)",
             "4 files can be protected, 6 are copied, 0 are refused, 1 ignored",
-            "note: other.pdf and 1 more: no picture was found in the PDF; lines and text in it are not looked at",
+            "note: other.pdf and 1 more: no picture was found in the PDF, whose lines and text are not looked at",
         ],
     )
     code, out, _ = run("scan", export, "--json", "--quiet")
@@ -324,7 +324,7 @@ def test_protect_counts_what_it_copied_and_prints_notes(export: Path, tmp_path: 
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
     assert code == 0
     assert out.startswith("4 protected, 2 copied, 0 refused, 0 failed; ")
-    assert "note: report.pdf: no picture was found in the PDF; lines and text in it are not looked at" in out
+    assert "note: report.pdf: no picture was found in the PDF, whose lines and text are not looked at" in out
     assert "note: sr.dcm: references to changed objects were renewed" in out
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 2 copied, 0 absent, 0 mismatch")

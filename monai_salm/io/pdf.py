@@ -16,7 +16,7 @@ NOT_SEARCHED = (
     "the PDF has parts that cannot be searched for pictures (encrypted, damaged, or of a rare encoding), which are not protected; "
     "take it out of what you share, or look at it first"
 )
-LOOKED_FOR = "no picture was found in the PDF; lines and text in it are not looked at"
+LOOKED_FOR = "no picture was found in the PDF, whose lines and text are not looked at"
 _MOST_INFLATED = 1 << 26
 
 _BLANKS, _END = rb"(?:[\0\t\n\f\r ]|%[^\r\n]*[\r\n])*", rb"(?![^\0\t\n\f\r ()<>\[\]{}/%])"

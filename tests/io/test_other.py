@@ -66,7 +66,7 @@ def test_text_goes_out(content: bytes, tmp_path: Path) -> None:
 def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(front + b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0")
     document = other.identify(tmp_path / "a")
-    assert (document.kind, document.notes) == ("PDF", ("no picture was found in the PDF; lines and text in it are not looked at",))
+    assert (document.kind, document.notes) == ("PDF", ("no picture was found in the PDF, whose lines and text are not looked at",))
 
 
 def _stream(data: bytes, keys: bytes = b"") -> bytes:

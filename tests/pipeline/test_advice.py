@@ -145,7 +145,7 @@ def test_air_without_a_modality_of_its_own(tmp_path: Path) -> None:
 def test_saturated_anatomy_has_no_window(tmp_path: Path) -> None:
     values = np.where(hounsfield() > 500, 3000, 0).astype(np.int16)
     ct(tmp_path / "in" / "a.dcm", "CT", values)
-    reason = _run(tmp_path / "in", tmp_path / "out").fates["a.dcm"].reason
+    reason = _run(tmp_path / "in", tmp_path / "out", pictures=("a.dcm",)).fates["a.dcm"].reason
     assert "are all saturated or padding" in reason
     assert _run(tmp_path / "in", tmp_path / "copied", copy_unprotected=True).fates["a.dcm"].status == "copied"
 

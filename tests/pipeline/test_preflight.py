@@ -89,7 +89,9 @@ def test_scan_dry_run_and_run_agree_on_every_file(tmp_path: Path, sample: str) -
     done = {path: FATES[fate.status] for path, fate in result.fates.items()}
     assert dry == done
     assert scanned == done
-    assert preview["counts"] | {"samples": 0} == {fate: list(done.values()).count(fate) for fate in ("protect", "copy", "refuse")} | {"samples": 0}
+    assert preview["counts"] | {"samples": 0} == {"incomplete": 0} | {fate: list(done.values()).count(fate) for fate in ("protect", "copy", "refuse")} | {
+        "samples": 0
+    }
     refused = {"cut.dcm", "raw.bin", "metal.dcm", "air.dcm", "flat.dcm", "hounsfield.nii", "lost.nii", "bad.mhd", "bad.raw", "bad.nrrd", "c.jpg"}
     assert refused <= {path for path, fate in done.items() if fate == "refuse"}
     assert {"series/2.dcm", "series/3.dcm"} <= {path for path, fate in done.items() if fate == "refuse"}

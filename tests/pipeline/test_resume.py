@@ -198,7 +198,7 @@ def test_going_on_with_other_label_maps_or_another_surrogate_is_refused(finished
     again = {"labels": mr_labels(tmp_path / "l.csv", COUNT), "surrogate": str(surrogate)}
     protect(tmp_path / "more", tmp_path / "done", small(**again))
     network, card = load_surrogate(surrogate)
-    surrogate.write_bytes(surrogate_bytes(network, replace(card, modality="CT")))
+    surrogate.write_bytes(surrogate_bytes(network, replace(card, rounds=card.rounds + 1)))
     with pytest.raises(UsageError, match=r"begun with: the surrogate changed; give"):
         protect(tmp_path / "more", tmp_path / "done", small(**again, resume=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from monai_salm.io.dicom.pixels import (
     words_of_values,
 )
 from monai_salm.io.dicom.reading import check_picture, has_embedded_overlays, picture_header
-from monai_salm.io.kinds import Kind, UndecidedError, judge
+from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 
 SEGMENTED = "its Modality is SEG"
 _LOSSY_METHODS = {"1.2.840.10008.1.2.4.5": "ISO_10918_1", "1.2.840.10008.1.2.4.8": "ISO_14495_1", "1.2.840.10008.1.2.4.9": "ISO_15444_1"}
@@ -91,13 +91,18 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if document is None and said == "label map":
         document = label_map_of(path, file, "the user says so")
     elif document is None and said is None and file.text(tags.MODALITY).upper() == "SEG":
-        _check_labels(picture_of(path, file).source)
+        unseen = _check_labels(path, file)
         document = label_map_of(path, file, SEGMENTED)
+        document = replace(document, unprotected=", ".join(filter(None, (document.unprotected, unseen))))
     return document or picture_header(path, file, check_picture(file))
 
 
-def _check_labels(source: SourceImage) -> None:
-    """Refuse the values of a picture in what is said to be a segmentation."""
+def _check_labels(path: Path, file: DicomFile) -> str:
+    """Refuse the values of a picture in what is said to be a segmentation; say so if they cannot be read (of one bit, a palette)."""
+    try:
+        source = picture_of(path, file).source
+    except RefusedError:
+        return NOT_LOOKED_AT
     color = source.header.trailing == (3,)
     for part in source.pictures():
         found = judge(
@@ -105,6 +110,7 @@ def _check_labels(source: SourceImage) -> None:
         )
         if found.kind == "cannot tell" and found.foreground:
             raise UndecidedError(found)
+    return ""
 
 
 def read_source(path: Path) -> SourceImage:
