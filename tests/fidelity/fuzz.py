@@ -143,7 +143,8 @@ def check(source: Path, scratch: Path, seed: Seed | None = None, files: dict[str
     if wrong:
         return Outcome("silently wrong", wrong)
     if any(fate.status == "protected" for fate in fates):
-        before = source if source.is_dir() or result.output.is_file() else source.parent
+        file_set = source.name.startswith("DICOMDIR")  # which stands for the files of its records, not for all that lie beside it
+        before = source if source.is_dir() or result.output.is_file() or file_set else source.parent
         try:
             report = verify(before, result.output)
         except Exception as error:  # noqa: BLE001

@@ -32,6 +32,8 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if layout.detached and layout.header_path == path:
         read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
         return header_document(layout)
+    if layout.detached:
+        header_document(layout)  # voxels whose header stays in are of no use, and cannot be verified
     try:
         source = read_content(layout).source()
     except RefusedError:
