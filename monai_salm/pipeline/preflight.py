@@ -12,7 +12,7 @@ from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.methods import check_method
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
-from monai_salm.pipeline.references import values_left_out
+from monai_salm.pipeline.references import why_header_stays
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, check_fit, load_set, load_working_samples, pick_device
 from monai_salm.samples import WorkingSet
 from monai_salm.surrogate import load_surrogate
@@ -81,9 +81,9 @@ def foresee(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions,
     plan.refused.update(bare)
     written = frozenset(plan.protected())
     for path in list(plan.documents):
-        alone = values_left_out(inventory, path, written)
+        alone = why_header_stays(inventory, path, written)
         if alone:
-            plan.refused[path] = f"the file of its values, {alone}, is not handed out"
+            plan.refused[path] = alone
             del plan.documents[path]
     return working
 

@@ -59,9 +59,9 @@ def write_documents(
     present = set(written)
     for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
         document = inventory.documents[path]
-        alone = values_left_out(inventory, path, written)
+        alone = why_header_stays(inventory, path, written)
         if alone:
-            yield FileFate(path=path, status="refused", reason=f"the file of its values, {alone}, is not handed out", sha256_in=paths[path])
+            yield FileFate(path=path, status="refused", reason=alone, sha256_in=paths[path])
             continue
         if file_digest(document.path) != paths[path]:
             yield FileFate(path=path, status="failed", reason="it is not the file any more that was looked at; run again", sha256_in=paths[path])
@@ -99,8 +99,8 @@ def records_left_out(inventory: Inventory, path: str, present: Collection[str]) 
     return f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})" if absent else "", absent
 
 
-def values_left_out(inventory: Inventory, path: str, written: frozenset[str]) -> str:
-    """Name the file of values that a header of its own belongs to, if that was not written; nothing for any other document."""
+def why_header_stays(inventory: Inventory, path: str, written: frozenset[str]) -> str:
+    """Say why a header of its own is refused: the file of its values was not written; empty for any other document."""
     document = inventory.documents[path]
     if not document.kind.startswith("header of"):
         return ""
@@ -114,5 +114,5 @@ def values_left_out(inventory: Inventory, path: str, written: frozenset[str]) ->
         else:
             alone = header.format == document.format and holds_values_alone(other, header)
         if alone:
-            return other
+            return f"the file of its values, {other}, is not handed out"
     return ""

@@ -82,8 +82,8 @@ def written_layout(source: Path, written: Path) -> Layout:
     return replace(layout, data_path=written) if layout.detached else find_layout(written)
 
 
-def header_document(layout: Layout) -> Document:
-    """Describe the header of detached voxels, which goes out as it is.
+def check_header_end(layout: Layout) -> None:
+    """Refuse a header of detached voxels that bytes follow, and with it the voxels, which are of no use without it.
 
     Raises:
         RefusedError: bytes follow the header, which may be voxels all the same.
@@ -91,6 +91,10 @@ def header_document(layout: Layout) -> Document:
     rest = layout.header_path.read_bytes()[len(layout.text) :].strip(b"\0 \t\r\n")
     if rest:
         raise RefusedError(f"the header says that the voxels are in another file, yet {len(rest)} bytes follow it; repair the header, or cut them off")
+
+
+def header_document(layout: Layout) -> Document:
+    """Describe the header of detached voxels, which goes out as it is."""
     unprotected = "the header holds another picture, which is not protected" if holds_picture(layout.text) else ""
     return Document(path=layout.header_path, format="itk", kind=f"header of a detached {layout.kind}", unprotected=unprotected)
 

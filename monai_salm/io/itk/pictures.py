@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.itk.files import find_layout, header_document, read_content, written_layout
+from monai_salm.io.itk.files import check_header_end, find_layout, header_document, read_content, written_layout
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 
@@ -29,11 +29,11 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     layout = find_layout(path)
+    if layout.detached:
+        check_header_end(layout)
     if layout.detached and layout.header_path == path:
         read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
         return header_document(layout)
-    if layout.detached:
-        header_document(layout)  # voxels whose header stays in are of no use, and cannot be verified
     try:
         source = read_content(layout).source()
     except RefusedError:
