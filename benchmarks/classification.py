@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PneumoniaMNIST, BreastMNIST and brain tumor slices: what victims learn from the files that each method wrote.
 
-Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the validation images of the two data
-sets that have some, for choosing.
+Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the
+validation images of the two data sets that have some, for choosing.
 """
 
 from __future__ import annotations
@@ -44,9 +44,13 @@ def main() -> None:
     data = DATA_SETS[given.data_set]
     given.work, given.epochs = given.work / given.data_set, given.epochs or data.epochs
     rows = Rows(given.results / f"{given.data_set}{'_' + given.name if given.name else ''}.jsonl", keep=True)
-    labels = {split: split_labels(given.data / data.folder, given.work / split, split) for split in ("train", given.part)}
+    labels = {
+        split: split_labels(given.data / data.folder, given.work / split, split) for split in ("train", given.part)
+    }
     clean, test = given.work / "train", given.work / given.part
-    folders = protect_by_methods(given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size)
+    folders = protect_by_methods(
+        given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size
+    )
     measure_victims(
         given, rows, given.data_set, given.part, clean, folders, test,
         labels=labels["train"], test_labels=labels[given.part], working_size=data.working_size,
@@ -69,7 +73,9 @@ def _write_pictures(source: Path, folder: Path, split: str) -> list[tuple[str, o
     """Write 28 x 28 images as DICOM CR files of one patient each."""
     arrays = np.load(source)
     rows: list[tuple[str, object]] = []
-    for index, (image, label) in enumerate(zip(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), strict=True)):
+    for index, (image, label) in enumerate(
+        zip(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), strict=True)
+    ):
         name = f"cr_{index:05d}.dcm"
         write_dicom(folder / name, image, modality="CR", bits_stored=8, patient=f"{split}-{index:05d}", number=1)
         rows.append((name, int(label)))

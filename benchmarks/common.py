@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmark scripts share: running commands and measuring them, and rows that are on disk as soon as they are known."""
+"""What the benchmark scripts share: running commands and measuring them, and rows that are on disk as soon as they are
+known.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def parser(description: str, data: str) -> argparse.ArgumentParser:
     """Give a parser with the options that all scripts have."""
     result = argparse.ArgumentParser(description=description)
-    result.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data, help="the data set's folder")
+    result.add_argument(
+        "--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data, help="the data set's folder"
+    )
     result.add_argument("--work", type=Path, required=True, help="scratch folder for the files that are made")
-    result.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder for the rows")
+    result.add_argument(
+        "--results", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder for the rows"
+    )
     return result
 
 
 def add_grid(arguments: argparse.ArgumentParser, *, epsilon: str, victims: str, epochs: int) -> None:
-    """Add the options of a script that protects training files by methods and trains victims on them, with their defaults."""
+    """Add the options of a script that protects training files by methods and trains victims on them, with their
+    defaults.
+    """
     arguments.add_argument("--methods", default="salm", help="separated by commas; salm@1 is salm with --rounds 1")
     arguments.add_argument("--epsilon", default=epsilon)
     arguments.add_argument("--perturbed-fraction", type=float, default=0.4)
@@ -41,13 +49,19 @@ def add_grid(arguments: argparse.ArgumentParser, *, epsilon: str, victims: str, 
     arguments.add_argument("--shares", default="100")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--epochs", type=int, default=epochs)
-    arguments.add_argument("--utility", action="store_true", help="score protected images with a network that was trained on clean ones")
+    arguments.add_argument(
+        "--utility", action="store_true", help="score protected images with a network that was trained on clean ones"
+    )
     arguments.add_argument("--report", action="store_true", help="write a page with the figures into the work folder")
-    arguments.add_argument("--name", default="", help="ending of the rows' file, so that runs beside each other do not share one")
+    arguments.add_argument(
+        "--name", default="", help="ending of the rows' file, so that runs beside each other do not share one"
+    )
 
 
 class Rows:
-    """A JSON-lines file that each row is added to as soon as it is known, with the commit and the machine that made it."""
+    """A JSON-lines file that each row is added to as soon as it is known, with the commit and the
+    machine that made it.
+    """
 
     def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
@@ -71,14 +85,22 @@ class Rows:
 
 def commit() -> str:
     """Give the short hash of the commit, with + if the tree differs from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "--", "monai_salm"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", "monai_salm"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
     return head + ("+" if dirty else "")
 
 
 def machine() -> str:
     """Say what ran it."""
-    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8")) if Path("/proc/cpuinfo").exists() else None
+    model = (
+        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        if Path("/proc/cpuinfo").exists()
+        else None
+    )
     return f"{os.cpu_count()} cores {model[1] if model else platform.machine()}, Python {platform.python_version()}"
 
 
@@ -115,8 +137,11 @@ def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
         time.sleep(0.2)
 
 
-def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, clean: Path, *options: object) -> dict[str, Path]:
-    """Protect the training files by each method of :func:`add_grid`, and check the results; what an earlier run finished is used again.
+def protect_by_methods(
+    given: argparse.Namespace, rows: Rows, data_set: str, clean: Path, *options: object
+) -> dict[str, Path]:
+    """Protect the training files by each method of :func:`add_grid`, and check the results; what an earlier run
+    finished is used again.
 
     Args:
         given: the options.
@@ -129,7 +154,10 @@ def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, cle
         The protected folder of each method.
     """
     bounds = ["--epsilon", given.epsilon]
-    folders = {method: given.work / f"protected_{method}_{given.epsilon.replace('/', '-')}_{given.perturbed_fraction}" for method in given.methods.split(",")}
+    folders = {
+        method: given.work / f"protected_{method}_{given.epsilon.replace('/', '-')}_{given.perturbed_fraction}"
+        for method in given.methods.split(",")
+    }
     for method, folder in folders.items():
         record = folder.with_name(f"{folder.name}.json")
         if record.exists():
@@ -137,15 +165,24 @@ def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, cle
             continue
         remove_run(folder)
         name, _, rounds = method.partition("@")
-        chosen = ["--method", name, *(["--rounds", rounds] if rounds else []), *bounds, "--perturbed-fraction", given.perturbed_fraction]
+        chosen = [
+            "--method",
+            name,
+            *(["--rounds", rounds] if rounds else []),
+            *bounds,
+            "--perturbed-fraction",
+            given.perturbed_fraction,
+        ]
         result, seconds, memory = salm("protect", clean, folder, *chosen, *options)
         verdict, _, _ = salm("verify", clean, folder, *bounds)
         shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"] is not None]
         psnr = [file["psnr"] for file in verdict["files"] if file["psnr"] is not None]
         row = rows.add(
-            what="protect", data_set=data_set, method=method, epsilon=given.epsilon, perturbed_fraction=given.perturbed_fraction, counts=result["counts"],
+            what="protect", data_set=data_set, method=method, epsilon=given.epsilon,
+            perturbed_fraction=given.perturbed_fraction, counts=result["counts"],
             verified=verdict["counts"], seconds=round(seconds), peak_gib=round(memory, 2), rounds=result["rounds"],
-            passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(min(psnr), 2), mean_psnr=round(sum(psnr) / len(psnr), 2),
+            passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(min(psnr), 2),
+            mean_psnr=round(sum(psnr) / len(psnr), 2),
             mean_changed_fraction=round(sum(shares) / len(shares), 3), largest_changed_fraction=round(max(shares), 3),
             changed_outside_anatomy=sum(file["changed_outside"] or 0 for file in verdict["files"]),
         )  # fmt: skip
@@ -154,7 +191,14 @@ def protect_by_methods(given: argparse.Namespace, rows: Rows, data_set: str, cle
 
 
 def measure_victims(
-    given: argparse.Namespace, rows: Rows, data_set: str, part: str, clean: Path, folders: Mapping[str, Path], test: Path, **options: Any
+    given: argparse.Namespace,
+    rows: Rows,
+    data_set: str,
+    part: str,
+    clean: Path,
+    folders: Mapping[str, Path],
+    test: Path,
+    **options: Any,
 ) -> None:
     """Train the victims of :func:`add_grid` on clean and on protected files, and score them on clean test files.
 
@@ -169,9 +213,15 @@ def measure_victims(
         options: of :class:`~monai_salm.evaluate.EvaluateOptions`, beside those of the script.
     """
     began = time.monotonic()
-    setting = {"data_set": data_set, "part": part, "epsilon": given.epsilon, "perturbed_fraction": given.perturbed_fraction}
+    setting = {
+        "data_set": data_set,
+        "part": part,
+        "epsilon": given.epsilon,
+        "perturbed_fraction": given.perturbed_fraction,
+    }
     chosen = EvaluateOptions(
-        victims=given.victims, countermeasures=given.countermeasures, protected_shares=given.shares, seeds=given.seeds, epochs=given.epochs,
+        victims=given.victims, countermeasures=given.countermeasures, protected_shares=given.shares, seeds=given.seeds,
+        epochs=given.epochs,
         utility=given.utility, verification=given.report, state=given.work / f"state_{part}{given.name}.jsonl",
         report=given.work / f"report_{given.name}.html" if given.report else None, **options,
     )  # fmt: skip
@@ -180,7 +230,8 @@ def measure_victims(
         rows.add(what="victim", **setting, epochs=given.epochs, **result.to_json())
     rows.add(
         what="summary", **setting, seconds=round(time.monotonic() - began), counts=report.counts, chance=report.chance,
-        majority_share=report.majority_share, summary=report.summary(), verdicts=report.verdicts(), utility=report.utility, notes=report.notes,
+        majority_share=report.majority_share, summary=report.summary(), verdicts=report.verdicts(),
+        utility=report.utility, notes=report.notes,
     )  # fmt: skip
     print(report.table())
 
@@ -201,4 +252,6 @@ def remove_run(output: Path) -> None:
 def same_tree(first: Path, second: Path) -> bool:
     """Say whether two folders hold the same files with the same bytes."""
     names = [sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()) for root in (first, second)]
-    return names[0] == names[1] and all((first / name).read_bytes() == (second / name).read_bytes() for name in names[0])
+    return names[0] == names[1] and all(
+        (first / name).read_bytes() == (second / name).read_bytes() for name in names[0]
+    )

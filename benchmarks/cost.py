@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a noise step, a mask and a sample of the noise store cost, on one thread; takes about two minutes of CPU time.
 
-Times are CPU time of this process, since other work may run on the machine, and are compared in turns: a round of noise steps, as many bare passes, and
-again. A ratio is the median over the turns, with its quartiles; a time is that of the fastest turn. Images and noise are random: no cost depends on them.
+Times are CPU time of this process, since other work may run on the machine, and are compared in turns: a round of noise
+steps, as many bare passes, and again. A ratio is the median over the turns, with its quartiles; a time is that of the
+fastest turn. Images and noise are random: no cost depends on them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ STEPS = (
 MASKS = ((32, (32, 32)), (32, (64, 64)), (32, (128, 128)), (4, (40, 56, 40)))
 """Samples of a batch, and their shape."""
 
-STORES = (((128, 128), 400, 12), ((512, 512), 40, 12), ((64, 64, 64), 40, 12), ((128, 128), 400, 200), ((64, 64, 64), 40, 200))
+STORES = (
+    ((128, 128), 400, 12),
+    ((512, 512), 40, 12),
+    ((64, 64, 64), 40, 12),
+    ((128, 128), 400, 200),
+    ((64, 64, 64), 40, 200),
+)
 """Shapes, how many samples, and the steps of the budget: more than 127 take two bytes each."""
 
 MOST_TURNS, LEAST_TURNS, SECONDS = 31, 3, 20.0
@@ -51,7 +58,9 @@ def main() -> None:
     rows = Rows(given.results / "cost.jsonl")
     given.work.mkdir(parents=True, exist_ok=True)
     for shape, samples, levels in STORES:
-        rows.add(what="store", shape=shape, samples=samples, levels=levels, **store_cost(given.work, shape, samples, levels))
+        rows.add(
+            what="store", shape=shape, samples=samples, levels=levels, **store_cost(given.work, shape, samples, levels)
+        )
     for samples, shape in MASKS:
         rows.add(what="mask", shape=shape, batch=samples, **mask_cost(samples, shape))
     for network, shape, samples in STEPS:
@@ -74,7 +83,9 @@ def turns(actions: list[Callable[[], object]]) -> np.ndarray:
 
 
 def step_cost(name: str, shape: tuple[int, ...], count: int) -> dict[str, object]:
-    """Compare a round of noise steps, with all that it does besides, to as many bare forward and backward passes of the network by its input."""
+    """Compare a round of noise steps, with all that it does besides, to as many bare forward and backward passes of the
+    network by its input.
+    """
     samples = random_samples(shape, count)
     task = SegmentationTask(2) if len(shape) == 3 else ClassificationTask(2)
     network = build_network(name, spatial_dims=len(shape), outputs=2)
@@ -97,7 +108,8 @@ def step_cost(name: str, shape: tuple[int, ...], count: int) -> dict[str, object
     low, middle, high = np.percentile(seconds[:, 0] / seconds[:, 1], [25, 50, 75])
     step, bare = seconds.min(axis=0) / settings.noise_steps * 1000
     return {
-        "ratio": round(middle, 3), "ratio_quartiles": [round(low, 3), round(high, 3)], "ratio_of_fastest": round(step / bare, 3),
+        "ratio": round(middle, 3), "ratio_quartiles": [round(low, 3), round(high, 3)],
+        "ratio_of_fastest": round(step / bare, 3),
         "step_ms": round(step, 2), "bare_ms": round(bare, 2), "turns": len(seconds),
     }  # fmt: skip
 
@@ -112,7 +124,8 @@ def random_samples(shape: tuple[int, ...], count: int) -> WorkingSet:
         samples.append(
             WorkingSample(
                 sample_id=f"{index:03d}", image_model=generator.random(shape, dtype=np.float32), carrier_voxels=voxels,
-                carrier_share=voxels.astype(np.float32), anatomy_voxels=int(voxels.sum()), levels=8, step_model=1 / 255, target=target,
+                carrier_share=voxels.astype(np.float32), anatomy_voxels=int(voxels.sum()), levels=8, step_model=1 / 255,
+                target=target,
             )
         )  # fmt: skip
     return WorkingSet(samples)
@@ -125,22 +138,39 @@ def mask_cost(count: int, shape: tuple[int, ...]) -> dict[str, object]:
     voxels = (torch.rand(score.shape, generator=generator) < 0.8).long()
     limit = (voxels.sum(dim=1) * 0.4).long()
     seconds = turns([lambda: sparsity_mask(score, voxels, limit)])
-    return {"mask_ms": round(seconds.min() * 1000, 2), "mask_ms_median": round(float(np.median(seconds)) * 1000, 2), "turns": len(seconds)}
+    return {
+        "mask_ms": round(seconds.min() * 1000, 2),
+        "mask_ms_median": round(float(np.median(seconds)) * 1000, 2),
+        "turns": len(seconds),
+    }
 
 
 def store_cost(work: Path, shape: tuple[int, ...], count: int, levels: int) -> dict[str, object]:
-    """Write noise at a tenth of the cells with the record that ``protect`` keeps beside it, and read it again (files in the page cache)."""
+    """Write noise at a tenth of the cells with the record that ``protect`` keeps beside it, and read it again (files in
+    the page cache).
+    """
     generator = np.random.default_rng(0)
     budget = FileBudget(
-        modality="CT", window_low=-160.0, window_high=240.0, epsilon_real=12.549019607843137, slope=1.0, intercept=-1024.0, range_stored=(1.0, 4094.0),
-        padding_stored=(-2000.0, -2000.0), background_stored=-1024.0, quantum_stored=1.0, steps=levels, background_real=-1000.0, background_spread_real=157.08,
+        modality="CT", window_low=-160.0, window_high=240.0, epsilon_real=12.549019607843137, slope=1.0,
+        intercept=-1024.0, range_stored=(1.0, 4094.0),
+        padding_stored=(-2000.0, -2000.0), background_stored=-1024.0, quantum_stored=1.0, steps=levels,
+        background_real=-1000.0, background_spread_real=157.08,
     )  # fmt: skip
     canvas = Canvas(budgets=(budget,), spacing=(0.75,) * len(shape)).to_json()
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        store, names = NoiseStore(folder), [f"1.3.6.1.4.1.14519.5.2.1.6450.9002.2316839854887696069773{index:08d}" for index in range(count)]
+        store, names = (
+            NoiseStore(folder),
+            [f"1.3.6.1.4.1.14519.5.2.1.6450.9002.2316839854887696069773{index:08d}" for index in range(count)],
+        )
         for name in names:
-            steps = generator.integers(1, levels, shape, endpoint=True) * generator.choice([-1, 1], shape) * (generator.random(shape) < 0.1)
-            record = {"files": [{"fingerprint": fingerprint(steps), "shape": list(shape), "dtype": "int16", "canvas": canvas}]}
+            steps = (
+                generator.integers(1, levels, shape, endpoint=True)
+                * generator.choice([-1, 1], shape)
+                * (generator.random(shape) < 0.1)
+            )
+            record = {
+                "files": [{"fingerprint": fingerprint(steps), "shape": list(shape), "dtype": "int16", "canvas": canvas}]
+            }
             store.write(name, SparseNoise.from_dense(steps, levels), record)
         dense = 4 * count * int(np.prod(shape))
         ratio = dense / sum(path.stat().st_size for path in Path(folder).iterdir())
@@ -153,8 +183,17 @@ def store_cost(work: Path, shape: tuple[int, ...], count: int, levels: int) -> d
             walls.append(time.perf_counter() - began)
 
         seconds = turns([read_all])[:, 0]
-    speed = {"mb_per_s": np.median(seconds), "mb_per_s_fastest": seconds.min(), "mb_per_s_wall": np.median(walls), "mb_per_s_wall_fastest": min(walls)}
-    return {"smaller_than_float32": round(ratio, 2)} | {key: round(dense / taken / 1e6) for key, taken in speed.items()} | {"turns": len(seconds)}
+    speed = {
+        "mb_per_s": np.median(seconds),
+        "mb_per_s_fastest": seconds.min(),
+        "mb_per_s_wall": np.median(walls),
+        "mb_per_s_wall_fastest": min(walls),
+    }
+    return (
+        {"smaller_than_float32": round(ratio, 2)}
+        | {key: round(dense / taken / 1e6) for key, taken in speed.items()}
+        | {"turns": len(seconds)}
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One hundred real CT files: fates, repeatability, and what dcmtk and dicom3tools say of the output.
 
-With ``--victims LIST`` also what victims learn from the training patients' files, at 64 x 64, scored on the test patients'. Needs ``dciodvfy`` (dicom3tools)
-and ``dcmicmp`` (dcmtk) on the path; says so and goes on where they are missing.
+With ``--victims LIST`` also what victims learn from the training patients' files, at 64 x 64, scored on the test
+patients'. Needs ``dciodvfy`` (dicom3tools) and ``dcmicmp`` (dcmtk) on the path; says so and goes on where they are
+missing.
 """
 
 from __future__ import annotations
@@ -35,8 +36,21 @@ def main() -> None:
     if given.victims:
         labels = {split: split_files(given, split) for split in ("train", "test")}
         clean, test = given.work / "train", given.work / "test"
-        folders = protect_by_methods(given, rows, "ct_contrast", clean, "--labels", labels["train"], "--working-size", WORKING_SIZE)
-        measure_victims(given, rows, "ct_contrast", "test", clean, folders, test, labels=labels["train"], test_labels=labels["test"], working_size=WORKING_SIZE)
+        folders = protect_by_methods(
+            given, rows, "ct_contrast", clean, "--labels", labels["train"], "--working-size", WORKING_SIZE
+        )
+        measure_victims(
+            given,
+            rows,
+            "ct_contrast",
+            "test",
+            clean,
+            folders,
+            test,
+            labels=labels["train"],
+            test_labels=labels["test"],
+            working_size=WORKING_SIZE,
+        )
 
 
 def check_files(given: argparse.Namespace, rows: Rows) -> None:
@@ -45,9 +59,12 @@ def check_files(given: argparse.Namespace, rows: Rows) -> None:
     outputs = [given.work / "protected_1", given.work / "protected_2"]
     for output in outputs:
         remove_run(output)
-        result, seconds, memory = salm("protect", source, output, "--labels", labels, "--label-column", "contrast", accept=(0, 3))
+        result, seconds, memory = salm(
+            "protect", source, output, "--labels", labels, "--label-column", "contrast", accept=(0, 3)
+        )
         rows.add(
-            what="files", counts=result["counts"], problems=result["problems"], seconds=round(seconds), peak_gib=round(memory, 2), rounds=result["rounds"],
+            what="files", counts=result["counts"], problems=result["problems"], seconds=round(seconds),
+            peak_gib=round(memory, 2), rounds=result["rounds"],
             passes_per_sample=round(result["passes_per_sample"], 1), lowest_psnr=round(result["lowest_psnr"], 2),
         )  # fmt: skip
     rows.add(what="repeat", byte_identical=same_tree(*outputs))
@@ -60,10 +77,25 @@ def check_files(given: argparse.Namespace, rows: Rows) -> None:
     else:
         rows.add(what="dciodvfy", skipped="dicom3tools is not installed")
     if shutil.which("dcmicmp"):
-        manifest = [json.loads(line) for line in (given.work / "protected_1.work" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps = {record["path"]: math.floor(record["epsilon_stored"]) for record in manifest if record["status"] == "protected"}
-        codes = {offset: Counter(compare_pixels(before, after, steps[after.name] + offset) for before, after in pairs) for offset in (0, -1)}
-        rows.add(what="dcmicmp", steps=sorted(set(steps.values())), exit_codes_at_steps=codes[0], exit_codes_one_below=codes[-1])
+        manifest = [
+            json.loads(line)
+            for line in (given.work / "protected_1.work" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        steps = {
+            record["path"]: math.floor(record["epsilon_stored"])
+            for record in manifest
+            if record["status"] == "protected"
+        }
+        codes = {
+            offset: Counter(compare_pixels(before, after, steps[after.name] + offset) for before, after in pairs)
+            for offset in (0, -1)
+        }
+        rows.add(
+            what="dcmicmp",
+            steps=sorted(set(steps.values())),
+            exit_codes_at_steps=codes[0],
+            exit_codes_one_below=codes[-1],
+        )
     else:
         rows.add(what="dcmicmp", skipped="dcmtk is not installed")
 
@@ -83,13 +115,17 @@ def split_files(given: argparse.Namespace, split: str) -> Path:
 
 def iod_errors(path: Path) -> Counter[str]:
     """Give the errors that dciodvfy reports of a file."""
-    report = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
+    report = subprocess.run(
+        ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False
+    )
     return Counter(line for line in report.stderr.splitlines() if line.startswith("Error"))
 
 
 def compare_pixels(before: Path, after: Path, limit: int) -> int:
     """Give the exit code of dcmicmp: 0 if no pixel differs by more than the limit, 90 if one does."""
-    return subprocess.run(["dcmicmp", "-q", "+ce", str(limit), str(before), str(after)], capture_output=True, check=False).returncode
+    return subprocess.run(
+        ["dcmicmp", "-q", "+ce", str(limit), str(before), str(after)], capture_output=True, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hippocampus, 3D segmentation from NIfTI files: bounds, headers, anatomy, and what victims learn from the files of each method.
+"""Hippocampus, 3D segmentation from NIfTI files: bounds, headers, anatomy, and what victims learn from the files of
+each method.
 
-160 volumes are protected; victims are scored on 50 others (``--part test``: the last 50; ``val``: the 50 before them, for choosing settings).
+160 volumes are protected; victims are scored on 50 others (``--part test``: the last 50; ``val``: the 50 before them,
+for choosing settings).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def main() -> None:
             for name in chosen[split]:
                 shutil.copyfile(given.data / f"{kind}Tr" / name, folder / name)
     train, test = given.work / "train", given.work / given.part
-    folders = protect_by_methods(given, rows, "hippocampus", train / "images", "--labels", train / "labels", "--task", "segmentation")
+    folders = protect_by_methods(
+        given, rows, "hippocampus", train / "images", "--labels", train / "labels", "--task", "segmentation"
+    )
     for method, folder in folders.items():
         same = sum(_same_header(train / "images" / name, folder / name) for name in chosen["train"])
         rows.add(what="headers", data_set="hippocampus", method=method, files=len(chosen["train"]), byte_identical=same)

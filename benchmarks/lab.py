@@ -2,18 +2,20 @@
 """Trials of noises in memory, on training and validation images alone: how the optimizer got its settings.
 
     python benchmarks/lab.py --data-set breast clean gclean@3@7 minmin@per=3,rounds=4,ns=4,step=.15,block=7
-    python benchmarks/lab.py --data-set pneumonia --victims small-cnn,resnet18 --countermeasures none,gaussian-1,median-3,down-up,jpeg-50 full@4
-    python benchmarks/lab.py --data-set brain_tumor hv@3@7@5
-    python benchmarks/lab.py --data-set hippocampus label@4 constant
+    python benchmarks/lab.py --data-set pneumonia --victims small-cnn,resnet18 --countermeasures
+    none,gaussian-1,median-3,down-up,jpeg-50 full@4 python benchmarks/lab.py --data-set brain_tumor hv@3@7@5 python
+    benchmarks/lab.py --data-set hippocampus label@4 constant
 
-``lab_noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``, ``constant@STEPS`` (a brightness for
-each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have 4 steps of 255 where
-none are said. Victims train as in the other benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the
-last epoch, ``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With ``--utility`` a row has
-``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of clean images.
+``lab_noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
+``constant@STEPS`` (a brightness for each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2
+cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
+benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch,
+``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With
+``--utility`` a row has ``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of
+clean images.
 
-The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most of their scores have two digits.
-To redo a row, give its number of epochs, too.
+The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most
+of their scores have two digits. To redo a row, give its number of epochs, too.
 """
 
 from __future__ import annotations
@@ -55,14 +57,34 @@ def main() -> None:
     """Run trials."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("variants", nargs="+")
-    arguments.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="folder of the data sets")
-    arguments.add_argument("--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia")
-    arguments.add_argument("--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named")
+    arguments.add_argument(
+        "--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="folder of the data sets"
+    )
+    arguments.add_argument(
+        "--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia"
+    )
+    arguments.add_argument(
+        "--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named"
+    )
     arguments.add_argument("--countermeasures", default="none", help=f"for images: {','.join(CHANGES)}")
-    arguments.add_argument("--utility", action="store_true", help="score noisy validation images with victims that were trained on clean ones, instead")
+    arguments.add_argument(
+        "--utility",
+        action="store_true",
+        help="score noisy validation images with victims that were trained on clean ones, instead",
+    )
     arguments.add_argument("--seeds", type=int, default=1, help="of victims; the noise is made once")
-    arguments.add_argument("--epochs", type=int, default=0, help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes")
-    arguments.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl", help="file that rows are added to")
+    arguments.add_argument(
+        "--epochs",
+        type=int,
+        default=0,
+        help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes",
+    )
+    arguments.add_argument(
+        "--results",
+        type=Path,
+        default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl",
+        help="file that rows are added to",
+    )
     given = arguments.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -83,10 +105,14 @@ def try_pictures(given: argparse.Namespace, rows: Rows) -> None:
             for name, seed in product(given.countermeasures.split(","), range(given.seeds)):
                 began = time.monotonic()
                 images, others = filtered(protected, name), filtered(test, name)
-                scores = train(victim, data.task, images, data.labels, others, test_labels, epochs=epochs, batch=BATCH, seed=seed)
+                scores = train(
+                    victim, data.task, images, data.labels, others, test_labels, epochs=epochs, batch=BATCH, seed=seed
+                )
                 rows.add(
-                    what="trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, countermeasure=name, epochs=epochs,
-                    seed=seed, **scores, psnr=noise, passes=None if passes is None else round(passes), seconds=round(time.monotonic() - began),
+                    what="trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim,
+                    countermeasure=name, epochs=epochs,
+                    seed=seed, **scores, psnr=noise, passes=None if passes is None else round(passes),
+                    seconds=round(time.monotonic() - began),
                 )  # fmt: skip
 
 
@@ -96,11 +122,14 @@ def try_utility(given: argparse.Namespace, rows: Rows) -> None:
     epochs = given.epochs or max(8, math.ceil(300 / (len(data.images) // BATCH)))
     variants = [(variant, protect(Pictures(test, test_labels, data.size), variant)[0]) for variant in given.variants]
     for victim, seed in product((given.victims or "small-cnn,small-resnet").split(","), range(given.seeds)):
-        network, scores = trained(victim, data.task, data.images, data.labels, test, test_labels, epochs=epochs, batch=BATCH, seed=seed)
+        network, scores = trained(
+            victim, data.task, data.images, data.labels, test, test_labels, epochs=epochs, batch=BATCH, seed=seed
+        )
         for variant, images in variants:
             change = score(network, data.task, images, test_labels, 4 * BATCH)["auc"] - scores["auc"]
             rows.add(
-                what="utility trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant, victim=victim, epochs=epochs, seed=seed,
+                what="utility trial", data_set=given.data_set, part="val", epsilon="8/255", variant=variant,
+                victim=victim, epochs=epochs, seed=seed,
                 auc=round(scores["auc"], 3), auc_change=round(change, 3),
             )  # fmt: skip
 
@@ -116,22 +145,45 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
             began = time.monotonic()
             scores = train(victim, task, protected, labels, test, test_labels, epochs=epochs, batch=4, seed=seed)
             rows.add(
-                what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant):g}/255", variant=variant, victim=victim,
-                countermeasure="none", epochs=epochs, seed=seed, **scores, psnr=noise, passes=None, seconds=round(time.monotonic() - began),
+                what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant):g}/255",
+                variant=variant, victim=victim,
+                countermeasure="none", epochs=epochs, seed=seed, **scores, psnr=noise, passes=None,
+                seconds=round(time.monotonic() - began),
             )  # fmt: skip
 
 
 def train(
-    name: str, task: LearningTask, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, *, epochs: int, batch: int, seed: int = 0
+    name: str,
+    task: LearningTask,
+    images: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Train a victim, and give its scores."""
     network, scores = trained(name, task, images, labels, test, test_labels, epochs=epochs, batch=batch, seed=seed)
-    result = {key: [round(part, 3) for part in value] if isinstance(value, list) else round(value, 3) for key, value in scores.items()}
+    result = {
+        key: [round(part, 3) for part in value] if isinstance(value, list) else round(value, 3)
+        for key, value in scores.items()
+    }
     return result if task.spatial_target else result | {"recall": recall(network, test, test_labels, 4 * batch)}
 
 
 def trained(
-    name: str, task: LearningTask, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, *, epochs: int, batch: int, seed: int
+    name: str,
+    task: LearningTask,
+    images: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    seed: int,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a victim, and score it after each epoch: give its last scores, the best, and the curve."""
     source, network = generator(seed), new_network(name, task, images, seed)
@@ -139,7 +191,17 @@ def trained(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     curve = []
     for _ in range(epochs):
-        fit(network, optimizer, task, images, labels, CONSUMER, source, steps=math.ceil((len(images) - 1) / batch), batch=batch)
+        fit(
+            network,
+            optimizer,
+            task,
+            images,
+            labels,
+            CONSUMER,
+            source,
+            steps=math.ceil((len(images) - 1) / batch),
+            batch=batch,
+        )
         schedule.step()
         scores = score(network, task, test, test_labels, 2 * batch if task.spatial_target else 4 * batch)
         curve.append(scores[main_score(task)])
@@ -149,7 +211,9 @@ def trained(
 def score(network: nn.Module, task: LearningTask, images: Tensor, labels: Tensor, batch: int) -> dict[str, float]:
     with torch.no_grad():
         parts = [
-            task.evidence(logits_of(network, images[start : start + batch]), labels[start : start + batch], distances=False)
+            task.evidence(
+                logits_of(network, images[start : start + batch]), labels[start : start + batch], distances=False
+            )
             for start in range(0, len(images), batch)
         ]
     return task.summarize(torch.cat(parts))
@@ -180,7 +244,8 @@ def psnr(change: Tensor, inside: Tensor | None = None) -> float:
     return round(float((-10 * torch.log10(mean.clamp(min=1e-9))).mean()), 1)
 
 
-# Data ------------------------------------------------------------------------------------------------------------------------------------------------
+# Data
+# --------------------------------------------------------------------------------------------------------------
 
 
 def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
@@ -190,7 +255,9 @@ def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
         order = np.random.default_rng(0).permutation(len(labels))
         parts = [(images[chosen], labels[chosen]) for chosen in (order[:IMAGES], order[IMAGES : IMAGES + 400])]
     else:
-        arrays = np.load(folder / {"pneumonia": "pneumonia/pneumoniamnist.npz", "breast": "breast/breastmnist.npz"}[name])
+        arrays = np.load(
+            folder / {"pneumonia": "pneumonia/pneumoniamnist.npz", "breast": "breast/breastmnist.npz"}[name]
+        )
         parts = [(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()) for split in ("train", "val")]
         count = 400 if name == "breast" else IMAGES
         (images, labels), others = parts
@@ -239,7 +306,10 @@ def noise_steps(variant: str) -> float:
     name, *numbers = variant.split("@")
     place = {"clean": 0, "constant": 0, "label": 1}.get(name)
     if place is None or len(numbers) < place:
-        raise UsageError(f"variant {variant!r} is unknown for volumes; give one of clean, constant, constant@STEPS, label@PERIOD, label@PERIOD@STEPS")
+        raise UsageError(
+            f"variant {variant!r} is unknown for volumes; give one of clean, constant, constant@STEPS, "
+            "label@PERIOD, label@PERIOD@STEPS"
+        )
     return 0.0 if name == "clean" else float(numbers[place]) if len(numbers) > place else VOLUME_STEPS
 
 
@@ -259,7 +329,9 @@ def _label_waves(labels: Tensor, vectors: Sequence[tuple[float, float, float]]) 
     result = torch.zeros(labels.shape)
     for label, (fx, fy, fz) in enumerate(vectors, start=1):
         phase = torch.rand(len(labels), 1, 1, 1, generator=source) * 2 * math.pi
-        wave = torch.cos(2 * math.pi * (fx * x[:, None, None] + fy * y[None, :, None] + fz * z[None, None])[None] + phase)
+        wave = torch.cos(
+            2 * math.pi * (fx * x[:, None, None] + fy * y[None, :, None] + fz * z[None, None])[None] + phase
+        )
         result = torch.where(labels == label, torch.sign(wave + 1e-6), result)
     return result[:, None]
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noises that were tried before the optimizer got its settings, made in memory; ``lab.py`` trains victims on them.
 
-A variant is a name with its parameters behind ``@``. Periods, widths, and sides of blocks are in cells, shares are of the cells that may change, and a
-mask holds 40 % of them where nothing else is said. Behind the parameters of gclean, two, split and hv the batches of their surrogate may follow, if not
-100. Each class has waves in directions of its own, each image its own phases.
+A variant is a name with its parameters behind ``@``. Periods, widths, and sides of blocks are in cells, shares are of
+the cells that may change, and a mask holds 40 % of them where nothing else is said. Behind the parameters of gclean,
+two, split and hv the batches of their surrogate may follow, if not 100. Each class has waves in directions of its own,
+each image its own phases.
 
     clean                           no noise
     full@PERIOD                     waves everywhere
@@ -22,9 +23,10 @@ mask holds 40 % of them where nothing else is said. Behind the parameters of gcl
     hv@PERIOD@WIDTH@PERIOD          mask of gclean; four classes: two periods along each axis
     next@SHARE                      targeted noise: what a clean surrogate takes for the next class
     mix@PERIOD@STEPS@SHARE          waves and targeted noise of so many steps, in random blocks
-    ensemble@NAME=VALUE,...         targeted noise of two clean surrogates, with waves in a part of the mask: ``Ensemble`` of lab_search.py
-    minmin@NAME=VALUE,...           error-minimizing noise that starts from waves: ``MinMin`` of lab_search.py
-    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as class_directions=[none,1]
+    ensemble@NAME=VALUE,... targeted noise of two clean surrogates, with waves in a part of the mask: ``Ensemble`` of
+    lab_search.py minmin@NAME=VALUE,... error-minimizing noise that starts from waves: ``MinMin`` of lab_search.py
+    salm@NAME=VALUE,... what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as
+    class_directions=[none,1]
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def new_network(name: str, task: LearningTask, images: Tensor, seed: int) -> nn.
 
 
 def fit(
-    network: nn.Module, optimizer: torch.optim.Optimizer, task: LearningTask, images: Tensor, labels: Tensor, change: Change, source: torch.Generator,
+    network: nn.Module, optimizer: torch.optim.Optimizer, task: LearningTask, images: Tensor, labels: Tensor,
+    change: Change, source: torch.Generator,
     *, steps: int, batch: int = BATCH, schedule: Any = None,
 ) -> None:  # fmt: skip
     """Train a network for some batches; with a schedule that steps after each of them only whole batches count."""
@@ -121,7 +124,14 @@ def surrogate(data: Pictures, images: Tensor, *, steps: int = 0, epochs: int = 0
     return network
 
 
-def gradient(data: Pictures, networks: Sequence[nn.Module], images: Tensor, target: Tensor, change: Change, source: torch.Generator) -> Tensor:
+def gradient(
+    data: Pictures,
+    networks: Sequence[nn.Module],
+    images: Tensor,
+    target: Tensor,
+    change: Change,
+    source: torch.Generator,
+) -> Tensor:
     """Give the gradient of the summed losses of some networks."""
     result = torch.zeros_like(images)
     for start in range(0, len(images), 64):
@@ -152,7 +162,11 @@ def highest(score: Tensor, allowed: Tensor, share: float) -> Tensor:
 
 def random_blocks(data: Pictures, side: int, share: float = FRACTION) -> Tensor:
     count, _, height, width = data.images.shape
-    score = torch.rand(count, 1, height // side, width // side, generator=generator(1)).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    score = (
+        torch.rand(count, 1, height // side, width // side, generator=generator(1))
+        .repeat_interleave(side, 2)
+        .repeat_interleave(side, 3)
+    )
     return highest(score + torch.arange(height * width).reshape(1, 1, height, width) * 1e-9, data.carriers, share)
 
 
@@ -184,13 +198,25 @@ def gradient_mask(data: Pictures, images: Tensor, steps: float, width: float) ->
 
 def gradient_size(data: Pictures, images: Tensor, steps: float) -> Tensor:
     network, source = surrogate(data, images, steps=int(steps)), generator(5)
-    return sum((gradient(data, [network], images, data.labels, EXPECTED, source).abs() for _ in range(2)), torch.zeros_like(images))
+    return sum(
+        (gradient(data, [network], images, data.labels, EXPECTED, source).abs() for _ in range(2)),
+        torch.zeros_like(images),
+    )
 
 
 def targeted(
-    data: Pictures, network: nn.Module, target: Tensor, *, steps: int = 20, levels: int = LEVELS, step: float = 0.1, share: float = 1.0
+    data: Pictures,
+    network: nn.Module,
+    target: Tensor,
+    *,
+    steps: int = 20,
+    levels: int = LEVELS,
+    step: float = 0.1,
+    share: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Give the steps of noise that a network takes for other classes, and its mask: where the gradient is largest in the sum over the steps."""
+    """Give the steps of noise that a network takes for other classes, and its mask: where the gradient is largest in
+    the sum over the steps.
+    """
     source, noise, score = generator(0), torch.zeros_like(data.images), torch.zeros_like(data.images)
     for number in range(steps):
         mask = data.carriers if share >= 1 or number < 3 else highest(score, data.carriers, share)
@@ -200,7 +226,8 @@ def targeted(
     return noise, data.carriers if share >= 1 else highest(score, data.carriers, share)
 
 
-# Masks and textures ----------------------------------------------------------------------------------------------------------------------------------
+# Masks and textures
+# --------------------------------------------------------------------------------------------------------------
 
 
 def with_waves(data: Pictures, waves: Sequence[Waves], mask: Tensor) -> Tensor:
@@ -208,14 +235,22 @@ def with_waves(data: Pictures, waves: Sequence[Waves], mask: Tensor) -> Tensor:
 
 
 def crest(data: Pictures, period: float, share: float) -> Tensor:
-    height = textures(data, directions(period), sharp=False).abs() + 1e-4 * torch.rand(data.images.shape, generator=generator(3))
+    height = textures(data, directions(period), sharp=False).abs() + 1e-4 * torch.rand(
+        data.images.shape, generator=generator(3)
+    )
     return with_waves(data, directions(period), highest(height, data.carriers, share))
 
 
 def gcrest(data: Pictures, period: float, share: float) -> Tensor:
-    slope = gradient(data, [surrogate(data, data.images, epochs=8)], data.images, data.labels, NO_AUGMENTATION, generator(0))
+    slope = gradient(
+        data, [surrogate(data, data.images, epochs=8)], data.images, data.labels, NO_AUGMENTATION, generator(0)
+    )
     seen = box_blur(slope.abs(), 7)
-    height = textures(data, directions(period), sharp=False).abs() * seen / seen.amax((1, 2, 3), keepdim=True).clamp(min=1e-20)
+    height = (
+        textures(data, directions(period), sharp=False).abs()
+        * seen
+        / seen.amax((1, 2, 3), keepdim=True).clamp(min=1e-20)
+    )
     return with_waves(data, directions(period), highest(height, data.carriers, share))
 
 
@@ -226,12 +261,16 @@ def centre(data: Pictures, period: float) -> Tensor:
 
 
 def gprot(data: Pictures, period: float, width: float) -> Tensor:
-    return with_waves(data, directions(period), gradient_mask(data, with_waves(data, directions(period), data.carriers), 60, width))
+    return with_waves(
+        data, directions(period), gradient_mask(data, with_waves(data, directions(period), data.carriers), 60, width)
+    )
 
 
 def mean(data: Pictures, period: float) -> Tensor:
     seen = relative(gradient_size(data, data.images, 100)).mean(0, keepdim=True)
-    return with_waves(data, directions(period), highest(box_blur(seen, 3).expand_as(data.images) + 0, data.carriers, FRACTION))
+    return with_waves(
+        data, directions(period), highest(box_blur(seen, 3).expand_as(data.images) + 0, data.carriers, FRACTION)
+    )
 
 
 def grad(data: Pictures, period: float) -> Tensor:
@@ -258,7 +297,9 @@ def hv(data: Pictures, period: float, width: float, other: float, steps: float =
 
 
 def next_class(data: Pictures, share: float) -> Tensor:
-    noise, mask = targeted(data, surrogate(data, data.images, epochs=10), (data.labels + 1) % data.task.outputs, share=share)
+    noise, mask = targeted(
+        data, surrogate(data, data.images, epochs=10), (data.labels + 1) % data.task.outputs, share=share
+    )
     return add_steps(data.images, noise, mask)
 
 
@@ -275,7 +316,9 @@ WAVES: dict[str, Callable[..., Tensor]] = {
     "swap": lambda data, period: with_waves(data, directions(period)[1::-1], data.carriers),
     "grid": lambda data, *periods: with_waves(data, [directions(period)[3] for period in periods], data.carriers),
     "random": lambda data, period, side: with_waves(data, directions(period), random_blocks(data, int(side))),
-    "gclean": lambda data, period, width, steps=100: with_waves(data, directions(period), gradient_mask(data, data.images, steps, width)),
-    "crest": crest, "gcrest": gcrest, "centre": centre, "gprot": gprot, "mean": mean, "grad": grad, "two": two, "split": split, "hv": hv,
+    "gclean": lambda data, period, width,
+    steps=100: with_waves(data, directions(period), gradient_mask(data, data.images, steps, width)),
+    "crest": crest, "gcrest": gcrest, "centre": centre, "gprot": gprot, "mean": mean, "grad": grad, "two": two,
+    "split": split, "hv": hv,
     "next": next_class, "mix": mix,
 }  # fmt: skip

@@ -68,7 +68,10 @@ def ensemble(data: Pictures, o: Ensemble) -> Tensor:
     """Give images that two networks, trained well on clean ones, take for the next class."""
     networks = [_trained(data, name) for name in ("small-resnet", "small-cnn")]
     change, source, images = ConsumerAugmentation(blur=0.5), generator(3), data.images
-    seen = sum((gradient(data, networks, images, data.labels, change, source).abs() for _ in range(2)), torch.zeros_like(images))
+    seen = sum(
+        (gradient(data, networks, images, data.labels, change, source).abs() for _ in range(2)),
+        torch.zeros_like(images),
+    )
     mask = highest(box_blur(seen, o.mk), data.carriers, o.frac) if o.frac < 1 else data.carriers
     free = highest(seen * mask, mask, o.q) if o.q < 1 else mask
     noise = textures(data, directions(o.per)) * LEVELS * o.tex
@@ -100,7 +103,8 @@ class MinMin:
         sb, lr: batches of each surrogate in a round, and the learning rate.
         ns, step: signed gradient steps per round, and their size as a share of the budget.
         nets: surrogates, joined by +; they take turns.
-        blur, zoom, down: of the expected augmentation; ``down`` is the probability that a batch is halved and doubled again.
+        blur, zoom, down: of the expected augmentation; ``down`` is the probability that a batch is halved and doubled
+            again.
         smooth, block: width of the box that a step's gradient, and the mask's score, is averaged over.
         renew: rounds after which the surrogates are drawn anew; 0: never.
         memory: share of the old score that a round keeps.
@@ -126,7 +130,9 @@ class MinMin:
     shiftw: float = 0.0
     full: int = 0
 
-    def change(self, images: Tensor, source: torch.Generator, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def change(
+        self, images: Tensor, source: torch.Generator, label_map: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         return ConsumerAugmentation(blur=self.blur, zoom=self.zoom, resample=self.down)(images, source, label_map)
 
 
@@ -160,7 +166,14 @@ def minmin(data: Pictures, o: MinMin) -> tuple[Tensor, float]:
 
 
 def _step(
-    chosen: Pictures, data: Pictures, o: MinMin, noise: Tensor, mask: Tensor, turns: list[nn.Module], clean: nn.Module | None, source: torch.Generator
+    chosen: Pictures,
+    data: Pictures,
+    o: MinMin,
+    noise: Tensor,
+    mask: Tensor,
+    turns: list[nn.Module],
+    clean: nn.Module | None,
+    source: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Give the noise of some images after a round's steps, and the relative size of the gradients."""
     task, seen = data.task, torch.zeros_like(noise)
@@ -168,7 +181,11 @@ def _step(
         images = add_steps(chosen.images, noise, mask).requires_grad_(True)
         loss = task.loss(logits_of(network, o.change(images, source)[0]), chosen.labels).sum()
         if clean is not None:
-            loss = loss + o.shiftw * task.loss(logits_of(clean, o.change(images, source)[0]), (chosen.labels + 1) % task.outputs).sum()
+            loss = (
+                loss
+                + o.shiftw
+                * task.loss(logits_of(clean, o.change(images, source)[0]), (chosen.labels + 1) % task.outputs).sum()
+            )
         (slope,) = torch.autograd.grad(loss, images)
         seen += slope.abs()
         noise = (noise - o.step * LEVELS * box_blur(slope, o.smooth).sign()).clamp(-LEVELS, LEVELS)
@@ -176,7 +193,9 @@ def _step(
 
 
 def package(data: Pictures, text: str) -> tuple[Tensor, float]:
-    """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per image that it took."""
+    """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per
+    image that it took.
+    """
     method, changes = METHODS["salm"], {}
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         name, _, value = item.partition("=")
@@ -193,7 +212,11 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
             background_stored=background.exact_stored if background else None,
         )
         maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
-        samples.append(WorkingSample(sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)))
+        samples.append(
+            WorkingSample(
+                sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)
+            )
+        )
     working = WorkingSet(samples)
     network = seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0)
     optimizer = MinMinOptimizer(network, data.task, replace(method.search, **changes), augmentation=method.augmentation)
@@ -225,5 +248,8 @@ def protect(data: Pictures, variant: str) -> tuple[Tensor, float | None]:
     if name == "salm":
         return package(data, "".join(rest))
     if name not in WAVES:
-        raise UsageError(f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin', 'salm'])}, see lab_noises.py")
+        raise UsageError(
+            f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin', 'salm'])}, "
+            "see lab_noises.py"
+        )
     return WAVES[name](data, *map(float, rest)), None

@@ -12,15 +12,18 @@ from results_targets import targets
 
 HEAD = """# Results
 
-Made by `python benchmarks/make_results.py` from the rows in `benchmarks/results`, which the scripts beside it write; of a cell that was run again the latest
-run counts. Victims train on the files that `monai-salm` wrote and are scored on clean test files that no step saw before; *peak* is the best epoch on those
-test files, which flatters the stranger. Settings are the defaults of `monai-salm protect` where nothing else is said, chosen on training and validation
-images. Twice, scores of an earlier setting on test images were seen before: they said that it was bad, and the choice was made again, on other images
-([lab book](LABBOOK.md), rounds 10 and 12). `salm@1` is salm with `--rounds 1`: the class textures where the gradient is, and no search after it.
-The surrogates are `small-resnet` and `small-unet`: a victim of the same name is the easiest case. Spread is the standard deviation over seeds 0, 1, ...
+Made by `python benchmarks/make_results.py` from the rows in `benchmarks/results`, which the scripts beside it write;
+of a cell that was run again the latest run counts. Victims train on the files that `monai-salm` wrote and are scored
+on clean test files that no step saw before; *peak* is the best epoch on those test files, which flatters the
+stranger. Settings are the defaults of `monai-salm protect` where nothing else is said, chosen on training and
+validation images. Twice, scores of an earlier setting on test images were seen before: they said that it was bad, and
+the choice was made again, on other images ([lab book](LABBOOK.md), rounds 10 and 12). `salm@1` is salm with `--rounds
+1`: the class textures where the gradient is, and no search after it. The surrogates are `small-resnet` and
+`small-unet`: a victim of the same name is the easiest case. Spread is the standard deviation over seeds 0, 1, ...
 
-*Kept* is the share of what a victim learns from clean images beyond a guess, after the same countermeasure, that it does not learn from protected ones. It is
-not given where clean images teach less than 0.10 balanced accuracy beyond a guess, or 0.2 Dice. A target counts as met only if every part of it was measured.
+*Kept* is the share of what a victim learns from clean images beyond a guess, after the same countermeasure, that it
+does not learn from protected ones. It is not given where clean images teach less than 0.10 balanced accuracy beyond a
+guess, or 0.2 Dice. A target counts as met only if every part of it was measured.
 """
 
 
@@ -29,10 +32,22 @@ def page(folder: Path = RESULTS) -> str:
     sets = all_measured(folder)
     present = [found for found in sets if not found.version]
     own = [found for found in present if found.own_setting]
-    missing = [Measured(data, data.epsilon, 0.4) for data in DATA_SETS.values() if not any(found.data is data for found in own)]
+    missing = [
+        Measured(data, data.epsilon, 0.4) for data in DATA_SETS.values() if not any(found.data is data for found in own)
+    ]
     parts = [targets(own, folder), "\n# Protection\n" if present else "", *map(section, own), trade_off(present)]
-    parts += ["\n# Files\n", results_files.ct_contrast(folder), results_files.hippocampus(folder), results_files.referees(folder), results_files.fuzz(folder)]
-    parts += [results_files.cost(folder), not_run([*own, *missing]), earlier([found for found in sets if found.version])]
+    parts += [
+        "\n# Files\n",
+        results_files.ct_contrast(folder),
+        results_files.hippocampus(folder),
+        results_files.referees(folder),
+        results_files.fuzz(folder),
+    ]
+    parts += [
+        results_files.cost(folder),
+        not_run([*own, *missing]),
+        earlier([found for found in sets if found.version]),
+    ]
     return HEAD + "".join(parts)
 
 

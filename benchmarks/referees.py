@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What independent tools say of files before and after they are protected: pydicom's test files, and one file for each way in which a file can differ.
+"""What independent tools say of files before and after they are protected: pydicom's test files, and one file for each
+way in which a file can differ.
 
 Tools that are not installed are named and skipped: dicom3tools, dcmtk, gdcm, dcm2niix, SimpleITK, MONAI's readers.
 """
@@ -19,8 +20,16 @@ def main() -> None:
     """Run the benchmark."""
     given = parser(__doc__ or "", "fidelity_cases").parse_args()
     work = fresh(given.work / "referees")
-    sources = {"shipped": referees.shipped_files(), "cases": referees.case_files(given.data), "exports": referees.exports(given.data)}
-    runs = {f"{room} {name}": pairs for room, files in sources.items() for name, pairs in referees.protected_runs(files, work / room).items()}
+    sources = {
+        "shipped": referees.shipped_files(),
+        "cases": referees.case_files(given.data),
+        "exports": referees.exports(given.data),
+    }
+    runs = {
+        f"{room} {name}": pairs
+        for room, files in sources.items()
+        for name, pairs in referees.protected_runs(files, work / room).items()
+    }
     results = Rows(given.results / "referees.jsonl")
     rows = []
     for referee in referees.REFEREES:

@@ -16,20 +16,33 @@ _SHARES = (0.8, 0.6, 0.4, 0.2)
 
 def section(found: Measured) -> str:
     """Give all tables of a data set with one setting."""
-    title = f"{found.data.title}, epsilon {found.epsilon}" + (f", {found.fraction:.0%} of the anatomy" if found.fraction != 0.4 else "")
-    parts = [_victims(found), _methods(found), _countermeasures(found), _shares(found), _seen_before(found), _utility(found)]
+    title = f"{found.data.title}, epsilon {found.epsilon}" + (
+        f", {found.fraction:.0%} of the anatomy" if found.fraction != 0.4 else ""
+    )
+    parts = [
+        _victims(found),
+        _methods(found),
+        _countermeasures(found),
+        _shares(found),
+        _seen_before(found),
+        _utility(found),
+    ]
     return f"\n## {title}\n" + "".join(parts)
 
 
 def _script(found: Measured, rows: list[Row]) -> str:
-    return "\n" + made_by(rows, "benchmarks/" + ("pneumonia.py" if found.version and found.data.name == "pneumonia" else found.data.script))
+    return "\n" + made_by(
+        rows,
+        "benchmarks/" + ("pneumonia.py" if found.version and found.data.name == "pneumonia" else found.data.script),
+    )
 
 
 def _part(found: Measured, victims: list[str], countermeasures: set[str], *, whole: bool = True) -> list[Row]:
     """Give the rows behind a table."""
     return [
         row for row in found.rows
-        if row["victim"] in victims and row.get("countermeasure", "none") in countermeasures and (row.get("protected_share", 1.0) == 1) == whole
+        if row["victim"] in victims and row.get("countermeasure",
+        "none") in countermeasures and (row.get("protected_share", 1.0) == 1) == whole
     ]  # fmt: skip
 
 
@@ -39,14 +52,28 @@ def _victims(found: Measured) -> str:
     rows = _part(found, victims, {"none"})
     if not rows:
         return "\nNo victim was measured.\n"
-    guess = "a guess has Dice near 0" if found.score == "dice" else f"a guess scores {found.chance:.3f} balanced accuracy"
+    guess = (
+        "a guess has Dice near 0" if found.score == "dice" else f"a guess scores {found.chance:.3f} balanced accuracy"
+    )
     guess += "" if found.majority is None else f", the commonest class alone {found.majority:.3f} accuracy"
     text = f"\nVictims with flips and shifts, from scratch; {fates(found.counts)} images; {guess}.\n"
     text += "Bold: as low as the target asks, where clean images taught something.\n"
-    scores: list[tuple[str, str, float | None]] = [(found.score, found.score.replace("_", " ").capitalize(), found.highest)]
+    scores: list[tuple[str, str, float | None]] = [
+        (found.score, found.score.replace("_", " ").capitalize(), found.highest)
+    ]
     if found.score == "dice":
-        others = sorted({name for cell in found.cells.values() for name in cell if name.startswith("dice_") and not name.endswith("_sd")})
-        scores += [*((name, f"Dice of label {name.removeprefix('dice_')}", None) for name in others), ("hd95", "HD95, mm", None)]
+        others = sorted(
+            {
+                name
+                for cell in found.cells.values()
+                for name in cell
+                if name.startswith("dice_") and not name.endswith("_sd")
+            }
+        )
+        scores += [
+            *((name, f"Dice of label {name.removeprefix('dice_')}", None) for name in others),
+            ("hd95", "HD95, mm", None),
+        ]
     else:
         scores.append(("auc", "AUC", None))
     peak_limit = None if found.score == "dice" else found.chance + 0.15
@@ -64,23 +91,44 @@ def _victims(found: Measured) -> str:
 
 
 def trade_off(present: list[Measured]) -> str:
-    """Give the scores of SALM against strength, sparsity and rounds, of the data sets that were measured with more than one setting."""
+    """Give the scores of SALM against strength, sparsity and rounds, of the data sets that were measured with more than
+    one setting.
+    """
     text = ""
     for data in dict.fromkeys(found.data for found in present if not found.own_setting):
-        settings = sorted((found for found in present if found.data == data), key=lambda found: (_size(found.epsilon), found.fraction))
+        settings = sorted(
+            (found for found in present if found.data == data), key=lambda found: (_size(found.epsilon), found.fraction)
+        )
         victims = in_order({victim for found in settings for victim in found.victims()}, data.victims)
-        victims = [name for name in victims if all(found.cell(name, "salm") for found in settings if not found.own_setting)]
+        victims = [
+            name for name in victims if all(found.cell(name, "salm") for found in settings if not found.own_setting)
+        ]
         body = []
         for found in settings:
             for method in (name for name in ("salm@1", "salm") if name in found.methods):
                 made = found.protects.get(method, {})
                 cells = [found.cell(victim, method) for victim in victims]
-                scores = [f"{figure(cell, found.score)} / {figure(cell, 'auc')} / {figure(cell, 'peak')}" for cell in cells]
+                scores = [
+                    f"{figure(cell, found.score)} / {figure(cell, 'auc')} / {figure(cell, 'peak')}" for cell in cells
+                ]
                 made_of = [made.get(name, "-") for name in ("rounds", "passes_per_sample", "mean_psnr", "lowest_psnr")]
                 body.append([found.epsilon, f"{found.fraction:.0%}", *made_of, *scores])
-        head = ["epsilon", "share of the anatomy", "rounds", "passes per sample", "mean PSNR dB", "lowest PSNR dB", *victims]
-        text += f"\n## Strength, sparsity and rounds: {data.title}\n\nA cell reads {settings[0].score.replace('_', ' ')} / AUC / peak.\n\n"
-        text += table([head, *body]) + _script(settings[0], [row for found in settings if not found.own_setting for row in found.rows])
+        head = [
+            "epsilon",
+            "share of the anatomy",
+            "rounds",
+            "passes per sample",
+            "mean PSNR dB",
+            "lowest PSNR dB",
+            *victims,
+        ]
+        text += (
+            f"\n## Strength, sparsity and rounds: {data.title}\n\nA cell reads "
+            f"{settings[0].score.replace('_', ' ')} / AUC / peak.\n\n"
+        )
+        text += table([head, *body]) + _script(
+            settings[0], [row for found in settings if not found.own_setting for row in found.rows]
+        )
     return text
 
 
@@ -91,12 +139,18 @@ def _size(epsilon: str) -> float:
 
 def common_victims(found: Measured, methods: list[str]) -> list[str]:
     """Name the victims from scratch that were measured with all methods, and that learn from clean images."""
-    return [victim for victim in found.victims() if found.learned(victim) and all(found.cell(victim, method) for method in methods)]
+    return [
+        victim
+        for victim in found.victims()
+        if found.learned(victim) and all(found.cell(victim, method) for method in methods)
+    ]
 
 
 def mean_score(found: Measured, method: str, victims: list[str], name: str = "") -> float:
     """Give the mean over victims of a score, without a countermeasure; the main score if none is named."""
-    return mean(float(cell[name or found.score]) for victim in victims if (cell := found.cell(victim, method)) is not None)
+    return mean(
+        float(cell[name or found.score]) for victim in victims if (cell := found.cell(victim, method)) is not None
+    )
 
 
 def _methods(found: Measured) -> str:
@@ -107,24 +161,38 @@ def _methods(found: Measured) -> str:
     body = []
     for method in names:
         made = found.protects.get(method, {})
-        victims = common_victims(found, [method, "salm"]) if "salm" in found.methods else common_victims(found, [method])
-        means = [f"{mean_score(found, method, victims):.3f}", f"{mean_score(found, method, victims, 'peak'):.3f}"] if victims else ["-", "-"]
+        victims = (
+            common_victims(found, [method, "salm"]) if "salm" in found.methods else common_victims(found, [method])
+        )
+        means = (
+            [f"{mean_score(found, method, victims):.3f}", f"{mean_score(found, method, victims, 'peak'):.3f}"]
+            if victims
+            else ["-", "-"]
+        )
         beside = f"{mean_score(found, 'salm', victims):.3f}" if victims and "salm" in found.methods else "-"
         changed, most = (made.get(name) for name in ("mean_changed_fraction", "largest_changed_fraction"))
         body.append([
             method, len(victims), *means, beside, *(made.get(name, "-") for name in ("mean_psnr", "lowest_psnr")),
             "-" if changed is None else f"{changed:.1%}" + ("" if most is None else f" ({most:.1%})"),
-            *(made.get(name) or "-" for name in ("rounds", "passes_per_sample", "seconds")), fates(made.get("verified", {})) if made else "-",
+            *(made.get(name) or "-" for name in ("rounds", "passes_per_sample", "seconds")),
+            fates(made.get("verified", {})) if made else "-",
         ])  # fmt: skip
     head = [
-        "method", "victims", "mean " + found.score.replace("_", " "), "mean peak", "SALM on the same victims", "mean PSNR dB", "lowest PSNR dB",
+        "method", "victims", "mean " + found.score.replace("_", " "), "mean peak", "SALM on the same victims",
+        "mean PSNR dB", "lowest PSNR dB",
         "changed share of the anatomy (largest)", "rounds", "passes per sample", "seconds", "verify",
     ]  # fmt: skip
-    text = "\nMethods, means over the victims that learn from clean images and that SALM was measured with:\n\n" + table([head, *body])
+    text = (
+        "\nMethods, means over the victims that learn from clean images and that SALM was measured with:\n\n"
+        + table([head, *body])
+    )
     victims = common_victims(found, found.methods)
     if victims and len(found.methods) > 1:
         best = min(found.methods, key=lambda method: mean_score(found, method, victims))
-        text += f"\nLowest mean over the victims that all methods have ({', '.join(victims)}): **{best}**, {mean_score(found, best, victims):.3f}.\n"
+        text += (
+            f"\nLowest mean over the victims that all methods have ({', '.join(victims)}): **{best}**, "
+            f"{mean_score(found, best, victims):.3f}.\n"
+        )
     rows = list(found.protects.values())
     return text + (_script(found, rows) if rows else "")
 
@@ -145,9 +213,20 @@ def _countermeasures(found: Measured) -> str:
                 half = ("yes" if kept >= 0.5 else "**no**") if kept is not None else "not learned" if clean else "-"
                 share = "-" if kept is None else f"{kept:.0%}"
                 body.append([
-                    countermeasure, victim, method, cell["seeds"], figure(clean, found.score), figure(cell, found.score), figure(cell, "peak"), share, half,
+                    countermeasure, victim, method, cell["seeds"], figure(clean, found.score),
+                    figure(cell, found.score), figure(cell, "peak"), share, half,
                 ])  # fmt: skip
-    head = ["countermeasure", "victim", "method", "seeds", "clean under it", "protected under it", "peak", "gap to a guess kept", "at least half"]
+    head = [
+        "countermeasure",
+        "victim",
+        "method",
+        "seeds",
+        "clean under it",
+        "protected under it",
+        "peak",
+        "gap to a guess kept",
+        "at least half",
+    ]
     rows = _part(found, found.victims() + found.victims(seen_before=True), {key[2] for key in keys})
     return "\nCountermeasures, " + found.score.replace("_", " ") + ":\n\n" + table([head, *body]) + _script(found, rows)
 
@@ -157,15 +236,32 @@ def _shares(found: Measured) -> str:
     body = []
     keys = [key for key in found.cells if key[3] < 1 and key[1] in found.methods]
     for victim, method, countermeasure, share in sorted(keys, key=lambda key: (key[0], key[2], key[1], -key[3])):
-        part, mixed = found.cell(victim, "clean part", countermeasure, share), found.cells[victim, method, countermeasure, share]
+        part, mixed = (
+            found.cell(victim, "clean part", countermeasure, share),
+            found.cells[victim, method, countermeasure, share],
+        )
         gain = "-" if part is None else f"{mixed[found.score] - part[found.score]:+.3f}"
         figures = [figure(cell, found.score) for cell in (part, mixed, found.cell(victim, "clean", countermeasure))]
         body.append([victim, method, countermeasure, f"{share:.0%}", mixed["seeds"], *figures, gain])
     if not body:
         return ""
-    head = ["victim", "method", "countermeasure", "protected", "seeds", "clean part alone", "with the protected part", "all clean", "gain by protected images"]
+    head = [
+        "victim",
+        "method",
+        "countermeasure",
+        "protected",
+        "seeds",
+        "clean part alone",
+        "with the protected part",
+        "all clean",
+        "gain by protected images",
+    ]
     rows = [row for row in found.rows if row.get("protected_share", 1.0) < 1]
-    return f"\nA part of the images protected, {found.score.replace('_', ' ')}:\n\n" + table([head, *body]) + _script(found, rows)
+    return (
+        f"\nA part of the images protected, {found.score.replace('_', ' ')}:\n\n"
+        + table([head, *body])
+        + _script(found, rows)
+    )
 
 
 def _seen_before(found: Measured) -> str:
@@ -180,7 +276,10 @@ def _seen_before(found: Measured) -> str:
         for name in ("dice", "balanced_accuracy", "auc", "peak")
         if any(name in (found.cell(victim, column) or {}) for column in columns)
     ]
-    text = "\nVictims that saw clean images without labels first (*pretrained*: all weights train on; *frozen*: the head alone does):\n\n"
+    text = (
+        "\nVictims that saw clean images without labels first (*pretrained*: all weights train on; *frozen*: the "
+        "head alone does):\n\n"
+    )
     return text + table([["victim", "score", *columns], *body]) + _script(found, rows)
 
 
@@ -191,7 +290,8 @@ def _utility(found: Measured) -> str:
         agreement = min((feature["icc"] for feature in row["features"] if feature["icc"] is not None), default=None)
         for name, change in row["change"].items():
             if change is not None:
-                body.append([method, victim, name.replace("_", " "), f"{row['clean'][name]:.4f}", f"{row['protected'][name]:.4f}", f"{change:+.4f}",
+                body.append([method, victim, name.replace("_", " "), f"{row['clean'][name]:.4f}",
+                f"{row['protected'][name]:.4f}", f"{change:+.4f}",
                              "-" if agreement is None else f"{agreement:.4f}"])  # fmt: skip
     if not body:
         return ""
@@ -206,7 +306,8 @@ def earlier(sets: list[Measured]) -> str:
         return ""
     text = (
         "\n# Earlier version\n\n"
-        "Version 0.1, measured with the settings that it had; these figures do not hold for the present one. Early trials on a part of PneumoniaMNIST were\n"
+        "Version 0.1, measured with the settings that it had; these figures do not hold for the present one. "
+        "Early trials on a part of PneumoniaMNIST were\n"
         "scored on its test set, too; no setting was chosen by those scores.\n"
     )
     return text + "".join(map(section, sets))
@@ -214,9 +315,14 @@ def earlier(sets: list[Measured]) -> str:
 
 def not_run(sets: list[Measured]) -> str:
     """List the cells that were not run, of those that the data sets have at their epsilon."""
-    text = "\n# Not run\n\nEach victim from scratch with each method; each countermeasure, share and pretrained victim with SALM; three seeds of each.\n"
+    text = (
+        "\n# Not run\n\nEach victim from scratch with each method; each countermeasure, share and pretrained "
+        "victim with SALM; three seeds of each.\n"
+    )
     for found in sets:
-        text += f"\n{found.data.title}, epsilon {found.epsilon}:\n\n" + "".join(f"- {line}\n" for line in _missing(found) or ["nothing is missing"])
+        text += f"\n{found.data.title}, epsilon {found.epsilon}:\n\n" + "".join(
+            f"- {line}\n" for line in _missing(found) or ["nothing is missing"]
+        )
     return text
 
 
@@ -224,10 +330,16 @@ def _missing(found: Measured) -> list[str]:
     """Give the lines of what is missing of a data set."""
     data = found.data
 
-    def absent(victims: tuple[str, ...], method: str, countermeasure: str = "none", share: float = 1.0) -> tuple[str, ...]:
+    def absent(
+        victims: tuple[str, ...], method: str, countermeasure: str = "none", share: float = 1.0
+    ) -> tuple[str, ...]:
         """Name the victims that lack this cell, or the clean one beside it."""
         clean = "clean" if share == 1 else "clean part"
-        return tuple(v for v in victims if not (found.cell(v, method, countermeasure, share) and found.cell(v, clean, countermeasure, share)))
+        return tuple(
+            v
+            for v in victims
+            if not (found.cell(v, method, countermeasure, share) and found.cell(v, clean, countermeasure, share))
+        )
 
     kinds: dict[str, dict[str, tuple[str, ...]]] = {
         "methods": {method: absent(data.victims, method) for method in data.methods},

@@ -12,7 +12,9 @@ from results_rows import RESULTS, Row, fates, latest, made_by, read_rows, table
 def ct_contrast(folder: Path = RESULTS) -> str:
     """What became of the real CT files at the defaults."""
     found = [row for row in read_rows("ct_contrast", folder) if "data_set" not in row]
-    runs = [row for row in found if row["what"] in ("files", "protect")][-2:]  # rows of the first version are called protect
+    runs = [row for row in found if row["what"] in ("files", "protect")][
+        -2:
+    ]  # rows of the first version are called protect
     if len(runs) < 2:
         return ""
     kinds = {row["what"]: row for row in found}
@@ -53,19 +55,34 @@ def cost(folder: Path = RESULTS) -> str:
     rows = read_rows("cost", folder)
     kinds = {
         name: latest([row for row in rows if row["what"] == name], *fields)
-        for name, fields in {"step": ("network", "shape", "batch"), "mask": ("shape", "batch"), "store": ("shape", "levels")}.items()
+        for name, fields in {
+            "step": ("network", "shape", "batch"),
+            "mask": ("shape", "batch"),
+            "store": ("shape", "levels"),
+        }.items()
     }
     if not rows:
         return ""
     text = "\n# Cost\n\nOne thread, CPU time unless a column says otherwise; what is compared ran in turns.\n"
     steps: list[list[Any]] = [
         [
-            row["network"], _size(row), row["batch"], row["step_ms"], row["bare_ms"], row["ratio"], " - ".join(map(str, row["ratio_quartiles"])),
+            row["network"], _size(row), row["batch"], row["step_ms"], row["bare_ms"], row["ratio"],
+            " - ".join(map(str, row["ratio_quartiles"])),
             row["ratio_of_fastest"], row["turns"],
         ]
         for row in kinds["step"]
     ]  # fmt: skip
-    head = ["network", "shape", "batch", "noise step, ms", "bare pass, ms", "ratio (median)", "quartiles", "ratio of the fastest", "turns"]
+    head = [
+        "network",
+        "shape",
+        "batch",
+        "noise step, ms",
+        "bare pass, ms",
+        "ratio (median)",
+        "quartiles",
+        "ratio of the fastest",
+        "turns",
+    ]
     text += "\nA noise step beside a bare forward and backward pass:\n\n" + table([head, *steps]) if steps else ""
     masks = [[_size(row), row["batch"], row["mask_ms"]] for row in kinds["mask"]]
     text += "\nThe mask of a batch:\n\n" + table([["shape", "batch", "ms"], *masks]) if masks else ""
@@ -95,7 +112,8 @@ def referees(folder: Path = RESULTS) -> str:
     ]
     text = (
         "\n## Independent tools, before and after\n\n"
-        "Every protected file of pydicom's test files and of the fidelity cases, against its source. *Fine* is a file that the tool has nothing\n"
+        "Every protected file of pydicom's test files and of the fidelity cases, against its source. *Fine* is a "
+        "file that the tool has nothing\n"
         "against; a regression is something that it has against the protected file and not against the source.\n\n"
     )
     text += table([["tool", "files judged", "fine before", "fine after", "regressions"], *body])
@@ -119,8 +137,10 @@ def fuzz(folder: Path = RESULTS) -> str:
     ]
     text = (
         "\n## Damaged files\n\n"
-        "Real files, damaged at random, through `protect` and `verify`. A failure is a traceback, a crash, more than 5 s or 1 GiB, a partial file\n"
-        "in the output, or a protected file that `verify` rejects; *unusable* are inputs that the whole run was refused for.\n\n"
+        "Real files, damaged at random, through `protect` and `verify`. A failure is a traceback, a crash, more "
+        "than 5 s or 1 GiB, a partial file\n"
+        "in the output, or a protected file that `verify` rejects; *unusable* are inputs that the whole run was "
+        "refused for.\n\n"
     )
     text += table([["seed", "inputs", *names, "failures", "seconds", "slowest input, s", "most memory, MiB"], *body])
     return text + "\n" + made_by(found, "tests/fidelity/fuzz.py")

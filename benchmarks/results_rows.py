@@ -20,10 +20,20 @@ RESULTS = HERE / "results"
 
 Row = dict[str, Any]
 
-_NOT_SCORES = ("what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "victim", "trained_on", "countermeasure", "protected_share", "seed",
+_NOT_SCORES = ("what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "victim", "trained_on",
+"countermeasure", "protected_share", "seed",
                "curve", "seconds", "commit", "machine", "split", "version", "chance")  # fmt: skip
 
-_PICTURES = ("resnet18", "resnet18-3x3", "resnet50", "DenseNet121", "EfficientNetBN", "ViT", "small-cnn", "small-resnet")
+_PICTURES = (
+    "resnet18",
+    "resnet18-3x3",
+    "resnet50",
+    "DenseNet121",
+    "EfficientNetBN",
+    "ViT",
+    "small-cnn",
+    "small-resnet",
+)
 _VOLUMES = ("UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet")
 
 
@@ -59,7 +69,15 @@ DATA_SETS = {
         DataSet("breast", "BreastMNIST as DICOM CR, 28 x 28", "classification.py"),
         DataSet("brain_tumor", "Brain tumor MR slices, JPEG pictures at 64 x 64", "classification.py"),
         DataSet("ct_contrast", "Real CT slices with and without contrast agent, DICOM at 64 x 64", "ct_contrast.py"),
-        DataSet("hippocampus", "Hippocampus, 3D segmentation from NIfTI", "hippocampus.py", "4/255", _VOLUMES, (), "segmentation"),
+        DataSet(
+            "hippocampus",
+            "Hippocampus, 3D segmentation from NIfTI",
+            "hippocampus.py",
+            "4/255",
+            _VOLUMES,
+            (),
+            "segmentation",
+        ),
     )
 }
 
@@ -107,8 +125,14 @@ class Measured:
 
     @property
     def own_setting(self) -> bool:
-        """Say whether it is the setting of the targets; for volumes the lowest PSNR decides how much may change, not the share."""
-        return not self.version and self.epsilon == self.data.epsilon and (self.data.task == "segmentation" or self.fraction == 0.4)
+        """Say whether it is the setting of the targets; for volumes the lowest PSNR decides how much may change, not
+        the share.
+        """
+        return (
+            not self.version
+            and self.epsilon == self.data.epsilon
+            and (self.data.task == "segmentation" or self.fraction == 0.4)
+        )
 
     @property
     def highest(self) -> float:
@@ -130,7 +154,9 @@ class Measured:
         """Name the victims that were measured: those from scratch, or those that saw other images before."""
         return in_order({key[0] for key in self.cells if ("+" in key[0]) == seen_before}, self.data.victims)
 
-    def cell(self, victim: str, trained_on: str = "clean", countermeasure: str = "none", share: float = 1.0) -> Row | None:
+    def cell(
+        self, victim: str, trained_on: str = "clean", countermeasure: str = "none", share: float = 1.0
+    ) -> Row | None:
         """Give the means of a cell; None if it was not run."""
         return self.cells.get((victim, trained_on, countermeasure, share))
 
@@ -140,7 +166,9 @@ class Measured:
         return clean is not None and clean[self.score] >= self.least - 1e-9
 
     def kept(self, victim: str, method: str = "salm", countermeasure: str = "none") -> float | None:
-        """Give the share of what clean images teach beyond a guess that the protection keeps from the victim, after the same countermeasure."""
+        """Give the share of what clean images teach beyond a guess that the protection keeps from the victim, after the
+        same countermeasure.
+        """
         clean, protected = self.cell(victim, countermeasure=countermeasure), self.cell(victim, method, countermeasure)
         if clean is None or protected is None or not self.learned(victim, countermeasure):
             return None
@@ -156,19 +184,27 @@ def in_order(found: Iterable[str], order: Iterable[str]) -> list[str]:
 def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
     """Read the rows of a file, none if it is not there."""
     path = folder / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.exists()
+        else []
+    )
 
 
 @cache
 def _commit_places() -> dict[str, int]:
     """Number the commits from the oldest to the newest; none outside a repository."""
-    listing = subprocess.run(["git", "rev-list", "--reverse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout
+    listing = subprocess.run(
+        ["git", "rev-list", "--reverse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+    ).stdout
     return {commit[:7]: place for place, commit in enumerate(listing.split())}
 
 
 @cache
 def package_code(commit: str) -> str:
-    """Name the package's code at a commit; the commit where git does not know it, or where the tree differed from it."""
+    """Name the package's code at a commit; the commit where git does not know it, or where the tree
+    differed from it.
+    """
     if commit.endswith("+"):
         return commit
     command = ["git", "rev-parse", "-q", "--verify", f"{commit}:monai_salm"]
@@ -181,13 +217,17 @@ def _age(row: Row) -> float:
 
 
 def all_measured(folder: Path = RESULTS) -> list[Measured]:
-    """Read what was measured on the test images of each data set with each setting, in the order of the data sets; the latest of each counts."""
+    """Read what was measured on the test images of each data set with each setting, in the order of the data sets; the
+    latest of each counts.
+    """
     rows = []
     for path in sorted(folder.glob("*.jsonl")):
         defaults = EARLIER.get(path.stem, {})
         for row in read_rows(path.stem, folder):
             known = defaults | ({"version": "0.1"} if defaults else {})
-            own = {name: value for name, value in row.items() if not (value == "protected" and name in known)}  # folders had no names yet
+            own = {
+                name: value for name, value in row.items() if not (value == "protected" and name in known)
+            }  # folders had no names yet
             rows.append(known | own)
     groups: dict[tuple[str, str, str, float], list[Row]] = {}
     for row in sorted(rows, key=_age):
@@ -198,7 +238,8 @@ def all_measured(folder: Path = RESULTS) -> list[Measured]:
     names = list(DATA_SETS)
     keys = sorted(groups, key=lambda key: (key[0], names.index(key[1]), key[2:]))
     return [
-        _measured(Measured(DATA_SETS[name], epsilon, fraction, version), groups[version, name, epsilon, fraction]) for version, name, epsilon, fraction in keys
+        _measured(Measured(DATA_SETS[name], epsilon, fraction, version), groups[version, name, epsilon, fraction])
+        for version, name, epsilon, fraction in keys
     ]
 
 
@@ -216,7 +257,9 @@ def _measured(found: Measured, rows: list[Row]) -> Measured:
             found.majority = row.get("majority_share", found.majority)
             if row.get("utility"):
                 method = next(name for name in row["counts"] if name not in ("clean", "test", "pretrain"))
-                found.utilities[method, row["utility"]["victim"]] = row["utility"] | {name: row[name] for name in ("commit", "machine")}
+                found.utilities[method, row["utility"]["victim"]] = row["utility"] | {
+                    name: row[name] for name in ("commit", "machine")
+                }
         elif row["what"] == "victim":
             key = (row["victim"], row["trained_on"], row.get("countermeasure", "none"), row.get("protected_share", 1.0))
             trainings.setdefault(key, []).append(row)
@@ -267,7 +310,10 @@ def fates(counts: dict[str, int]) -> str:
 
 def made_by(rows: list[Row], script: str) -> str:
     """Say what made the rows."""
-    seeds, epochs = sorted({row["seed"] for row in rows if "seed" in row}), sorted({row["epochs"] for row in rows if row.get("epochs")})
+    seeds, epochs = (
+        sorted({row["seed"] for row in rows if "seed" in row}),
+        sorted({row["epochs"] for row in rows if row.get("epochs")}),
+    )
     parts = [f"Script `{script}`", "commit " + ", ".join(dict.fromkeys(row["commit"] for row in rows))]
     parts += [f"seeds {', '.join(map(str, seeds))}"] if seeds else []
     parts += [f"{' or '.join(map(str, epochs))} epochs"] if epochs else []

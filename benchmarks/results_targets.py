@@ -44,7 +44,14 @@ def targets(sets: list[Measured], folder: Path = RESULTS) -> str:
     """Give the table of all targets."""
     body = []
     for target, where, finding in _findings(sets, folder):
-        body.append([target, where, "-" if finding is None else finding.figure, "**not measured**" if finding is None else finding.verdict()])
+        body.append(
+            [
+                target,
+                where,
+                "-" if finding is None else finding.figure,
+                "**not measured**" if finding is None else finding.verdict(),
+            ]
+        )
     return "\n# Targets\n\n" + table([["target", "where", "found", "verdict"], *body])
 
 
@@ -54,7 +61,11 @@ def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Fi
         ("balanced accuracy within 0.10 of chance, peak within 0.15, every victim, 3 seeds", _PICTURES, learned),
         ("epsilon 8/255, at most 40 % of the anatomy, PSNR at least 34 dB", _PICTURES, bounds),
         ("AUC at most 0.60 on the clean test split", ("ct_contrast",), auc),
-        ("strictly better than every baseline on the mean over victims, with fewer changed voxels", _PICTURES, baselines),
+        (
+            "strictly better than every baseline on the mean over victims, with fewer changed voxels",
+            _PICTURES,
+            baselines,
+        ),
         (f"keeps half of the gap after {', '.join(CLAIMED)}", _PICTURES, countermeasures),
         ("epsilon 4/255, PSNR at least 48 dB, mean Dice at most 0.15", ("hippocampus",), dice),
         ("a clean-trained network's AUC or Dice changes by at most 0.005", tuple(DATA_SETS), utility),
@@ -65,7 +76,11 @@ def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Fi
             chosen = [found for found in sets if found.data.name == name and found.epsilon == found.data.epsilon]
             findings = [(found, finding) for found in chosen if (finding := judge(found)) is not None]
             for found, finding in findings:
-                yield target, name + (f", {found.fraction:.0%} of the anatomy" if found.fraction != 0.4 else ""), finding
+                yield (
+                    target,
+                    name + (f", {found.fraction:.0%} of the anatomy" if found.fraction != 0.4 else ""),
+                    finding,
+                )
             if not findings:
                 yield target, name, None
     yield "one noise step at most 1.10 x a bare forward and backward pass", "cost", step(folder)
@@ -78,12 +93,22 @@ def _above(value: float, limit: float, what: str, digits: int = 3) -> list[str]:
 
 
 def _victims(found: Measured, score: str, least: float) -> tuple[list[str], list[str]]:
-    """Name the victims that were trained on clean and on SALM's images, and say what is missing; none if all learn less from clean images than this."""
+    """Name the victims that were trained on clean and on SALM's images, and say what is missing; none if all learn less
+    from clean images than this.
+    """
     chosen = [victim for victim in found.victims() if found.cell(victim, "salm") and found.cell(victim)]
     absent = [victim for victim in found.data.victims if victim not in chosen]
     dull = [victim for victim in chosen if (found.cells[victim, "clean", "none", 1.0].get(score) or 0.0) < least - 1e-9]
-    few = [victim for victim in chosen if min(found.cells[victim, name, "none", 1.0]["seeds"] for name in ("salm", "clean")) < _SEEDS]
-    gaps = [f"{text} {', '.join(names)}" for text, names in (("not run:", absent), ("clean images teach nothing:", dull), ("too few seeds:", few)) if names]
+    few = [
+        victim
+        for victim in chosen
+        if min(found.cells[victim, name, "none", 1.0]["seeds"] for name in ("salm", "clean")) < _SEEDS
+    ]
+    gaps = [
+        f"{text} {', '.join(names)}"
+        for text, names in (("not run:", absent), ("clean images teach nothing:", dull), ("too few seeds:", few))
+        if names
+    ]
     return chosen if len(dull) < len(chosen) else [], gaps
 
 
@@ -92,9 +117,13 @@ def learned(found: Measured) -> Finding | None:
     victims, gaps = _victims(found, found.score, found.least)
     if not victims:
         return None
-    worst, peak = (max((found.cells[victim, "salm", "none", 1.0][name], victim) for victim in victims) for name in (found.score, "peak"))
+    worst, peak = (
+        max((found.cells[victim, "salm", "none", 1.0][name], victim) for victim in victims)
+        for name in (found.score, "peak")
+    )
     figure = (
-        f"worst {worst[0]:.3f} ({worst[1]}), worst peak {peak[0]:.3f} ({peak[1]}), mean over {len(victims)} victims {mean_score(found, 'salm', victims):.3f}"
+        f"worst {worst[0]:.3f} ({worst[1]}), worst peak {peak[0]:.3f} ({peak[1]}), mean over {len(victims)} "
+        f"victims {mean_score(found, 'salm', victims):.3f}"
     )
     misses = _above(worst[0], found.highest, "worst victim") + _above(peak[0], found.chance + 0.15, "worst peak")
     return Finding(f"{figure}; a guess {found.chance:.3f}", misses, gaps)
@@ -115,12 +144,20 @@ def bounds(found: Measured) -> Finding | None:
 def auc(found: Measured) -> Finding | None:
     """Judge every victim's AUC."""
     victims, gaps = _victims(found, "auc", _LEAST_AUC)
-    scored = [(cell["auc"], victim) for victim in victims if (cell := found.cells[victim, "salm", "none", 1.0]).get("auc") is not None]
+    scored = [
+        (cell["auc"], victim)
+        for victim in victims
+        if (cell := found.cells[victim, "salm", "none", 1.0]).get("auc") is not None
+    ]
     if not scored:
         return None
     worst = max(scored)
     mean = sum(value for value, _ in scored) / len(scored)
-    return Finding(f"worst {worst[0]:.3f} ({worst[1]}), mean over {len(scored)} victims {mean:.3f}", _above(worst[0], 0.60, "worst AUC"), gaps)
+    return Finding(
+        f"worst {worst[0]:.3f} ({worst[1]}), mean over {len(scored)} victims {mean:.3f}",
+        _above(worst[0], 0.60, "worst AUC"),
+        gaps,
+    )
 
 
 def baselines(found: Measured) -> Finding | None:
@@ -134,7 +171,11 @@ def baselines(found: Measured) -> Finding | None:
             continue
         ours, theirs = (mean_score(found, name, victims) for name in ("salm", method))
         figures.append(f"{method} {theirs:.3f} (SALM {ours:.3f}, {len(victims)} victims)")
-        misses += [f"{method} is {ours - theirs:.3f} lower" if ours - theirs >= 0.0005 else f"{method} is as low"] if ours >= theirs else []
+        misses += (
+            [f"{method} is {ours - theirs:.3f} lower" if ours - theirs >= 0.0005 else f"{method} is as low"]
+            if ours >= theirs
+            else []
+        )
         if "salm" in found.protects and method in found.protects:
             ours, theirs = (found.protects[name]["mean_changed_fraction"] for name in ("salm", method))
             misses += [f"{method} changes {theirs:.1%}, SALM {ours:.1%}"] if ours >= theirs else []
@@ -148,14 +189,28 @@ def baselines(found: Measured) -> Finding | None:
 
 def countermeasures(found: Measured) -> Finding | None:
     """Judge what is kept from every victim after the countermeasures of the claim."""
-    kept = [(value, f"{victim}, {name}") for victim in found.victims() for name in CLAIMED if (value := found.kept(victim, "salm", name)) is not None]
+    kept = [
+        (value, f"{victim}, {name}")
+        for victim in found.victims()
+        for name in CLAIMED
+        if (value := found.kept(victim, "salm", name)) is not None
+    ]
     if not kept:
         return None
     half = [value >= 0.5 - 1e-9 for value, _ in kept]
     lowest = min(kept)
-    absent = len(found.data.victims) * len(CLAIMED) - sum(victim in found.data.victims for _, where in kept for victim in [where.partition(",")[0]])
+    absent = len(found.data.victims) * len(CLAIMED) - sum(
+        victim in found.data.victims for _, where in kept for victim in [where.partition(",")[0]]
+    )
     misses = _above(0.5, lowest[0], f"{len(half) - sum(half)} of {len(half)} cells, the worst") if not all(half) else []
-    gaps = [f"{absent} of {len(found.data.victims) * len(CLAIMED)} cells not measured, or clean images teach nothing there"] if absent else []
+    gaps = (
+        [
+            f"{absent} of {len(found.data.victims) * len(CLAIMED)} cells not measured, or clean images teach "
+            "nothing there"
+        ]
+        if absent
+        else []
+    )
     return Finding(f"{sum(half)} of {len(half)} cells keep half; lowest {lowest[0]:.0%} ({lowest[1]})", misses, gaps)
 
 
@@ -166,22 +221,36 @@ def dice(found: Measured) -> Finding | None:
         return None
     worst = max((found.cells[victim, "salm", "none", 1.0]["dice"], victim) for victim in victims)
     psnr = found.protects.get("salm", {}).get("lowest_psnr")
-    misses = _above(worst[0], found.highest, "Dice") + (_above(-psnr, -48.0, "PSNR (dB)", 2) if psnr is not None else [])
+    misses = _above(worst[0], found.highest, "Dice") + (
+        _above(-psnr, -48.0, "PSNR (dB)", 2) if psnr is not None else []
+    )
     gaps += ["PSNR not known"] if psnr is None else []
-    figure = f"worst {worst[0]:.3f} ({worst[1]}), mean over {len(victims)} victims {mean_score(found, 'salm', victims):.3f}"
+    figure = (
+        f"worst {worst[0]:.3f} ({worst[1]}), mean over {len(victims)} victims {mean_score(found, 'salm', victims):.3f}"
+    )
     return Finding(f"{figure}, clean {mean_score(found, 'clean', victims):.3f}, lowest PSNR {psnr} dB", misses, gaps)
 
 
 def utility(found: Measured) -> Finding | None:
     """Judge how far the scores of a clean-trained network move."""
     name, least = ("dice", found.least) if found.score == "dice" else ("auc", _LEAST_AUC)
-    known = {victim: row for (method, victim), row in found.utilities.items() if method == "salm" and row["change"].get(name) is not None}
-    known = {victim: row for victim, row in known.items() if row["clean"][name] >= least}  # who learned nothing loses nothing
+    known = {
+        victim: row
+        for (method, victim), row in found.utilities.items()
+        if method == "salm" and row["change"].get(name) is not None
+    }
+    known = {
+        victim: row for victim, row in known.items() if row["clean"][name] >= least
+    }  # who learned nothing loses nothing
     if not known:
         return None
     worst = max(known, key=lambda victim: abs(known[victim]["change"][name]))
     change = known[worst]["change"][name]
-    return Finding(f"{change:+.4f} {name.upper() if name == 'auc' else 'Dice'} ({worst})", _above(abs(change), 0.005, "change", 4), [])
+    return Finding(
+        f"{change:+.4f} {name.upper() if name == 'auc' else 'Dice'} ({worst})",
+        _above(abs(change), 0.005, "change", 4),
+        [],
+    )
 
 
 def passes(found: Measured) -> Finding | None:
@@ -194,8 +263,12 @@ def passes(found: Measured) -> Finding | None:
             continue
         ours, theirs = made["passes_per_sample"], dense["passes_per_sample"]
         scores = [mean_score(found, method, victims) for method in (name, "em")]
-        misses = _above(scores[0], scores[1], "EM's protection") + _above(ours / theirs, 0.1, f"{ours / theirs:.2f} of them, the share")
-        findings.append(Finding(f"{name}: {ours} against {theirs}, mean {scores[0]:.3f} against {scores[1]:.3f}", misses, []))
+        misses = _above(scores[0], scores[1], "EM's protection") + _above(
+            ours / theirs, 0.1, f"{ours / theirs:.2f} of them, the share"
+        )
+        findings.append(
+            Finding(f"{name}: {ours} against {theirs}, mean {scores[0]:.3f} against {scores[1]:.3f}", misses, [])
+        )
     return min(findings, key=lambda finding: len(finding.misses), default=None)
 
 
@@ -206,7 +279,9 @@ def step(folder: Path) -> Finding | None:
         return None
     ratios = [(row["ratio"], f"{row['network']} {' x '.join(map(str, row['shape']))}") for row in rows]
     fine, worst = sum(ratio <= 1.10 for ratio, _ in ratios), max(ratios)
-    return Finding(f"{min(ratios)[0]} to {worst[0]}; {fine} of {len(ratios)} within", _above(worst[0], 1.10, worst[1]), [])
+    return Finding(
+        f"{min(ratios)[0]} to {worst[0]}; {fine} of {len(ratios)} within", _above(worst[0], 1.10, worst[1]), []
+    )
 
 
 def store(folder: Path) -> Finding | None:
@@ -214,9 +289,14 @@ def store(folder: Path) -> Finding | None:
     rows = latest([row for row in read_rows("cost", folder) if row["what"] == "store"], "shape", "levels")
     if not rows:
         return None
-    sizes = [(row["smaller_than_float32"], f"{' x '.join(map(str, row['shape']))}, {row['levels']} levels") for row in rows]
+    sizes = [
+        (row["smaller_than_float32"], f"{' x '.join(map(str, row['shape']))}, {row['levels']} levels") for row in rows
+    ]
     slowest, wall = (min(row[name] for row in rows) for name in ("mb_per_s", "mb_per_s_wall"))
     fine, worst = sum(size >= 17 for size, _ in sizes), min(sizes)
-    figure = f"1/{worst[0]} to 1/{max(sizes)[0]}, {fine} of {len(sizes)} small enough; at least {slowest} MB/s of CPU time, {wall} of wall time"
+    figure = (
+        f"1/{worst[0]} to 1/{max(sizes)[0]}, {fine} of {len(sizes)} small enough; at least {slowest} MB/s of CPU "
+        f"time, {wall} of wall time"
+    )
     misses = [f"1/{worst[0]} ({worst[1]}) is {17 / worst[0]:.2f} x too large"] if worst[0] < 17 else []
     return Finding(figure, misses + _above(-slowest, -500.0, "MB/s", 0), [])

@@ -13,8 +13,8 @@ HEAD = """# Command line
 
 This page is made by `python docs/make_cli.py` from the commands' own help.
 
-Results go to standard output (`--json`: one object), progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some files
-were refused or failed (they are listed), 4 verification found a mismatch.
+Results go to standard output (`--json`: one object), progress and logs to standard error. Exit codes: 0 done, 1
+failed, 2 usage, 3 finished but some files were refused or failed (they are listed), 4 verification found a mismatch.
 """
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of ``docs/fidelity.md`` from a run over all cases: ``python docs/make_fidelity.py``. A test holds the page to it.
+"""Write the tables of ``docs/fidelity.md`` from a run over all cases: ``python docs/make_fidelity.py``. A test holds
+the page to it.
 
 It needs the development data beside the repository, and pydicom's own test files.
 """
@@ -30,21 +31,36 @@ def page(text: str, shared: list[Case], shipped: list[Case]) -> str:
         _counts(shipped),
         _table(shipped),
         "### Where this differs from what the table of cases expects",
-        "\n".join(f"- `{name}`: {fate}. {why[0].upper()}{why[1:]}." for name, (fate, why) in sorted(DISAGREEMENTS.items())),
+        "\n".join(
+            f"- `{name}`: {fate}. {why[0].upper()}{why[1:]}." for name, (fate, why) in sorted(DISAGREEMENTS.items())
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _counts(cases: list[Case]) -> str:
     fates = sorted({case.fate for case in cases})
-    return f"{len(cases)} files: " + ", ".join(f"{sum(case.fate == fate for case in cases)} {fate}" for fate in fates) + "."
+    return (
+        f"{len(cases)} files: "
+        + ", ".join(f"{sum(case.fate == fate for case in cases)} {fate}" for fate in fates)
+        + "."
+    )
 
 
 def _table(cases: Iterable[Case]) -> str:
-    rows = ["| file | what is special | fate | change / limit, stored units | why, or what to know |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| file | what is special | fate | change / limit, stored units | why, or what to know |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for case in sorted(cases, key=lambda case: case.name):
-        change = f"{case.line.max_change_stored:g} / {case.line.epsilon_stored:g}" if case.fate == PROTECTED and case.line is not None else ""
-        rows.append("| " + " | ".join(_cell(text) for text in (case.name, case.what, case.fate, change, _told(case))) + " |")
+        change = (
+            f"{case.line.max_change_stored:g} / {case.line.epsilon_stored:g}"
+            if case.fate == PROTECTED and case.line is not None
+            else ""
+        )
+        rows.append(
+            "| " + " | ".join(_cell(text) for text in (case.name, case.what, case.fate, change, _told(case))) + " |"
+        )
     return "\n".join(rows)
 
 

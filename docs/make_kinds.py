@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write ``docs/kinds.md``: what the rule of picture or label map says of real files and of made ones: ``python docs/make_kinds.py``.
+"""Write ``docs/kinds.md``: what the rule of picture or label map says of real files and of made ones: ``python
+docs/make_kinds.py``.
 
-It needs the development data beside the repository for the real ones. Nothing was fitted to the seeds that are used here.
+It needs the development data beside the repository for the real ones. Nothing was fitted to the seeds that are used
+here.
 """
 
 from __future__ import annotations
@@ -47,11 +49,19 @@ class Row:
 
     def line(self) -> str:
         """Give the row of the table."""
-        cells = [self.name, self.truth, str(self.count), *(str(self.kinds[kind]) for kind in ("picture", "label map", "cannot tell")), str(self.wrong)]
+        cells = [
+            self.name,
+            self.truth,
+            str(self.count),
+            *(str(self.kinds[kind]) for kind in ("picture", "label map", "cannot tell")),
+            str(self.wrong),
+        ]
         return f"| {' | '.join(cells)} |"
 
 
-HEAD = "| kind | truth | arrays | picture | label map | cannot tell | wrong |\n| --- | --- | --- | --- | --- | --- | --- |"
+HEAD = (
+    "| kind | truth | arrays | picture | label map | cannot tell | wrong |\n| --- | --- | --- | --- | --- | --- | --- |"
+)
 
 
 def made_rows(times: int = TIMES) -> list[Row]:
@@ -59,7 +69,13 @@ def made_rows(times: int = TIMES) -> list[Row]:
     rows: dict[tuple[str, str], Row] = {}
     for sample in samples(SEED, times):
         row = rows.setdefault((sample.truth, sample.name), Row(sample.name, sample.truth, sample.clinical))
-        found = judge(sample.values, slope=sample.slope, intercept=sample.intercept, trailing=int(sample.color), color=sample.color)
+        found = judge(
+            sample.values,
+            slope=sample.slope,
+            intercept=sample.intercept,
+            trailing=int(sample.color),
+            color=sample.color,
+        )
         row.kinds[found.kind] += 1
     return list(rows.values())
 
@@ -109,14 +125,26 @@ def _slices(folder: Path) -> Iterator[tuple[Array, bool]]:
 def page(text: str, real: list[Row], made: list[Row]) -> str:
     """Give the text of the page with new tables behind its mark."""
     clinical = [row for row in [*real, *made] if row.clinical]
-    shares = [sum(row.kinds["cannot tell"] for row in rows) / max(1, sum(row.count for row in rows)) for rows in (clinical, [r for r in real if r.clinical])]
+    shares = [
+        sum(row.kinds["cannot tell"] for row in rows) / max(1, sum(row.count for row in rows))
+        for rows in (clinical, [r for r in real if r.clinical])
+    ]
     wrong = sum(row.wrong for row in [*real, *made])
     summary = (
-        f"{sum(row.count for row in real)} real arrays and {sum(row.count for row in made)} made ones: **{wrong} wrong decisions**. Of the pictures of "
+        f"{sum(row.count for row in real)} real arrays and {sum(row.count for row in made)} made ones: **{wrong} "
+        "wrong decisions**. Of the pictures of "
         f"clinical bit depth {shares[0]:.2%} cannot be told, of the real ones {shares[1]:.2%}."
     )
-    tables = [summary, "### Real files", "\n".join([HEAD, *(row.line() for row in real)]), "### Made arrays, half of them volumes"]
-    return "\n\n".join([text[: text.index(START)] + START, *tables, "\n".join([HEAD, *(row.line() for row in made)])]) + "\n"
+    tables = [
+        summary,
+        "### Real files",
+        "\n".join([HEAD, *(row.line() for row in real)]),
+        "### Made arrays, half of them volumes",
+    ]
+    return (
+        "\n\n".join([text[: text.index(START)] + START, *tables, "\n".join([HEAD, *(row.line() for row in made)])])
+        + "\n"
+    )
 
 
 def main() -> None:

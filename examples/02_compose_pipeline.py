@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put stored noise into a MONAI pipeline: images are protected as they are loaded, and no protected copy is kept on disk.
+"""Put stored noise into a MONAI pipeline: images are protected as they are loaded, and no protected copy is kept on
+disk.
 
 Usage: python 02_compose_pipeline.py EXPORT OUT.work/noise
 """

@@ -36,7 +36,13 @@ def main(rounds: int = 3) -> dict[str, np.ndarray]:
     working = WorkingSet(samples)
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+        nn.Conv2d(1, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 2),
     )
     task = ClassificationTask.balanced(working.targets())
     settings = MinMinSettings(perturbed_fraction=0.1, max_rounds=rounds)

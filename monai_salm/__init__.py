@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""monai_salm: bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not trained on.
+"""monai_salm: bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at,
+but not trained on.
 
-The names below are loaded when they are first used (PEP 562), because torch and MONAI take seconds to load and the command line's help should not.
+The names below are loaded when they are first used (PEP 562), because torch and MONAI take seconds to load and the
+command line's help should not.
 """
 
 from __future__ import annotations

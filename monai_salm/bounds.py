@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the values of files may become, and whether they kept to it: one answer for the pipeline, for ``verify`` and for the transforms.
+"""What the values of files may become, and whether they kept to it: one answer for the pipeline, for ``verify`` and for
+the transforms.
 
-The files of one volume share a window and a background, which are found from the values of all of them; each file then has a canvas of its own.
+The files of one volume share a window and a background, which are found from the values of all of them; each file then
+has a canvas of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str, 
 
 
 def picture_modality(header: ImageHeader, given: str) -> str:
-    """Give the modality of a picture; a code that is none says nothing. Color and raster pictures without one were meant for a screen ("OT").
+    """Give the modality of a picture; a code that is none says nothing. Color and raster pictures without one were
+    meant for a screen ("OT").
 
     Args:
         header: of the picture.
@@ -56,14 +59,18 @@ def picture_modality(header: ImageHeader, given: str) -> str:
 
 
 def judgements(source: SourceImage) -> list[Judgement]:
-    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same, or of an image that no file is known of.
+    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same, or of an
+    image that no file is known of.
 
     Files of other formats were judged before. Colors are never labels in DICOM, and constant frames say nothing.
     """
     header = source.header
     if header.format not in ("dicom", "other") or header.trailing == (3,):
         return []
-    return [judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing)) for part in source.pictures()]
+    return [
+        judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing))
+        for part in source.pictures()
+    ]
 
 
 def labels_among(judged: Sequence[Judgement], modality: str) -> Judgement | None:
@@ -79,7 +86,9 @@ def labels_among(judged: Sequence[Judgement], modality: str) -> Judgement | None
 
 
 def _may_be_labels(judgement: Judgement, modality: str) -> bool:
-    """Say whether values of an image object may be those of a label map: flat, and numbered; or few, where there are no test patterns."""
+    """Say whether values of an image object may be those of a label map: flat, and numbered; or few, where there are no
+    test patterns.
+    """
     if not judgement.flat:
         return False
     numbered = bool(judgement.values) and max(judgement.values) <= LABELS_APART * (len(judgement.values) + 1)
@@ -128,7 +137,13 @@ class VolumeBudget:
                     may_be_constant=bool(source.frame_rescale),
                 )
             )
-        return Canvas(budgets=tuple(bound), spacing=header.spacing, trailing=len(header.trailing), stacked=header.stacked, regions=header.regions)
+        return Canvas(
+            budgets=tuple(bound),
+            spacing=header.spacing,
+            trailing=len(header.trailing),
+            stacked=header.stacked,
+            regions=header.regions,
+        )
 
     @classmethod
     def of_canvas(cls, canvas: Canvas, epsilon: Epsilon) -> VolumeBudget:
@@ -146,14 +161,21 @@ class VolumeBudget:
         return {
             "modality": self.modality,
             "window": [self.window.low, self.window.high],
-            "background": None if background is None else [background.center_real, background.spread_real, background.exact_stored],
+            "background": None
+            if background is None
+            else [background.center_real, background.spread_real, background.exact_stored],
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], epsilon: Epsilon) -> VolumeBudget:
         """Read what :meth:`to_json` gave."""
         background = None if record["background"] is None else Background(*record["background"])
-        return cls(modality=record["modality"], epsilon=epsilon, window=IntensityWindow(*record["window"]), background=background)
+        return cls(
+            modality=record["modality"],
+            epsilon=epsilon,
+            window=IntensityWindow(*record["window"]),
+            background=background,
+        )
 
 
 class VolumeValues:
@@ -189,7 +211,12 @@ class VolumeValues:
             RefusedError: the values leave no window.
         """
         found, background = find_window(
-            modality, np.concatenate(self._values), np.concatenate(self._borders), voi_real=self._voi, full_scale_real=self._full_scale, window=window
+            modality,
+            np.concatenate(self._values),
+            np.concatenate(self._borders),
+            voi_real=self._voi,
+            full_scale_real=self._full_scale,
+            window=window,
         )
         return VolumeBudget(modality=modality, epsilon=epsilon, window=found, background=background)
 
@@ -239,7 +266,9 @@ class Change:
         return -10 * math.log10(self.mean_square) if self.mean_square > 0 else math.inf
 
 
-def measure_changes(before: NDArray[Any], after: NDArray[Any], canvas: Canvas, anatomy: NDArray[np.bool_]) -> list[Change]:
+def measure_changes(
+    before: NDArray[Any], after: NDArray[Any], canvas: Canvas, anatomy: NDArray[np.bool_]
+) -> list[Change]:
     """Measure the change of each picture of a file; NaN that stays NaN is no change.
 
     Args:
@@ -265,7 +294,9 @@ def whole_change(changes: Sequence[Change]) -> Change:
     )
 
 
-def _measure_change(before: NDArray[Any], after: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]) -> Change:
+def _measure_change(
+    before: NDArray[Any], after: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]
+) -> Change:
     same = before == after
     if before.dtype.kind == "f":
         same |= np.isnan(before) & np.isnan(after)

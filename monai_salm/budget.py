@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perturbation budgets: how far a value may move, in which units, and how many stored steps that makes.
 
-Value spaces are named by suffix: ``_stored`` (integers in the file), ``_real`` (after rescale slope and intercept: HU, SUV, ...) and
-``_model`` (after the intensity window, in [0, 1]).
+Value spaces are named by suffix: ``_stored`` (integers in the file), ``_real`` (after rescale slope and intercept: HU,
+SUV, ...) and ``_model`` (after the intensity window, in [0, 1]).
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ WINDOW_PRESETS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "wide": (-1000.0, 1000.0),
     }
 )
-"""Intensity windows in HU, (low, high). The first is the default of CT; a file's own window is the reader's choice and is never used there."""
+"""Intensity windows in HU, (low, high). The first is the default of CT; a file's own window is the reader's choice and
+is never used there.
+"""
 
 WINDOW_PERCENTILES = (0.5, 99.5)
-"""Percentiles inside the anatomy that make a window where no standard one exists (MR, PET, plain films without a VOI window)."""
+"""Percentiles inside the anatomy that make a window where no standard one exists (MR, PET, plain films without a VOI
+window).
+"""
 
 CT_LIKE_REAL = -500.0
-"""A picture whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU; its window is not guessed."""
+"""A picture whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU;
+its window is not guessed.
+"""
 
 FLOAT_STEPS = 64
 """A float file is changed on a grid of powers of two with at least this many steps in the budget."""
@@ -47,7 +53,9 @@ _EXACT = 2**53
 """Integers beyond it are not all floats, in which limits are kept."""
 
 _SLACK = 1e-9
-"""Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and not 7."""
+"""Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and
+not 7.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,9 @@ class IntensityWindow:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UsageError(f"intensity window {self.low:g},{self.high:g} is empty or not finite; give LOW,HIGH with LOW below HIGH")
+            raise UsageError(
+                f"intensity window {self.low:g},{self.high:g} is empty or not finite; give LOW,HIGH with LOW below HIGH"
+            )
 
     @property
     def width(self) -> float:
@@ -76,7 +86,9 @@ class IntensityWindow:
         return np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 1.0).astype(np.float32)
 
     def sees(self, values_real: NDArray[Any]) -> NDArray[np.bool_]:
-        """True where a value lies strictly inside, so that a small change of it reaches a network that uses this window."""
+        """True where a value lies strictly inside, so that a small change of it reaches a network that uses this
+        window.
+        """
         return (values_real > self.low) & (values_real < self.high)
 
 
@@ -95,11 +107,16 @@ class Epsilon:
         if self.units not in ("fraction", "real"):
             raise UsageError(f"epsilon units {self.units!r} are unknown; give 'fraction' or 'real'")
         if not (math.isfinite(self.value) and self.value > 0) or (self.units == "fraction" and self.value > 1):
-            raise UsageError(f"epsilon {self.value:g} ({self.units}) must be positive, and at most 1 if it is a fraction of the window")
+            raise UsageError(
+                f"epsilon {self.value:g} ({self.units}) must be positive, and at most 1 if it is a fraction of "
+                "the window"
+            )
 
     @classmethod
     def parse(cls, text: str | float | Epsilon) -> Epsilon:
-        """Read ``8/255`` or ``0.03`` (fraction of the window) or ``"12 HU"`` (real units; the unit's name is only for people)."""
+        """Read ``8/255`` or ``0.03`` (fraction of the window) or ``"12 HU"`` (real units; the unit's name is only for
+        people).
+        """
         if isinstance(text, Epsilon):
             return text
         match = re.fullmatch(r"\s*([0-9.eE+-]+(?:\s*/\s*[0-9.]+)?)\s*([A-Za-z][A-Za-z/]*)?\s*", str(text))
@@ -109,7 +126,10 @@ class Epsilon:
             number = match[1].replace(" ", "")
             value = float(Fraction(number)) if "/" in number else float(number)
         except (ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"epsilon {text!r} is not understood; give a fraction of the window such as 8/255, or real units such as '12 HU'") from error
+            raise UsageError(
+                f"epsilon {text!r} is not understood; give a fraction of the window such as 8/255, or real units "
+                "such as '12 HU'"
+            ) from error
         return cls(value, "real" if match[2] else "fraction")
 
     def real(self, window: IntensityWindow) -> float:
@@ -198,7 +218,8 @@ class PerturbationBudget:
         """
         if modality != "CT":
             raise UsageError(
-                f"modality {modality!r} has no standard intensity window; take one from its images with default_window, or give an IntensityWindow"
+                f"modality {modality!r} has no standard intensity window; take one from its images with "
+                "default_window, or give an IntensityWindow"
             )
         return cls(Epsilon.parse(epsilon), IntensityWindow(*WINDOW_PRESETS["soft-tissue"]))
 
@@ -232,7 +253,8 @@ class PerturbationBudget:
     ) -> FileBudget:
         """Bind the budget to the stored values of one file.
 
-        Changed voxels keep strictly between the file's own extremes: what lies there is saturated, or background, and stays alone in it.
+        Changed voxels keep strictly between the file's own extremes: what lies there is saturated, or background, and
+        stays alone in it.
 
         Args:
             stored: all values of the file.
@@ -243,7 +265,8 @@ class PerturbationBudget:
             background_real: value of the air around the anatomy; None where the picture shows none.
             background_spread_real: values farther than this from ``background_real`` are anatomy.
             background_stored: value of an empty background, never entered or left.
-            may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which then stays as it is.
+            may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which
+                then stays as it is.
 
         Raises:
             RefusedError: the file cannot carry the noise.
@@ -252,13 +275,21 @@ class PerturbationBudget:
         if stored.dtype.kind not in "iuf":
             raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
         if not all(map(math.isfinite, (slope, intercept, background_spread_real))) or slope == 0:
-            raise UsageError(f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not 0, the intercept finite")
+            raise UsageError(
+                f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not "
+                "0, the intercept finite"
+            )
         if padding_stored is not None and not padding_stored[0] <= padding_stored[1]:
-            raise UsageError(f"the padding range {padding_stored[0]:g} to {padding_stored[1]:g} is empty; give (lowest, highest)")
+            raise UsageError(
+                f"the padding range {padding_stored[0]:g} to {padding_stored[1]:g} is empty; give (lowest, highest)"
+            )
         if stored.size == 0:
             raise RefusedError("it holds no value, so there is nothing to protect")
         if stored.dtype.kind in "iu" and max(abs(int(stored.min())), abs(int(stored.max()))) > _EXACT:
-            raise RefusedError(f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds cannot be kept exactly")
+            raise RefusedError(
+                f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds "
+                "cannot be kept exactly"
+            )
         quantum, steps = stored_steps(self.epsilon_real, slope, stored)
         valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
         if padding_stored is not None:
@@ -269,7 +300,9 @@ class PerturbationBudget:
             raise RefusedError("every value is padding, so there is nothing to protect")
         low, high = float(stored[valid].min()), float(stored[valid].max())
         if high - low < 4 * quantum and not may_be_constant:
-            raise RefusedError(f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise")
+            raise RefusedError(
+                f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise"
+            )
         return FileBudget(
             modality=modality,
             window_low=self.window.low,
@@ -290,9 +323,9 @@ class PerturbationBudget:
 def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
     """Give the size of one step in stored units and how many of them stay within ``epsilon_real``.
 
-    Integers, and floats that hold integers, move in whole units, or in a power of two of them where a budget has more than
-    ``MOST_STEPS``; other floats move on a grid of a power of two that is coarse enough
-    for their largest magnitude (at least 4 units in the last place), so that what is added is what is found on reading.
+    Integers, and floats that hold integers, move in whole units, or in a power of two of them where a budget has more
+    than ``MOST_STEPS``; other floats move on a grid of a power of two that is coarse enough for their largest magnitude
+    (at least 4 units in the last place), so that what is added is what is found on reading.
 
     Args:
         epsilon_real: largest change, real units.
@@ -316,7 +349,8 @@ def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tup
     if steps < 1:
         needed = (quantum + headroom) * abs(slope)
         raise RefusedError(
-            f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {needed:.4g}, so the file cannot carry the noise; "
+            f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {needed:.4g}, so the file "
+            "cannot carry the noise; "
             f"give --epsilon '{needed * 1.001:.4g} real' or more, or a wider --window"
         )
     return quantum, steps
@@ -335,7 +369,10 @@ def parse_window(text: str) -> IntensityWindow | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"window {text!r} is not understood; give LOW,HIGH in real units, auto, or one of {', '.join(WINDOW_PRESETS)}") from error
+        raise UsageError(
+            f"window {text!r} is not understood; give LOW,HIGH in real units, auto, or one of "
+            f"{', '.join(WINDOW_PRESETS)}"
+        ) from error
     return IntensityWindow(low, high)
 
 
@@ -348,8 +385,8 @@ def default_window(
 ) -> IntensityWindow:
     """Choose the intensity window of a modality where the user gave none.
 
-    CT: soft tissue. Eight-bit pictures but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI window.
-    All others, and those without one: the percentiles 0.5 and 99.5 inside the anatomy.
+    CT: soft tissue. Eight-bit pictures but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI
+    window. All others, and those without one: the percentiles 0.5 and 99.5 inside the anatomy.
 
     Args:
         modality: DICOM Modality code, or empty where unknown.
@@ -371,11 +408,18 @@ def default_window(
         return IntensityWindow(*full_scale_real)
     values = anatomy_values_real[np.isfinite(anatomy_values_real)]
     if values.size == 0:
-        raise RefusedError("no anatomy was found: the picture is empty or constant; leave it out, or give --copy-unprotected, which copies it as it is")
+        raise RefusedError(
+            "no anatomy was found: the picture is empty or constant; leave it out, or give --copy-unprotected, "
+            "which copies it as it is"
+        )
     if modality in ("", "OT") and values.min() < CT_LIKE_REAL:
         option = "--window LOW,HIGH" if modality else "--modality CT, or --window LOW,HIGH"
-        raise RefusedError(f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give {option}")
+        raise RefusedError(
+            f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give {option}"
+        )
     low, high = np.percentile(values, WINDOW_PERCENTILES)
     if not low < high:
-        raise RefusedError(f"the anatomy is constant at {low:.4g}, so no intensity window can be taken from it; give --window LOW,HIGH")
+        raise RefusedError(
+            f"the anatomy is constant at {low:.4g}, so no intensity window can be taken from it; give --window LOW,HIGH"
+        )
     return IntensityWindow(float(low), float(high))

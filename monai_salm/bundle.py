@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the MONAI bundles of this project are made of: a trainer that is a protection run, and a check of the overrides."""
+"""What the MONAI bundles of this project are made of: a trainer that is a protection run, and a check
+of the overrides.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _PATHS = ("labels", "work_dir", "key_file")
 
 
 class NoiseTrainer:
-    """A protection run in the words of a MONAI training bundle: it has ``max_epochs`` rounds, and ``run`` searches the noise.
+    """A protection run in the words of a MONAI training bundle: it has ``max_epochs`` rounds, and ``run`` searches the
+    noise.
 
     Args:
         dataset_dir: folder of images.
@@ -52,42 +55,59 @@ class NoiseTrainer:
             raise UsageError(f"allow_refusals {allow_refusals!r} is neither true nor false; give one of them")
         self.max_epochs = max_epochs
         self.allow_refusals = allow_refusals
-        self.protection = ProtectionRun(Path(dataset_dir), Path(output_dir), _options(options, max_epochs), show_progress=show_progress)
+        self.protection = ProtectionRun(
+            Path(dataset_dir), Path(output_dir), _options(options, max_epochs), show_progress=show_progress
+        )
 
     @property
     def dataset(self) -> list[dict[str, Any]]:
         """Every file that will be protected: its path, sample id and label."""
         _, plan = self.protection.prepare()
-        return [{"image": file.path, "id": sample.sample_id, "label": sample.target} for sample in plan.samples for file in sample.files]
+        return [
+            {"image": file.path, "id": sample.sample_id, "label": sample.target}
+            for sample in plan.samples
+            for file in sample.files
+        ]
 
     def run(self) -> None:
         """Search the noise."""
         self.protection.search()
 
     def write(self) -> dict[str, Any]:
-        """Write the protected files, log what became of them, and give the summary that ``monai-salm protect --json`` prints.
+        """Write the protected files, log what became of them, and give the summary that ``monai-salm protect --json``
+        prints.
 
         Raises:
-            UsageError: no file could be protected; or some could not, and refusals are not allowed. What could be written is in the output.
+            UsageError: no file could be protected; or some could not, and refusals are not allowed. What could be
+                written is in the output.
         """
         result: ProtectResult = self.protection.write()
         summary = result.to_json()
-        problems, counts = summary["problems"], ", ".join(f"{count} {fate}" for fate, count in summary["counts"].items())
+        problems, counts = (
+            summary["problems"],
+            ", ".join(f"{count} {fate}" for fate, count in summary["counts"].items()),
+        )
         for problem in problems:
             logger.warning("%s %s: %s", problem["status"], problem["path"], problem["reason"])
         logger.info("%s: %s", result.output, counts)
         if summary["surrogate"]:
-            logger.log(logging.WARNING if DOUBTFUL in summary["surrogate"] else logging.INFO, "%s", summary["surrogate"])
+            logger.log(
+                logging.WARNING if DOUBTFUL in summary["surrogate"] else logging.INFO, "%s", summary["surrogate"]
+            )
         logger.info("private, not to be handed out: %s", result.work_dir)
         first = "; ".join(f"{problem['path']}: {problem['reason']}" for problem in problems[:3])
         if not summary["counts"]["protected"]:
             raise UsageError(f"none of {len(result.fates)} files was protected ({first})")
         if problems and not self.allow_refusals:
-            raise UsageError(f"{counts}; {len(problems)} of {len(result.fates)} files are not as they should be ({first}); see them, or set allow_refusals")
+            raise UsageError(
+                f"{counts}; {len(problems)} of {len(result.fates)} files are not as they should be ({first}); see "
+                "them, or set allow_refusals"
+            )
         return summary
 
     def apply(self) -> dict[str, Any]:
-        """Write the files again from the noise that a finished run has stored, without a search; returns and raises as :meth:`write`.
+        """Write the files again from the noise that a finished run has stored, without a search; returns and raises as
+        :meth:`write`.
 
         Raises:
             UsageError: the work folder has no finished run.
@@ -95,7 +115,10 @@ class NoiseTrainer:
         work_dir = self.protection.work_dir
         if not (work_dir / "search.json").is_file():
             state = "a run that has not finished its search" if (work_dir / "plan.json").is_file() else "no run"
-            raise UsageError(f"the work folder {work_dir} has {state}, so there is no noise to apply; run train.json with the same options first")
+            raise UsageError(
+                f"the work folder {work_dir} has {state}, so there is no noise to apply; run train.json with the "
+                "same options first"
+            )
         if not self.protection.options.resume:
             raise UsageError("stored noise is applied to a run that is there; set resume")
         return self.write()
@@ -114,11 +137,15 @@ def _options(given: dict[str, Any], rounds: int | None) -> ProtectOptions:
             raise UsageError(f"option {name} {value!r} is neither true nor false; give one of them")
         if name in _PATHS:
             given[name] = Path(value)
-        elif name == "window" and isinstance(value, (tuple, list)):  # the command line of MONAI reads 0,1000 as two numbers
+        elif name == "window" and isinstance(
+            value, (tuple, list)
+        ):  # the command line of MONAI reads 0,1000 as two numbers
             given[name] = ",".join(str(end) for end in value)
         elif isinstance(default, tuple) or default is MISSING:
             given[name] = (value,) if isinstance(value, str) else tuple(value)
-        elif isinstance(default, str) and not isinstance(value, str):  # and 0.03 as a number, and a label column 1 as another
+        elif isinstance(default, str) and not isinstance(
+            value, str
+        ):  # and 0.03 as a number, and a label column 1 as another
             given[name] = str(value)
     if "label_column" in given:
         given["label_column"] = str(given["label_column"])
@@ -128,8 +155,8 @@ def _options(given: dict[str, Any], rounds: int | None) -> ProtectOptions:
 def check_overrides() -> None:
     """Refuse an override that no config of the running bundle knows: MONAI accepts a misspelt one silently.
 
-    Call it from ``initialize``. It finds the workflow that evaluates it among its callers, and compares the keys of its configuration with those of the
-    bundle's config files.
+    Call it from ``initialize``. It finds the workflow that evaluates it among its callers, and compares the keys of its
+    configuration with those of the bundle's config files.
 
     Raises:
         UsageError: a key is unknown; the message names the nearest known one.

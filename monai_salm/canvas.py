@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in one file noise may lie and how far it may go: the budgets of its pictures, its anatomy, and the way its values share noise.
+"""Where in one file noise may lie and how far it may go: the budgets of its pictures, its anatomy, and the way its
+values share noise.
 
-A file is one picture (2D or 3D), or a stack of pictures (frames, tiles), each with an anatomy and perhaps a rescaling of its own. Behind the axes of
-the picture its values may have others that share one noise: the samples of a color, the points of a time series.
+A file is one picture (2D or 3D), or a stack of pictures (frames, tiles), each with an anatomy and perhaps a rescaling
+of its own. Behind the axes of the picture its values may have others that share one noise: the samples of a color, the
+points of a time series.
 """
 
 from __future__ import annotations
@@ -112,12 +114,18 @@ class Canvas:
 
     def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mark the values that can carry noise to a network, in the shape of ``stored``."""
-        marks = [noise_carriers(picture, budget, inside) for (picture, budget), (inside, _) in zip(self.pictures(stored), self.pictures(anatomy), strict=True)]
+        marks = [
+            noise_carriers(picture, budget, inside)
+            for (picture, budget), (inside, _) in zip(self.pictures(stored), self.pictures(anatomy), strict=True)
+        ]
         return np.stack(marks) if self.stacked else marks[0]
 
     def model(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Give model values on the grid, in [0, 1]: the mean of what lies behind it (the gray of a color)."""
-        models = [budget.window.to_model(picture.astype(np.float64) * budget.slope + budget.intercept) for picture, budget in self.pictures(stored)]
+        models = [
+            budget.window.to_model(picture.astype(np.float64) * budget.slope + budget.intercept)
+            for picture, budget in self.pictures(stored)
+        ]
         values = np.stack(models) if self.stacked else models[0]
         behind = tuple(range(values.ndim - self.trailing, values.ndim))
         return values.mean(axis=behind, dtype=np.float32) if behind else values

@@ -25,12 +25,20 @@ def known_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {str(device)!r} cannot be used ({_first_line(error)}); give cpu, or a device that this torch sees") from error
+        raise UsageError(
+            f"device {str(device)!r} cannot be used ({_first_line(error)}); give cpu, or a device that this torch sees"
+        ) from error
     return found
 
 
 def check_network(
-    network: nn.Module, name: str, task: LearningTask, shape: tuple[int, ...], device: torch.device | None = None, *, trained: bool = False
+    network: nn.Module,
+    name: str,
+    task: LearningTask,
+    shape: tuple[int, ...],
+    device: torch.device | None = None,
+    *,
+    trained: bool = False,
 ) -> None:
     """Find out before any training whether a network gives what a task needs; leaves its modes as they are.
 
@@ -43,7 +51,8 @@ def check_network(
         trained: whether it is going to be trained.
 
     Raises:
-        UsageError: its result is no tensor, has another shape or is not finite, or images of this size are too small for it.
+        UsageError: its result is no tensor, has another shape or is not finite, or images of this size are too small
+            for it.
     """
     wanted = (1, task.outputs, *shape) if task.spatial_target else (1, task.outputs)
     kind = "segmentation" if task.spatial_target else "classification"
@@ -55,16 +64,26 @@ def check_network(
         with torch.no_grad():
             logits: Any = logits_of(network, torch.zeros(1, 1, *shape, device=device))
     except Exception as error:  # a network of the user's may raise anything
-        raise UsageError(f"network {name!r} cannot work on images of {shape} ({_first_line(error)}); give another, or another --working-size") from error
+        raise UsageError(
+            f"network {name!r} cannot work on images of {shape} ({_first_line(error)}); give another, or another "
+            "--working-size"
+        ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
     if not isinstance(logits, Tensor):
-        raise UsageError(f"network {name!r} gives a {type(logits).__name__} where logits are needed; wrap it in a module that returns a tensor of {wanted}")
+        raise UsageError(
+            f"network {name!r} gives a {type(logits).__name__} where logits are needed; wrap it in a module that "
+            f"returns a tensor of {wanted}"
+        )
     if tuple(logits.shape) != wanted:
-        raise UsageError(f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}")
+        raise UsageError(
+            f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}"
+        )
     if not bool(logits.isfinite().all()):
-        raise UsageError(f"network {name!r} gives values that are not finite for an empty image; give one with finite weights")
+        raise UsageError(
+            f"network {name!r} gives values that are not finite for an empty image; give one with finite weights"
+        )
 
 
 def check_targets(samples: WorkingSet, task: LearningTask) -> None:
@@ -76,18 +95,30 @@ def check_targets(samples: WorkingSet, task: LearningTask) -> None:
     for sample in samples.samples:
         target = sample.target
         if target is None:
-            raise UsageError("the samples have no labels, which error-minimizing noise needs; give --labels, or --method random")
+            raise UsageError(
+                "the samples have no labels, which error-minimizing noise needs; give --labels, or --method random"
+            )
         maps = isinstance(target, np.ndarray) and target.shape == sample.image_model.shape and target.dtype.kind in "iu"
         findings = isinstance(target, np.ndarray) and target.ndim == 1 and target.dtype.kind == "f"
         multi_label = isinstance(task, ClassificationTask) and task.multi_label
         if (maps, findings) != (task.spatial_target, multi_label):
-            wanted = f"a label map of {sample.image_model.shape}" if task.spatial_target else f"{task.outputs} findings" if multi_label else "a class"
-            raise UsageError(f"sample {sample.sample_id!r} has a target of {_described(target)} where the task needs {wanted}")
+            wanted = (
+                f"a label map of {sample.image_model.shape}"
+                if task.spatial_target
+                else f"{task.outputs} findings"
+                if multi_label
+                else "a class"
+            )
+            raise UsageError(
+                f"sample {sample.sample_id!r} has a target of {_described(target)} where the task needs {wanted}"
+            )
         largest = len(np.asarray(target)) - 1 if findings else int(np.max(target, initial=0))
         lowest = 0 if findings else int(np.min(target, initial=0))
         if lowest < 0 or largest >= task.outputs or (findings and largest != task.outputs - 1):
             value = f"{largest + 1} findings" if findings else f"class {largest if lowest >= 0 else lowest}"
-            raise UsageError(f"sample {sample.sample_id!r} has {value}, the task {task.outputs} outputs, numbered from 0")
+            raise UsageError(
+                f"sample {sample.sample_id!r} has {value}, the task {task.outputs} outputs, numbered from 0"
+            )
 
 
 def _described(target: Any) -> str:

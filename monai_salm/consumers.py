@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an honest training pipeline does to an image before a network sees it, differentiable, on any device.
 
-The optimizer draws from it, so that the noise survives it; victims train with it. Draws come from the caller's generator and are made
-on the CPU, so that the same seed gives the same draws on every device.
+The optimizer draws from it, so that the noise survives it; victims train with it. Draws come from the caller's
+generator and are made on the CPU, so that the same seed gives the same draws on every device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class ConsumerAugmentation:
     window: float = 0.0
     identity: float = 0.25
 
-    def __call__(self, images: Tensor, generator: torch.Generator, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, label_map: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Give a changed copy of a batch; gradients flow back to the images.
 
         Args:
@@ -63,7 +65,9 @@ class ConsumerAugmentation:
             offset = (torch.rand(batch, generator=generator) * 2 - 1) * self.window / 2
             gain[keep], offset[keep] = 1.0, 0.0
             shape = (batch,) + (1,) * (dims + 1)
-            images = (images * gain.to(images.device).reshape(shape) + offset.to(images.device).reshape(shape)).clamp(0, 1)
+            images = (images * gain.to(images.device).reshape(shape) + offset.to(images.device).reshape(shape)).clamp(
+                0, 1
+            )
         if self.blur and float(torch.rand(1, generator=generator)) < self.blur:
             images = binomial_blur(images)
         if self.resample and float(torch.rand(1, generator=generator)) < self.resample:
@@ -76,7 +80,9 @@ class ConsumerAugmentation:
 
 
 def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Flip each sample and shift it by whole voxels, exactly: a gather is ten times as fast as an affine map. What comes from outside is 0."""
+    """Flip each sample and shift it by whole voxels, exactly: a gather is ten times as fast as an affine map. What
+    comes from outside is 0.
+    """
     index = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
     inside = torch.ones(len(images), 1, dtype=torch.bool, device=images.device)
     for axis, length in enumerate(images.shape[2:]):
@@ -91,7 +97,9 @@ def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tenso
     return moved.reshape(images.shape), label_map
 
 
-def _move_and_zoom(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor, zooms: Tensor) -> tuple[Tensor, Tensor | None]:
+def _move_and_zoom(
+    images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor, zooms: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """Flip, shift (in half lengths) and zoom by one affine map per sample; what comes from outside is 0."""
     dims = images.ndim - 2
     theta = torch.zeros(len(images), dims, dims + 1)
@@ -102,7 +110,9 @@ def _move_and_zoom(images: Tensor, label_map: Tensor | None, flips: Tensor, shif
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False).to(images.dtype)
     moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if label_map is not None:
-        values = functional.grid_sample(label_map[:, None].to(images.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        values = functional.grid_sample(
+            label_map[:, None].to(images.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False
+        )
         label_map = values[:, 0].round().to(label_map.dtype)
     return moved, label_map
 
@@ -116,7 +126,9 @@ def halve_and_enlarge(images: Tensor) -> Tensor:
     dims = images.ndim - 2
     pool = functional.avg_pool2d if dims == 2 else functional.avg_pool3d
     mode = "bilinear" if dims == 2 else "trilinear"
-    return functional.interpolate(pool(images, 2, ceil_mode=True, count_include_pad=False), size=images.shape[2:], mode=mode, align_corners=False)
+    return functional.interpolate(
+        pool(images, 2, ceil_mode=True, count_include_pad=False), size=images.shape[2:], mode=mode, align_corners=False
+    )
 
 
 def binomial_blur(images: Tensor) -> Tensor:

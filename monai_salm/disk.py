@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are written aside and renamed, private ones for their owner alone; a disk that takes no more is told in one line, with the space there and needed."""
+"""Files are written aside and renamed, private ones for their owner alone; a disk that takes no more is told in one
+line, with the space there and needed.
+"""
 
 from __future__ import annotations
 
@@ -93,12 +95,17 @@ def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None
 
     Args:
         folder: where they were writing.
-        names: of the files in it that they were writing: no others' are deleted, and none of these, whatever it is called; None for any files.
+        names: of the files in it that they were writing: no others' are deleted, and none of these, whatever it is
+            called; None for any files.
     """
     marks = {_mark(name) for name in names or ()}
     for temporary in folder.glob(f"{_PREFIX}*") if os.path.isdir(folder) else ():  # noqa: PTH112 (False for a path that is too long)
         found = _TEMPORARY.fullmatch(temporary.name)
-        if found is not None and (names is None or (found[1] in marks and temporary.name not in names)) and temporary.is_file():
+        if (
+            found is not None
+            and (names is None or (found[1] in marks and temporary.name not in names))
+            and temporary.is_file()
+        ):
             temporary.unlink()
 
 
@@ -154,7 +161,9 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
 
 
 def make_private(folder: Path) -> bool:
-    """Make a folder if it is not there, and take the rights of others from it and all that is in it; says whether that was possible."""
+    """Make a folder if it is not there, and take the rights of others from it and all that is in it; says whether that
+    was possible.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     make_folder(folder, private=True)
     _restrict(folder, 0o700)
@@ -167,7 +176,9 @@ def make_private(folder: Path) -> bool:
 
 
 def _restrict(path: Path, mode: int) -> None:
-    with contextlib.suppress(PermissionError, NotImplementedError):  # FAT and some network disks know no rights; make_private tells
+    with contextlib.suppress(
+        PermissionError, NotImplementedError
+    ):  # FAT and some network disks know no rights; make_private tells
         path.chmod(mode)
 
 
@@ -187,7 +198,9 @@ def check_space(needs: Mapping[Path, int]) -> None:
     for folder, needed in needs.items():
         place = _existing(folder)
         if not os.access(place, os.W_OK | os.X_OK):
-            raise DiskError(f"{folder}: cannot be written, for the disk or the folder {place} is read-only; give another folder")
+            raise DiskError(
+                f"{folder}: cannot be written, for the disk or the folder {place} is read-only; give another folder"
+            )
         device = place.stat().st_dev
         first, others = disks.get(device, (folder, 0))
         disks[device] = first, needed + others
@@ -197,18 +210,24 @@ def check_space(needs: Mapping[Path, int]) -> None:
 
 
 def disk_full(path: Path, needed: int, reason: str = "") -> DiskError:
-    """Give the error of a disk that cannot hold what is to be written: with the path, the bytes needed, 0 for not known, and the bytes there."""
+    """Give the error of a disk that cannot hold what is to be written: with the path, the bytes needed, 0 for not
+    known, and the bytes there.
+    """
     free = shutil.disk_usage(_existing(path)).free
     wanted = f"about {needed:,}" if needed else f"more than {free:,}"
     why = reason or os.strerror(errno.ENOSPC)
     return DiskError(
-        f"{path}: {why}: {wanted} bytes are needed, {free:,} are free; free some space, or give a folder on another disk (TMPDIR for temporary ones)", path
+        f"{path}: {why}: {wanted} bytes are needed, {free:,} are free; free some space, or give a folder on "
+        "another disk (TMPDIR for temporary ones)",
+        path,
     )
 
 
 @contextlib.contextmanager
 def told_when_full(path: Path, needed: int = 0, *, leftover: Path | None = None) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what is needed and what is there, once ``leftover``, if any, is gone."""
+    """Turn the error of a full disk into one that says what is needed and what is there, once ``leftover``, if any, is
+    gone.
+    """
     try:
         yield
     except OSError as error:
@@ -227,10 +246,15 @@ def _told(target: Path) -> Iterator[None]:
             yield
     except OSError as error:
         if error.errno in _CLOSED:
-            raise DiskError(f"{target}: cannot be written ({error.strerror}); give another folder, or the right to write there") from error
+            raise DiskError(
+                f"{target}: cannot be written ({error.strerror}); give another folder, or the right to write there"
+            ) from error
         if error.errno in _NO_NAME:
             sizes = f"its name has {len(os.fsencode(target.name))} bytes, its path {len(os.fsencode(target))}"
-            raise RefusedError(f"{target.name}: cannot be written under this name ({error.strerror}; {sizes}); rename it, or give a shorter output") from error
+            raise RefusedError(
+                f"{target.name}: cannot be written under this name ({error.strerror}; {sizes}); rename it, or "
+                "give a shorter output"
+            ) from error
         raise
 
 

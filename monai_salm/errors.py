@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    r"""Give text as one line that any terminal can show: bytes of a name that are no UTF-8 as ``\xNN``, a space for other characters that do not print."""
+    r"""Give text as one line that any terminal can show: bytes of a name that are no UTF-8 as ``\xNN``, a space for
+    other characters that do not print.
+    """
     return "".join(_shown(letter) for letter in text)
 
 
@@ -18,7 +20,9 @@ def _shown(letter: str) -> str:
 
 
 class SalmError(Exception):
-    """Base of every error that monai_salm raises on purpose; its message is one line meant for a user, whatever a file says of itself in it."""
+    """Base of every error that monai_salm raises on purpose; its message is one line meant for a user, whatever a file
+    says of itself in it.
+    """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
@@ -40,7 +44,8 @@ class VerificationError(SalmError):
 
 
 class DiskError(SalmError):
-    """A disk is full, or takes no files: no other file of the run could be written there either, so it stops at the first.
+    """A disk is full, or takes no files: no other file of the run could be written there either, so it stops at the
+    first.
 
     Args:
         message: one line.

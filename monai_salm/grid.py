@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The working grid: a small copy of a picture on which noise is optimized and stored, and the way back to every native voxel.
+"""The working grid: a small copy of a picture on which noise is optimized and stored, and the way back to every native
+voxel.
 
-A native voxel at index ``i`` of an axis of length ``n`` belongs to the working cell ``i * m // n`` of ``m`` cells. A working value is the mean over
-its cell (area resampling); a noise value holds for every voxel of its cell, so a consumer who resizes the file gets the noise back.
-Where the native axis is not longer than the working size, the two grids are the same.
+A native voxel at index ``i`` of an axis of length ``n`` belongs to the working cell ``i * m // n`` of ``m`` cells. A
+working value is the mean over its cell (area resampling); a noise value holds for every voxel of its cell, so a
+consumer who resizes the file gets the noise back. Where the native axis is not longer than the working size, the two
+grids are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 
 
 def working_shape(native_shape: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """Give the shape whose longest axis has at most ``size`` cells, with the proportions of the native shape (at least 1 each)."""
+    """Give the shape whose longest axis has at most ``size`` cells, with the proportions of the native shape (at least
+    1 each).
+    """
     scale = min(1.0, size / max(native_shape))
     return tuple(max(1, round(n * scale)) for n in native_shape)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where noise may be: the anatomy of a picture, and the share of its voxels that matters most.
 
-The anatomy mask is a function of the file alone (and, for a volume stored slice by slice, of its series), so that anybody who holds the original
-can compute it again. It is generous: a voxel is left out only where it is evidently not body (air, table, empty or collimated border).
+The anatomy mask is a function of the file alone (and, for a volume stored slice by slice, of its series), so that
+anybody who holds the original can compute it again. It is generous: a voxel is left out only where it is evidently not
+body (air, table, empty or collimated border).
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ SMALL_COMPONENT = 0.02
 """Components smaller than this share of the largest one are not anatomy."""
 
 BORDER_QUIET = 0.05
-"""A border whose values spread less than this share of the picture's contrast is background; otherwise the picture is a crop without one."""
+"""A border whose values spread less than this share of the picture's contrast is background; otherwise the picture is a
+crop without one.
+"""
 
 BACKGROUND_CONTRAST = 0.06
 """Values within this share of the picture's contrast from the background are background too."""
@@ -39,7 +42,9 @@ NOISE_MULTIPLE = 4.0
 """Air noise reaches about this multiple of its median deviation (Rayleigh: 3.1 at 99.9 %)."""
 
 BEYOND_BACKGROUND = 0.02
-"""At most this share of the values is darker than air (or brighter, in films that show it bright); otherwise the border is tissue."""
+"""At most this share of the values is darker than air (or brighter, in films that show it bright); otherwise the border
+is tissue.
+"""
 
 BRIGHT_AIR = ("CR", "DX", "MG", "IO", "PX", "RG")
 """Modalities whose files may hold air as the brightest value (MONOCHROME1)."""
@@ -79,12 +84,19 @@ class Background:
 
 
 def border_values(values: NDArray[Any]) -> NDArray[Any]:
-    """Give the values on the in-plane border: all four edges in 2D, the faces of the first two axes in 3D (heads touch the third)."""
+    """Give the values on the in-plane border: all four edges in 2D, the faces of the first two axes in 3D (heads touch
+    the third).
+    """
     return np.concatenate([np.take(values, index, axis=axis).ravel() for axis in (0, 1) for index in (0, -1)])
 
 
 def find_background(
-    values_stored: NDArray[Any], border_stored: NDArray[Any], slope: float = 1.0, intercept: float = 0.0, *, modality: str = ""
+    values_stored: NDArray[Any],
+    border_stored: NDArray[Any],
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    *,
+    modality: str = "",
 ) -> Background | None:
     """Find the background of a picture, or of a series, from its values and those on its border.
 
@@ -96,7 +108,8 @@ def find_background(
         modality: DICOM Modality code; some films show air bright.
 
     Returns:
-        None if the border is as lively as the rest, or of a middling value: the picture is a crop and has no background.
+        None if the border is as lively as the rest, or of a middling value: the picture is a crop and has no
+        background.
     """
     values = values_stored[np.isfinite(values_stored)].astype(np.float64)
     border = border_stored[np.isfinite(border_stored)].astype(np.float64)
@@ -147,7 +160,9 @@ def find_window(
         inside = values_real
         if background is not None:
             inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]
-        window = default_window(modality, voi_real=voi_real, full_scale_real=full_scale_real, anatomy_values_real=inside)
+        window = default_window(
+            modality, voi_real=voi_real, full_scale_real=full_scale_real, anatomy_values_real=inside
+        )
     return window, background
 
 
@@ -178,12 +193,16 @@ def anatomy_mask(
     elif background_real is None:
         return finite
     else:
-        inside = finite & (np.abs(np.nan_to_num(values, nan=background_real) - background_real) > background_spread_real)
+        inside = finite & (
+            np.abs(np.nan_to_num(values, nan=background_real) - background_real) > background_spread_real
+        )
     return _large_components(_fill(inside)) & finite
 
 
 def _open(inside: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Cut what is thinner than CT_OPENING_MM, then grow the rest back to its own outline (opening by reconstruction)."""
+    """Cut what is thinner than CT_OPENING_MM, then grow the rest back to its own outline (opening by
+    reconstruction).
+    """
     reach = [max(0, round(CT_OPENING_MM / 2 / step)) if step > 0 else 1 for step in spacing]
     axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
     disk = sum((axis / max(r, 1)) ** 2 for axis, r in zip(axes, reach, strict=True)) <= 1.0
@@ -195,7 +214,9 @@ def _open(inside: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.b
 
 
 def _fill(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill cavities that the body encloses, slice by slice along the axis of fewest samples in 3D (a lung is open at the end of a volume)."""
+    """Fill cavities that the body encloses, slice by slice along the axis of fewest samples in 3D (a lung is open at
+    the end of a volume).
+    """
     if inside.ndim == 2:
         filled: NDArray[np.bool_] = ndimage.binary_fill_holes(inside)
         return filled
@@ -215,7 +236,9 @@ def _large_components(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return kept
 
 
-def file_anatomy(stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...] = (), *, trailing: int = 0) -> NDArray[np.bool_]:
+def file_anatomy(
+    stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...] = (), *, trailing: int = 0
+) -> NDArray[np.bool_]:
     """Mark the anatomy of one picture's stored values, as :func:`anatomy_mask`, without padding and empty background.
 
     Args:
@@ -247,7 +270,8 @@ def _mean(real: NDArray[np.float64], behind: tuple[int, ...]) -> NDArray[Any]:
 
 
 def graphics_mask(stored: NDArray[Any], budget: FileBudget, *, trailing: int = 0) -> NDArray[np.bool_]:
-    """Mark burned-in text and graphics of screen pictures (ultrasound, secondary capture): pure colors at full scale, and what touches them.
+    """Mark burned-in text and graphics of screen pictures (ultrasound, secondary capture): pure colors at full scale,
+    and what touches them.
 
     Args:
         stored: values of one picture, 2D.
@@ -299,7 +323,9 @@ def noise_carriers(stored: NDArray[Any], budget: FileBudget, anatomy: NDArray[np
     """
     low, high = budget.range_stored
     seen = budget.window.sees(stored.astype(np.float64) * budget.slope + budget.intercept)
-    return anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim)) & seen & (stored >= low) & (stored <= high)
+    return (
+        anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim)) & seen & (stored >= low) & (stored <= high)
+    )
 
 
 def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
@@ -316,17 +342,24 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
         ``(batch, cells)`` bool. Ties go to the cell of the lower index, on every device.
     """
     allowed = (voxels > 0) & (score > 0)
-    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found eleven bits at a time, by sums of the voxels
-    # of each value of these bits: no cell is sorted, and sums of integers are exact in any order.
+    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found eleven bits
+    # at a time, by sums of the voxels of each value of these bits: no cell is sorted, and sums of integers are exact in
+    # any order.
     score = score if score.dtype == torch.float32 else score.double()
     bits = torch.where(allowed, score, 0).view(torch.int32 if score.dtype == torch.float32 else torch.int64)
     undecided, room = torch.where(allowed, voxels, 0), limit[:, None]
     threshold = torch.zeros_like(room)
     for shift in range(bits.itemsize * 8 // 11 * 11, -1, -11):
         digit = ((bits >> shift) & 2047).long()
-        sums = torch.zeros(len(bits), 2048, dtype=torch.int64, device=bits.device).scatter_add_(1, digit, undecided).flip(1)
+        sums = (
+            torch.zeros(len(bits), 2048, dtype=torch.int64, device=bits.device)
+            .scatter_add_(1, digit, undecided)
+            .flip(1)
+        )
         used = sums.cumsum(1)
-        whole = (used <= room).sum(1, keepdim=True).clamp(max=2047)  # how many values, from the highest down, fit with all their cells
+        whole = (
+            (used <= room).sum(1, keepdim=True).clamp(max=2047)
+        )  # how many values, from the highest down, fit with all their cells
         room = room - (used - sums).gather(1, whole)
         threshold = threshold << 11 | (2047 - whole)
         undecided = torch.where(digit == 2047 - whole, undecided, 0)
@@ -334,17 +367,26 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
 
 
 def box_blur(maps: Tensor, width: int) -> Tensor:
-    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside counts as 0."""
+    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside
+    counts as 0.
+    """
     if maps.ndim == 4:
         return functional.avg_pool2d(maps, width, stride=1, padding=width // 2)
-    # One axis after the other, which is many times as fast in volumes; padded here, since the pooling refuses to pad volumes thinner than its box.
+    # One axis after the other, which is many times as fast in volumes; padded here, since the pooling refuses to pad
+    # volumes thinner than its box.
     for axis in range(3):
-        box, padding = ([size if other == axis else least for other in range(3)] for size, least in ((width, 1), (width // 2, 0)))
-        maps = functional.avg_pool3d(functional.pad(maps, [side for size in reversed(padding) for side in (size, size)]), box, stride=1)
+        box, padding = (
+            [size if other == axis else least for other in range(3)] for size, least in ((width, 1), (width // 2, 0))
+        )
+        maps = functional.avg_pool3d(
+            functional.pad(maps, [side for size in reversed(padding) for side in (size, size)]), box, stride=1
+        )
     return maps
 
 
 def local_contrast(images: Tensor, width: int) -> Tensor:
-    """Give the standard deviation of ``(batch, channels, *spatial)`` images in the box around each cell; what lies outside counts as 0."""
+    """Give the standard deviation of ``(batch, channels, *spatial)`` images in the box around each cell; what lies
+    outside counts as 0.
+    """
     mean = box_blur(images, width)
     return (box_blur(images * images, width) - mean * mean).clamp(min=0).sqrt()

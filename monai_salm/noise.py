@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The noise of a sample, sparse and in integer steps; a folder of them; and the one function that adds noise to stored values.
+"""The noise of a sample, sparse and in integer steps; a folder of them; and the one function that adds noise to stored
+values.
 
-On-disk format, version 1. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal digits of the SHA-256 of its
-sample id. Tensors: ``mask`` (uint8, one bit per working cell, C order, most significant bit first) and ``values`` (int8, or int16 where a budget has more
-than 127 steps: the nonzero steps in C order). Metadata: ``format``, ``sample_id``, ``shape`` (working grid), ``levels`` (the largest step) and ``record``
-(JSON, what the writer knows of the sample's files). Files are written aside and renamed, so a reader never sees half of one.
+On-disk format, version 1. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal
+digits of the SHA-256 of its sample id. Tensors: ``mask`` (uint8, one bit per working cell, C order, most significant
+bit first) and ``values`` (int8, or int16 where a budget has more than 127 steps: the nonzero steps in C order).
+Metadata: ``format``, ``sample_id``, ``shape`` (working grid), ``levels`` (the largest step) and ``record`` (JSON, what
+the writer knows of the sample's files). Files are written aside and renamed, so a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class SparseNoise:
         """Unpack to an array of ``shape``."""
         cells = int(np.prod(self.shape))
         result = np.zeros(cells, dtype=np.int16)
-        result[np.flatnonzero(np.unpackbits(self.mask, count=cells).view(bool))] = self.values  # indices of booleans are faster than booleans
+        result[np.flatnonzero(np.unpackbits(self.mask, count=cells).view(bool))] = (
+            self.values
+        )  # indices of booleans are faster than booleans
         return result.reshape(self.shape)
 
 
@@ -114,14 +118,18 @@ class NoiseStore:
             "record": json.dumps(dict(record or {}), sort_keys=True),
         }
         content = save({"mask": noise.mask, "values": noise.values}, metadata)
-        write_atomically(self._path(sample_id), _ordered(content), private=True)  # who knows the noise can take it off again
+        write_atomically(
+            self._path(sample_id), _ordered(content), private=True
+        )  # who knows the noise can take it off again
 
     def _open(self, sample_id: str) -> Any:
         try:
             return _open_checked(self._path(sample_id))
         except FileNotFoundError:
             found = f"{self.folder}, which holds {len(self)} samples"
-            raise UsageError(f"no noise for sample {sample_id!r} in {found}; protect it first, or check its id") from None
+            raise UsageError(
+                f"no noise for sample {sample_id!r} in {found}; protect it first, or check its id"
+            ) from None
 
     def read(self, sample_id: str) -> SparseNoise:
         """Load the noise of a sample.
@@ -175,16 +183,23 @@ def _open_checked(path: Path) -> Any:
         raise _damaged(path, str(error)) from error
     found = (file.metadata() or {}).get("format")
     if found != STORE_FORMAT:
-        raise SalmError(f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it")
+        raise SalmError(
+            f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it"
+        )
     return file
 
 
 def _damaged(path: Path, reason: str) -> SalmError:
-    return SalmError(f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); delete it, and search.json beside its folder, and run again with --resume")
+    return SalmError(
+        f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); delete it, and search.json beside its "
+        "folder, and run again with --resume"
+    )
 
 
 def _ordered(content: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, whose order differs from run to run, so that equal noise is equal bytes."""
+    """Sort the metadata of a safetensors file, whose order differs from run to run, so that equal noise
+    is equal bytes.
+    """
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
@@ -193,20 +208,25 @@ def _ordered(content: bytes) -> bytes:
 
 
 def fingerprint(stored: NDArray[Any]) -> str:
-    """Give the identity of an array of stored values: 32 hexadecimal digits from its shape and values, whatever its dtype."""
+    """Give the identity of an array of stored values: 32 hexadecimal digits from its shape and values, whatever its
+    dtype.
+    """
     digest = hashlib.sha256(repr(tuple(stored.shape)).encode())
     digest.update(np.ascontiguousarray(stored, dtype="<f8").tobytes())
     return digest.hexdigest()[:32]
 
 
-def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]) -> NDArray[Any]:
+def add_noise(
+    stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]
+) -> NDArray[Any]:
     """Add noise to the stored values of one picture, within its budget; the only place where values change.
 
-    Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``, never out of ``budget.range_stored``,
-    and never onto or off the padding or the empty background.
+    Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``,
+    never out of ``budget.range_stored``, and never onto or off the padding or the empty background.
 
     Args:
-        stored: values of one picture, native grid, perhaps with trailing axes that share the noise (colors, points in time).
+        stored: values of one picture, native grid, perhaps with trailing axes that share the noise (colors, points in
+            time).
         noise: steps on the picture's part of the working grid, positive where the real value is to rise.
         levels: the largest step in the unit of ``noise``.
         budget: of this picture.
@@ -226,8 +246,11 @@ def add_noise(stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: Fi
         changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))
     else:
         with np.errstate(invalid="ignore"):
-            changed = np.clip((stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high).astype(stored.dtype)
-            # The sum is rounded to the file's type; where that went beyond the budget, the next value toward the source is within it.
+            changed = np.clip(
+                (stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high
+            ).astype(stored.dtype)
+            # The sum is rounded to the file's type; where that went beyond the budget, the next value toward the source
+            # is within it.
             beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
         changed = np.where(beyond, np.nextafter(changed, stored), changed)
     forbidden = np.zeros(stored.shape, dtype=bool)

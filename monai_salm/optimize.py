@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The min-min optimizer: error-minimizing noise, bounded in stored steps and sparse inside the anatomy.
 
-SALM, Sparsity-Aware Local Masking (arXiv 2403.10573), as we read its abstract: noise that minimizes the training error of a surrogate (Huang et al. 2021,
-arXiv 2101.04898), restricted to the voxels whose loss gradient is largest. For samples x with label y, surrogate f and consumer draws t::
+SALM, Sparsity-Aware Local Masking (arXiv 2403.10573), as we read its abstract: noise that minimizes the training error
+of a surrogate (Huang et al. 2021, arXiv 2101.04898), restricted to the voxels whose loss gradient is largest. For
+samples x with label y, surrogate f and consumer draws t::
 
-    min_theta min_delta  sum E_t L(f_theta(t(q(x + delta))), y),   |delta| <= epsilon,   delta = 0 outside S,   |S| <= perturbed_fraction * |anatomy|
+    min_theta min_delta  sum E_t L(f_theta(t(q(x + delta))), y)
+    |delta| <= epsilon,   delta = 0 outside S,   |S| <= perturbed_fraction * |anatomy|
 
-q rounds to the steps that the file can hold, so what is optimized is what is written. Each round trains the surrogate for a while on the samples as
-they are protected now, then takes some signed gradient steps per sample, from where the last round left its noise.
+q rounds to the steps that the file can hold, so what is optimized is what is written. Each round trains the surrogate
+for a while on the samples as they are protected now, then takes some signed gradient steps per sample, from where the
+last round left its noise.
 
-Where a class texture starts the noise (:mod:`monai_salm.textures`), the first round only looks: its surrogate learns from the clean samples, and its
-gradient says where in each image the disease is seen (a frozen surrogate's: where a texture is looked for). There the texture is put, and from the second
-round on the steps fit it to the image. The mask says where, the class says what, the optimizer makes it fit.
+Where a class texture starts the noise (:mod:`monai_salm.textures`), the first round only looks: its surrogate learns
+from the clean samples, and its gradient says where in each image the disease is seen (a frozen surrogate's: where a
+texture is looked for). There the texture is put, and from the second round on the steps fit it to the image. The mask
+says where, the class says what, the optimizer makes it fit.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ logger = logging.getLogger(__name__)
 MASK_RULES = ("gradient", "random", "dense")
 
 LEAST_CONTRAST = 0.02
-"""Local contrast, in model values, that is added to that of an image: below it a texture is seen as well as anywhere."""
+"""Local contrast, in model values, that is added to that of an image: below it a texture is seen as
+well as anywhere.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +61,21 @@ class MinMinSettings:
         surrogate_batches: batches of the surrogate in each round at least, so that few samples train it as well.
         noise_steps: signed gradient steps per sample and round.
         step_size: size of one such step as a share of the budget.
-        stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0 never stops.
+        stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
+            never stops.
         patience: see ``stop_error``.
         renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
-        mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values: a texture needs room; odd.
-        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The mask then goes where the gradient
-            is large for the contrast that the image has there.
-        texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the textures yet leads away from them.
-        class_directions: number of the direction of each class's texture, None for the class without a fine one; ``auto`` chooses them, see
-            :func:`~monai_salm.textures.class_directions`.
+        mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values:
+            a texture needs room; odd.
+        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The
+            mask then goes where the gradient is large for the contrast that the image has there.
+        texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the
+            textures yet leads away from them.
+        class_directions: number of the direction of each class's texture, None for the class without a fine one;
+            ``auto`` chooses them, see :func:`~monai_salm.textures.class_directions`.
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
         seed: of everything random.
@@ -96,13 +105,19 @@ class MinMinSettings:
         if self.class_directions != "auto":  # JSON has a list
             object.__setattr__(self, "class_directions", tuple(self.class_directions))
         if not 0 < self.perturbed_fraction <= 1:
-            raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's voxels change")
+            raise UsageError(
+                f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's "
+                "voxels change"
+            )
         if self.mask_rule not in MASK_RULES:
             raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
         if self.mask_blur < 1 or self.mask_blur % 2 == 0:
             raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
         if self.texture_period and self.texture_period < 2:
-            raise UsageError(f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, or 0 for none")
+            raise UsageError(
+                f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, "
+                "or 0 for none"
+            )
         for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
@@ -114,7 +129,9 @@ class MinMinSettings:
 
 @dataclass
 class RoundLog:
-    """What one round did: mean error of the surrogate in the noise steps, share of the anatomy changed, passes per sample so far, seconds."""
+    """What one round did: mean error of the surrogate in the noise steps, share of the anatomy changed, passes per
+    sample so far, seconds.
+    """
 
     round: int
     error: float
@@ -153,8 +170,9 @@ class MinMinOptimizer:
         settings: see :class:`MinMinSettings`.
         augmentation: what the noise has to survive.
         device: where to compute.
-        freeze_surrogate: True takes noise steps only, with the network as it is (further samples of a finished run). Each sample is then on its own, in
-            its batches as in its draws: its noise does not depend on which others are protected with it.
+        freeze_surrogate: True takes noise steps only, with the network as it is (further samples of a finished run).
+            Each sample is then on its own, in its batches as in its draws: its noise does not depend on which others
+            are protected with it.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -189,13 +207,21 @@ class MinMinOptimizer:
         directions = settings.class_directions
         if directions == "auto":
             directions = class_directions(samples, self.task.outputs, period=settings.texture_period)
-        textures = class_textures(samples, self.task, period=settings.texture_period, seed=settings.seed, directions=directions)
-        return SearchState([texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores)
+        textures = class_textures(
+            samples, self.task, period=settings.texture_period, seed=settings.seed, directions=directions
+        )
+        return SearchState(
+            [texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores
+        )
 
     def run(
-        self, samples: WorkingSet, state: SearchState | None = None, after_round: Callable[[SearchState], None] | None = None
+        self,
+        samples: WorkingSet,
+        state: SearchState | None = None,
+        after_round: Callable[[SearchState], None] | None = None,
     ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working grid.
+        """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working
+        grid.
 
         Args:
             samples: with targets.
@@ -208,9 +234,18 @@ class MinMinOptimizer:
         settings = self.settings
         self.network.to(self.device)
         check_targets(samples, self.task)
-        check_network(self.network, type(self.network).__name__, self.task, samples.padded_shape, self.device, trained=not self.freeze_surrogate)
+        check_network(
+            self.network,
+            type(self.network).__name__,
+            self.task,
+            samples.padded_shape,
+            self.device,
+            trained=not self.freeze_surrogate,
+        )
         state = state or self.start(samples)
-        with Progress("optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress) as bar:
+        with Progress(
+            "optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress
+        ) as bar:
             while state.round < settings.max_rounds and not self._done(state):
                 log = self._round(samples, state)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
@@ -240,7 +275,9 @@ class MinMinOptimizer:
             self._train_surrogate(samples, state, generator)
         error, changed = self._move_noise(samples, state, generator)
         state.round += 1
-        looked = state.round == 1 and self.settings.texture_period > 0  # at clean samples, whose error says nothing of the noise
+        looked = (
+            state.round == 1 and self.settings.texture_period > 0
+        )  # at clean samples, whose error says nothing of the noise
         state.quiet = state.quiet + 1 if error < self.settings.stop_error and not looked else 0
         log = RoundLog(state.round, error, changed, state.passes, time.monotonic() - began)
         state.history.append(log)
@@ -263,7 +300,9 @@ class MinMinOptimizer:
                     break
                 batch = samples.batch(indices, self.device)
                 steps, score = self._gather(samples, state, batch)
-                images = self._apply(batch, steps, self._mask(score, batch) if state.round else torch.zeros_like(score, dtype=torch.bool))
+                images = self._apply(
+                    batch, steps, self._mask(score, batch) if state.round else torch.zeros_like(score, dtype=torch.bool)
+                )
                 images, target = self._augment(images, batch, generator)
                 optimizer.zero_grad(set_to_none=True)
                 loss = self._losses(images, target)[0].mean()
@@ -274,11 +313,16 @@ class MinMinOptimizer:
                 done += 1
                 seen += len(indices)
         if not bool(total.isfinite()):  # asked once a round, since every question waits for the device
-            raise UsageError(f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller learning_rate, or another network")
+            raise UsageError(
+                f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller "
+                "learning_rate, or another network"
+            )
         state.passes += seen / len(samples)
 
     def _move_noise(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> tuple[float, float]:
-        """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after them."""
+        """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after
+        them.
+        """
         settings = self.settings
         self.network.eval().requires_grad_(False)
         looks = state.round == 0 and settings.texture_period > 0
@@ -293,17 +337,24 @@ class MinMinOptimizer:
             gain, levels = mask * batch.share * _column(batch.step_model, steps), _column(batch.levels, steps)
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                gradient, logits, target = self._input_gradient((batch.images + self._quantize(steps, batch) * gain).clamp(0, 1), batch, generator)
+                gradient, logits, target = self._input_gradient(
+                    (batch.images + self._quantize(steps, batch) * gain).clamp(0, 1), batch, generator
+                )
                 if step == 0:
                     errors += float(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
                 if not looks:
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             if not bool(gathered.isfinite().all()):
-                raise UsageError(f"a loss gradient is not finite near sample {samples.ids[indices[0]]!r}; give finite images, or another network")
+                raise UsageError(
+                    f"a loss gradient is not finite near sample {samples.ids[indices[0]]!r}; give finite images, "
+                    "or another network"
+                )
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
             gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
-            score = gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
+            score = (
+                gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
+            )
             self._scatter(samples, state, batch, steps, score)
             final = (self._quantize(steps, batch) != 0) & self._mask(score, batch)
             changed += int((final * batch.voxels).sum())
@@ -311,8 +362,12 @@ class MinMinOptimizer:
         state.passes += settings.noise_steps
         return errors / len(samples), changed / max(anatomy, 1)
 
-    def _input_gradient(self, images: Tensor, batch: WorkingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient of the loss by protected images (straight through the rounding), and the logits and target that it came from."""
+    def _input_gradient(
+        self, images: Tensor, batch: WorkingBatch, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of the loss by protected images (straight through the rounding), and the logits and target that it
+        came from.
+        """
         with torch.enable_grad():
             images = images.requires_grad_(True)
             augmented, target = self._augment(images, batch, generator)
@@ -351,7 +406,9 @@ class MinMinOptimizer:
             return voxels > 0
         if settings.mask_rule == "random":
             frozen = [own_generator(batch.images, settings.seed)] if self.freeze_surrogate else []
-            generators = frozen or [torch.Generator().manual_seed(settings.seed * 7_919 + index) for index in batch.indices]
+            generators = frozen or [
+                torch.Generator().manual_seed(settings.seed * 7_919 + index) for index in batch.indices
+            ]
             rows = [torch.rand(voxels[0].numel(), generator=generator) for generator in generators]
             score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
         if settings.mask_blur > 1:
@@ -366,7 +423,9 @@ class MinMinOptimizer:
         steps = samples.pad([state.steps[i].numpy() for i in batch.indices]).to(device)
         return steps, samples.pad([state.score[i].numpy() for i in batch.indices]).to(device)
 
-    def _scatter(self, samples: WorkingSet, state: SearchState, batch: WorkingBatch, steps: Tensor, score: Tensor) -> None:
+    def _scatter(
+        self, samples: WorkingSet, state: SearchState, batch: WorkingBatch, steps: Tensor, score: Tensor
+    ) -> None:
         for row, index in enumerate(batch.indices):
             state.steps[index] = torch.from_numpy(samples.crop(steps[row], index).copy())
             state.score[index] = torch.from_numpy(samples.crop(score[row], index).copy())

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on standard error: bars on a terminal; elsewhere, where the frames of a bar would fill a log, a few plain lines."""
+"""Progress on standard error: bars on a terminal; elsewhere, where the frames of a bar would fill a log, a few plain
+lines.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 SHARE, SOONEST, LATEST = 0.1, 5.0, 60.0
-"""A log gets a line for each such share of a stage, no sooner than so many seconds after the last one, and one after so many seconds in any case."""
+"""A log gets a line for each such share of a stage, no sooner than so many seconds after the last one, and one after so
+many seconds in any case.
+"""
 
 
 class Progress:
@@ -30,21 +34,36 @@ class Progress:
         inner: part of another stage, whose bar stays; without a line at its end.
     """
 
-    def __init__(self, stage: str, total: int, unit: str, *, show_progress: bool, done: int = 0, inner: bool = False) -> None:
+    def __init__(
+        self, stage: str, total: int, unit: str, *, show_progress: bool, done: int = 0, inner: bool = False
+    ) -> None:
         self._stage, self._total, self._unit, self._inner = stage, total, unit, inner
         self._first = self._done = self._told = done
         self._bar: tqdm[NoReturn] | None = None
         self._lines = show_progress and not on_terminal()
         if show_progress and not self._lines:
-            width, height = get_terminal_size()  # tqdm shows nothing on a terminal that says its size is 0, as those of containers may
-            self._bar = tqdm(total=total, initial=done, desc=stage, unit=f" {unit}", leave=not inner, file=sys.stderr, ncols=width, nrows=height)
+            width, height = (
+                get_terminal_size()
+            )  # tqdm shows nothing on a terminal that says its size is 0, as those of containers may
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=stage,
+                unit=f" {unit}",
+                leave=not inner,
+                file=sys.stderr,
+                ncols=width,
+                nrows=height,
+            )
         self._began = self._line_at = time.monotonic()
 
     def __enter__(self) -> Progress:
         """Begin; the bar is there already."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the bar, or write the last line if all went well."""
         if self._bar is not None:
             self._bar.close()
@@ -63,7 +82,9 @@ class Progress:
         if self._bar is not None:
             left = "" if seconds_left is None else f"{in_words(seconds_left)} left in all"
             if note or left:
-                self._bar.set_postfix_str("; ".join(filter(None, (left, note))), refresh=not steps)  # a narrow screen cuts the end off
+                self._bar.set_postfix_str(
+                    "; ".join(filter(None, (left, note))), refresh=not steps
+                )  # a narrow screen cuts the end off
             self._bar.update(steps)
         elif self._lines:
             self._line(note, seconds_left)
@@ -72,7 +93,9 @@ class Progress:
         """Write a line if it is time for one."""
         now = time.monotonic()
         waited, moved = now - self._line_at, self._done - self._told
-        if self._done >= self._total or (waited < LATEST and (self._inner or waited < SOONEST or moved < SHARE * self._total)):
+        if self._done >= self._total or (
+            waited < LATEST and (self._inner or waited < SOONEST or moved < SHARE * self._total)
+        ):
             return
         self._line_at, self._told = now, self._done
         if seconds_left is None and self._done > self._first:

@@ -30,7 +30,8 @@ class WorkingSample:
         sample_id: its identity.
         image_model: model values, 2D or 3D.
         carrier_voxels: int, same shape: how many native voxels of each cell can carry noise.
-        carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the cell's mean keeps.
+        carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the
+            cell's mean keeps.
         anatomy_voxels: native voxels of the anatomy, the base of the perturbed fraction.
         levels: steps of the budget.
         step_model: model value of one step.
@@ -65,11 +66,20 @@ class WorkingMaps:
         marks = canvas.carriers(stored, anatomy)
         behind = tuple(range(anatomy.ndim, marks.ndim))
         share = to_working(marks.mean(axis=behind) if behind else marks, shape)
-        return cls(to_working(canvas.model(stored), shape), cell_counts(np.asarray(marks.any(axis=behind)), shape), share, int(anatomy.sum()))
+        return cls(
+            to_working(canvas.model(stored), shape),
+            cell_counts(np.asarray(marks.any(axis=behind)), shape),
+            share,
+            int(anatomy.sum()),
+        )
 
     @classmethod
-    def of_slices(cls, slices: Iterable[tuple[NDArray[Any], Canvas]], native: tuple[int, ...], shape: tuple[int, ...]) -> WorkingMaps:
-        """Bring the stored values of a volume's slices, in their order, onto a working grid of ``shape``; one at a time, so that memory stays flat."""
+    def of_slices(
+        cls, slices: Iterable[tuple[NDArray[Any], Canvas]], native: tuple[int, ...], shape: tuple[int, ...]
+    ) -> WorkingMaps:
+        """Bring the stored values of a volume's slices, in their order, onto a working grid of ``shape``; one at a
+        time, so that memory stays flat.
+        """
         image, share = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
         cells = axis_cells(native[0], shape[0])
@@ -109,7 +119,8 @@ class WorkingSet:
 
     Args:
         samples: at least one; all 2D or all 3D, with distinct ids, and either all or none with a target.
-        padded_shape: shape of all batches; None pads each batch as little as its samples and :data:`PAD_MULTIPLE` allow.
+        padded_shape: shape of all batches; None pads each batch as little as its samples and :data:`PAD_MULTIPLE`
+            allow.
 
     Raises:
         UsageError: the samples do not belong together.
@@ -126,7 +137,10 @@ class WorkingSet:
             raise UsageError("two samples have one id; remove the duplicate files")
         unlabeled = [sample.sample_id for sample in ordered if sample.target is None]
         if 0 < len(unlabeled) < len(ordered):
-            raise UsageError(f"{len(unlabeled)} of {len(ordered)} samples have no label, the first of them {unlabeled[0]!r}; label all of them or none")
+            raise UsageError(
+                f"{len(unlabeled)} of {len(ordered)} samples have no label, the first of them {unlabeled[0]!r}; "
+                "label all of them or none"
+            )
         self.samples = ordered
         self.spatial_dims = dims.pop()
         smallest = _common_shape([sample.image_model.shape for sample in ordered])
@@ -174,7 +188,9 @@ class WorkingSet:
         )
 
     def pad(self, maps: Sequence[NDArray[np.generic]]) -> Tensor:
-        """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one was given, else as small as can be."""
+        """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one
+        was given, else as small as can be.
+        """
         shape = self.padded_shape if self._fixed else _common_shape([values.shape for values in maps])
         result = np.zeros((len(maps), 1, *shape), dtype=maps[0].dtype)
         for row, values in zip(result, maps, strict=True):

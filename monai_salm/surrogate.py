@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained surrogate on disk: its weights and everything needed to use it again for further samples.
 
-One `safetensors` file: the tensors of the network's state, and under the metadata key ``surrogate`` the JSON of :class:`SurrogateCard`.
+One `safetensors` file: the tensors of the network's state, and under the metadata key ``surrogate`` the JSON of
+:class:`SurrogateCard`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class SurrogateCard:
         modality: DICOM Modality code for images that do not say theirs.
         method: name of the method that it searched for.
         rounds: how many rounds that took; further samples get as many.
-        series: :func:`series_key` of each volume of the run -> ``to_json`` of its :class:`~monai_salm.bounds.VolumeBudget`.
+        series: :func:`series_key` of each volume of the run -> ``to_json`` of its
+            :class:`~monai_salm.bounds.VolumeBudget`.
     """
 
     network: str
@@ -90,43 +92,68 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
             found = metadata.get("format")
             if found != SURROGATE_FORMAT and str(found).startswith(_FORMATS):
                 raise UsageError(
-                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; protect its files again with this version, or use the version that wrote it"
+                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; protect its files again with this "
+                    "version, or use the version that wrote it"
                 )
             if found != SURROGATE_FORMAT:
-                raise UsageError(f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a run's work folder")
+                raise UsageError(
+                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a "
+                    "run's work folder"
+                )
             state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder") from error
+        raise UsageError(
+            f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder"
+        ) from error
     try:
         card = SurrogateCard(**json.loads(metadata["surrogate"]))
         with torch.random.fork_rng(devices=[]):
-            network = build_network(card.network, spatial_dims=card.spatial_dims, outputs=card.task["outputs"], image_shape=tuple(card.padded_shape))
+            network = build_network(
+                card.network,
+                spatial_dims=card.spatial_dims,
+                outputs=card.task["outputs"],
+                image_shape=tuple(card.padded_shape),
+            )
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"{path}: the surrogate is damaged ({reason}); take another copy of it, or make it again with 'protect'") from error
+        raise UsageError(
+            f"{path}: the surrogate is damaged ({reason}); take another copy of it, or make it again with 'protect'"
+        ) from error
     return network, card
 
 
 def frozen_set(samples: Sequence[WorkingSample], card: SurrogateCard) -> WorkingSet:
-    """Put samples into batches for a frozen surrogate, of the shape that it was trained with where it has a place for each cell."""
+    """Put samples into batches for a frozen surrogate, of the shape that it was trained with where it has a place for
+    each cell.
+    """
     fixed = size_multiple(card.network) != PAD_MULTIPLE
     return WorkingSet(samples, tuple(card.padded_shape) if fixed else None)
 
 
 def frozen_optimizer(
-    network: nn.Module, card: SurrogateCard, *, rounds: int | None = None, device: torch.device | str = "cpu", show_progress: bool = False
+    network: nn.Module,
+    card: SurrogateCard,
+    *,
+    rounds: int | None = None,
+    device: torch.device | str = "cpu",
+    show_progress: bool = False,
 ) -> MinMinOptimizer:
-    """Give the optimizer of further samples: all is as its card says, so that a sample's noise is the same whoever asks for it.
+    """Give the optimizer of further samples: all is as its card says, so that a sample's noise is the same whoever asks
+    for it.
 
     Args:
         network, card: of :func:`load_surrogate`.
-        rounds: None takes as many as the surrogate's own run took. There is no stop rule, which would depend on the other samples.
+        rounds: None takes as many as the surrogate's own run took. There is no stop rule, which would depend on the
+            other samples.
         device: where to compute.
         show_progress: a progress bar on standard error.
     """
-    settings = replace(MinMinSettings(**card.search), max_rounds=card.rounds if rounds is None else rounds, stop_error=0.0)
+    settings = replace(
+        MinMinSettings(**card.search), max_rounds=card.rounds if rounds is None else rounds, stop_error=0.0
+    )
     return MinMinOptimizer(
         network, task_from_json(card.task), settings,
-        augmentation=ConsumerAugmentation(**card.augmentation), device=device, freeze_surrogate=True, show_progress=show_progress,
+        augmentation=ConsumerAugmentation(**card.augmentation), device=device, freeze_surrogate=True,
+        show_progress=show_progress,
     )  # fmt: skip

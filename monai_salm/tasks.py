@@ -37,8 +37,16 @@ class LearningTask(ABC):
         """Give the error of each sample in [0, 1], ``(batch,)``: what the noise is to bring down."""
 
     @abstractmethod
-    def evidence(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> Tensor:
-        """Give the few numbers of each sample that scores are made of, ``(batch, numbers)`` float64, so that no logits need to be kept.
+    def evidence(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        spacing: Sequence[tuple[float, ...]] | None = None,
+        *,
+        distances: bool = True,
+    ) -> Tensor:
+        """Give the few numbers of each sample that scores are made of, ``(batch, numbers)`` float64, so that no logits
+        need to be kept.
 
         Args:
             logits, target: of some samples.
@@ -50,8 +58,17 @@ class LearningTask(ABC):
     def summarize(self, evidence: Tensor) -> dict[str, float]:
         """Give the scores over a whole set of samples, whose evidence may come from several batches, concatenated."""
 
-    def score(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> dict[str, float]:
-        """Give the scores over a whole set of samples; see :meth:`evidence` for the arguments and :meth:`summarize` for the scores."""
+    def score(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        spacing: Sequence[tuple[float, ...]] | None = None,
+        *,
+        distances: bool = True,
+    ) -> dict[str, float]:
+        """Give the scores over a whole set of samples; see :meth:`evidence` for the arguments and :meth:`summarize` for
+        the scores.
+        """
         return self.summarize(self.evidence(logits, target, spacing, distances=distances))
 
     @abstractmethod
@@ -66,8 +83,8 @@ class ClassificationTask(LearningTask):
     Args:
         outputs: number of classes, or of findings if ``multi_label``.
         multi_label: True if each output is a finding of its own (sigmoid) instead of one of several classes (softmax).
-        weights: weight of each class in the loss, so that a rare class counts as much as a common one; empty for equal weights.
-            For findings: the weight of its positive samples.
+        weights: weight of each class in the loss, so that a rare class counts as much as a common one; empty for equal
+            weights. For findings: the weight of its positive samples.
     """
 
     outputs: int
@@ -77,7 +94,8 @@ class ClassificationTask(LearningTask):
 
     @classmethod
     def balanced(cls, targets: Tensor) -> ClassificationTask:
-        """Make the task of some targets, weighting each class by the inverse of its share (medical labels are rarely even).
+        """Make the task of some targets, weighting each class by the inverse of its share (medical labels are rarely
+        even).
 
         Args:
             targets: ``(samples,)`` int64 classes, or ``(samples, findings)`` float in {0, 1}.
@@ -89,11 +107,17 @@ class ClassificationTask(LearningTask):
             positive = targets.float().mean(dim=0)
             if bool(((positive == 0) | (positive == 1)).any()):
                 column = int(((positive == 0) | (positive == 1)).nonzero()[0, 0])
-                raise UsageError(f"finding {column} is the same in all {len(targets)} samples; a label that never varies cannot be learned, so leave it out")
+                raise UsageError(
+                    f"finding {column} is the same in all {len(targets)} samples; a label that never varies "
+                    "cannot be learned, so leave it out"
+                )
             return cls(targets.shape[1], True, tuple(((1 - positive) / positive).clamp(max=20.0).tolist()))
         counts = torch.bincount(targets)
         if int((counts > 0).sum()) < 2:
-            raise UsageError(f"all {len(targets)} samples have one label; a label that never varies cannot be learned, so give samples of two classes at least")
+            raise UsageError(
+                f"all {len(targets)} samples have one label; a label that never varies cannot be learned, so give "
+                "samples of two classes at least"
+            )
         weights = torch.where(counts > 0, len(targets) / (len(counts) * counts.clamp(min=1)), 1.0)
         return cls(len(counts), False, tuple(weights.tolist()))
 
@@ -101,7 +125,9 @@ class ClassificationTask(LearningTask):
         """Give the weighted cross entropy; target ``(batch,)`` int64, or ``(batch, findings)`` float for findings."""
         weights = logits.new_tensor(self.weights) if self.weights else None
         if self.multi_label:
-            return functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weights, reduction="none").mean(dim=1)
+            return functional.binary_cross_entropy_with_logits(
+                logits, target.to(logits.dtype), pos_weight=weights, reduction="none"
+            ).mean(dim=1)
         return functional.cross_entropy(logits, target, weight=weights, reduction="none")
 
     def error(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -122,9 +148,11 @@ class ClassificationTask(LearningTask):
         return torch.cat([logits, target.reshape(len(logits), -1).to(logits.dtype)], dim=1).detach().double().cpu()
 
     def summarize(self, evidence: Tensor) -> dict[str, float]:
-        """Give balanced accuracy (mean recall over classes), AUC (one against the rest, macro mean, ties count one half) and Matthews correlation.
+        """Give balanced accuracy (mean recall over classes), AUC (one against the rest, macro mean, ties count one
+        half) and Matthews correlation.
 
-        For findings: each is the mean over the findings that vary. A class that does not occur in the targets is left out of the means.
+        For findings: each is the mean over the findings that vary. A class that does not occur in the targets is left
+        out of the means.
         """
         # A network that went astray knows nothing: all its logits are equal, which scores as a guess.
         logits = evidence[:, : self.outputs].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -143,7 +171,12 @@ class ClassificationTask(LearningTask):
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :func:`task_from_json` reads back."""
-        return {"task": "classification", "outputs": self.outputs, "multi_label": self.multi_label, "weights": list(self.weights)}
+        return {
+            "task": "classification",
+            "outputs": self.outputs,
+            "multi_label": self.multi_label,
+            "weights": list(self.weights),
+        }
 
 
 def _binary_scores(logit: Tensor, positive: Tensor) -> dict[str, float]:
@@ -151,11 +184,17 @@ def _binary_scores(logit: Tensor, positive: Tensor) -> dict[str, float]:
     if bool(positive.all()) or not bool(positive.any()):
         return dict.fromkeys(("balanced_accuracy", "auc", "mcc"), math.nan)
     recall = [float(((logit > 0) == positive)[positive == side].double().mean()) for side in (True, False)]
-    return {"balanced_accuracy": _mean(recall), "auc": _auc(logit, positive), "mcc": _matthews((logit > 0).long(), positive.long(), 2)}
+    return {
+        "balanced_accuracy": _mean(recall),
+        "auc": _auc(logit, positive),
+        "mcc": _matthews((logit > 0).long(), positive.long(), 2),
+    }
 
 
 def _log_odds(logits: Tensor, k: int) -> Tensor:
-    """Rank samples by the probability of a class; probabilities themselves would all be 1 for a network that is very sure."""
+    """Rank samples by the probability of a class; probabilities themselves would all be 1 for a network that is very
+    sure.
+    """
     others = [column for column in range(logits.shape[1]) if column != k]
     return logits[:, k] - logits[:, others].logsumexp(dim=1)
 
@@ -200,7 +239,9 @@ class SegmentationTask(LearningTask):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Give Dice loss plus cross entropy; target ``(batch, *spatial)`` int64."""
         onehot = functional.one_hot(target, self.outputs).movedim(-1, 1).to(logits.dtype)
-        dice = DiceLoss(softmax=True, include_background=False, reduction="none", smooth_nr=1.0, smooth_dr=1.0)(logits, onehot)
+        dice = DiceLoss(softmax=True, include_background=False, reduction="none", smooth_nr=1.0, smooth_dr=1.0)(
+            logits, onehot
+        )
         entropy = functional.cross_entropy(logits, target, reduction="none")
         loss: Tensor = dice.flatten(1).mean(dim=1) + entropy.flatten(1).mean(dim=1)
         return loss
@@ -209,20 +250,33 @@ class SegmentationTask(LearningTask):
         """Give 1 minus the mean Dice of the foreground classes that occur."""
         return 1.0 - self._dice(_winners(logits), target).nanmean(dim=1).nan_to_num(nan=1.0)
 
-    def evidence(self, logits: Tensor, target: Tensor, spacing: Sequence[tuple[float, ...]] | None = None, *, distances: bool = True) -> Tensor:
+    def evidence(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        spacing: Sequence[tuple[float, ...]] | None = None,
+        *,
+        distances: bool = True,
+    ) -> Tensor:
         """Give the Dice of each foreground class, and behind them its HD95 in mm."""
         predicted = _winners(logits.detach())
         columns = [self._dice(predicted, target).double().cpu()]
         if distances:
             pairs = zip(predicted, target, spacing or [()] * len(target), strict=True)
-            columns.append(torch.tensor([self._distances(guess, truth, steps) for guess, truth, steps in pairs], dtype=torch.float64))
+            columns.append(
+                torch.tensor(
+                    [self._distances(guess, truth, steps) for guess, truth, steps in pairs], dtype=torch.float64
+                )
+            )
         return torch.cat(columns, dim=1)
 
     def summarize(self, evidence: Tensor) -> dict[str, float]:
-        """Give Dice and HD95 (mm, only if distances were measured): the mean over samples, of all foreground classes together and of each one.
+        """Give Dice and HD95 (mm, only if distances were measured): the mean over samples, of all foreground classes
+        together and of each one.
 
-        A class is left out of the Dice of a sample where it does not occur. HD95 is the larger of the 95th percentiles of the distances from one surface to
-        the other and back. It is the diagonal of the image where only one of prediction and truth holds the class, and is left out where neither does.
+        A class is left out of the Dice of a sample where it does not occur. HD95 is the larger of the 95th percentiles
+        of the distances from one surface to the other and back. It is the diagonal of the image where only one of
+        prediction and truth holds the class, and is left out where neither does.
         """
         scores: dict[str, float] = {}
         classes = self.outputs - 1
@@ -244,7 +298,11 @@ class SegmentationTask(LearningTask):
                 with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
                     warnings.simplefilter("ignore", FutureWarning)
                     distance = compute_hausdorff_distance(
-                        guess[None, None].cpu(), truth[None, None].cpu(), include_background=True, percentile=95, spacing=steps
+                        guess[None, None].cpu(),
+                        truth[None, None].cpu(),
+                        include_background=True,
+                        percentile=95,
+                        spacing=steps,
                     )
                 distances.append(float(distance))
             else:
@@ -256,7 +314,11 @@ class SegmentationTask(LearningTask):
         count, classes = len(predicted), self.outputs
         pairs = (target * classes + predicted).flatten(1)
         ones = torch.ones(1, dtype=torch.int64, device=pairs.device).expand_as(pairs)
-        table = torch.zeros(count, classes * classes, dtype=torch.int64, device=pairs.device).scatter_add_(1, pairs, ones).reshape(count, classes, classes)
+        table = (
+            torch.zeros(count, classes * classes, dtype=torch.int64, device=pairs.device)
+            .scatter_add_(1, pairs, ones)
+            .reshape(count, classes, classes)
+        )
         truth, guess = table.sum(dim=2)[:, 1:], table.sum(dim=1)[:, 1:]
         both = table.diagonal(dim1=1, dim2=2)[:, 1:]
         return torch.where(truth > 0, 2 * both / (truth + guess), torch.nan)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class textures: the part of the noise that the samples of a class have in common.
 
-A texture is the sign of a plane wave whose direction says the class and whose phase is the sample's own. So it is the same for a network under flips and
-shifts, survives a blur and a resampling that its period outlasts, and has no mean that a linear projection or the average of a class could take out.
-Synthetic class-wise noise that needs no surrogate: Yu et al. 2022 (arXiv 2111.00898, there linear and of fixed phase), Sadasivan et al. 2023 (arXiv
-2303.04278, class-wise convolution).
+A texture is the sign of a plane wave whose direction says the class and whose phase is the sample's own. So it is the
+same for a network under flips and shifts, survives a blur and a resampling that its period outlasts, and has no mean
+that a linear projection or the average of a class could take out. Synthetic class-wise noise that needs no surrogate:
+Yu et al. 2022 (arXiv 2111.00898, there linear and of fixed phase), Sadasivan et al. 2023 (arXiv 2303.04278, class-wise
+convolution).
 
-One class can be *calm*: its wave is so long that it passes for anatomy. A network then learns that an image without a fine texture is of that class, and so
-it takes every clean image for one of it. Where every class has a fine texture, a clean image shows none of them, and what is left to judge it by is the
-disease. See :func:`calm_class` for when there is one.
+One class can be *calm*: its wave is so long that it passes for anatomy. A network then learns that an image without a
+fine texture is of that class, and so it takes every clean image for one of it. Where every class has a fine texture, a
+clean image shows none of them, and what is left to judge it by is the disease. See :func:`calm_class` for when there is
+one.
 
-Whoever trained on clean images takes a wave for disease that the disease itself looks like. So each class gets the direction in which its images differ
-least from the others by nature, see :func:`class_directions`.
+Whoever trained on clean images takes a wave for disease that the disease itself looks like. So each class gets the
+direction in which its images differ least from the others by nature, see :func:`class_directions`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ FINE = 3
 """Width, in cells, of the box whose mean a cell is compared with to tell how fine an image is."""
 
 LONGEST = 16
-"""Cells; waves that are longer are looked for in no larger surroundings than this one, since that would cost more than it tells."""
+"""Cells; waves that are longer are looked for in no larger surroundings than this one, since that would cost more than
+it tells.
+"""
 
 PHASES = 64
 """So many origins along each axis a wave can have, two cells apart."""
@@ -58,7 +62,9 @@ SEEDS = 2**64
 
 Direction = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Waves = tuple[tuple[float, ...], ...]
-"""Wave vectors of one class, cycles per cell along each axis: mirror images of each other, of which each sample has one."""
+"""Wave vectors of one class, cycles per cell along each axis: mirror images of each other, of which each sample has
+one.
+"""
 
 
 def class_waves(directions: Sequence[int | None], spatial_dims: int, period: float) -> list[Waves]:
@@ -67,11 +73,14 @@ def class_waves(directions: Sequence[int | None], spatial_dims: int, period: flo
     A class has with each wave its mirror images along the axes, so that a flip turns no class into another.
 
     Args:
-        directions: number of each class's direction, or None for the class whose wave is too long to be a texture; see :func:`class_directions`.
+        directions: number of each class's direction, or None for the class whose wave is too long to be a texture; see
+            :func:`class_directions`.
         spatial_dims: 2 or 3.
         period: of the first waves, working cells.
     """
-    fine = _fine_waves(1 + max((number for number in directions if number is not None), default=0), spatial_dims, period)
+    fine = _fine_waves(
+        1 + max((number for number in directions if number is not None), default=0), spatial_dims, period
+    )
     calm = _along(_directions(1, spatial_dims)[0], CALM_PERIOD * max(1 / math.hypot(*waves[0]) for waves in fine))
     return [calm if number is None else fine[number] for number in directions]
 
@@ -79,7 +88,10 @@ def class_waves(directions: Sequence[int | None], spatial_dims: int, period: flo
 def _fine_waves(count: int, spatial_dims: int, period: float) -> list[Waves]:
     """Give the waves of the first directions."""
     directions = _directions(count, spatial_dims)
-    return [_along(directions[number % len(directions)], period * NEXT_PERIOD ** (number // len(directions))) for number in range(count)]
+    return [
+        _along(directions[number % len(directions)], period * NEXT_PERIOD ** (number // len(directions)))
+        for number in range(count)
+    ]
 
 
 def _along(directions: list[Direction], period: float) -> Waves:
@@ -110,10 +122,12 @@ def _space_directions() -> list[list[Direction]]:
 
 
 def class_directions(samples: WorkingSet, classes: int, *, period: float) -> tuple[int | None, ...]:
-    """Choose the direction of each class's wave, so that the images of a class differ least from the others by nature in what looks like its wave.
+    """Choose the direction of each class's wave, so that the images of a class differ least from the others by nature
+    in what looks like its wave.
 
-    A network that was trained on clean images then takes the noise for neither class. On BreastMNIST images, whose classes differ along one axis, it changes
-    its AUC by 0.10 if the wave lies along that axis and by 0.02 along the other, see benchmarks/LABBOOK.md, round 19.
+    A network that was trained on clean images then takes the noise for neither class. On BreastMNIST images, whose
+    classes differ along one axis, it changes its AUC by 0.10 if the wave lies along that axis and by 0.02 along the
+    other, see benchmarks/LABBOOK.md, round 19.
 
     Args:
         samples: with classes or findings.
@@ -121,13 +135,16 @@ def class_directions(samples: WorkingSet, classes: int, *, period: float) -> tup
         period: of the waves, working cells.
 
     Returns:
-        For :func:`class_waves`: the number of the direction of each class, None for the calm one. Findings have the directions in their order.
+        For :func:`class_waves`: the number of the direction of each class, None for the calm one. Findings have the
+        directions in their order.
     """
     if not isinstance(samples.samples[0].target, int):
         return tuple(range(classes))
     calm = calm_class(samples)
     fine = [k for k in range(classes) if k != calm]
-    costs = _natural_differences(samples, fine, _fine_waves(max(len(fine), samples.spatial_dims), samples.spatial_dims, period))
+    costs = _natural_differences(
+        samples, fine, _fine_waves(max(len(fine), samples.spatial_dims), samples.spatial_dims, period)
+    )
     chosen = linear_sum_assignment(costs)[1]
     if np.trace(costs) - costs[range(len(fine)), chosen].sum() < SMALL_EFFECT:
         chosen = np.arange(len(fine))
@@ -135,8 +152,12 @@ def class_directions(samples: WorkingSet, classes: int, *, period: float) -> tup
     return tuple(places.get(k) for k in range(classes))
 
 
-def _natural_differences(samples: WorkingSet, classes: list[int], waves: list[Waves]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Give how far the images of each class differ from the others in how much of each wave they hold: Cohen's d, 0 for classes without images."""
+def _natural_differences(
+    samples: WorkingSet, classes: list[int], waves: list[Waves]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Give how far the images of each class differ from the others in how much of each wave they hold: Cohen's d, 0 for
+    classes without images.
+    """
     means, spread = _by_class(samples, [[_amount(sample, vectors) for vectors in waves] for sample in samples.samples])
     result = torch.zeros(len(classes), len(waves), dtype=torch.float64)
     for row, k in enumerate(classes):
@@ -147,7 +168,9 @@ def _natural_differences(samples: WorkingSet, classes: list[int], waves: list[Wa
 
 
 def _by_class(samples: WorkingSet, values: Sequence[Any]) -> tuple[dict[int, Tensor], Tensor]:
-    """Give the means of some values of each sample in each class that occurs, and their standard deviation within the classes."""
+    """Give the means of some values of each sample in each class that occurs, and their standard deviation within the
+    classes.
+    """
     targets, measured = samples.targets(), torch.tensor(values, dtype=torch.float64)
     groups = {k: measured[targets == k] for k in sorted(set(targets.tolist()))}
     spread = torch.stack([group.var(dim=0, correction=0) for group in groups.values()]).mean(dim=0).sqrt()
@@ -155,7 +178,9 @@ def _by_class(samples: WorkingSet, values: Sequence[Any]) -> tuple[dict[int, Ten
 
 
 def _amount(sample: WorkingSample, vectors: Waves) -> float:
-    """Logarithm of how much of some waves of one period the cells of an image that can carry noise hold on average, each in a box of two periods."""
+    """Logarithm of how much of some waves of one period the cells of an image that can carry noise hold on average,
+    each in a box of two periods.
+    """
     image = _picture(sample)
     half = min(math.ceil(0.5 / math.hypot(*vectors[0])), LONGEST // 2)
     fine = image - box_blur(image, 2 * half + 1)
@@ -170,9 +195,10 @@ def _amount(sample: WorkingSample, vectors: Waves) -> float:
 def calm_class(samples: WorkingSet) -> int | None:
     """Choose the class that is to be calm, if any, by how fine the images of each class are by nature.
 
-    Where the classes are alike, it is the one of the finest images: a texture against nature is learned as well there, and ranks clean images the wrong way
-    round. Where they are far apart, only what goes with nature is learned in time: of more than two classes it is the one of the coarsest images, and of two
-    it is none, since a texture of its own for each is learned sooner. Chosen on training and validation images, see benchmarks/LABBOOK.md, round 13.
+    Where the classes are alike, it is the one of the finest images: a texture against nature is learned as well there,
+    and ranks clean images the wrong way round. Where they are far apart, only what goes with nature is learned in time:
+    of more than two classes it is the one of the coarsest images, and of two it is none, since a texture of its own for
+    each is learned sooner. Chosen on training and validation images, see benchmarks/LABBOOK.md, round 13.
 
     Args:
         samples: with classes; there is none for others.
@@ -204,12 +230,15 @@ def _log_mean(picture: Tensor, sample: WorkingSample) -> float:
     return math.log(float(values.double().mean()) + 1e-6) if values.numel() else math.log(1e-6)
 
 
-def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, seed: int, directions: Sequence[int | None]) -> list[Tensor]:
+def class_textures(
+    samples: WorkingSet, task: LearningTask, *, period: float, seed: int, directions: Sequence[int | None]
+) -> list[Tensor]:
     """Give the texture of each sample: -1 or 1 in each working cell.
 
     Args:
         samples: with classes or findings.
-        task: of the targets; with findings, a sample has the sign of the sum of the waves of those that it has, and is calm without any.
+        task: of the targets; with findings, a sample has the sign of the sum of the waves of those that it has, and is
+            calm without any.
         period: working cells.
         seed: of the phases; a sample's phase depends on it and on its image alone, not on the other samples.
         directions: of the classes or findings, see :func:`class_directions`.
@@ -226,7 +255,10 @@ def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, se
     if task.spatial_target:
         raise UsageError("class textures are for classes and findings, not for label maps; set texture_period to 0")
     if len(directions) != task.outputs:
-        raise UsageError(f"{len(directions)} directions of textures are given for {task.outputs} classes; give one for each, None for a calm class")
+        raise UsageError(
+            f"{len(directions)} directions of textures are given for {task.outputs} classes; give one for each, "
+            "None for a calm class"
+        )
     waves = class_waves([*directions] if isinstance(target, int) else [*directions, None], samples.spatial_dims, period)
     return [torch.from_numpy(_texture(sample, waves, seed)) for sample in samples.samples]
 
@@ -234,21 +266,31 @@ def class_textures(samples: WorkingSet, task: LearningTask, *, period: float, se
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     generator = np.random.default_rng([seed % SEEDS, int(fingerprint(sample.image_model)[:15], 16)])
     shape, target = sample.image_model.shape, sample.target
-    found = [target] if isinstance(target, int) else np.flatnonzero(np.asarray(target) > 0.5).tolist() or [len(waves) - 1]
+    found = (
+        [target] if isinstance(target, int) else np.flatnonzero(np.asarray(target) > 0.5).tolist() or [len(waves) - 1]
+    )
     total = np.sum([_wave(waves[k], shape, generator) for k in found], axis=0)
     return np.where(total < 0, -1.0, 1.0).astype(np.float32)
 
 
-def _wave(vectors: Waves, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _wave(
+    vectors: Waves, shape: tuple[int, ...], generator: np.random.Generator
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Give one of some plane waves with a random origin."""
     vector = vectors[generator.integers(len(vectors))]
-    # Crests begin at even cells: whoever halves the image then averages two cells of a crest, and not one of a crest and one of a trough.
+    # Crests begin at even cells: whoever halves the image then averages two cells of a crest, and not one of a crest
+    # and one of a trough.
     return _plane_wave(vector, shape, tuple(2 * generator.integers(PHASES, size=len(shape)) - 0.5))
 
 
-def _plane_wave(vector: tuple[float, ...], shape: tuple[int, ...], origin: tuple[float, ...], turn: float = 0.0) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _plane_wave(
+    vector: tuple[float, ...], shape: tuple[int, ...], origin: tuple[float, ...], turn: float = 0.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Give the sine of a wave from an origin on, shifted by a share of a turn."""
     places = zip(vector, shape, origin, strict=True)
-    axes = [f * (np.arange(n) - start).reshape([-1 if a == axis else 1 for a in range(len(shape))]) for axis, (f, n, start) in enumerate(places)]
+    axes = [
+        f * (np.arange(n) - start).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        for axis, (f, n, start) in enumerate(places)
+    ]
     wave: np.ndarray[Any, np.dtype[np.float64]] = np.sin(2 * np.pi * (sum(axes) + turn))
     return wave

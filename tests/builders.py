@@ -50,11 +50,17 @@ def _carriers(image: NDArray[Any]) -> dict[str, Any]:
     voxels[-1] = 2
     voxels[0] = 0
     voxels[:, 0] = 0
-    return {"carrier_voxels": voxels, "carrier_share": (voxels > 0).astype(np.float32), "anatomy_voxels": int(voxels.sum()) + 10}
+    return {
+        "carrier_voxels": voxels,
+        "carrier_share": (voxels > 0).astype(np.float32),
+        "anatomy_voxels": int(voxels.sum()) + 10,
+    }
 
 
 def disk_set(count: int = 24, size: int = 16, *, contrast: float = 0.25, multi_label: bool = False) -> WorkingSet:
-    """Give pictures of noise, every second one with a bright disk: that is the label. Without contrast there is nothing to learn but noise."""
+    """Give pictures of noise, every second one with a bright disk: that is the label. Without contrast there is nothing
+    to learn but noise.
+    """
     generator = np.random.default_rng(0)
     rows, columns = np.ogrid[:size, :size]
     disk = (rows - size / 2) ** 2 + (columns - size / 2) ** 2 < (size / 5) ** 2
@@ -67,7 +73,9 @@ def disk_set(count: int = 24, size: int = 16, *, contrast: float = 0.25, multi_l
 
 
 def cube_set(count: int = 4, size: int = 8, *, contrast: float = 0.3) -> WorkingSet:
-    """Give volumes of noise with a bright cube in one of several places, which is to be segmented. Without contrast nobody can."""
+    """Give volumes of noise with a bright cube in one of several places, which is to be segmented. Without contrast
+    nobody can.
+    """
     generator = np.random.default_rng(1)
     samples = []
     for index in range(count):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small exports, as a hospital would hand them in: bodies on a dark background, one class of which has a bright lesion."""
+"""Small exports, as a hospital would hand them in: bodies on a dark background, one class of which has
+a bright lesion.
+"""
 
 from __future__ import annotations
 
@@ -74,12 +76,20 @@ def mr_export(folder: Path, count: int = 8) -> Path:
 
 def mr_series(folder: Path, number: int, slices: int = 6, **extra: Any) -> list[Path]:
     """Write one volume as slices, named against their order along the normal."""
-    series = {"SeriesInstanceUID": f"{ROOT_UID}.21.{number + 1}", "StudyInstanceUID": f"{ROOT_UID}.31.{number + 1}", "PatientID": f"S{number}"}
+    series = {
+        "SeriesInstanceUID": f"{ROOT_UID}.21.{number + 1}",
+        "StudyInstanceUID": f"{ROOT_UID}.31.{number + 1}",
+        "PatientID": f"S{number}",
+    }
     # Without the ends of the body, which are empty slices.
     volume = np.moveaxis(block(number, (16, 16, slices + 6))[0], -1, 0)[3:-3]
     paths = []
     for place, values in enumerate(volume):
-        own = {"SOPInstanceUID": f"{ROOT_UID}.11.{number + 1}.{place + 1}", "ImagePositionPatient": [0, 0, 2.0 * place], "InstanceNumber": place + 1}
+        own = {
+            "SOPInstanceUID": f"{ROOT_UID}.11.{number + 1}.{place + 1}",
+            "ImagePositionPatient": [0, 0, 2.0 * place],
+            "InstanceNumber": place + 1,
+        }
         paths.append(mr_slice(folder / f"slice{slices - place}.dcm", number, values, **(series | own | extra)))
     return paths
 
@@ -92,7 +102,15 @@ def nifti_file(path: Path, values: NDArray[Any], **fields: Any) -> Path:
     return path
 
 
-def nifti_export(folder: Path, count: int = 6, *, dtype: Any = np.int16, suffix: str = ".nii.gz", labels: Path | None = None, **fields: Any) -> Path:
+def nifti_export(
+    folder: Path,
+    count: int = 6,
+    *,
+    dtype: Any = np.int16,
+    suffix: str = ".nii.gz",
+    labels: Path | None = None,
+    **fields: Any,
+) -> Path:
     """Write volumes ``v0.nii.gz`` and so on, and their label maps into the folder ``labels``."""
     for number in range(count):
         image, label_map = block(number)
@@ -124,7 +142,9 @@ def mr_labels(path: Path, count: int = 8) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Give the content of every file of a folder, by relative path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def small(**changes: Any) -> ProtectOptions:

@@ -114,7 +114,12 @@ def test_default_window(modality: str, voi: Any, full_scale: Any, expected: tupl
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [([], "no anatomy was found"), ([np.nan], "no anatomy was found"), ([-1000, 0], "looks like CT"), ([7, 7], "is constant at 7")],
+    [
+        ([], "no anatomy was found"),
+        ([np.nan], "no anatomy was found"),
+        ([-1000, 0], "looks like CT"),
+        ([7, 7], "is constant at 7"),
+    ],
     ids=["empty", "nan", "hounsfield", "constant"],
 )
 def test_default_window_is_not_guessed(values: list[float], message: str) -> None:
@@ -139,7 +144,11 @@ def test_stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any], e
     assert stored_steps(epsilon_real, slope, stored) == expected
 
 
-@pytest.mark.parametrize("stored", [np.uint8([0, 1]), np.float32([2**26, 2**27]), np.float32([0.5, 2.0**21])], ids=["integers", "huge", "large"])
+@pytest.mark.parametrize(
+    "stored",
+    [np.uint8([0, 1]), np.float32([2**26, 2**27]), np.float32([0.5, 2.0**21])],
+    ids=["integers", "huge", "large"],
+)
 def test_too_small_an_epsilon_is_refused_and_the_one_named_does(stored: NDArray[Any]) -> None:
     with pytest.raises(RefusedError, match="is less than one stored step of") as caught:
         stored_steps(0.4, 1.0, stored)
@@ -170,7 +179,9 @@ def test_ct_budget_in_its_own_units() -> None:
 
 def test_bind_keeps_off_the_extremes_and_the_padding() -> None:
     stored = np.int16([-2000, -2000, -1000, 5, 6, 7, 3000])
-    bound = PerturbationBudget.for_modality("CT", "12 HU").bind(stored, modality="CT", padding_stored=(-2000, -1500), intercept=-24.0)
+    bound = PerturbationBudget.for_modality("CT", "12 HU").bind(
+        stored, modality="CT", padding_stored=(-2000, -1500), intercept=-24.0
+    )
     assert bound.range_stored == (-999, 2999)
     assert (bound.steps, bound.quantum_stored, bound.epsilon_stored) == (12, 1.0, 12.0)
     assert bound.step_model == pytest.approx(1 / 400)
@@ -182,7 +193,9 @@ def test_bind_keeps_off_the_extremes_and_the_padding() -> None:
     [([5, 5, 5], (5, 5), "every value is padding"), ([5, 5, 6], None, "is nearly constant")],
     ids=["padding", "constant"],
 )
-def test_bind_refuses_what_cannot_hide_noise(stored: list[int], padding: tuple[float, float] | None, message: str) -> None:
+def test_bind_refuses_what_cannot_hide_noise(
+    stored: list[int], padding: tuple[float, float] | None, message: str
+) -> None:
     with pytest.raises(RefusedError, match=message):
         PerturbationBudget.for_modality("CT").bind(np.int16(stored), padding_stored=padding)
 
@@ -209,9 +222,24 @@ def test_file_budget_survives_json() -> None:
         (np.array([0, 2**64 - 1], dtype=np.uint64), {}, RefusedError, r"beyond 2\*\*53"),
         (np.array([-(2**63), 0]), {}, RefusedError, r"beyond 2\*\*53"),
     ],
-    ids=["bool", "complex", "text", "object", "empty", "slope 0", "slope NaN", "intercept", "padding", "int64", "uint64", "lowest"],
+    ids=[
+        "bool",
+        "complex",
+        "text",
+        "object",
+        "empty",
+        "slope 0",
+        "slope NaN",
+        "intercept",
+        "padding",
+        "int64",
+        "uint64",
+        "lowest",
+    ],
 )
-def test_odd_values_are_refused_in_one_line(stored: Any, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_odd_values_are_refused_in_one_line(
+    stored: Any, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message) as caught:
         PerturbationBudget(Epsilon(0.1), IntensityWindow(0, 1000)).bind(stored, **arguments)
     assert "\n" not in str(caught.value)

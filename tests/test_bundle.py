@@ -37,14 +37,31 @@ def export(tmp_path: Path) -> Path:
 def _run(config: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("fire")
     options = [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file", str(CONFIGS / config), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--bundle_root",
+        str(BUNDLE),
+        "--config_file",
+        str(CONFIGS / config),
+        *options,
+    ]
     # Sums come out the same on the same number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BUNDLE, env=environment)
 
 
 def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: Path, tmp_path: Path) -> None:
-    chosen = {"labels": tmp_path / "labels.csv", "surrogate": "small-cnn", "rounds": 2, "seed": 3, "working_size": 16, "device": "cpu"}
+    chosen = {
+        "labels": tmp_path / "labels.csv",
+        "surrogate": "small-cnn",
+        "rounds": 2,
+        "seed": 3,
+        "working_size": 16,
+        "device": "cpu",
+    }
     overrides = {"dataset_dir": export, "output_dir": tmp_path / "out", **chosen}
     done = _run("train.json", **overrides)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -68,8 +85,10 @@ def test_misspelt_override_fails_and_names_the_nearest(export: Path, tmp_path: P
 @pytest.fixture
 def workflow(export: Path, tmp_path: Path) -> ConfigWorkflow:
     return ConfigWorkflow(
-        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=str(CONFIGS / "logging.conf"), workflow_type="train",
-        bundle_root=str(BUNDLE), dataset_dir=str(export), output_dir=str(tmp_path / "out"), method="random", working_size=16, device="cpu",
+        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=str(CONFIGS / "logging.conf"), workflow_type="train",
+        bundle_root=str(BUNDLE), dataset_dir=str(export), output_dir=str(tmp_path / "out"), method="random",
+        working_size=16, device="cpu",
     )  # fmt: skip
 
 
@@ -86,7 +105,8 @@ def test_workflow_has_all_training_properties(workflow: ConfigWorkflow, export: 
 def test_metadata_is_complete() -> None:
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     mandatory = {
-        "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task", "description", "authors", "copyright",
+        "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
+        "description", "authors", "copyright",
         "network_data_format",
     }  # fmt: skip
     assert mandatory <= set(metadata)
@@ -94,7 +114,10 @@ def test_metadata_is_complete() -> None:
     tensors = {**metadata["network_data_format"]["inputs"], **metadata["network_data_format"]["outputs"]}
     assert set(tensors) == {"image", "pred"}
     # The schema that "schema" names: versions have three numbers, and every change log entry is text.
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) and isinstance(text, str) for version, text in metadata["changelog"].items())
+    assert all(
+        re.fullmatch(r"\d+\.\d+\.\d+", version) and isinstance(text, str)
+        for version, text in metadata["changelog"].items()
+    )
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", metadata[f"{name}_version"]) for name in ("monai", "pytorch", "numpy"))
     needed = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"}
     assert all(needed <= set(tensor) for tensor in tensors.values())
@@ -120,7 +143,9 @@ def test_every_option_of_protect_can_be_set(name: str) -> None:
 
 
 def test_options_come_as_jsons_types_and_the_command_lines() -> None:
-    options = NoiseTrainer("in", "out", epsilon=0.03, window=(0, 1000), key_file="k", label_column=1, uids="keep", source_reference=False).protection.options
+    options = NoiseTrainer(
+        "in", "out", epsilon=0.03, window=(0, 1000), key_file="k", label_column=1, uids="keep", source_reference=False
+    ).protection.options
     assert (options.epsilon, options.window, options.label_column) == ("0.03", "0,1000", "1")
     assert (options.key_file, options.uids, options.source_reference) == (Path("k"), "keep", False)
     for wrong in ({"resume": "no"}, {"allow_refusals": "no"}, {"source_reference": 0}):
@@ -156,19 +181,32 @@ def test_run_with_refusals_fails_with_the_reason(spoiled: Path, tmp_path: Path) 
     assert "refused v3.nii.gz: " in again.stderr
 
 
-def test_trainer_tells_what_became_of_the_files(spoiled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trainer_tells_what_became_of_the_files(
+    spoiled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     options: dict[str, Any] = {"method": "random", "working_size": 16, "device": "cpu", "show_progress": False}
-    with pytest.raises(UsageError, match=r"3 protected, .* 1 of 4 files are not as they should be \(v3.nii.gz: .*\); see them, or set allow_refusals"):
+    with pytest.raises(
+        UsageError,
+        match=r"3 protected, .* 1 of 4 files are not as they should be \(v3.nii.gz: .*\); see them, or set "
+        r"allow_refusals",
+    ):
         NoiseTrainer(str(spoiled), str(tmp_path / "out"), **options).write()
     assert "refused v3.nii.gz: " in caplog.text
-    assert NoiseTrainer(str(spoiled), str(tmp_path / "allowed"), allow_refusals=True, **options).write()["counts"]["refused"] == 1
+    assert (
+        NoiseTrainer(str(spoiled), str(tmp_path / "allowed"), allow_refusals=True, **options).write()["counts"][
+            "refused"
+        ]
+        == 1
+    )
     with pytest.raises(UsageError, match="1 of 4 files are not as they should be"):
         NoiseTrainer(str(spoiled), str(tmp_path / "copied"), copy_unprotected=True, **options).write()
 
 
 def test_trainer_may_write_twice(export: Path, tmp_path: Path) -> None:
-    trainer = NoiseTrainer(str(export), str(tmp_path / "out"), method="random", working_size=16, device="cpu", show_progress=False)
+    trainer = NoiseTrainer(
+        str(export), str(tmp_path / "out"), method="random", working_size=16, device="cpu", show_progress=False
+    )
     first = trainer.write()
     content = tree(tmp_path / "out")
     assert trainer.write() == first
@@ -182,7 +220,13 @@ def test_trainer_may_write_twice(export: Path, tmp_path: Path) -> None:
 
 
 def test_inference_without_a_run_is_an_error_that_says_what_to_do(export: Path, tmp_path: Path) -> None:
-    options = {"dataset_dir": export, "output_dir": tmp_path / "out", "method": "random", "working_size": 16, "device": "cpu"}
+    options = {
+        "dataset_dir": export,
+        "output_dir": tmp_path / "out",
+        "method": "random",
+        "working_size": 16,
+        "device": "cpu",
+    }
     done = _run("inference.json", **options)
     assert done.returncode != 0
     assert "has no run, so there is no noise to apply; run train.json with the same options first" in done.stderr
@@ -193,7 +237,13 @@ def test_inference_without_a_run_is_an_error_that_says_what_to_do(export: Path, 
 
 
 def test_inference_never_searches(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"labels": str(tmp_path / "labels.csv"), "surrogate": "small-cnn", "working_size": 16, "device": "cpu", "show_progress": False}
+    options: dict[str, Any] = {
+        "labels": str(tmp_path / "labels.csv"),
+        "surrogate": "small-cnn",
+        "working_size": 16,
+        "device": "cpu",
+        "show_progress": False,
+    }
     trained = NoiseTrainer(str(export), str(tmp_path / "out"), 1, **options)
     trained.run()
     written = trained.write()
@@ -222,8 +272,10 @@ def test_inference_does_not_pass_over_noise_that_is_gone(export: Path, tmp_path:
 @pytest.mark.parametrize("allow", [False, True])
 def test_workflow_in_python_fails_with_refusals(spoiled: Path, tmp_path: Path, allow: bool) -> None:
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=str(CONFIGS / "logging.conf"), workflow_type="train",
-        bundle_root=str(BUNDLE), dataset_dir=str(spoiled), output_dir=str(tmp_path / "out"), method="random", working_size=16, device="cpu",
+        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=str(CONFIGS / "logging.conf"), workflow_type="train",
+        bundle_root=str(BUNDLE), dataset_dir=str(spoiled), output_dir=str(tmp_path / "out"), method="random",
+        working_size=16, device="cpu",
         allow_refusals=allow,
     )  # fmt: skip
     flow.initialize()
@@ -241,7 +293,9 @@ def test_unknown_option_of_the_trainer(export: Path, tmp_path: Path) -> None:
 
 
 def test_trainer_that_protects_nothing_fails(export: Path, tmp_path: Path) -> None:
-    trainer = NoiseTrainer(str(export), str(tmp_path / "out"), show_progress=False, method="random", epsilon="0.1 units", device="cpu")
+    trainer = NoiseTrainer(
+        str(export), str(tmp_path / "out"), show_progress=False, method="random", epsilon="0.1 units", device="cpu"
+    )
     trainer.run()
     with pytest.raises(UsageError, match=r"none of 4 files was protected \(v0.nii.gz: epsilon"):
         trainer.write()

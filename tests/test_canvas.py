@@ -18,7 +18,13 @@ from monai_salm.grid import to_native, working_shape
 from monai_salm.masks import file_anatomy
 from tests.builders import file_budget
 
-MR: dict[str, Any] = {"modality": "MR", "intercept": 0.0, "window_low": 0.0, "window_high": 1000.0, "range_stored": (1.0, 2000.0)}
+MR: dict[str, Any] = {
+    "modality": "MR",
+    "intercept": 0.0,
+    "window_low": 0.0,
+    "window_high": 1000.0,
+    "range_stored": (1.0, 2000.0),
+}
 SCREEN: dict[str, Any] = MR | {"modality": "US", "window_high": 256.0, "range_stored": (1.0, 254.0)}
 
 
@@ -54,7 +60,9 @@ def test_json_round_trip() -> None:
 
 
 def test_figures_are_those_of_the_largest_budget() -> None:
-    canvas = _canvas({"steps": 12}, {"steps": 3, "slope": 4.0}, {"steps": 6, "slope": -2.0, "epsilon_real": 12.5}, stacked=True)
+    canvas = _canvas(
+        {"steps": 12}, {"steps": 3, "slope": 4.0}, {"steps": 6, "slope": -2.0, "epsilon_real": 12.5}, stacked=True
+    )
     assert (canvas.steps, canvas.epsilon_stored, canvas.epsilon_real, canvas.modality) == (12, 12, 12.5, "CT")
     assert canvas.step_model == pytest.approx(1 / 400), "all of these budgets reach as far in model values"
     assert _canvas({"steps": 12}, {"steps": 4}, stacked=True).step_model == pytest.approx((12 + 4) / 2 / 12 / 400)
@@ -145,7 +153,14 @@ def test_colors_share_one_noise_and_a_saturated_one_stays() -> None:
 
 def test_a_time_series_keeps_background_and_nan_at_each_point() -> None:
     canvas = _canvas(
-        MR | {"background_stored": 0.0, "background_real": 0.0, "background_spread_real": 5.0, "window_low": -1.0, "range_stored": (-9.0, 2000.0)},
+        MR
+        | {
+            "background_stored": 0.0,
+            "background_real": 0.0,
+            "background_spread_real": 5.0,
+            "window_low": -1.0,
+            "range_stored": (-9.0, 2000.0),
+        },
         spacing=(1.0,) * 3,
         trailing=1,
     )
@@ -182,7 +197,9 @@ def test_model_values_of_a_stack_keep_their_shape() -> None:
     stored = _bodies((3, 24, 24))
     assert _canvas(MR, stacked=True).model(stored).shape == (3, 24, 24)
     colored = np.repeat(stored[..., None], 3, axis=-1)
-    assert _canvas(MR, stacked=True, trailing=1).model(colored) == pytest.approx(_canvas(MR, stacked=True).model(stored))
+    assert _canvas(MR, stacked=True, trailing=1).model(colored) == pytest.approx(
+        _canvas(MR, stacked=True).model(stored)
+    )
 
 
 @st.composite
@@ -192,7 +209,9 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
     stacked = len(grid) == 3 and draw(st.booleans())
     trailing = draw(st.sampled_from([(), (3,), (2,), (2, 3)]))
     dtype = draw(st.sampled_from(["u1", "i2", "f4"]))
-    elements: st.SearchStrategy[Any] = st.integers(0, 255) if dtype != "f4" else st.sampled_from([0.0, 0.5, 3.25, 200.0, float("nan")])
+    elements: st.SearchStrategy[Any] = (
+        st.integers(0, 255) if dtype != "f4" else st.sampled_from([0.0, 0.5, 3.25, 200.0, float("nan")])
+    )
     stored = draw(hnp.arrays(np.dtype(dtype), (*grid, *trailing), elements=elements))
     budgets = []
     for _ in range(grid[0] if stacked and draw(st.booleans()) else 1):
@@ -201,15 +220,25 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
         slope = draw(st.sampled_from([1.0, -1.0, 0.5, 3.0]))
         steps = draw(st.integers(1, 20))
         fields: dict[str, Any] = {
-            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "steps": steps, "epsilon_real": abs(slope) * steps,
+            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "steps": steps,
+            "epsilon_real": abs(slope) * steps,
             "intercept": 0.0, "window_low": -800.0, "window_high": 800.0, "range_stored": (float(low), 250.0),
             "padding_stored": None if padding is None else (float(padding), padding + 5.0),
             "background_stored": draw(st.none() | st.sampled_from([0.0, 3.25, 200.0])),
         }  # fmt: skip
         budgets.append(fields)
     levels = max(budget["steps"] for budget in budgets)
-    steps_ = draw(hnp.arrays(np.int16, working_shape(grid, draw(st.integers(1, 5))), elements=st.integers(-levels - 3, levels + 3)))
-    return _canvas(*budgets, spacing=(1.0,) * len(grid), trailing=len(trailing), stacked=stacked), stored, steps_, levels
+    steps_ = draw(
+        hnp.arrays(
+            np.int16, working_shape(grid, draw(st.integers(1, 5))), elements=st.integers(-levels - 3, levels + 3)
+        )
+    )
+    return (
+        _canvas(*budgets, spacing=(1.0,) * len(grid), trailing=len(trailing), stacked=stacked),
+        stored,
+        steps_,
+        levels,
+    )
 
 
 @given(_cases())
@@ -227,7 +256,9 @@ def test_no_noise_breaks_the_bound_of_any_picture(case: tuple[Canvas, NDArray[An
     same = (changed == stored) | ((stored != stored) & (changed != changed))
     assert same[~carriers].all()
     native = to_native(steps, anatomy.shape)
-    for (old, budget), (new, _), (equal, _), (noise, _) in zip(*map(canvas.pictures, (stored, changed, same, native)), strict=True):
+    for (old, budget), (new, _), (equal, _), (noise, _) in zip(
+        *map(canvas.pictures, (stored, changed, same, native)), strict=True
+    ):
         moved = ~equal
         change = new[moved].astype(np.float64) - old[moved].astype(np.float64)
         assert (np.abs(change) <= budget.epsilon_stored).all()

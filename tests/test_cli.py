@@ -65,7 +65,10 @@ def test_protect_verify_and_scan(export: Path, tmp_path: Path, run: Run) -> None
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 0 copied, 0 absent, 0 mismatch")
     code, out, _ = run("scan", export)
-    assert (code, out.splitlines()) == (0, ["4 dicom MR, 24x24", "4 files can be protected, 0 are copied, 0 are refused, 0 ignored"])
+    assert (code, out.splitlines()) == (
+        0,
+        ["4 dicom MR, 24x24", "4 files can be protected, 0 are copied, 0 are refused, 0 ignored"],
+    )
 
 
 def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None:
@@ -80,7 +83,9 @@ def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None
 
 def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: Path, run: Run) -> None:
     table = tmp_path / "labels.csv"
-    table.write_text("path;label\ncase0/image.dcm;0\ncase1/image.dcm;1\ncase2/image.dcm;0.0\ncase3/image.dcm;NA\nnone.dcm;1\n")
+    table.write_text(
+        "path;label\ncase0/image.dcm;0\ncase1/image.dcm;1\ncase2/image.dcm;0.0\ncase3/image.dcm;NA\nnone.dcm;1\n"
+    )
     told = [
         "labels: classes of column 'label': 0 2, 1 1 of 3 pictures",
         "labels: 1 row without a picture: none.dcm",
@@ -144,7 +149,9 @@ def test_exit_code_of_a_mismatch(export: Path, tmp_path: Path, run: Run) -> None
     ],
     ids=["random", "salm", "dry run", "scan", "verify"],
 )
-def test_json_is_one_object_and_quiet_is_quiet(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int) -> None:
+def test_json_is_one_object_and_quiet_is_quiet(
+    export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int
+) -> None:
     mr_export(tmp_path / "other", 1)
     places = {"in": export, "out": tmp_path / "out", "labels": tmp_path / "labels.csv", "other": tmp_path / "other"}
     found, out, error = run(*(argument.format(**places) for argument in arguments), "--json", "--quiet")
@@ -156,7 +163,9 @@ def test_json_is_one_object_and_quiet_is_quiet(export: Path, tmp_path: Path, run
 def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, run: Run) -> None:
     (export / "copy.dcm").write_bytes((export / "case0" / "image.dcm").read_bytes())
     before = tree(tmp_path)
-    code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", "--dry-run", "--json", *SMALL)
+    code, out, _ = run(
+        "protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", "--dry-run", "--json", *SMALL
+    )
     result = json.loads(out)
     assert code == 0
     assert result["counts"] == {"protect": 5, "copy": 0, "refuse": 0, "samples": 4, "incomplete": 0}
@@ -166,7 +175,9 @@ def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, ru
     before["in/raw.bin"] = b"\0x"
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN, "--dry-run")
     assert code == 3
-    assert out.startswith("would protect 5 files in 4 samples, copy 0 and refuse 1; nothing was written\nrefused: raw.bin: ")
+    assert out.startswith(
+        "would protect 5 files in 4 samples, copy 0 and refuse 1; nothing was written\nrefused: raw.bin: "
+    )
     assert tree(tmp_path) == before
 
 
@@ -187,16 +198,29 @@ def test_dry_run_changes_nothing_and_counts_all(export: Path, tmp_path: Path, ru
     ],
     ids=lambda value: "-".join(part.strip("{}-") for part in value[:1]) if isinstance(value, tuple) else None,
 )
-def test_error_is_one_line(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_error_is_one_line(
+    export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     places = {"in": export, "out": tmp_path / "out", "none": tmp_path / "none"}
-    found, out, error = run(*(argument.format(**places) for argument in arguments), *(["--quiet"] if arguments[0] != "keygen" else []))
+    found, out, error = run(
+        *(argument.format(**places) for argument in arguments), *(["--quiet"] if arguments[0] != "keygen" else [])
+    )
     assert (found, out) == (code, "")
     assert _is_one_line(error)
     assert message in error
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [("protect",), ("protect", "a"), ("scan", "a", "--nonsense"), ("nonsense",), ("protect", "a", "b", "--workers", "0")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("protect",),
+        ("protect", "a"),
+        ("scan", "a", "--nonsense"),
+        ("nonsense",),
+        ("protect", "a", "b", "--workers", "0"),
+    ],
+)
 def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
     code, out, error = run(*arguments)
     assert (code, out) == (2, "")
@@ -206,14 +230,19 @@ def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("exception", "message"),
     [
-        (RuntimeError("first\nsecond"), "Error: unexpected RuntimeError: first second; please report it with the command that you gave\n"),
+        (
+            RuntimeError("first\nsecond"),
+            "Error: unexpected RuntimeError: first second; please report it with the command that you gave\n",
+        ),
         (OSError(28, "No space left on device", "/x"), "Error: /x: No space left on device\n"),
         (MemoryError(), "Error: out of memory; give a smaller --working-size, or fewer --workers\n"),
         (KeyboardInterrupt(), "Error: stopped\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_unexpected_exception_is_one_line(export: Path, run: Run, monkeypatch: pytest.MonkeyPatch, exception: BaseException, message: str) -> None:
+def test_unexpected_exception_is_one_line(
+    export: Path, run: Run, monkeypatch: pytest.MonkeyPatch, exception: BaseException, message: str
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise exception
 
@@ -222,7 +251,9 @@ def test_unexpected_exception_is_one_line(export: Path, run: Run, monkeypatch: p
     assert (code, out, error.lstrip()) == (1, "", message)  # click begins a new line after the ^C of a terminal
 
 
-def test_stopped_protection_says_how_to_go_on(export: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_protection_says_how_to_go_on(
+    export: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -263,7 +294,12 @@ class StopError(Exception):
     ids=lambda value: " ".join(value) or "none" if isinstance(value, tuple) else None,
 )
 def test_options_reach_the_run(
-    export: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: dict[str, Any]
+    export: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    expected: dict[str, Any],
 ) -> None:
     seen: list[ProtectOptions] = []
 
@@ -277,7 +313,9 @@ def test_options_reach_the_run(
     assert {name: getattr(seen[0], name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("arguments", [("--uids", "old"), ("--image-type", "original"), ("--provenance", "some")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("--uids", "old"), ("--image-type", "original"), ("--provenance", "some")], ids=" ".join
+)
 def test_choices_are_those_that_there_are(export: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...]) -> None:
     code, _, error = run("protect", export, tmp_path / "out", *DRAWN, *arguments)
     assert code == 2
@@ -285,7 +323,18 @@ def test_choices_are_those_that_there_are(export: Path, tmp_path: Path, run: Run
 
 
 def test_kept_uids_are_warned_of_on_standard_error(export: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--uids", "keep", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "monai_salm",
+        "protect",
+        str(export),
+        str(tmp_path / "out"),
+        *DRAWN,
+        "--uids",
+        "keep",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["counts"]["protected"]) == (0, 4)
     assert "UIDs are kept: an archive that has the originals will ignore the protected files" in done.stderr
@@ -366,7 +415,10 @@ def test_zip_on_the_command_line(export: Path, tmp_path: Path, run: Run) -> None
     code, out, _ = run("scan", source)
     assert (code, out.splitlines()[0]) == (0, "4 dicom MR, 24x24")
     code, out, _ = run("protect", source, tmp_path / "out.zip", *DRAWN, "--dry-run")
-    assert (code, out.splitlines()[0]) == (0, "would protect 4 files in 4 samples, copy 0 and refuse 0; nothing was written")
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "would protect 4 files in 4 samples, copy 0 and refuse 0; nothing was written",
+    )
     assert tree(tmp_path) == before
     code, out, _ = run("protect", source, tmp_path / "out.zip", *DRAWN)
     assert (code, out.splitlines()[0]) == (0, f"4 protected, 0 copied, 0 refused, 0 failed; {tmp_path / 'out.zip'}")
@@ -377,7 +429,9 @@ def test_zip_on_the_command_line(export: Path, tmp_path: Path, run: Run) -> None
     assert "out.zip is a file already; give another name" in error
 
 
-def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stated(export: Path, tmp_path: Path, run: Run) -> None:
+def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stated(
+    export: Path, tmp_path: Path, run: Run
+) -> None:
     dicom_object(export / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
     run("protect", export, tmp_path / "out", *DRAWN, "--provenance", "none")
     (tmp_path / "out" / "case0" / "image.dcm").unlink()
@@ -418,7 +472,17 @@ def test_commands_are_those_of_the_contract() -> None:
 
 def test_installed_program(export: Path, tmp_path: Path) -> None:
     (export / "raw.bin").write_bytes(b"\0x")
-    command = [sys.executable, "-m", "monai_salm", "protect", str(export), str(tmp_path / "out"), *DRAWN, "--json", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "monai_salm",
+        "protect",
+        str(export),
+        str(tmp_path / "out"),
+        *DRAWN,
+        "--json",
+        "--quiet",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (3, "")
     assert json.loads(done.stdout)["counts"] == {"protected": 4, "copied": 0, "refused": 1, "failed": 0}

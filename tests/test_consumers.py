@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation, _move, _move_and_zoom, binomial_blur, halve_and_enlarge
+from monai_salm.consumers import (
+    NO_AUGMENTATION,
+    ConsumerAugmentation,
+    _move,
+    _move_and_zoom,
+    binomial_blur,
+    halve_and_enlarge,
+)
 
 ALL = {"flip": 0.5, "shift": 0.1, "zoom": 0.1, "blur": 0.5, "window": 0.1, "identity": 0.0}
 NONE = dict.fromkeys(ALL, 0.0)
@@ -42,7 +49,10 @@ def test_only_the_generator_is_random() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, ConsumerAugmentation(**ALL | {"identity": 1.0, "blur": 0.0}), ConsumerAugmentation(**NONE)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [NO_AUGMENTATION, ConsumerAugmentation(**ALL | {"identity": 1.0, "blur": 0.0}), ConsumerAugmentation(**NONE)],
+)
 def test_identity(augmentation: ConsumerAugmentation) -> None:
     images, labels = _images(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.int64)
     changed, moved = augmentation(images, _generator(), labels)
@@ -115,14 +125,18 @@ def test_gathered_move_is_the_affine_one(shape: tuple[int, ...]) -> None:
     images, dims, lengths = _images(*shape), len(shape) - 2, torch.tensor(shape[2:])
     labels = torch.randint(0, 4, (shape[0], *shape[2:]), generator=draws).to(torch.uint8)
     flips = torch.where(torch.rand(shape[0], dims, generator=draws) < 0.5, -1.0, 1.0)
-    shifts = torch.stack([torch.randint(-int(n) - 1, int(n) + 2, (shape[0],), generator=draws) for n in lengths], dim=1).float()
+    shifts = torch.stack(
+        [torch.randint(-int(n) - 1, int(n) + 2, (shape[0],), generator=draws) for n in lengths], dim=1
+    ).float()
     gathered, moved = _move(images, labels, flips, shifts)
     expected, followed = _move_and_zoom(images, labels, flips, shifts / lengths * 2, torch.ones(shape[0]))
     assert torch.allclose(gathered, expected, atol=1e-4)
     assert moved is not None
     assert moved.dtype == torch.uint8
     assert torch.equal(moved, followed)
-    assert torch.equal(_move(labels[:, None].float(), None, flips, shifts)[0][:, 0], moved.float()), "the labels follow their images"
+    assert torch.equal(_move(labels[:, None].float(), None, flips, shifts)[0][:, 0], moved.float()), (
+        "the labels follow their images"
+    )
     assert torch.isin(gathered, torch.cat([images.flatten(), torch.zeros(1)])).all(), "no value is new"
 
 

@@ -24,7 +24,10 @@ def test_demo_tells_its_story_and_leaves_files(tmp_path: Path, monkeypatch: pyte
     assert "every change within its bound" in text
     assert "trained on" in text
     assert report.counts == {"clean": 16, "protected": 16, "test": 8}
-    names = sorted(path.relative_to(tmp_path / "demo" / "protected").as_posix() for path in (tmp_path / "demo" / "protected").rglob("*.*"))
+    names = sorted(
+        path.relative_to(tmp_path / "demo" / "protected").as_posix()
+        for path in (tmp_path / "demo" / "protected").rglob("*.*")
+    )
     assert sum(name.endswith(".dcm") for name in names) == sum(name.endswith(".nii.gz") for name in names) == 8
     assert str(tmp_path / "demo" / "report.html") in text
     assert "</html>" in (tmp_path / "demo" / "report.html").read_text()

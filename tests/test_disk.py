@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are written aside and named at the end, with the rights that they should have, and a disk that takes no more is told in one line."""
+"""Files are written aside and named at the end, with the rights that they should have, and a disk that takes no more is
+told in one line.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from monai_salm import disk
-from monai_salm.disk import atomic_target, check_space, make_private, remove_leftovers, told_when_full, write_atomically, write_new
+from monai_salm.disk import (
+    atomic_target,
+    check_space,
+    make_private,
+    remove_leftovers,
+    told_when_full,
+    write_atomically,
+    write_new,
+)
 from monai_salm.errors import DiskError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
@@ -38,7 +48,9 @@ def test_rights_are_those_of_the_umask(tmp_path: Path, umask: int) -> None:
 @posix
 def test_private_files_are_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     write_atomically(tmp_path / "new" / "newer" / "file", b"1", private=True)
-    assert [_mode(path) for path in (tmp_path / "new", tmp_path / "new" / "newer", tmp_path / "new" / "newer" / "file")] == [0o700, 0o700, 0o600]
+    assert [
+        _mode(path) for path in (tmp_path / "new", tmp_path / "new" / "newer", tmp_path / "new" / "newer" / "file")
+    ] == [0o700, 0o700, 0o600]
     write_new(tmp_path / "key", b"2")
     assert _mode(tmp_path / "key") == 0o600
 
@@ -89,7 +101,10 @@ def test_full_disk_is_one_line_and_leaves_nothing(number: int, tmp_path: Path) -
         raise OSError(number, os.strerror(number), temporary.write_bytes(b"half"))
     assert caught.value.full == tmp_path / "a"
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DiskError, match=r"b: .*: more than ([\d,]+) bytes are needed, \1 are free"), told_when_full(tmp_path / "b"):
+    with (
+        pytest.raises(DiskError, match=r"b: .*: more than ([\d,]+) bytes are needed, \1 are free"),
+        told_when_full(tmp_path / "b"),
+    ):
         raise OSError(number, os.strerror(number))
 
 
@@ -108,7 +123,12 @@ def test_closed_disk_ends_the_run(number: int, tmp_path: Path, monkeypatch: pyte
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "open", closed)
-    with pytest.raises(DiskError, match=rf"a: cannot be written \({os.strerror(number)}\); give another folder") as caught, atomic_target(tmp_path / "a"):
+    with (
+        pytest.raises(
+            DiskError, match=rf"a: cannot be written \({os.strerror(number)}\); give another folder"
+        ) as caught,
+        atomic_target(tmp_path / "a"),
+    ):
         pass
     assert caught.value.full is None
 
@@ -119,7 +139,9 @@ def test_space_is_added_up_by_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DiskError, match=r"a: No space left on device: about 1,001 bytes are needed, 1,000 are free"):
         check_space({tmp_path / "none" / "a": 601, tmp_path / "b": 400})
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DiskError, match=r"b: cannot be written, for the disk or the folder .* is read-only; give another folder"):
+    with pytest.raises(
+        DiskError, match=r"b: cannot be written, for the disk or the folder .* is read-only; give another folder"
+    ):
         check_space({tmp_path / "b": 0})
 
 

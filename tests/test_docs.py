@@ -35,7 +35,9 @@ def test_every_command_and_option_has_help_and_is_documented(name: str) -> None:
     assert f"## {name}\n" in CLI_PAGE
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert parameter.help or isinstance(parameter.type, click.Choice) or parameter.name == "seed", f"{name} {parameter.name} has no help"
+            assert parameter.help or isinstance(parameter.type, click.Choice) or parameter.name == "seed", (
+                f"{name} {parameter.name} has no help"
+            )
             assert parameter.opts[0] in CLI_PAGE
 
 
@@ -46,7 +48,9 @@ def test_readme_gives_two_commands_that_are_complete() -> None:
     assert tests.endswith(".venv/bin/pytest")
     for block in (demo, tests):
         assert block.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt")
-    assert tests in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines(), "continuous integration must run the README's test command as it is"
+    assert tests in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines(), (
+        "continuous integration must run the README's test command as it is"
+    )
 
 
 def test_readme_uses_only_commands_and_options_that_exist() -> None:

@@ -35,7 +35,9 @@ def export(tmp_path: Path) -> tuple[Path, Path]:
     for number in range(8):
         pixels = generator.integers(60, 200, size=(24, 24))
         pixels[8:16, 8:16] += 30 * (number % 2)
-        write_dicom(tmp_path / "export" / f"{number}.dcm", pixels, modality="CR", bits_stored=8, patient=f"p{number}", number=1)
+        write_dicom(
+            tmp_path / "export" / f"{number}.dcm", pixels, modality="CR", bits_stored=8, patient=f"p{number}", number=1
+        )
         rows.append((f"{number}.dcm", number % 2))
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
@@ -53,7 +55,9 @@ def test_compose_pipeline(export: tuple[Path, Path], tmp_path: Path) -> None:
     means = _load("02_compose_pipeline").main(export[0], tmp_path / "out.work" / "noise")
     written = [float(read_source(path).real.mean()) for path in sorted((tmp_path / "out").iterdir())]
     assert means == pytest.approx(written, rel=1e-6)
-    assert means != pytest.approx([float(read_source(path).real.mean()) for path in sorted(export[0].iterdir())], rel=1e-6)
+    assert means != pytest.approx(
+        [float(read_source(path).real.mean()) for path in sorted(export[0].iterdir())], rel=1e-6
+    )
 
 
 def test_noise_for_arrays() -> None:

@@ -11,7 +11,12 @@ from monai_salm.grid import axis_cells, cell_counts, labels_to_working, to_nativ
 
 @pytest.mark.parametrize(
     ("native", "size", "expected"),
-    [((512, 512, 300), 128, (128, 128, 75)), ((64, 32), 128, (64, 32)), ((1000, 2), 100, (100, 1)), ((100, 100), 100, (100, 100))],
+    [
+        ((512, 512, 300), 128, (128, 128, 75)),
+        ((64, 32), 128, (64, 32)),
+        ((1000, 2), 100, (100, 1)),
+        ((100, 100), 100, (100, 100)),
+    ],
     ids=["volume", "small-enough", "thin", "equal"],
 )
 def test_working_shape(native: tuple[int, ...], size: int, expected: tuple[int, ...]) -> None:

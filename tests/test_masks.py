@@ -72,7 +72,12 @@ def test_mr_anatomy_differs_from_its_background() -> None:
     assert background is not None
     assert background.exact_stored is None
     assert background.center_real == pytest.approx(10, abs=12)
-    found = anatomy_mask(stored * 2 + 10, modality="MR", background_real=background.center_real, background_spread_real=background.spread_real)
+    found = anatomy_mask(
+        stored * 2 + 10,
+        modality="MR",
+        background_real=background.center_real,
+        background_spread_real=background.spread_real,
+    )
     assert np.array_equal(found, _disk(64, 20))
 
 
@@ -178,7 +183,9 @@ def test_carriers_of_colors_are_told_one_by_one() -> None:
     stored = np.int16([[[900, 1263, 1264], [864, 865, 1000]]])
     carriers = noise_carriers(stored, file_budget(), np.array([[True, True]]))
     assert carriers.tolist() == [[[True, True, False], [False, True, True]]]
-    assert noise_carriers(stored, file_budget(), np.array([[True, False]])).tolist() == [[[True, True, False], [False] * 3]]
+    assert noise_carriers(stored, file_budget(), np.array([[True, False]])).tolist() == [
+        [[True, True, False], [False] * 3]
+    ]
 
 
 def test_carriers_are_seen_and_not_saturated() -> None:
@@ -186,7 +193,9 @@ def test_carriers_are_seen_and_not_saturated() -> None:
     # Window -160..240 HU is stored 864..1264, itself not inside; range_stored is 1..4094.
     carriers = noise_carriers(stored, file_budget(), np.ones(stored.shape, dtype=bool))
     assert carriers.tolist() == [[False, False, False, False, True, True, False, False]]
-    wide = noise_carriers(stored, file_budget(window_low=-3000.0, window_high=5000.0), np.ones(stored.shape, dtype=bool))
+    wide = noise_carriers(
+        stored, file_budget(window_low=-3000.0, window_high=5000.0), np.ones(stored.shape, dtype=bool)
+    )
     assert wide.tolist() == [[False, *[True] * 6, False]]
     assert not noise_carriers(stored, file_budget(), np.zeros(stored.shape, dtype=bool)).any()
 
@@ -210,7 +219,10 @@ def test_sparsity_mask(score: list[float], voxels: list[int], limit: int, expect
 
 def test_sparsity_mask_takes_each_sample_for_itself() -> None:
     score = torch.tensor([[1.0, 2.0], [200.0, 100.0]])
-    assert sparsity_mask(score, torch.ones(2, 2, dtype=torch.int64), torch.tensor([1, 1])).tolist() == [[False, True], [True, False]]
+    assert sparsity_mask(score, torch.ones(2, 2, dtype=torch.int64), torch.tensor([1, 1])).tolist() == [
+        [False, True],
+        [True, False],
+    ]
 
 
 def test_ties_of_a_whole_picture_go_to_its_first_cells() -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """No public name of ours is one of MONAI's.
 
-A bundle names its components without their module. MONAI looks them up in every loaded module whose name starts with ``monai``, so in ours too
-(``monai.bundle.ComponentLocator``): a name in both makes the bundles of everybody who imports us warn.
+A bundle names its components without their module. MONAI looks them up in every loaded module whose name starts with
+``monai``, so in ours too (``monai.bundle.ComponentLocator``): a name in both makes the bundles of everybody who imports
+us warn.
 """
 
 from __future__ import annotations
@@ -56,5 +57,9 @@ def test_no_public_name_is_monais() -> None:
     theirs = _defined([name for name in loaded if name.startswith("monai.")])
     assert len(theirs) > 1000
     assert len(ours) > 50
-    clashes = {f"{ours[name]}.{name} is also {theirs[name]}.{name}" for name in ours if not name.startswith("_") and name in theirs}
+    clashes = {
+        f"{ours[name]}.{name} is also {theirs[name]}.{name}"
+        for name in ours
+        if not name.startswith("_") and name in theirs
+    }
     assert not clashes

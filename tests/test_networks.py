@@ -54,15 +54,30 @@ def test_segmenters_give_one_logit_per_class_and_voxel(name: str, spatial_dims: 
         assert network(torch.rand(1, 1, *shape)).shape == (1, 3, *shape)
 
 
-CLASSIFIERS = ["resnet18", "resnet18-3x3", "resnet50", "DenseNet121", "EfficientNetBN", "ViT", "small-cnn", "small-resnet"]
+CLASSIFIERS = [
+    "resnet18",
+    "resnet18-3x3",
+    "resnet50",
+    "DenseNet121",
+    "EfficientNetBN",
+    "ViT",
+    "small-cnn",
+    "small-resnet",
+]
 SEGMENTERS = ["UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet"]
 
 
 @pytest.mark.parametrize(
-    ("name", "spatial_dims"), [*((name, 2) for name in CLASSIFIERS + SEGMENTERS), *((name, 3) for name in ("DenseNet121", "UNet", "SegResNet", "small-unet"))]
+    ("name", "spatial_dims"),
+    [
+        *((name, 2) for name in CLASSIFIERS + SEGMENTERS),
+        *((name, 3) for name in ("DenseNet121", "UNet", "SegResNet", "small-unet")),
+    ],
 )
 def test_victims_train_on_two_small_images(name: str, spatial_dims: int) -> None:
-    """28 wide images are padded to 32; statistics of a batch of two must be enough, down to the single voxel that a deep network makes of them."""
+    """28 wide images are padded to 32; statistics of a batch of two must be enough, down to the single voxel that a
+    deep network makes of them.
+    """
     if name in ("ViT", "SwinUNETR"):
         pytest.importorskip("einops")
     shape = (32,) * spatial_dims
@@ -101,7 +116,9 @@ def test_size_multiples() -> None:
     assert [size_multiple(name) for name in names] == [8, 16, 32]
 
 
-@pytest.mark.parametrize(("name", "spatial_dims"), [*((name, 2) for name in CLASSIFIERS + SEGMENTERS), ("small-unet", 3), ("small-cnn", 3)])
+@pytest.mark.parametrize(
+    ("name", "spatial_dims"), [*((name, 2) for name in CLASSIFIERS + SEGMENTERS), ("small-unet", 3), ("small-cnn", 3)]
+)
 def test_head_alone_makes_the_logits(name: str, spatial_dims: int) -> None:
     """With all weights of the head at zero, the image no longer matters; and nothing else can be trained."""
     if name in ("ViT", "SwinUNETR"):
@@ -111,7 +128,11 @@ def test_head_alone_makes_the_logits(name: str, spatial_dims: int) -> None:
     freeze_backbone(network)
     trainable = {parameter for parameter in network.parameters() if parameter.requires_grad}
     assert trainable == {parameter for layer in head_layers(network).values() for parameter in layer.parameters()}
-    assert 0 < sum(parameter.numel() for parameter in trainable) < sum(parameter.numel() for parameter in network.parameters()) / 5
+    assert (
+        0
+        < sum(parameter.numel() for parameter in trainable)
+        < sum(parameter.numel() for parameter in network.parameters()) / 5
+    )
     images = torch.rand(2, 1, *shape)
     with torch.no_grad():
         assert float(network.eval()(images).std(dim=0).max()) > 0
@@ -140,7 +161,11 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("import einops (No module named 'einops').")
 
     monkeypatch.setattr("monai.networks.nets.SwinUNETR", without)
-    with pytest.raises(UsageError, match=r"'SwinUNETR' needs a package that is not installed: import einops .*pip install 'monai_salm\[networks\]'"):
+    with pytest.raises(
+        UsageError,
+        match=r"'SwinUNETR' needs a package that is not installed: import einops .*pip install "
+        r"'monai_salm\[networks\]'",
+    ):
         build_network("SwinUNETR", spatial_dims=2, outputs=2)
 
 

@@ -72,7 +72,9 @@ def test_noise_of_nothing(tmp_path: Path) -> None:
 def test_noise_at_a_tenth_of_the_cells_takes_a_seventeenth_of_float32(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     steps = np.zeros(64**3, dtype=np.int16)
-    steps[generator.choice(steps.size, steps.size // 10, replace=False)] = generator.choice([-12, -5, 5, 12], steps.size // 10)
+    steps[generator.choice(steps.size, steps.size // 10, replace=False)] = generator.choice(
+        [-12, -5, 5, 12], steps.size // 10
+    )
     steps = steps.reshape(64, 64, 64)
     store = NoiseStore(tmp_path)
     store.write("a", SparseNoise.from_dense(steps, 12), {"files": [{"fingerprint": "0" * 32, "canvas": "x" * 800}]})
@@ -121,7 +123,11 @@ def test_equal_noise_is_equal_bytes(tmp_path: Path) -> None:
 
 def test_fingerprint_is_of_values_and_shape() -> None:
     values = np.int16([[1, 2], [3, 4]])
-    assert fingerprint(values) == fingerprint(values.astype(np.float32)) == fingerprint(np.asfortranarray(values).astype(">i4"))
+    assert (
+        fingerprint(values)
+        == fingerprint(values.astype(np.float32))
+        == fingerprint(np.asfortranarray(values).astype(">i4"))
+    )
     assert len({fingerprint(v) for v in (values, values.ravel(), values + 1, values.T)}) == 4
 
 
@@ -135,13 +141,31 @@ STORED = np.int16([[1000, 1100, 1200, 1250]])
         pytest.param([[3, -12, 0, 12]], 12, {}, [[1003, 1088, 1200, 1262]], id="steps"),
         pytest.param([[12, -100, 0, 100]], 12, {}, [[1012, 1088, 1200, 1262]], id="beyond-the-budget"),
         pytest.param([[3, -12, 0, 12]], 12, {"slope": -1.0}, [[997, 1112, 1200, 1238]], id="negative-slope"),
-        pytest.param([[12, -12, 5, -5]], 12, {"steps": 4}, [[1004, 1096, 1201, 1249]], id="fewer-steps-scale-toward-zero"),
+        pytest.param(
+            [[12, -12, 5, -5]], 12, {"steps": 4}, [[1004, 1096, 1201, 1249]], id="fewer-steps-scale-toward-zero"
+        ),
         pytest.param([[4, -4]], 4, {}, [[1012, 1112, 1188, 1238]], id="cells-of-two-and-more-steps"),
         pytest.param([[3, 0, 0, 12]], 12, {"range_stored": (1001.0, 1251.0)}, [[1000, 1100, 1200, 1251]], id="range"),
-        pytest.param([[0, 5, 5, 5]], 12, {"padding_stored": (1103.0, 1106.0)}, [[1000, 1100, 1205, 1255]], id="never-into-padding"),
-        pytest.param([[5, 5, 5, 5]], 12, {"padding_stored": (900.0, 1002.0)}, [[1000, 1105, 1205, 1255]], id="never-out-of-padding"),
-        pytest.param([[0, 5, -5, 5]], 12, {"background_stored": 1195.0}, [[1000, 1105, 1200, 1255]], id="never-onto-background"),
-        pytest.param([[0, 5, -5, 5]], 12, {"background_stored": 1250.0}, [[1000, 1105, 1195, 1250]], id="never-off-background"),
+        pytest.param(
+            [[0, 5, 5, 5]],
+            12,
+            {"padding_stored": (1103.0, 1106.0)},
+            [[1000, 1100, 1205, 1255]],
+            id="never-into-padding",
+        ),
+        pytest.param(
+            [[5, 5, 5, 5]],
+            12,
+            {"padding_stored": (900.0, 1002.0)},
+            [[1000, 1105, 1205, 1255]],
+            id="never-out-of-padding",
+        ),
+        pytest.param(
+            [[0, 5, -5, 5]], 12, {"background_stored": 1195.0}, [[1000, 1105, 1200, 1255]], id="never-onto-background"
+        ),
+        pytest.param(
+            [[0, 5, -5, 5]], 12, {"background_stored": 1250.0}, [[1000, 1105, 1195, 1250]], id="never-off-background"
+        ),
         pytest.param([[1, -1, 0, 2]], 2, {"quantum_stored": 4.0, "steps": 2}, [[1004, 1096, 1200, 1258]], id="quantum"),
     ],
 )
@@ -153,12 +177,16 @@ def test_add_noise(noise: list[list[int]], levels: int, budget: dict[str, Any], 
 
 def test_noise_outside_the_carriers_is_dropped() -> None:
     carriers = np.array([[True, False, True, False]])
-    assert add_noise(STORED, np.int16([[5, 5, 5, 5]]), 12, file_budget(), carriers).tolist() == [[1005, 1100, 1205, 1250]]
+    assert add_noise(STORED, np.int16([[5, 5, 5, 5]]), 12, file_budget(), carriers).tolist() == [
+        [1005, 1100, 1205, 1250]
+    ]
 
 
 def test_a_value_outside_the_range_is_never_pulled_into_it() -> None:
     stored = np.int16([[-2000, 1100, 4095, 0]])
-    assert add_noise(stored, np.int16([[5, 5, -5, 5]]), 12, file_budget(), EVERYWHERE).tolist() == [[-2000, 1105, 4095, 0]]
+    assert add_noise(stored, np.int16([[5, 5, -5, 5]]), 12, file_budget(), EVERYWHERE).tolist() == [
+        [-2000, 1105, 4095, 0]
+    ]
 
 
 @pytest.mark.parametrize("dtype", [">i2", "<u2", ">f4", "<f8"])
@@ -182,7 +210,9 @@ def test_colors_and_points_in_time_share_one_noise() -> None:
     carriers = np.ones(stored.shape, dtype=bool)
     carriers[0, 0, 1, 2] = False
     changed = add_noise(stored, np.int16([[5, -7]]), 12, file_budget(padding_stored=(1000.0, 1000.0)), carriers)
-    assert (changed - stored)[0].reshape(2, -1).tolist() == [[0, 5, 5, 5, 5, 0], [-7, 0, *[-7] * 4]], "each value for itself"
+    assert (changed - stored)[0].reshape(2, -1).tolist() == [[0, 5, 5, 5, 5, 0], [-7, 0, *[-7] * 4]], (
+        "each value for itself"
+    )
 
 
 def test_a_float_sum_that_is_rounded_beyond_the_budget_is_taken_back() -> None:

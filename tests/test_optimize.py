@@ -32,18 +32,32 @@ TEXTURED: dict[str, Any] = {"texture_period": 4.0, "mask_blur": 5, "texture_batc
 
 def _settings(**changes: Any) -> MinMinSettings:
     return MinMinSettings(
-        **({"max_rounds": 2, "noise_steps": 3, "batch_size": 8, "surrogate_epochs": 1.0, "surrogate_batches": 1, "stop_error": 0.0} | changes)
+        **(
+            {
+                "max_rounds": 2,
+                "noise_steps": 3,
+                "batch_size": 8,
+                "surrogate_epochs": 1.0,
+                "surrogate_batches": 1,
+                "stop_error": 0.0,
+            }
+            | changes
+        )
     )
 
 
 def _network(samples: WorkingSet, outputs: int = 2) -> nn.Module:
     """Build the same network each time."""
-    network = build_network("small-cnn" if samples.spatial_dims == 2 else "small-unet", spatial_dims=samples.spatial_dims, outputs=outputs)
+    network = build_network(
+        "small-cnn" if samples.spatial_dims == 2 else "small-unet", spatial_dims=samples.spatial_dims, outputs=outputs
+    )
     renew(network, 0)
     return network
 
 
-def _optimizer(samples: WorkingSet, task: LearningTask | None = None, network: nn.Module | None = None, **changes: Any) -> MinMinOptimizer:
+def _optimizer(
+    samples: WorkingSet, task: LearningTask | None = None, network: nn.Module | None = None, **changes: Any
+) -> MinMinOptimizer:
     task = task or ClassificationTask(2)
     settings = {name: changes.pop(name) for name in list(changes) if name in MinMinSettings.__dataclass_fields__}
     return MinMinOptimizer(network or _network(samples, task.outputs), task, _settings(**settings), **changes)
@@ -76,14 +90,24 @@ def _check_bounds(samples: WorkingSet, noise: Noise, fraction: float) -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
 @pytest.mark.parametrize("rule", ["gradient", "random"])
-@pytest.mark.parametrize("textured", [{}, TEXTURED, TEXTURED | {"max_rounds": 1}], ids=["plain", "textured", "textured, first round"])
+@pytest.mark.parametrize(
+    "textured", [{}, TEXTURED, TEXTURED | {"max_rounds": 1}], ids=["plain", "textured", "textured, first round"]
+)
 def test_bounds_of_pictures(pictures: WorkingSet, rule: str, fraction: float, textured: dict[str, Any]) -> None:
-    _check_bounds(pictures, dict(_optimizer(pictures, mask_rule=rule, perturbed_fraction=fraction, **textured).run(pictures)), fraction)
+    _check_bounds(
+        pictures,
+        dict(_optimizer(pictures, mask_rule=rule, perturbed_fraction=fraction, **textured).run(pictures)),
+        fraction,
+    )
 
 
 def test_bounds_of_findings_with_textures() -> None:
     samples = disk_set(8, multi_label=True)
-    _check_bounds(samples, dict(_optimizer(samples, ClassificationTask(2, True), perturbed_fraction=0.2, **TEXTURED).run(samples)), 0.2)
+    _check_bounds(
+        samples,
+        dict(_optimizer(samples, ClassificationTask(2, True), perturbed_fraction=0.2, **TEXTURED).run(samples)),
+        0.2,
+    )
 
 
 def test_bounds_of_volumes() -> None:
@@ -107,7 +131,9 @@ class Watched(nn.Module):
         self.seen: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += [image for image in images.detach().clone() if image.any()]  # an empty one is shown to see what comes out
+        self.seen += [
+            image for image in images.detach().clone() if image.any()
+        ]  # an empty one is shown to see what comes out
         result: torch.Tensor = self.network(images)
         return result
 
@@ -115,7 +141,9 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_first_round_with_textures_only_looks(pictures: WorkingSet, frozen: bool) -> None:
     network = Watched(_network(pictures))
-    optimizer = _optimizer(pictures, network=network, max_rounds=2, augmentation=NO_AUGMENTATION, freeze_surrogate=frozen, **TEXTURED)
+    optimizer = _optimizer(
+        pictures, network=network, max_rounds=2, augmentation=NO_AUGMENTATION, freeze_surrogate=frozen, **TEXTURED
+    )
     state = optimizer.start(pictures)
     clean = {sample.image_model.tobytes() for sample in pictures.samples}
     seen: list[set[bytes]] = []
@@ -124,15 +152,22 @@ def test_first_round_with_textures_only_looks(pictures: WorkingSet, frozen: bool
         seen.append({image.numpy().tobytes() for image in network.seen})
         network.seen.clear()
         if now.round == 1:
-            assert all(np.array_equal(steps, texture) for steps, texture in zip(now.steps, _textures(pictures), strict=True))
+            assert all(
+                np.array_equal(steps, texture) for steps, texture in zip(now.steps, _textures(pictures), strict=True)
+            )
             assert all((score > 0).float().mean() > 0.9 for score in now.score)
             assert 0.3 < now.history[0].changed_fraction <= 0.4, "the texture lies in the mask from now on"
 
     noise = dict(optimizer.run(pictures, state, after_round))
     assert seen[0] == clean
     assert not seen[1] & clean
-    assert any(not np.array_equal(steps, texture) for steps, texture in zip(state.steps, _textures(pictures), strict=True))
-    agreement = [(np.sign(noise[name]) * np.sign(texture))[noise[name] != 0].mean() for name, texture in zip(pictures.ids, _textures(pictures), strict=True)]
+    assert any(
+        not np.array_equal(steps, texture) for steps, texture in zip(state.steps, _textures(pictures), strict=True)
+    )
+    agreement = [
+        (np.sign(noise[name]) * np.sign(texture))[noise[name] != 0].mean()
+        for name, texture in zip(pictures.ids, _textures(pictures), strict=True)
+    ]
     assert np.mean(agreement) > 0.5, "the steps fit the texture, they do not replace it"
 
 
@@ -151,8 +186,15 @@ def test_surrogate_is_drawn_anew_after_looking(pictures: WorkingSet, textured: b
         weights.append([parameter.detach().clone() for parameter in network.parameters()])
 
     # Without learning, only the draws change the weights.
-    list(_optimizer(pictures, network=network, max_rounds=3, learning_rate=0.0, **(TEXTURED if textured else {})).run(pictures, after_round=keep))
-    same = [all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) for first, second in itertools.pairwise(weights)]
+    list(
+        _optimizer(pictures, network=network, max_rounds=3, learning_rate=0.0, **(TEXTURED if textured else {})).run(
+            pictures, after_round=keep
+        )
+    )
+    same = [
+        all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        for first, second in itertools.pairwise(weights)
+    ]
     assert same == [not textured, True]
 
 
@@ -164,7 +206,9 @@ def test_box_blur_averages_with_zeros_outside() -> None:
         assert torch.allclose(blurred[(0, 0, *[3] * dims)], maps[(0, 0, *[slice(2, 5)] * dims)].mean())
         assert torch.allclose(blurred[(1, 0, *[0] * dims)], maps[(1, 0, *[slice(0, 2)] * dims)].sum() / 3**dims)
         padded = torch.nn.functional.pad(maps, [0, 8] * dims)
-        assert torch.allclose(box_blur(padded, 5)[(..., *[slice(0, 7)] * dims)], box_blur(maps, 5)), "whatever the padding of a batch"
+        assert torch.allclose(box_blur(padded, 5)[(..., *[slice(0, 7)] * dims)], box_blur(maps, 5)), (
+            "whatever the padding of a batch"
+        )
         thin = torch.ones(1, 1, *[2] * dims)
         assert torch.allclose(box_blur(thin, 7), torch.tensor((2 / 7) ** dims)), "a box may be larger than the image"
 
@@ -174,7 +218,9 @@ def test_local_contrast_is_the_standard_deviation_in_a_box(dims: int) -> None:
     maps = torch.rand(2, 1, *[7] * dims, generator=torch.Generator().manual_seed(0))
     box = maps[(1, 0, *[slice(1, 4)] * dims)]
     assert torch.allclose(local_contrast(maps, 3)[(1, 0, *[2] * dims)], box.std(correction=0), atol=1e-4)
-    assert not local_contrast(torch.full_like(maps, 0.9), 3)[(0, 0, *[3] * dims)].isnan(), "rounding below zero has a root of zero"
+    assert not local_contrast(torch.full_like(maps, 0.9), 3)[(0, 0, *[3] * dims)].isnan(), (
+        "rounding below zero has a root of zero"
+    )
 
 
 def test_surrogate_finds_the_textures_before_the_first_step(pictures: WorkingSet) -> None:
@@ -207,14 +253,22 @@ def test_textures_go_where_the_gradient_is_large_for_the_contrast(pictures: Work
 
 def test_directions_are_chosen_unless_they_are_given(pictures: WorkingSet) -> None:
     choices: list[Any] = ["auto", (0, 1), (1, 0), (None, 0), (0, None)]
-    starts = {given: _optimizer(pictures, **TEXTURED | {"class_directions": given}).start(pictures).steps for given in choices}
-    same = [given for given, steps in starts.items() if all(torch.equal(a, b) for a, b in zip(steps, starts["auto"], strict=True))]
+    starts = {
+        given: _optimizer(pictures, **TEXTURED | {"class_directions": given}).start(pictures).steps for given in choices
+    }
+    same = [
+        given
+        for given, steps in starts.items()
+        if all(torch.equal(a, b) for a, b in zip(steps, starts["auto"], strict=True))
+    ]
     assert same == ["auto", class_directions(pictures, 2, period=4.0)]
 
 
 def test_mask_blur_gives_the_texture_room(pictures: WorkingSet) -> None:
     def neighbors(blur: int) -> float:
-        noise = dict(_optimizer(pictures, max_rounds=1, texture_period=4.0, mask_blur=blur, perturbed_fraction=0.3).run(pictures))
+        noise = dict(
+            _optimizer(pictures, max_rounds=1, texture_period=4.0, mask_blur=blur, perturbed_fraction=0.3).run(pictures)
+        )
         changed = np.stack([noise[name] != 0 for name in pictures.ids])
         return float((changed[:, :, 1:] & changed[:, :, :-1]).sum() / changed.sum())
 
@@ -234,7 +288,9 @@ def test_random_mask_does_not_follow_the_gradient(pictures: WorkingSet) -> None:
     supports = []
     for seed in (0, 1):
         network = _network(pictures)
-        noise = dict(_optimizer(pictures, network=network, mask_rule="random", seed=seed, perturbed_fraction=0.2).run(pictures))
+        noise = dict(
+            _optimizer(pictures, network=network, mask_rule="random", seed=seed, perturbed_fraction=0.2).run(pictures)
+        )
         supports.append(np.stack([noise[name] != 0 for name in pictures.ids]))
     overlap = (supports[0] & supports[1]).sum() / supports[0].sum()
     assert overlap < 0.4
@@ -263,7 +319,9 @@ def test_every_round_draws_anew(pictures: WorkingSet) -> None:
     seeds: list[int] = []
 
     class Recorder(ConsumerAugmentation):
-        def __call__(self, images: torch.Tensor, generator: torch.Generator, label_map: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def __call__(
+            self, images: torch.Tensor, generator: torch.Generator, label_map: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             seeds.append(generator.initial_seed())
             return super().__call__(images, generator, label_map)
 
@@ -310,19 +368,39 @@ def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: Lea
     """The same weights see less error on the protected samples than on the clean ones."""
     samples = make()
     network = _network(samples)
-    optimizer = _optimizer(samples, task, network, augmentation=NO_AUGMENTATION, max_rounds=8, noise_steps=5, surrogate_epochs=3.0, perturbed_fraction=0.8)
+    optimizer = _optimizer(
+        samples,
+        task,
+        network,
+        augmentation=NO_AUGMENTATION,
+        max_rounds=8,
+        noise_steps=5,
+        surrogate_epochs=3.0,
+        perturbed_fraction=0.8,
+    )
     noise = dict(optimizer.run(samples))
     batch = samples.batch(range(len(samples)), torch.device("cpu"))
     assert batch.target is not None
-    protected = batch.images + samples.pad([noise[name] for name in samples.ids]) * batch.share * batch.step_model.reshape(-1, *[1] * (batch.images.ndim - 1))
+    protected = batch.images + samples.pad(
+        [noise[name] for name in samples.ids]
+    ) * batch.share * batch.step_model.reshape(-1, *[1] * (batch.images.ndim - 1))
     with torch.no_grad():
-        clean_loss, loss = (float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected))
+        clean_loss, loss = (
+            float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected)
+        )
     assert loss < share * clean_loss
 
 
 def test_error_goes_down() -> None:
     pictures = disk_set(contrast=0.0)
-    optimizer = _optimizer(pictures, max_rounds=8, surrogate_epochs=3.0, noise_steps=5, perturbed_fraction=0.8, augmentation=NO_AUGMENTATION)
+    optimizer = _optimizer(
+        pictures,
+        max_rounds=8,
+        surrogate_epochs=3.0,
+        noise_steps=5,
+        perturbed_fraction=0.8,
+        augmentation=NO_AUGMENTATION,
+    )
     state = optimizer.start(pictures)
     list(optimizer.run(pictures, state))
     errors = [log.error for log in state.history]
@@ -379,7 +457,10 @@ def test_samples_without_labels_are_told(textured: dict[str, Any]) -> None:
         ({"mask_rule": "best"}, f"mask rule 'best' is unknown; give one of {', '.join(MASK_RULES)}"),
         ({"mask_blur": 4}, "mask blur 4 is not odd; a box around a cell is 1, 3, 5, ... cells wide"),
         ({"mask_blur": 0}, "mask blur 0 is not odd"),
-        ({"texture_period": 1.9}, "texture period 1.9 is below 2 cells, which no grid shows; give 2 or more, or 0 for none"),
+        (
+            {"texture_period": 1.9},
+            "texture period 1.9 is below 2 cells, which no grid shows; give 2 or more, or 0 for none",
+        ),
         ({"texture_period": -4.0}, "texture period -4 is below 2 cells"),
         ({"max_rounds": 0}, "max_rounds 0 must be at least 1"),
         ({"batch_size": -1}, "batch_size -1 must be at least 1"),
@@ -398,7 +479,11 @@ def test_settings_survive_json() -> None:
 @pytest.mark.cuda
 def test_cuda_agrees_with_the_cpu_on_its_bounds(pictures: WorkingSet) -> None:
     generators = torch.cuda.get_rng_state_all()
-    noise = dict(_optimizer(pictures, device="cuda", renew_every=1, augmentation=ConsumerAugmentation(zoom=0.1, blur=0.5, window=0.1)).run(pictures))
+    noise = dict(
+        _optimizer(
+            pictures, device="cuda", renew_every=1, augmentation=ConsumerAugmentation(zoom=0.1, blur=0.5, window=0.1)
+        ).run(pictures)
+    )
     _check_bounds(pictures, noise, 0.4)
     assert all(torch.equal(a, b) for a, b in zip(generators, torch.cuda.get_rng_state_all(), strict=True))
     volumes = cube_set()

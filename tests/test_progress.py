@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress: bars where somebody watches, plain lines in a log, nothing where it was not asked for, and times that were measured."""
+"""Progress: bars where somebody watches, plain lines in a log, nothing where it was not asked for, and times that were
+measured.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,8 @@ def test_nothing_is_shown_unasked(monkeypatch: pytest.MonkeyPatch, watched: bool
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.2, "a moment"), (4, "a few seconds"), (44, "about 40 seconds"), (89, "about 90 seconds"), (91, "about 2 minutes"), (720, "about 12 minutes"),
+        (0.2, "a moment"), (4, "a few seconds"), (44, "about 40 seconds"), (89, "about 90 seconds"),
+        (91, "about 2 minutes"), (720, "about 12 minutes"),
         (5600, "about 2 hours"), (86400, "about 24 hours"), (300000, "about 3 days"),
     ],
 )  # fmt: skip
@@ -111,7 +114,9 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 
 def test_time_left_is_that_of_each_network() -> None:
-    left = TimeLeft([("small", "none", 100), ("large", "none", 100), ("small", "adversarial-training", 100), ("large", "none", 100)])
+    left = TimeLeft(
+        [("small", "none", 100), ("large", "none", 100), ("small", "adversarial-training", 100), ("large", "none", 100)]
+    )
     assert left.seconds() is None
     left.measure(5.0, 0.5)
     assert left.seconds(0.5) == pytest.approx(5 + 3 * 10)  # nothing else is known of the others
@@ -138,7 +143,21 @@ def test_commands_write_no_frames_into_a_log(tmp_path: Path, capsys: pytest.Capt
     stages = {
         "protect": (["protect", *places, *common, "--rounds", "2", "--surrogate", "small-cnn"], "optimizing"),
         "verify": (["verify", *places], "verifying"),
-        "evaluate": (["evaluate", *places, "--test", str(tmp_path / "test"), *common, "--victims", "small-cnn", "--epochs", "1", "--no-utility"], "victims"),
+        "evaluate": (
+            [
+                "evaluate",
+                *places,
+                "--test",
+                str(tmp_path / "test"),
+                *common,
+                "--victims",
+                "small-cnn",
+                "--epochs",
+                "1",
+                "--no-utility",
+            ],
+            "victims",
+        ),
     }
     for command, (words, stage) in stages.items():
         with pytest.raises(SystemExit, match="0"):

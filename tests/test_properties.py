@@ -53,12 +53,21 @@ def files(draw: st.DrawFn) -> tuple[NDArray[Any], FileBudget]:
     real = sorted(value * slope + intercept for value in (finite[0], finite[-1]))
     low = draw(st.floats(real[0] - 10, real[1] - 1e-6 * (real[1] - real[0])))
     window = IntensityWindow(low, low + draw(st.floats(0.1, 1.5)) * (real[1] - real[0]))
-    epsilon = draw(st.one_of(st.floats(0.002, 1.0).map(Epsilon), st.floats(0.01, 300.0).map(lambda value: Epsilon(value, "real"))))
-    padding = draw(st.none() | st.tuples(st.sampled_from(finite), st.sampled_from(finite)).map(lambda pair: (min(pair), max(pair))))
+    epsilon = draw(
+        st.one_of(st.floats(0.002, 1.0).map(Epsilon), st.floats(0.01, 300.0).map(lambda value: Epsilon(value, "real")))
+    )
+    padding = draw(
+        st.none() | st.tuples(st.sampled_from(finite), st.sampled_from(finite)).map(lambda pair: (min(pair), max(pair)))
+    )
     background = draw(st.none() | st.sampled_from(finite))
     try:
         budget = PerturbationBudget(epsilon, window).bind(
-            stored, modality=draw(st.sampled_from(["", "MR"])), slope=slope, intercept=intercept, padding_stored=padding, background_stored=background
+            stored,
+            modality=draw(st.sampled_from(["", "MR"])),
+            slope=slope,
+            intercept=intercept,
+            padding_stored=padding,
+            background_stored=background,
         )
     except RefusedError:
         assume(False)
@@ -192,7 +201,9 @@ def _top_cells(score: list[float], voxels: list[int], limit: int) -> list[bool]:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, 1e-30, 1e30]), st.integers(0, 4)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, 1e-30, 1e30]), st.integers(0, 4)), min_size=1, max_size=12
+    ),
     st.integers(0, 30),
 )
 def test_sparsity_mask_is_exact_top_k(cells: list[tuple[float, int]], limit: int) -> None:

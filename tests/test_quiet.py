@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--quiet`` prints the result and nothing else: no log, no warning of a library, nothing that one writes past Python."""
+"""``--quiet`` prints the result and nothing else: no log, no warning of a library, nothing that one
+writes past Python.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ def test_quiet_commands_print_nothing_but_their_result(tmp_path: Path) -> None:
     source = mr_export(tmp_path / "in", 6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mr_slice(source / "strange.dcm", 9, FrameOfReferenceUID="1.02.no uid", PatientBirthDate="yesterday", SpecificCharacterSet="ISO_IR 999")
+        mr_slice(
+            source / "strange.dcm",
+            9,
+            FrameOfReferenceUID="1.02.no uid",
+            PatientBirthDate="yesterday",
+            SpecificCharacterSet="ISO_IR 999",
+        )
     nifti_file(source / "nowhere.nii", block(1)[0], sform_code=1, **{f"srow_{axis}": (np.nan,) * 4 for axis in "xyz"})
     labels = label_table(tmp_path / "l.csv", {f"case{n}/image.dcm": n % 2 for n in range(6)} | {"absent.dcm": 1})
     nifti_export(tmp_path / "volumes", 4, labels=tmp_path / "maps")
@@ -43,14 +51,25 @@ def test_quiet_commands_print_nothing_but_their_result(tmp_path: Path) -> None:
         ["scan", "in"],
         ["protect", "in", "drawn", "--method", "random", "--workers", "2", "--copy-unprotected", "--uids", "keep"],
         ["protect", "in", "out", "--labels", str(labels), *small],
-        ["protect", "volumes", "segmented", "--labels", "maps", "--task", "segmentation", "--rounds", "1", "--working-size", "16"],
+        ["protect", "volumes", "segmented", "--labels", "maps", "--task", "segmentation", "--rounds", "1",
+        "--working-size", "16"],
         ["protect", "in", "none", "--dry-run", "--method", "random"],
         ["verify", "in", "drawn"],
-        ["evaluate", "in", "out", "--labels", str(labels), "--test", "test", "--test-labels", str(test_labels), "--epochs", "1", "--working-size", "16",
+        ["evaluate", "in", "out", "--labels", str(labels), "--test", "test", "--test-labels", str(test_labels),
+        "--epochs", "1", "--working-size", "16",
          "--no-verification", "--no-utility", "--report", "r.html", "--state", "state"],
     ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", RUN, json.dumps(commands)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {
+        "PYTHONPATH": os.pathsep.join(sys.path)
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(commands)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == "<scan>0<protect>0<protect>3<protect>0<protect>0<verify>0<evaluate>0"
     assert "nothing was written" in done.stdout
 
@@ -59,6 +78,18 @@ def test_warnings_are_shown_without_it(tmp_path: Path, monkeypatch: pytest.Monke
     mr_export(tmp_path / "in", 2)
     labels = label_table(tmp_path / "l.csv", {"case0/image.dcm": 0, "case1/image.dcm": 1, "absent.dcm": 1})
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    command = [sys.executable, "-m", "monai_salm", "protect", "in", "none", "--dry-run", "--method", "random", "--labels", str(labels)]
+    command = [
+        sys.executable,
+        "-m",
+        "monai_salm",
+        "protect",
+        "in",
+        "none",
+        "--dry-run",
+        "--method",
+        "random",
+        "--labels",
+        str(labels),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "--labels not used" in done.stderr

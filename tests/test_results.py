@@ -23,15 +23,46 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
 
 def victim(name: str, trained_on: str, score: float, **other: Any) -> dict[str, Any]:
-    row = {"what": "victim", "data_set": "breast", "part": "test", "epochs": 30, "victim": name, "trained_on": trained_on, "countermeasure": "none"}
-    row |= {"protected_share": 1.0, "seed": 0, "balanced_accuracy": score, "auc": score + 0.1, "mcc": 0.1, "peak": score + 0.02, "curve": [score]}
+    row = {
+        "what": "victim",
+        "data_set": "breast",
+        "part": "test",
+        "epochs": 30,
+        "victim": name,
+        "trained_on": trained_on,
+        "countermeasure": "none",
+    }
+    row |= {
+        "protected_share": 1.0,
+        "seed": 0,
+        "balanced_accuracy": score,
+        "auc": score + 0.1,
+        "mcc": 0.1,
+        "peak": score + 0.02,
+        "curve": [score],
+    }
     return row | {"seconds": 1.0} | other
 
 
 def protect(method: str, changed: float, passes: float, **other: Any) -> dict[str, Any]:
     counts = {"protected": 9, "copied": 0, "absent": 0, "mismatch": 0}
-    row = {"what": "protect", "data_set": "breast", "method": method, "epsilon": "8/255", "counts": counts, "verified": counts, "seconds": 5, "rounds": 4}
-    row |= {"passes_per_sample": passes, "lowest_psnr": 34.1, "mean_psnr": 36.0, "mean_changed_fraction": changed, "largest_changed_fraction": changed}
+    row = {
+        "what": "protect",
+        "data_set": "breast",
+        "method": method,
+        "epsilon": "8/255",
+        "counts": counts,
+        "verified": counts,
+        "seconds": 5,
+        "rounds": 4,
+    }
+    row |= {
+        "passes_per_sample": passes,
+        "lowest_psnr": 34.1,
+        "mean_psnr": 36.0,
+        "mean_changed_fraction": changed,
+        "largest_changed_fraction": changed,
+    }
     return row | other
 
 
@@ -39,13 +70,33 @@ def made_up() -> list[dict[str, Any]]:
     rows = [protect("salm", 0.39, 20.0), protect("em", 0.98, 60.0)]
     for name in ("ViT", "small-cnn"):
         for seed in range(3):
-            rows += [victim(name, "clean", 0.9, seed=seed), victim(name, "salm", 0.55, seed=seed), victim(name, "em", 0.6, seed=seed)]
+            rows += [
+                victim(name, "clean", 0.9, seed=seed),
+                victim(name, "salm", 0.55, seed=seed),
+                victim(name, "em", 0.6, seed=seed),
+            ]
     rows += [victim("ViT", "clean", 0.8, countermeasure="clahe"), victim("ViT", "salm", 0.71, countermeasure="clahe")]
     rows += [victim("ViT", "clean part", 0.75, protected_share=0.8), victim("ViT", "salm", 0.76, protected_share=0.8)]
     rows += [victim("resnet18+frozen", "clean", 0.77), victim("resnet18+frozen", "salm", 0.74)]
-    utility = {"victim": "ViT", "clean": {"auc": 0.9}, "protected": {"auc": 0.893}, "change": {"auc": -0.007}, "features": [{"icc": 0.991}]}
+    utility = {
+        "victim": "ViT",
+        "clean": {"auc": 0.9},
+        "protected": {"auc": 0.893},
+        "change": {"auc": -0.007},
+        "features": [{"icc": 0.991}],
+    }
     counts = {"clean": 9, "salm": 9, "em": 9, "test": 4}
-    rows += [{"what": "summary", "data_set": "breast", "part": "test", "counts": counts, "chance": 0.5, "majority_share": 0.73, "utility": utility}]
+    rows += [
+        {
+            "what": "summary",
+            "data_set": "breast",
+            "part": "test",
+            "counts": counts,
+            "chance": 0.5,
+            "majority_share": 0.73,
+            "utility": utility,
+        }
+    ]
     return rows
 
 
@@ -56,7 +107,9 @@ def write(folder: Path, rows: list[dict[str, Any]], name: str = "breast") -> Pat
 
 
 def verdict(text: str, target: str, where: str = "breast") -> str:
-    return next(line for line in text.splitlines() if line.startswith("|") and target in line and f"| {where} |" in line)
+    return next(
+        line for line in text.splitlines() if line.startswith("|") and target in line and f"| {where} |" in line
+    )
 
 
 def test_no_rows(tmp_path: Path, page: Page) -> None:
@@ -83,8 +136,14 @@ def test_verdicts_come_from_the_figures(tmp_path: Path, page: Page) -> None:
 
 
 def test_later_rows_replace_earlier_ones_and_validation_images_do_not_count(tmp_path: Path, page: Page) -> None:
-    later = [victim("ViT", "salm", 0.64, seed=0), victim("ViT", "salm", 0.66, seed=1), victim("ViT", "salm", 0.68, seed=2)]
-    text = page(write(tmp_path, [*made_up(), *later, *(row | {"part": "val", "balanced_accuracy": 0.5} for row in later)]))
+    later = [
+        victim("ViT", "salm", 0.64, seed=0),
+        victim("ViT", "salm", 0.66, seed=1),
+        victim("ViT", "salm", 0.68, seed=2),
+    ]
+    text = page(
+        write(tmp_path, [*made_up(), *later, *(row | {"part": "val", "balanced_accuracy": 0.5} for row in later)])
+    )
     assert "worst 0.660 (ViT)" in verdict(text, "every victim")
     assert "**missed**: worst victim by 0.060, worst peak by 0.030" in verdict(text, "every victim")
     assert "em is 0.005 lower" in verdict(text, "strictly better")
@@ -97,7 +156,10 @@ def test_another_number_of_epochs_is_another_run(tmp_path: Path, page: Page) -> 
 
 
 def test_victims_that_learn_nothing_from_clean_images_prove_nothing(tmp_path: Path, page: Page) -> None:
-    rows = [row | ({"balanced_accuracy": 0.55} if row.get("victim") == "ViT" and row["trained_on"] == "clean" else {}) for row in made_up()]
+    rows = [
+        row | ({"balanced_accuracy": 0.55} if row.get("victim") == "ViT" and row["trained_on"] == "clean" else {})
+        for row in made_up()
+    ]
     text = page(write(tmp_path, rows))
     assert "clean images teach nothing: ViT" in verdict(text, "every victim")
     assert "| ViT | 3 | 0.550 ± 0.000 | 0.550 ± 0.000 |" in text  # not bold
@@ -123,7 +185,9 @@ def test_settings_stay_apart_and_volumes_have_their_own_target(tmp_path: Path, p
     text = page(write(tmp_path, rows, "hippocampus"))
     line = verdict(text, "mean Dice at most 0.15", "hippocampus, 10% of the anatomy")
     assert "**missed**: Dice by 0.050, PSNR (dB) by 0.50" in line
-    assert text.count("## Hippocampus, 3D segmentation from NIfTI, epsilon") == 1, "another strength has no tables of its own"
+    assert text.count("## Hippocampus, 3D segmentation from NIfTI, epsilon") == 1, (
+        "another strength has no tables of its own"
+    )
     weaker, stronger = text.partition("## Strength, sparsity and rounds: Hippocampus")[2].split("| 10% |")[1:3]
     assert "47.5 | 0.200 / - / 0.220 |" in weaker
     assert "47.5 | 0.100 / - / 0.120 |" in stronger
@@ -131,7 +195,11 @@ def test_settings_stay_apart_and_volumes_have_their_own_target(tmp_path: Path, p
 
 def test_rows_of_the_earlier_version_are_kept_apart(tmp_path: Path, page: Page) -> None:
     rows = [
-        {name: value for name, value in row.items() if name not in ("data_set", "part", "countermeasure", "protected_share")}
+        {
+            name: value
+            for name, value in row.items()
+            if name not in ("data_set", "part", "countermeasure", "protected_share")
+        }
         for row in made_up()
         if row.get("countermeasure", "none") == "none" and row.get("protected_share", 1.0) == 1.0
     ]
@@ -142,21 +210,29 @@ def test_rows_of_the_earlier_version_are_kept_apart(tmp_path: Path, page: Page) 
 
 def test_a_rank_counts_where_no_decision_was_learned(tmp_path: Path, page: Page) -> None:
     rows = [victim(name, trained_on, 0.5, data_set="ct_contrast", auc=auc) for name, trained_on, auc in
-            (("ViT", "clean", 0.9), ("ViT", "salm", 0.7), ("small-cnn", "clean", 0.55), ("small-cnn", "salm", 0.5))]  # fmt: skip
+            (("ViT", "clean", 0.9), ("ViT", "salm", 0.7), ("small-cnn", "clean", 0.55),
+            ("small-cnn", "salm", 0.5))]  # fmt: skip
     line = verdict(page(write(tmp_path, rows, "ct_contrast")), "AUC at most 0.60", "ct_contrast")
     assert "**missed**: worst AUC by 0.100" in line
     assert "clean images teach nothing: small-cnn" in line
 
 
 def test_a_network_that_learned_nothing_says_nothing_of_the_utility(tmp_path: Path, page: Page) -> None:
-    rows = [row | ({"utility": row["utility"] | {"clean": {"auc": 0.5}}} if row["what"] == "summary" else {}) for row in made_up()]
+    rows = [
+        row | ({"utility": row["utility"] | {"clean": {"auc": 0.5}}} if row["what"] == "summary" else {})
+        for row in made_up()
+    ]
     assert "**not measured**" in verdict(page(write(tmp_path, rows)), "changes by at most")
 
 
-def test_seeds_of_commits_with_the_same_package_count_as_one_run(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_of_commits_with_the_same_package_count_as_one_run(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import results_rows
 
-    rows = [victim("ViT", "salm", 0.50 + 0.02 * seed, seed=seed, commit="aaaaaaa") for seed in range(3)] + [victim("ViT", "salm", 0.5, commit="bbbbbbb")]
+    rows = [victim("ViT", "salm", 0.50 + 0.02 * seed, seed=seed, commit="aaaaaaa") for seed in range(3)] + [
+        victim("ViT", "salm", 0.5, commit="bbbbbbb")
+    ]
     folder = write(tmp_path, [protect("salm", 0.39, 20.0), victim("ViT", "clean", 0.9), *rows])
     monkeypatch.setattr(results_rows, "package_code", lambda commit: "one")
     assert "0.520 ± 0.020" in page(folder)

@@ -46,7 +46,9 @@ def test_samples_that_do_not_belong_together(samples: list[WorkingSample], messa
 
 
 def test_batches_are_padded_behind() -> None:
-    working = WorkingSet([_sample("a", (5, 9), 0), _sample("b", (8, 4), 1, levels=3, step_model=0.25, anatomy_voxels=7)])
+    working = WorkingSet(
+        [_sample("a", (5, 9), 0), _sample("b", (8, 4), 1, levels=3, step_model=0.25, anatomy_voxels=7)]
+    )
     assert (working.spatial_dims, working.padded_shape) == (2, (8, 16))
     batch = working.batch([1, 0], CPU)
     assert batch.indices == [1, 0]
@@ -124,7 +126,9 @@ def test_maps_of_a_color_picture_count_places_and_share_values() -> None:
     stored = np.full((4, 8, 3), 1064, dtype=np.int16)
     stored[:, :4, 0] = 2064  # one of three colors is outside the window there
     stored[:, 4:6] = 2064
-    maps = WorkingMaps.of_file(stored, Canvas(budgets=(file_budget(modality="MR"),), spacing=(1.0, 1.0), trailing=1), (2, 4))
+    maps = WorkingMaps.of_file(
+        stored, Canvas(budgets=(file_budget(modality="MR"),), spacing=(1.0, 1.0), trailing=1), (2, 4)
+    )
     assert maps.image_model == pytest.approx(np.array([[2 / 3, 2 / 3, 1, 0.5]] * 2))
     assert maps.carrier_voxels.tolist() == [[4, 4, 0, 4]] * 2
     assert maps.carrier_share == pytest.approx(np.array([[2 / 3, 2 / 3, 0, 1]] * 2))

@@ -16,7 +16,15 @@ from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.networks import build_network
 from monai_salm.optimize import MinMinSettings
-from monai_salm.surrogate import SURROGATE_FORMAT, SurrogateCard, frozen_optimizer, frozen_set, load_surrogate, series_key, surrogate_bytes
+from monai_salm.surrogate import (
+    SURROGATE_FORMAT,
+    SurrogateCard,
+    frozen_optimizer,
+    frozen_set,
+    load_surrogate,
+    series_key,
+    surrogate_bytes,
+)
 from monai_salm.tasks import ClassificationTask, SegmentationTask
 from tests.builders import working_sample
 
@@ -28,14 +36,22 @@ CARDS: dict[str, dict[str, Any]] = {
         "classes": ["a", "b", "c"],
         "padded_shape": [16, 16],
     },
-    "segmentation": {"network": "small-unet", "spatial_dims": 3, "task": SegmentationTask(2).to_json(), "classes": ["0", "1"], "padded_shape": [16, 16, 16]},
+    "segmentation": {
+        "network": "small-unet",
+        "spatial_dims": 3,
+        "task": SegmentationTask(2).to_json(),
+        "classes": ["0", "1"],
+        "padded_shape": [16, 16, 16],
+    },
 }
 
 
 def _card(kind: str = "classification") -> SurrogateCard:
     return SurrogateCard(
-        search=MinMinSettings().to_json(), augmentation=ConsumerAugmentation().to_json(), working_size=16, epsilon=(8 / 255, "fraction"),
-        window=None, modality="MR", method="salm", rounds=3, series={"a": {"modality": "MR", "window": [0.0, 1.0], "background": None}}, **CARDS[kind],
+        search=MinMinSettings().to_json(), augmentation=ConsumerAugmentation().to_json(), working_size=16,
+        epsilon=(8 / 255, "fraction"),
+        window=None, modality="MR", method="salm", rounds=3,
+        series={"a": {"modality": "MR", "window": [0.0, 1.0], "background": None}}, **CARDS[kind],
     )  # fmt: skip
 
 
@@ -59,7 +75,10 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
         (None, "cannot be read as a surrogate .*; give the surrogate.safetensors of a run's work folder"),
         (b"junk", "cannot be read as a surrogate"),
         (save({"x": torch.zeros(1)}), "format None is not"),
-        (save({"x": torch.zeros(1)}, {"format": "monai_salm.surrogate/3"}), "surrogate/3' is not 'monai_salm.surrogate/4'; protect its files again with this"),
+        (
+            save({"x": torch.zeros(1)}, {"format": "monai_salm.surrogate/3"}),
+            "surrogate/3' is not 'monai_salm.surrogate/4'; protect its files again with this",
+        ),
         (save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT}), r"the surrogate is damaged \('surrogate'\)"),
         (
             save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT, "surrogate": "{}"}),
@@ -91,7 +110,9 @@ def test_frozen_samples_have_rounds_and_shape_of_the_card() -> None:
     assert frozen_optimizer(network, card, rounds=5).settings.max_rounds == 5
     samples = [working_sample("a", np.full((10, 12), 0.5), 1)]
     assert frozen_set(samples, card).batch([0], torch.device("cpu")).images.shape == (1, 1, 16, 16)
-    assert frozen_set(samples, replace(card, network="ViT", padded_shape=[32, 32])).batch([0], torch.device("cpu")).images.shape == (1, 1, 32, 32)
+    assert frozen_set(samples, replace(card, network="ViT", padded_shape=[32, 32])).batch(
+        [0], torch.device("cpu")
+    ).images.shape == (1, 1, 32, 32)
 
 
 def test_series_have_names_that_tell_nothing() -> None:

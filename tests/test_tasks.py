@@ -109,7 +109,10 @@ def test_constant_prediction_scores_as_a_guess(classes: int, value: float) -> No
 
 def test_area_under_the_curve_counts_ties_one_half() -> None:
     generator = torch.Generator().manual_seed(0)
-    rank, target = torch.randint(0, 4, (60,), generator=generator).float(), torch.randint(0, 2, (60,), generator=generator)
+    rank, target = (
+        torch.randint(0, 4, (60,), generator=generator).float(),
+        torch.randint(0, 2, (60,), generator=generator),
+    )
     pairs = rank[target == 1][:, None] - rank[target == 0]
     expected = float(((pairs > 0).float() + (pairs == 0).float() / 2).mean())
     assert ClassificationTask(2).score(torch.stack([-rank, rank], dim=1), target)["auc"] == pytest.approx(expected)
@@ -156,9 +159,11 @@ def test_segmentation() -> None:
     scores = task.score(logits[:2], target[:2])
     dice = {"dice": pytest.approx((2 / 3 + 0.5) / 2), "dice_1": pytest.approx((2 / 3 + 1) / 2), "dice_2": 0}
     assert task.score(logits[:2], target[:2], distances=False) == dice
-    # Class 1 of the first image reaches two rows too far, for 4 of 16 + 8 edge pixels; class 2 of the second image is missed: the diagonal, 4 * sqrt(2).
+    # Class 1 of the first image reaches two rows too far, for 4 of 16 + 8 edge pixels; class 2 of the second image is
+    # missed: the diagonal, 4 * sqrt(2).
     assert scores == dice | {
-        "hd95": pytest.approx((2 + math.sqrt(32) / 2) / 2), "hd95_1": pytest.approx(2 / 2), "hd95_2": pytest.approx(math.sqrt(32)),
+        "hd95": pytest.approx((2 + math.sqrt(32) / 2) / 2), "hd95_1": pytest.approx(2 / 2),
+        "hd95_2": pytest.approx(math.sqrt(32)),
     }  # fmt: skip
 
 
@@ -170,7 +175,9 @@ def _boxes(*rows: tuple[int, int]) -> Tensor:
 
 
 def test_distance_of_surfaces_is_in_millimeters() -> None:
-    """A box that is moved by 3 voxels along an axis of 2.5 mm; the distances of its faces are worked out by brute force."""
+    """A box that is moved by 3 voxels along an axis of 2.5 mm; the distances of its faces are worked out by brute
+    force.
+    """
     task, truth, guess = SegmentationTask(2), _boxes((4, 10)), _boxes((7, 13))
     spacing = (2.5, 1.0, 0.5)
 
@@ -197,17 +204,27 @@ def test_distance_without_a_surface(truth: tuple[int, int], guess: tuple[int, in
     scores = SegmentationTask(2).score(_label_logits(_boxes(guess), 2), _boxes(truth), [(2.0, 1.0, 1.0)])
     assert scores["hd95"] == pytest.approx(expected, nan_ok=True)
     # Beside another image, a class that is in neither does not count.
-    both = SegmentationTask(2).score(_label_logits(_boxes(guess, (4, 10)), 2), _boxes(truth, (4, 10)), [(2.0, 1.0, 1.0), ()])
+    both = SegmentationTask(2).score(
+        _label_logits(_boxes(guess, (4, 10)), 2), _boxes(truth, (4, 10)), [(2.0, 1.0, 1.0), ()]
+    )
     assert both["hd95"] == pytest.approx(0 if math.isnan(expected) else expected / 2)
 
 
-@pytest.mark.parametrize("task", [ClassificationTask(3), ClassificationTask(3, True), SegmentationTask(3)], ids=["classes", "findings", "segmentation"])
+@pytest.mark.parametrize(
+    "task",
+    [ClassificationTask(3), ClassificationTask(3, True), SegmentationTask(3)],
+    ids=["classes", "findings", "segmentation"],
+)
 def test_evidence_of_parts_makes_the_scores_of_the_whole(task: LearningTask) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (7, 7) if task.spatial_target else ()
     logits = torch.randn(12, 3, *shape, generator=generator)
     findings = isinstance(task, ClassificationTask) and task.multi_label
-    target = torch.randint(0, 3, (12, *shape), generator=generator) if not findings else torch.randint(0, 2, (12, 3), generator=generator).float()
+    target = (
+        torch.randint(0, 3, (12, *shape), generator=generator)
+        if not findings
+        else torch.randint(0, 2, (12, 3), generator=generator).float()
+    )
     parts = [task.evidence(logits[cut], target[cut]) for cut in (slice(0, 5), slice(5, 6), slice(6, 12))]
     assert task.summarize(torch.cat(parts)) == task.score(logits, target)
     assert all(math.isfinite(value) for value in task.score(logits, target).values())

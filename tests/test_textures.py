@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from monai_salm.errors import UsageError
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.textures import CALM_PERIOD, NEXT_PERIOD, Waves, calm_class, class_directions, class_textures, class_waves
+from monai_salm.textures import (
+    CALM_PERIOD,
+    NEXT_PERIOD,
+    Waves,
+    calm_class,
+    class_directions,
+    class_textures,
+    class_waves,
+)
 from tests.builders import working_sample
 
 CALM = 1
@@ -35,16 +43,26 @@ def _image(number: int, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _textures(
-    targets: Sequence[Any], task: LearningTask, *, shape: tuple[int, ...] = (16, 16), period: float = 4.0, seed: int = 0, calm: int | None = CALM
+    targets: Sequence[Any],
+    task: LearningTask,
+    *,
+    shape: tuple[int, ...] = (16, 16),
+    period: float = 4.0,
+    seed: int = 0,
+    calm: int | None = CALM,
 ) -> list[NDArray[Any]]:
     """Give the textures of images of their own, in the order of the targets."""
     samples = WorkingSet([working_sample(f"{n:04d}", _image(n, shape), target) for n, target in enumerate(targets)])
     directions = _in_order(task.outputs, None if getattr(task, "multi_label", False) else calm)
-    return [texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed, directions=directions)]
+    return [
+        texture.numpy() for texture in class_textures(samples, task, period=period, seed=seed, directions=directions)
+    ]
 
 
 def _axis_free(vectors: Waves | Sequence[Vector]) -> Vectors:
-    """Give waves without their direction of travel: a wave vector and its negative are one wave, and rounding is none."""
+    """Give waves without their direction of travel: a wave vector and its negative are one wave, and
+    rounding is none.
+    """
     rounded = [tuple(round(f, 9) + 0.0 for f in vector) for vector in vectors]
     return frozenset(max(vector, tuple(-f + 0.0 for f in vector)) for vector in rounded)
 
@@ -57,7 +75,9 @@ def _amplitude(texture: NDArray[Any], vector: Vector) -> float:
 
 def _seen(texture: NDArray[Any], waves: Sequence[Waves]) -> Vectors:
     """Give those of some classes' waves that a texture holds."""
-    return frozenset(vector for vector in frozenset().union(*map(_axis_free, waves)) if _amplitude(texture, vector) > 0.2)
+    return frozenset(
+        vector for vector in frozenset().union(*map(_axis_free, waves)) if _amplitude(texture, vector) > 0.2
+    )
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (7, 13), (1, 5), (8, 6, 10), (5, 9, 3)], ids=str)
@@ -78,7 +98,9 @@ def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
     assert all(len(length) == 1 for length in lengths)
     octaves = -(-(count - 1) // (3 if count <= 4 else 5) if dims == 2 else -(count - 1) // 12)
     fine = {length for k, (length,) in enumerate(lengths) if k != CALM}
-    assert fine == {round(NEXT_PERIOD**-octave, 9) for octave in range(octaves)}, "longer waves only once the directions are given away"
+    assert fine == {round(NEXT_PERIOD**-octave, 9) for octave in range(octaves)}, (
+        "longer waves only once the directions are given away"
+    )
     assert lengths[CALM] == {round(min(fine) / CALM_PERIOD, 9)}
 
 
@@ -86,7 +108,9 @@ def test_every_class_has_waves_of_its_own(count: int, dims: int) -> None:
 def test_waves_are_closed_under_flips(dims: int) -> None:
     for vectors in class_waves(_in_order(20, CALM), dims, 4.0):
         for signs in itertools.product((1, -1), repeat=dims):
-            assert _axis_free([tuple(sign * f for sign, f in zip(signs, vector, strict=True)) for vector in vectors]) == _axis_free(vectors)
+            assert _axis_free(
+                [tuple(sign * f for sign, f in zip(signs, vector, strict=True)) for vector in vectors]
+            ) == _axis_free(vectors)
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((64, 64), 6), ((24, 24, 24), 9)], ids=["2d", "3d"])
@@ -128,7 +152,14 @@ def test_texture_is_its_images_own_whatever_the_set_and_the_order() -> None:
 
     def textures(order: Sequence[int]) -> dict[int, NDArray[Any]]:
         samples = WorkingSet([working_sample(f"{place}", images[n], n % 2) for place, n in enumerate(order)])
-        return {n: t.numpy() for n, t in zip(order, class_textures(samples, ClassificationTask(2), period=5.3, seed=0, directions=_in_order(2)), strict=True)}
+        return {
+            n: t.numpy()
+            for n, t in zip(
+                order,
+                class_textures(samples, ClassificationTask(2), period=5.3, seed=0, directions=_in_order(2)),
+                strict=True,
+            )
+        }
 
     whole = textures(range(6))
     for order in ([5, 4, 3, 2, 1, 0], [2, 4], [3]):
@@ -156,8 +187,12 @@ def test_textures_of_a_class_have_no_mean(shape: tuple[int, ...], classes: int) 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 8, 8)], ids=["2d", "3d"])
 def test_textures_along_an_axis_outlast_halving(shape: tuple[int, ...]) -> None:
     """Averaging two cells a side leaves the whole amplitude, wherever a sample's wave begins."""
-    for texture in _textures([n % len(shape) for n in range(40)], ClassificationTask(len(shape)), shape=shape, period=4.0):
-        halved = texture.reshape([part for n in shape for part in (n // 2, 2)]).mean(axis=tuple(range(1, 2 * len(shape), 2)))
+    for texture in _textures(
+        [n % len(shape) for n in range(40)], ClassificationTask(len(shape)), shape=shape, period=4.0
+    ):
+        halved = texture.reshape([part for n in shape for part in (n // 2, 2)]).mean(
+            axis=tuple(range(1, 2 * len(shape), 2))
+        )
         assert np.array_equal(np.abs(halved), np.ones(halved.shape))
 
 
@@ -168,20 +203,32 @@ def _fine(strength: float, count: int, first: int) -> list[NDArray[Any]]:
     return [grid + strength * (1 + 0.1 * draw.normal()) * draw.normal(size=(16, 16)) for draw in draws]
 
 
-@pytest.mark.parametrize(("strengths", "calm"), [((0.1, 0.05, 0.2), 1), ((0.2, 0.1, 0.05), 2), ((0.1, 0.1001, 0.1), 1), ((0.1, 0.1001), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("strengths", "calm"),
+    [((0.1, 0.05, 0.2), 1), ((0.2, 0.1, 0.05), 2), ((0.1, 0.1001, 0.1), 1), ((0.1, 0.1001), 1)],
+    ids=str,
+)
 def test_calm_class_is_the_coarsest_or_the_finest_of_like_ones(strengths: tuple[float, ...], calm: int) -> None:
     images = [_fine(strength, 20, 0) for strength in strengths]
-    samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
+    samples = WorkingSet(
+        [working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)]
+    )
     assert calm_class(samples) == calm
     waves = class_waves(_in_order(len(strengths), calm), 2, 4.0)
-    textures = class_textures(samples, ClassificationTask(len(strengths)), period=4.0, seed=0, directions=_in_order(len(strengths), calm))
+    textures = class_textures(
+        samples, ClassificationTask(len(strengths)), period=4.0, seed=0, directions=_in_order(len(strengths), calm)
+    )
     for sample, texture in zip(samples.samples, textures, strict=True):
-        assert bool(_seen(texture.numpy(), [wave for k, wave in enumerate(waves) if k != calm])) == (sample.target != calm)
+        assert bool(_seen(texture.numpy(), [wave for k, wave in enumerate(waves) if k != calm])) == (
+            sample.target != calm
+        )
 
 
 def test_two_classes_far_apart_have_a_texture_each() -> None:
     images = [_fine(strength, 10, 0) for strength in (0.05, 0.2)]
-    samples = WorkingSet([working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)])
+    samples = WorkingSet(
+        [working_sample(f"{k}-{n:02d}", image, k) for k, group in enumerate(images) for n, image in enumerate(group)]
+    )
     assert calm_class(samples) is None
     (first,), (second,) = class_waves(_in_order(2, None), 2, 4.0)
     assert [abs(round(f, 9)) for f in (*first, *second)] == [0.25, 0.0, 0.0, 0.25], "at right angles"
@@ -189,7 +236,9 @@ def test_two_classes_far_apart_have_a_texture_each() -> None:
 
 def test_calm_class_does_without_classes_that_do_not_occur_and_without_carriers() -> None:
     nothing = np.zeros((8, 8), np.int64)
-    samples = WorkingSet([working_sample(name, np.zeros((8, 8), np.float32), 2, carrier_voxels=nothing) for name in "ab"])
+    samples = WorkingSet(
+        [working_sample(name, np.zeros((8, 8), np.float32), 2, carrier_voxels=nothing) for name in "ab"]
+    )
     assert calm_class(samples) == 2
 
 
@@ -199,9 +248,12 @@ def _grained(strengths: Sequence[Sequence[float]], count: int = 24) -> WorkingSe
     for k, n in itertools.product(range(len(strengths)), range(count)):
         draw = np.random.default_rng(1000 * k + n)
         waves = [
-            strength * (1 + 0.1 * draw.normal()) * np.sin(2 * np.pi * (np.arange(24) / 4 + draw.uniform())) for strength in strengths[k]
+            strength * (1 + 0.1 * draw.normal()) * np.sin(2 * np.pi * (np.arange(24) / 4 + draw.uniform()))
+            for strength in strengths[k]
         ]  # fmt: skip
-        samples.append(working_sample(f"{k}-{n:02d}", 0.5 + np.add.outer(*waves) + 0.05 * draw.normal(size=(24, 24)), k))
+        samples.append(
+            working_sample(f"{k}-{n:02d}", 0.5 + np.add.outer(*waves) + 0.05 * draw.normal(size=(24, 24)), k)
+        )
     return WorkingSet(samples)
 
 
@@ -221,8 +273,12 @@ def test_each_class_lies_where_it_differs_least() -> None:
 
 
 def test_directions_stay_in_order_where_nothing_tells_them_apart() -> None:
-    assert class_directions(_grained([[0.02, 0.02], [0.1, 0.1]]), 2, period=4.0) == (0, 1), "two classes differ as much from each other either way"
-    one_image = WorkingSet([working_sample("a", np.zeros((8, 8), np.float32), 1, carrier_voxels=np.zeros((8, 8), np.int64))])
+    assert class_directions(_grained([[0.02, 0.02], [0.1, 0.1]]), 2, period=4.0) == (0, 1), (
+        "two classes differ as much from each other either way"
+    )
+    one_image = WorkingSet(
+        [working_sample("a", np.zeros((8, 8), np.float32), 1, carrier_voxels=np.zeros((8, 8), np.int64))]
+    )
     assert class_directions(one_image, 4, period=4.0) == (0, None, 1, 2), "the classes that do not occur, too"
     findings = WorkingSet([working_sample("a", np.zeros((8, 8), np.float32), np.array([1.0, 0.0], np.float32))])
     assert class_directions(findings, 2, period=4.0) == (0, 1)

@@ -68,7 +68,9 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 
 
 def within_budget(steps: Tensor, batch: WorkingBatch) -> Tensor:
-    """Round steps to what a file can hold, at most the budget, zero without carriers; gradients pass straight through the rounding."""
+    """Round steps to what a file can hold, at most the budget, zero without carriers; gradients pass straight through
+    the rounding.
+    """
     levels = column(batch.levels, steps)
     return (steps + (steps.round() - steps).detach()).clamp(-levels, levels) * (batch.voxels > 0)
 
@@ -119,7 +121,14 @@ def deliver(steps: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Iterator
 
 
 def train_clean(
-    network: nn.Module, samples: WorkingSet, task: LearningTask, run: BaselineRun, *, epochs: int, least_steps: int, augmentation: ConsumerAugmentation
+    network: nn.Module,
+    samples: WorkingSet,
+    task: LearningTask,
+    run: BaselineRun,
+    *,
+    epochs: int,
+    least_steps: int,
+    augmentation: ConsumerAugmentation,
 ) -> None:
     """Train a network on the samples as they are, in place, and leave it frozen.
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """UMed and VoxShield: networks that make the noise of segmentation data, gated by the label map as their authors do.
 
-Gated means: noise lies only at or in the labeled structures, so where it lies already tells the label map. That is part of why these methods are strong, and
-it gives the label map away to whoever compares two releases; where it matters, say so.
+Gated means: noise lies only at or in the labeled structures, so where it lies already tells the label map. That is part
+of why these methods are strong, and it gives the label map away to whoever compares two releases; where it matters, say
+so.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ Penalty = Callable[[WorkingBatch, Tensor, Tensor, Tensor], Tensor]
 def umed_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
     """Give contour and texture noise from two generators, trained in turn with the surrogate for the same loss.
 
-    UMed-like (arXiv 2403.14250, from its description), for a label map y with boundary B and interior I, and local binary patterns u(x)::
+    UMed-like (arXiv 2403.14250, from its description), for a label map y with boundary B and interior I, and local
+    binary patterns u(x)::
 
         delta = epsilon tanh(G_c(x)) B + clip(epsilon tanh(G_t(x)), -epsilon u(x) I, epsilon u(x) I)
         min_G min_theta  L_ce + L_dice (f_theta(x + delta), y),   every fifth step for theta, the others for G
@@ -78,21 +80,28 @@ def umed_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Ite
         torch.manual_seed(run.seed)
         generator = ContourTextureNoise(samples.spatial_dims)
     generator_steps = max(LEAST_STEPS, batch_count(samples, run))
-    turns = [(step + 1) % SURROGATE_TURN == 0 for step in range(generator_steps * SURROGATE_TURN // (SURROGATE_TURN - 1))]
+    turns = [
+        (step + 1) % SURROGATE_TURN == 0 for step in range(generator_steps * SURROGATE_TURN // (SURROGATE_TURN - 1))
+    ]
     return _alternate(samples, task, run, generator, turns)
 
 
-def voxshield_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give volumetric noise from one generator whose slices differ in spectrum and which moves the surrogate's logits far.
+def voxshield_noise(
+    samples: WorkingSet, task: LearningTask, run: BaselineRun
+) -> Iterator[tuple[str, NDArray[np.int16]]]:
+    """Give volumetric noise from one generator whose slices differ in spectrum and which moves the surrogate's logits
+    far.
 
     VoxShield-like (arXiv 2605.17345), for a label map y and the amplitude spectra S_z of the noise of each slice::
 
         delta = epsilon tanh(G(x)) [y > 0],   S_z = |FFT2(delta_z)|
-        min_G  L_dice + L_ce (f_theta(x + delta), y) - 0.2 mean_z ||S_{z+1} - S_z||_2 - 0.05 mean |f_theta(x + delta) - f_theta(x)|
+        min_G  L_dice + L_ce (f_theta(x + delta), y)
+               - 0.2 mean_z ||S_{z+1} - S_z||_2 - 0.05 mean |f_theta(x + delta) - f_theta(x)|
 
-    theta has ten steps at the start of each round. Other than the authors we divide the spectra's difference by its largest possible size (epsilon times
-    the root of the structures' cells in a slice), so that its weight means the same for every size; and the noise that is given is the last generator's. A
-    round is one pass over the samples; published are 100.
+    theta has ten steps at the start of each round. Other than the authors we divide the spectra's difference by its
+    largest possible size (epsilon times the root of the structures' cells in a slice), so that its weight means the
+    same for every size; and the noise that is given is the last generator's. A round is one pass over the samples;
+    published are 100.
 
     Args:
         samples: volumes with label maps.
@@ -115,7 +124,12 @@ def voxshield_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -
 
 
 def _alternate(
-    samples: WorkingSet, task: LearningTask, run: BaselineRun, generator: nn.Module, turns: Sequence[bool], penalty: Penalty | None = None
+    samples: WorkingSet,
+    task: LearningTask,
+    run: BaselineRun,
+    generator: nn.Module,
+    turns: Sequence[bool],
+    penalty: Penalty | None = None,
 ) -> Iterator[tuple[str, NDArray[np.int16]]]:
     """Train generator and surrogate in turn, then give the noise of the last generator.
 
@@ -198,7 +212,9 @@ class ContourTextureNoise(nn.Module):
 
 
 class _CentralDifference(nn.Module):
-    """A convolution's weights such that it gives ``sum_q w(q) x(p + q) - theta x(p) sum_q w(q)`` (Yu et al. 2020, arXiv 2003.04092)."""
+    """A convolution's weights such that it gives ``sum_q w(q) x(p + q) - theta x(p) sum_q w(q)`` (Yu et al. 2020, arXiv
+    2003.04092).
+    """
 
     def forward(self, weight: Tensor) -> Tensor:
         kernel = weight.flatten(2)
@@ -221,7 +237,9 @@ def boundary_and_interior(label_map: Tensor) -> tuple[Tensor, Tensor]:
     values = label_map.float()
     size = 2 * BOUNDARY_RADIUS + 1
     # Of several classes too: a contour is where dilation and erosion differ.
-    boundary = pool(values, size, stride=1, padding=BOUNDARY_RADIUS) != -pool(-values, size, stride=1, padding=BOUNDARY_RADIUS)
+    boundary = pool(values, size, stride=1, padding=BOUNDARY_RADIUS) != -pool(
+        -values, size, stride=1, padding=BOUNDARY_RADIUS
+    )
     return boundary, (label_map > 0) & ~boundary
 
 
@@ -240,7 +258,8 @@ def local_binary_pattern(images: Tensor) -> Tensor:
 
 
 def slice_incoherence(noise: Tensor, axis: int) -> Tensor:
-    """Give how much the amplitude spectra of neighboring slices differ, on average over slices and samples: 0 where they are alike, at most about 1.4.
+    """Give how much the amplitude spectra of neighboring slices differ, on average over slices and samples: 0 where
+    they are alike, at most about 1.4.
 
     Args:
         noise: ``(batch, 1, *spatial)`` volumes, as a share of the budget.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PIL: noise that a linear model reads the label from, while it reads nothing from the image any more; no deep network."""
+"""PIL: noise that a linear model reads the label from, while it reads nothing from the image any more;
+no deep network.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_salm.baselines.base import BaselineRun, batches_in_order, column, deliver, noise_model, protected_images, targets_of, train_clean
+from monai_salm.baselines.base import (
+    BaselineRun,
+    batches_in_order,
+    column,
+    deliver,
+    noise_model,
+    protected_images,
+    targets_of,
+    train_clean,
+)
 from monai_salm.consumers import NO_AUGMENTATION
 from monai_salm.samples import WorkingSet
 from monai_salm.tasks import LearningTask
@@ -20,7 +31,9 @@ EPOCHS, LEAST_STEPS = 30, 300
 """Of the linear model; 30 epochs are published."""
 
 LARGEST_GRID = {2: 32, 3: 16}
-"""Cells along each axis that the linear model sees: on whole images it would have more weights than there is to learn from."""
+"""Cells along each axis that the linear model sees: on whole images it would have more weights than there is to learn
+from.
+"""
 
 STEP_SIZE = 0.1
 """Of one noise step, as a share of the budget; as published."""
@@ -32,11 +45,14 @@ LABEL_SHARE = 0.9
 def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
     """Give noise by signed gradient steps on a linear model that was trained on the clean images.
 
-    PIL, perturbation-induced linearization (ICLR 2026), from its released code, for a bias-free linear f and a release of x - delta::
+    PIL, perturbation-induced linearization (ICLR 2026), from its released code, for a bias-free linear f and a release
+    of x - delta::
 
-        min_delta  0.9 CE(f(delta), y) + 0.1 KL(uniform || softmax f(x - delta)),   |delta| <= epsilon,   delta from U(-epsilon, epsilon)
+        min_delta  0.9 CE(f(delta), y) + 0.1 KL(uniform || softmax f(x - delta))
+        |delta| <= epsilon,   delta from U(-epsilon, epsilon)
 
-    A round is one noise step of every sample; published are 30. The passes that are counted are those of the linear model.
+    A round is one noise step of every sample; published are 30. The passes that are counted are those of the linear
+    model.
 
     Args:
         samples: with classes or findings.
@@ -55,7 +71,9 @@ def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iter
         for number in range(run.rounds):
             steps.requires_grad_(True)
             logits = network(-noise_model(steps, batch))
-            loss = LABEL_SHARE * task.loss(logits, target) + (1 - LABEL_SHARE) * indifference(network(protected_images(steps, batch)), target)
+            loss = LABEL_SHARE * task.loss(logits, target) + (1 - LABEL_SHARE) * indifference(
+                network(protected_images(steps, batch)), target
+            )
             (gradient,) = torch.autograd.grad(loss.sum(), steps)
             steps = (steps.detach() - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
             run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
@@ -64,7 +82,8 @@ def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iter
 
 
 class LinearModel(nn.Module):
-    """A linear map of the image's means over a coarse grid, without bias, from zero weights: its training has one minimum.
+    """A linear map of the image's means over a coarse grid, without bias, from zero weights: its training has one
+    minimum.
 
     Args:
         grid: cells along each axis.
@@ -82,7 +101,11 @@ class LinearModel(nn.Module):
 
 
 def indifference(logits: Tensor, target: Tensor) -> Tensor:
-    """Give the distance of each sample's logits from no opinion: KL of the uniform distribution to theirs, up to a constant."""
+    """Give the distance of each sample's logits from no opinion: KL of the uniform distribution to theirs, up to a
+    constant.
+    """
     if target.is_floating_point():
-        return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5), reduction="none").mean(dim=1)
+        return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5), reduction="none").mean(
+            dim=1
+        )
     return -logits.log_softmax(dim=1).mean(dim=1)

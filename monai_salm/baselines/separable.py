@@ -18,15 +18,18 @@ PATCHES = 4
 """Patches along each axis: the published 8 pixels of 32."""
 
 CLASS_SEPARATION = 10.0
-"""Half the edge of the hypercube whose corners are the classes, in standard deviations of a cluster before mixing; as published."""
+"""Half the edge of the hypercube whose corners are the classes, in standard deviations of a cluster before mixing; as
+published.
+"""
 
 
 def lsp_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give linearly separable noise: a Gaussian cluster around a corner of a hypercube for each class, one value a patch.
+    """Give linearly separable noise: a Gaussian cluster around a corner of a hypercube for each class, one value a
+    patch.
 
-    Yu et al. 2022 (arXiv 2111.00898), who scale each pattern to an L2 ball. Here every patch takes the full budget with the sign of its value: of all
-    patterns within an L-infinity bound with these signs the largest. Findings add up the corners of those present and subtract the absent ones. There are
-    no rounds and no passes.
+    Yu et al. 2022 (arXiv 2111.00898), who scale each pattern to an L2 ball. Here every patch takes the full budget with
+    the sign of its value: of all patterns within an L-infinity bound with these signs the largest. Findings add up the
+    corners of those present and subtract the absent ones. There are no rounds and no passes.
 
     Args:
         samples: with classes or findings.

@@ -32,14 +32,15 @@ STEP_SIZE = 0.1
 
 
 def tap_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give targeted noise: signed gradient steps on a clean surrogate's loss for the next class, under random augmentation.
+    """Give targeted noise: signed gradient steps on a clean surrogate's loss for the next class, under random
+    augmentation.
 
     Fowl et al. 2021 (arXiv 2106.10807)::
 
         min_delta  E_t L(f*(t(x + delta)), (y + 1) mod C),   |delta| <= epsilon,   f* trained on clean images
 
-    A round is one noise step of every sample; published are 250. Of findings instead of classes, each is asked for where it is absent and the
-    other way round.
+    A round is one noise step of every sample; published are 250. Of findings instead of classes, each is asked for
+    where it is absent and the other way round.
 
     Args:
         samples: with classes or findings.

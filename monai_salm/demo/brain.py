@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An export of real anatomy, cut from the MNI152 T1 brain that nilearn ships with its maps of grey and white matter.
 
-The brain is mirror-symmetric, so training and test patches come from axial slabs with gaps between them, never from left and right.
+The brain is mirror-symmetric, so training and test patches come from axial slabs with gaps between them, never from
+left and right.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def load_brain() -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.flo
         raise UsageError("the demo needs nilearn, which ships a brain; pip install 'monai_salm[demo]'") from error
     template = load_mni152_template(resolution=1)
     brain = np.asarray(template.dataobj, dtype=np.float32)
-    grey, white = (np.asarray(load(resolution=1).dataobj, dtype=np.float32) for load in (load_mni152_gm_template, load_mni152_wm_template))
+    grey, white = (
+        np.asarray(load(resolution=1).dataobj, dtype=np.float32)
+        for load in (load_mni152_gm_template, load_mni152_wm_template)
+    )
     return np.rint(brain / brain.max() * FULL_SCALE).astype(np.int16), grey - white, np.asarray(template.affine)
 
 
@@ -69,7 +73,10 @@ def make_export(folder: Path, *, train: int, test: int, seed: int) -> DemoExport
     brain, balance, affine = load_brain()
     generator = np.random.default_rng(seed)
     export = DemoExport(folder / "export", folder / "labels.csv", folder / "test", folder / "test_labels.csv")
-    for images, table, slabs, number in ((export.images, export.labels, TRAIN_SLABS, train), (export.test, export.test_labels, TEST_SLABS, test)):
+    for images, table, slabs, number in (
+        (export.images, export.labels, TRAIN_SLABS, train),
+        (export.test, export.test_labels, TEST_SLABS, test),
+    ):
         places = _places(balance, slabs, number, generator)
         rows = [(_write_patch(images, index, brain, affine, place), name) for index, (place, name) in enumerate(places)]
         with table.open("w", newline="", encoding="utf-8") as file:
@@ -80,7 +87,9 @@ def make_export(folder: Path, *, train: int, test: int, seed: int) -> DemoExport
 def _places(
     balance: NDArray[np.float32], slabs: tuple[tuple[int, int], ...], number: int, generator: np.random.Generator
 ) -> list[tuple[tuple[int, int, int], str]]:
-    """Choose patches, as many of each class, in random order; not those of one tissue only, which any network tells apart at once."""
+    """Choose patches, as many of each class, in random order; not those of one tissue only, which any network tells
+    apart at once.
+    """
     slices = np.concatenate([np.arange(*slab) for slab in slabs])
     candidates = []
     for _ in range(12 * number):
@@ -92,11 +101,17 @@ def _places(
     candidates.sort()
     middle, tail, half = len(candidates) // 2, len(candidates) // 5, number // 2
     sides = ((CLASSES[1], range(tail, middle)), (CLASSES[0], range(middle, len(candidates) - tail)))
-    chosen = [(candidates[index][1], name) for name, side in sides for index in generator.choice(list(side), half, replace=False)]
+    chosen = [
+        (candidates[index][1], name)
+        for name, side in sides
+        for index in generator.choice(list(side), half, replace=False)
+    ]
     return [chosen[index] for index in generator.permutation(len(chosen))]
 
 
-def _write_patch(folder: Path, index: int, brain: NDArray[np.int16], affine: NDArray[np.float64], place: tuple[int, int, int]) -> str:
+def _write_patch(
+    folder: Path, index: int, brain: NDArray[np.int16], affine: NDArray[np.float64], place: tuple[int, int, int]
+) -> str:
     """Write one patch and give its path in the folder."""
     i, j, k = place
     patch = brain[i : i + PATCH, j : j + PATCH, k]
@@ -108,5 +123,13 @@ def _write_patch(folder: Path, index: int, brain: NDArray[np.int16], affine: NDA
     else:
         path = f"dicom/patch_{index:04d}.dcm"
         upright = np.ascontiguousarray(patch.T[::-1]).astype(np.uint16)
-        write_dicom(folder / path, upright, modality="MR", bits_stored=12, patient=f"MNI152-{folder.name}", number=index + 1, position=float(k))
+        write_dicom(
+            folder / path,
+            upright,
+            modality="MR",
+            bits_stored=12,
+            patient=f"MNI152-{folder.name}",
+            number=index + 1,
+            position=float(k),
+        )
     return path

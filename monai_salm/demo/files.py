@@ -21,7 +21,16 @@ def made_up_uid(*parts: object) -> str:
     return f"2.25.{int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:15], 'big')}"
 
 
-def write_dicom(path: Path, pixels: NDArray[Any], *, modality: str, bits_stored: int, patient: str, number: int, position: float = 0.0) -> None:
+def write_dicom(
+    path: Path,
+    pixels: NDArray[Any],
+    *,
+    modality: str,
+    bits_stored: int,
+    patient: str,
+    number: int,
+    position: float = 0.0,
+) -> None:
     """Write a single-frame grayscale DICOM file, explicit VR little endian.
 
     Args:

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof by training: what a stranger's network learns from the protected files, and what it takes to get around the noise."""
+"""Proof by training: what a stranger's network learns from the protected files, and what it takes to get around the
+noise.
+"""
 
 from __future__ import annotations
 
 from monai_salm.evaluate.comparison import evaluate
-from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASURE, Countermeasure, Leak, find_countermeasure
+from monai_salm.evaluate.countermeasures import (
+    COUNTERMEASURES,
+    NO_COUNTERMEASURE,
+    Countermeasure,
+    Leak,
+    find_countermeasure,
+)
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.report import ExamplePair, write_report
@@ -12,6 +20,8 @@ from monai_salm.evaluate.results import EvaluateReport, VictimResult
 from monai_salm.evaluate.victims import VictimRecipe, VictimScores, build_victim, score_network, train_victim
 
 __all__ = [
-    "COUNTERMEASURES", "NO_COUNTERMEASURE", "Countermeasure", "EvaluateOptions", "EvaluateReport", "ExamplePair", "Leak", "VictimRecipe", "VictimResult",
-    "VictimScores", "build_victim", "evaluate", "find_countermeasure", "pretrain", "score_network", "train_victim", "write_report",
+    "COUNTERMEASURES", "NO_COUNTERMEASURE", "Countermeasure", "EvaluateOptions", "EvaluateReport", "ExamplePair",
+    "Leak", "VictimRecipe", "VictimResult",
+    "VictimScores", "build_victim", "evaluate", "find_countermeasure", "pretrain", "score_network", "train_victim",
+    "write_report",
 ]  # fmt: skip

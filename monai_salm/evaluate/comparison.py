@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of a clean and a protected folder: the same victims, trained on the files of each, scored on the same clean test files."""
+"""The comparison of a clean and a protected folder: the same victims, trained on the files of each, scored on the same
+clean test files.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,15 @@ def evaluate(
     show_progress: bool = False,
     after_training: Callable[[VictimResult], None] | None = None,
 ) -> EvaluateReport:
-    """Train each victim on the clean and on the protected files, after each countermeasure, and score all on the clean test files.
+    """Train each victim on the clean and on the protected files, after each countermeasure, and score all on the clean
+    test files.
 
     Only images that are in all folders are used, so that all learn from the same pictures.
 
     Args:
         clean: folder of originals, or a zip of it.
-        protected: what came out of ``protect``; same relative paths. Or several such folders by name, of which the first is verified and measured for its
-            utility.
+        protected: what came out of ``protect``; same relative paths. Or several such folders by name, of which the
+            first is verified and measured for its utility.
         test: clean images that no victim trains on.
         options: see :class:`~monai_salm.evaluate.options.EvaluateOptions`.
         command: as it was typed, for the report; empty makes one from the options.
@@ -59,12 +62,25 @@ def evaluate(
     """
     began = monotonic()
     named = dict(protected) if isinstance(protected, Mapping) else {"protected": protected}
-    victims, shares, device, state = options.victim_names(), options.shares(), pick_device(options.device), EvaluationState(options.state)
+    victims, shares, device, state = (
+        options.victim_names(),
+        options.shares(),
+        pick_device(options.device),
+        EvaluationState(options.state),
+    )
     options.chosen_countermeasures()  # before anything is read
     check_epsilon = options.check_epsilon()
     _check_report(options.report)
     with TemporaryDirectory() as spare:
-        folders = load_folders(clean, named, test, options, multiple=lcm(*map(size_multiple, victims)), spare=Path(spare), show_progress=show_progress)
+        folders = load_folders(
+            clean,
+            named,
+            test,
+            options,
+            multiple=lcm(*map(size_multiple, victims)),
+            spare=Path(spare),
+            show_progress=show_progress,
+        )
         countermeasures, notes = options.chosen_countermeasures(len(folders[CLEAN].samples))
         _check_shares(folders, shares)
         build = VictimBuilder(folders, device)
@@ -87,7 +103,10 @@ def evaluate(
         results = grid.run(cells, show_progress=show_progress, after_training=after_training)
         source = ""
         if any(map(is_pretrained, victims)):
-            source = f"{len(folders[build.source].samples)} images of {f'the folder {options.pretrain}' if options.pretrain else 'the test folder'}"
+            source = (
+                f"{len(folders[build.source].samples)} images of "
+                f"{f'the folder {options.pretrain}' if options.pretrain else 'the test folder'}"
+            )
             notes.append(f"victims with +pretrained or +frozen saw {source} first, without labels")
         utility = None
         if options.utility and len(folders[CLEAN].samples) < FEWEST_IMAGES:
@@ -100,14 +119,19 @@ def evaluate(
             folders.chance(),
             folders.majority_share(),
             utility=utility,
-            verification=None if verified is None else verification_figures(verified, folders, first, options.budget_options().modality, bounds),
+            verification=None if verified is None else verification_figures(verified, folders, first,
+            options.budget_options().modality, bounds),
             notes=[
-                *folders.notes, *notes, *grid.notes, *(f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known)),
+                *folders.notes, *notes, *grid.notes,
+                *(f"{name} images: {line}" for name,
+                known in folders.labels.items() for line in describe_labels(known)),
             ],
             options=options.to_json() | {"pretrained_on": source},
             labels=folders.labels,
             run=run_facts(
-                folders, {CLEAN: clean, **named, TEST: test} | ({PRETRAIN: options.pretrain} if options.pretrain else {}), options, device, results,
+                folders,
+                {CLEAN: clean, **named, TEST: test} | ({PRETRAIN: options.pretrain} if options.pretrain else {}),
+                options, device, results,
                 protection_facts(record, options.epsilon), command=command, seconds=monotonic() - began,
             ),
         )  # fmt: skip
@@ -132,20 +156,28 @@ def _check_shares(folders: Folders, shares: list[float]) -> None:
     for share in shares:
         part = len(stratified_part(folders[CLEAN].samples, share, seed=0))
         if share < 1 and not 0 < part < count:
-            raise UsageError(f"protected share {share:.0%} of {count} images is {part} of them; give one that leaves clean and protected ones")
+            raise UsageError(
+                f"protected share {share:.0%} of {count} images is {part} of them; give one that leaves clean and "
+                "protected ones"
+            )
 
 
-def _utility(folders: Folders, victim: str, build: VictimBuilder, recipe: VictimRecipe, state: EvaluationState) -> dict[str, Any]:
+def _utility(
+    folders: Folders, victim: str, build: VictimBuilder, recipe: VictimRecipe, state: EvaluationState
+) -> dict[str, Any]:
     """Measure the utility of the first protected folder, or take it from the state."""
     name = folders.protected[0]
     source = folders[build.source].digest if is_pretrained(victim) else ""
     images = [folders[folder].digest for folder in (CLEAN, name)]
     key = state.key({
-        "utility": [victim, name], "recipe": repr(recipe), "images": [*images, source], "shape": folders.shape, "version": version("monai_salm"),
+        "utility": [victim, name], "recipe": repr(recipe), "images": [*images, source], "shape": folders.shape,
+        "version": version("monai_salm"),
     })  # fmt: skip
     record = state.get(key)
     if record is None:
-        record = {"utility": score_change(folders, name, victim, build, recipe) | {"features": feature_drift(folders, name)}}
+        record = {
+            "utility": score_change(folders, name, victim, build, recipe) | {"features": feature_drift(folders, name)}
+        }
         state.put(key, record)
     found: dict[str, Any] = record["utility"]
     return found

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody needs to repeat an evaluation, or to doubt it: date, versions, device, data, classes, the command, and who is to be cited."""
+"""What somebody needs to repeat an evaluation, or to doubt it: date, versions, device, data, classes, the command, and
+who is to be cited.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from monai_salm.evaluate.results import CLEAN, VictimResult
 
 
 def run_facts(
-    folders: Folders, places: Mapping[str, Path], options: EvaluateOptions, device: torch.device, results: Sequence[VictimResult],
+    folders: Folders, places: Mapping[str, Path], options: EvaluateOptions, device: torch.device,
+    results: Sequence[VictimResult],
     protection: Mapping[str, Any], *, command: str, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Give the facts of a finished evaluation as plain types.
@@ -42,13 +45,16 @@ def run_facts(
         "command": command or command_of(options, places),
         "seconds": round(seconds, 1),
         "training_seconds": round(sum(result.scores.seconds for result in results), 1),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("monai_salm", "torch", "monai", "numpy")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("monai_salm", "torch", "monai", "numpy")},
         "device": _device(device),
         "data": {name: place.resolve().name for name, place in places.items()},
         "classes": {name: folders.class_counts(name) for name in (CLEAN, TEST)},
         "seeds": list(range(options.seeds)),
         "protection": dict(protection),
-        "citations": cited([str(protection.get("method", "")), *names, *(["icc", "first-order features"] if options.utility else [])]),
+        "citations": cited(
+            [str(protection.get("method", "")), *names, *(["icc", "first-order features"] if options.utility else [])]
+        ),
     }
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folders of an evaluation on their working grids: the same samples, in the same order, of the clean and of every protected folder."""
+"""The folders of an evaluation on their working grids: the same samples, in the same order, of the clean and of every
+protected folder.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ class Folders:
     """All inputs of an evaluation.
 
     Args:
-        by_name: ``clean``, the protected ones, ``test``, and ``pretrain`` where there is one. Sample ``i`` is the same one in clean and protected ones.
+        by_name: ``clean``, the protected ones, ``test``, and ``pretrain`` where there is one. Sample ``i`` is the same
+            one in clean and protected ones.
         protected: names of the protected ones.
         task: what victims learn.
         shape: of all batches.
@@ -82,7 +85,9 @@ class Folders:
         return len(self.shape)
 
     def class_counts(self, name: str) -> dict[str, int]:
-        """Give how many images of a folder have each class, finding or label; an image may have several of the latter two."""
+        """Give how many images of a folder have each class, finding or label; an image may have several of the latter
+        two.
+        """
         folder = self[name]
         classes = self[CLEAN].plan.classes
         found = Counter(number for sample in folder.samples for number in _classes_in(sample))
@@ -106,7 +111,9 @@ class Folders:
         return float(torch.bincount(classes).max()) / len(classes)
 
     def file_pairs(self, name: str) -> Iterator[tuple[int, int, FilePlan, Path]]:
-        """Give every clean file, with the number of its sample and its own in it, and the place of its counterpart in a protected folder."""
+        """Give every clean file, with the number of its sample and its own in it, and the place of its counterpart in a
+        protected folder.
+        """
         clean, other = self[CLEAN].inventory, self[name].inventory
         for number, sample in enumerate(self[CLEAN].plan.samples):
             for place, file in enumerate(sample.files):
@@ -114,7 +121,14 @@ class Folders:
 
 
 def load_folders(
-    clean: Path, protected: Mapping[str, Path], test: Path, options: EvaluateOptions, *, multiple: int, spare: Path, show_progress: bool = False
+    clean: Path,
+    protected: Mapping[str, Path],
+    test: Path,
+    options: EvaluateOptions,
+    *,
+    multiple: int,
+    spare: Path,
+    show_progress: bool = False,
 ) -> Folders:
     """Read all folders onto the working grid; only images that are in the clean and in all protected ones are used.
 
@@ -148,41 +162,73 @@ def load_folders(
     labels = find_labels(files[CLEAN], options.label_options(options.labels))
     test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
     if options.test_labels is None:  # a row of one table belongs to the images of either folder
-        labels.unmatched = test_labels.unmatched = [name for name in labels.unmatched if name in set(test_labels.unmatched)]
+        labels.unmatched = test_labels.unmatched = [
+            name for name in labels.unmatched if name in set(test_labels.unmatched)
+        ]
     told = {CLEAN: labels.to_json(files[CLEAN]), TEST: test_labels.to_json(files[TEST])}
     labeled = len(set(labels.targets) & set(files[CLEAN].pictures))
     notes = []
     for name in protected:
-        there = {path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures}
+        there = {
+            path for path in labels.targets if _counterpart(path, files[CLEAN], files[name]) in files[name].pictures
+        }
         if lacking := sorted(set(labels.targets) & set(files[CLEAN].pictures) - there):
             notes.append(
-                f"{len(lacking)} of {labeled} labeled images are not in {places[name].name} (the first: {lacking[0]}); no network saw them, clean or protected"
+                f"{len(lacking)} of {labeled} labeled images are not in {places[name].name} (the first: "
+                f"{lacking[0]}); no network saw them, clean or protected"
             )
         labels.targets = {path: target for path, target in labels.targets.items() if path in there}
         if not labels.targets:
-            raise UsageError(f"{places[name]}: no labeled picture of {clean} is there under the same path; give the folder that 'protect' wrote")
+            raise UsageError(
+                f"{places[name]}: no labeled picture of {clean} is there under the same path; give the folder "
+                "that 'protect' wrote"
+            )
     _same_classes(test_labels, labels)
     by_name: dict[str, Folder] = {}
     values: list[int] | None = None
     for name, inventory in files.items():
-        own = replace(labels, targets={_counterpart(path, files[CLEAN], inventory): target for path, target in labels.targets.items()})
-        plan = build_plan(inventory, options.budget_options(), labels=test_labels if name == TEST else own, sample=options.sample)
+        own = replace(
+            labels,
+            targets={_counterpart(path, files[CLEAN], inventory): target for path, target in labels.targets.items()},
+        )
+        plan = build_plan(
+            inventory, options.budget_options(), labels=test_labels if name == TEST else own, sample=options.sample
+        )
         values = values if values is not None else label_map_values(inventory, plan.samples)
-        samples = list(load_working_samples(inventory, plan, options.working_size, values or None, show_progress=show_progress))
+        samples = list(
+            load_working_samples(inventory, plan, options.working_size, values or None, show_progress=show_progress)
+        )
         by_name[name] = Folder(inventory, plan, samples)
     # An id stays the same wherever a file lies.
     for name in (CLEAN, *protected):
-        known = {sample.sample_id for sample in by_name[name].samples} & {sample.sample_id for sample in by_name[TEST].samples}
+        known = {sample.sample_id for sample in by_name[name].samples} & {
+            sample.sample_id for sample in by_name[TEST].samples
+        }
         if known:
-            raise UsageError(f"{len(known)} of the test images are in {places[name]}, too; test on clean images that no victim trains on")
+            raise UsageError(
+                f"{len(known)} of the test images are in {places[name]}, too; test on clean images that no victim "
+                "trains on"
+            )
     if options.pretrain is not None:
-        inventory = scan(options.pretrain, unpack_into=spare / PRETRAIN, choices=replace(said[CLEAN], strict=False), show_progress=show_progress)
+        inventory = scan(
+            options.pretrain,
+            unpack_into=spare / PRETRAIN,
+            choices=replace(said[CLEAN], strict=False),
+            show_progress=show_progress,
+        )
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)
-        by_name[PRETRAIN] = Folder(inventory, plan, list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)))
+        by_name[PRETRAIN] = Folder(
+            inventory,
+            plan,
+            list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)),
+        )
     loaded = len(by_name[CLEAN].samples)
     _align(by_name, list(protected))
     if unusable := loaded - len(by_name[CLEAN].samples):
-        notes.append(f"{unusable} of {loaded} images cannot be used in all folders, and no network saw them; 'monai-salm verify' says why")
+        notes.append(
+            f"{unusable} of {loaded} images cannot be used in all folders, and no network saw them; 'monai-salm "
+            "verify' says why"
+        )
     shapes = [WorkingSet(folder.samples).padded_shape for folder in by_name.values()]
     if len({len(shape) for shape in shapes}) > 1:
         raise UsageError("2D and 3D images are mixed; evaluate folders of one kind")
@@ -207,7 +253,9 @@ def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> li
     by_class = sorted(shuffled, key=lambda number: _class_of(samples[number]))
     # Every 1/share-th of a list that is ordered by class.
     reached = [int(count * share + 0.5 + 1e-9) for count in range(len(samples) + 1)]
-    return sorted(number for number, before, after in zip(by_class, reached, reached[1:], strict=False) if after > before)
+    return sorted(
+        number for number, before, after in zip(by_class, reached, reached[1:], strict=False) if after > before
+    )
 
 
 def _class_of(sample: WorkingSample) -> tuple[float, ...]:
@@ -246,25 +294,38 @@ def _align(folders: dict[str, Folder], protected: list[str]) -> None:
             for sample in clean.plan.samples
             if (path := _counterpart(sample.files[0].path, clean.inventory, folders[name].inventory)) in others
         }
-    kept = sorted(sample.sample_id for sample in clean.plan.samples if all(sample.sample_id in found for found in numbers.values()))
+    kept = sorted(
+        sample.sample_id
+        for sample in clean.plan.samples
+        if all(sample.sample_id in found for found in numbers.values())
+    )
     if not kept:
-        raise UsageError("no image can be used in the clean and in the protected folder; 'monai-salm scan' and 'verify' list the reasons")
+        raise UsageError(
+            "no image can be used in the clean and in the protected folder; 'monai-salm scan' and 'verify' list "
+            "the reasons"
+        )
     for name in (CLEAN, *protected):
         folder = folders[name]
         samples = {sample.sample_id: sample for sample in folder.samples}
         plans = {sample.sample_id: sample for sample in folder.plan.samples}
         own = numbers.get(name) or {key: key for key in kept}
         folder.plan.samples = [plans[own[key]] for key in kept]
-        folders[name] = Folder(folder.inventory, folder.plan, [replace(samples[own[key]], sample_id=key) for key in kept])
+        folders[name] = Folder(
+            folder.inventory, folder.plan, [replace(samples[own[key]], sample_id=key) for key in kept]
+        )
 
 
 def _same_classes(test: LabelAssignment, train: LabelAssignment) -> None:
     """Number the classes of the test labels as those of the training labels."""
     unknown = [name for name in test.classes if name not in train.classes]
     if unknown or test.multi_label != train.multi_label:
-        raise UsageError(f"the test labels {test.classes} are not among the training labels {train.classes}; use the same names")
+        raise UsageError(
+            f"the test labels {test.classes} are not among the training labels {train.classes}; use the same names"
+        )
     if not test.multi_label:
-        test.targets = {path: train.classes.index(test.classes[t]) if isinstance(t, int) else t for path, t in test.targets.items()}
+        test.targets = {
+            path: train.classes.index(test.classes[t]) if isinstance(t, int) else t for path, t in test.targets.items()
+        }
     test.classes = train.classes
 
 
@@ -272,6 +333,11 @@ def _digest(samples: list[WorkingSample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         target = sample.target.tobytes() if isinstance(sample.target, np.ndarray) else repr(sample.target).encode()
-        for part in (sample.sample_id.encode(), repr(sample.image_model.shape).encode(), sample.image_model.tobytes(), target):
+        for part in (
+            sample.sample_id.encode(),
+            repr(sample.image_model.shape).encode(),
+            sample.image_model.tobytes(),
+            target,
+        ):
             digest.update(part)
     return digest.hexdigest()

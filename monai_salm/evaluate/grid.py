@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainings of an evaluation: every victim on every folder, after every countermeasure, for every share and seed."""
+"""The trainings of an evaluation: every victim on every folder, after every countermeasure, for every
+share and seed.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +39,31 @@ class GridCell:
 
 
 def plan_cells(
-    victims: Sequence[str], countermeasures: Sequence[Countermeasure], shares: Sequence[float], seeds: int, protected: Sequence[str]
+    victims: Sequence[str],
+    countermeasures: Sequence[Countermeasure],
+    shares: Sequence[float],
+    seeds: int,
+    protected: Sequence[str],
 ) -> list[GridCell]:
-    """Give all trainings in the order of their worth: what each countermeasure does is known before the next begins, whole folders before parts."""
+    """Give all trainings in the order of their worth: what each countermeasure does is known before the next begins,
+    whole folders before parts.
+    """
     cells = []
     for countermeasure in countermeasures:
         for share in shares:
             beside = ([CLEAN] if share == shares[0] else []) + ([CLEAN_PART] if share < 1 else [])
             for seed in range(seeds):
                 for victim in victims:
-                    cells += [GridCell(victim, name, countermeasure, 1.0 if name == CLEAN else share, seed) for name in (*beside, *protected)]
+                    cells += [
+                        GridCell(victim, name, countermeasure, 1.0 if name == CLEAN else share, seed)
+                        for name in (*beside, *protected)
+                    ]
     return cells
 
 
 class VictimBuilder:
-    """Victims by name and seed; those that saw other images before saw the folder ``pretrain``, or else the test images without their labels.
+    """Victims by name and seed; those that saw other images before saw the folder ``pretrain``, or else the test images
+    without their labels.
 
     Args:
         folders: whose task and shape they are for.
@@ -77,12 +89,20 @@ class VictimBuilder:
 
     def _built(self, victim: str, seed: int) -> nn.Module:
         folders = self._folders
-        return build_victim(victim, spatial_dims=folders.spatial_dims, outputs=folders.task.outputs, image_shape=folders.shape, seed=seed)
+        return build_victim(
+            victim,
+            spatial_dims=folders.spatial_dims,
+            outputs=folders.task.outputs,
+            image_shape=folders.shape,
+            seed=seed,
+        )
 
     def _pretrained(self, base: str, seed: int) -> dict[str, Tensor]:
         if (base, seed) not in self._weights:
             network = self._built(base, seed)
-            pretrain(network, self._folders.working_set(self._folders[self.source].samples), seed=seed, device=self.device)
+            pretrain(
+                network, self._folders.working_set(self._folders[self.source].samples), seed=seed, device=self.device
+            )
             self._weights[base, seed] = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         return self._weights[base, seed]
 
@@ -93,7 +113,8 @@ class VictimBuilder:
 
 
 class TimeLeft:
-    """How long the trainings that are left will take, from the epochs that were measured: each network has its own pace, and so has each countermeasure.
+    """How long the trainings that are left will take, from the epochs that were measured: each network has its own
+    pace, and so has each countermeasure.
 
     Args:
         work: (network, countermeasure, images that it sees in all its epochs) of each training that is to be made.
@@ -124,7 +145,11 @@ class TimeLeft:
             return None
         total = 0.0
         for number, (victim, countermeasure, work) in enumerate(self._left):
-            spent, seen = next(found for key in ((victim, countermeasure), (victim,), ()) if (found := self._measured.get(key)) is not None)
+            spent, seen = next(
+                found
+                for key in ((victim, countermeasure), (victim,), ())
+                if (found := self._measured.get(key)) is not None
+            )
             total += spent / seen * work * (1 - share_done if number == 0 else 1)
         return total
 
@@ -150,7 +175,11 @@ class Grid:
         self._changed: dict[tuple[int, str, int], WorkingSample] = {}
 
     def run(
-        self, cells: Sequence[GridCell], *, show_progress: bool = False, after_training: Callable[[VictimResult], None] | None = None
+        self,
+        cells: Sequence[GridCell],
+        *,
+        show_progress: bool = False,
+        after_training: Callable[[VictimResult], None] | None = None,
     ) -> list[VictimResult]:
         """Train and score what is not finished yet.
 
@@ -168,7 +197,10 @@ class Grid:
         left = TimeLeft([(cell.victim, cell.countermeasure.name, self._work(cell)) for cell in missing])
         with Progress("victims", len(cells), "victims", show_progress=show_progress) as bar:
             for cell, key in zip(cells, keys, strict=True):
-                about = f"{cell.victim} on {cell.trained_on}, {cell.countermeasure.name}, {cell.protected_share:.0%}, seed {cell.seed}"
+                about = (
+                    f"{cell.victim} on {cell.trained_on}, {cell.countermeasure.name}, {cell.protected_share:.0%}, "
+                    f"seed {cell.seed}"
+                )
                 bar.update(0, about, seconds_left=left.seconds())
                 record = self.state.get(key)
                 if record is not None:
@@ -194,7 +226,9 @@ class Grid:
         return float(images * self.recipe.epochs_for(images))
 
     def _watch(self, cell: GridCell, left: TimeLeft, bar: Progress, about: str) -> Callable[[int], None]:
-        """Give what is to be called after each epoch of a training: it measures the epoch and tells how long all of them will take."""
+        """Give what is to be called after each epoch of a training: it measures the epoch and tells how long all of
+        them will take.
+        """
         epochs, last = self.recipe.epochs_for(len(self.chosen(cell))), monotonic()
 
         def after_epoch(done: int) -> None:
@@ -206,15 +240,21 @@ class Grid:
 
         return after_epoch
 
-    def _trained(self, cell: GridCell, change: ImageChange | None, after_epoch: Callable[[int], None], show_progress: bool) -> VictimResult:
+    def _trained(
+        self, cell: GridCell, change: ImageChange | None, after_epoch: Callable[[int], None], show_progress: bool
+    ) -> VictimResult:
         train = [self._sample(folder, number, change) for folder, number in self.chosen(cell)]
         test = [self._sample(TEST, number, change) for number in range(len(self.folders[TEST].samples))]
         scores = train_victim(
-            self.build(cell.victim, cell.seed), self.folders.task, self.folders.working_set(train), self.folders.working_set(test), self.recipe,
-            seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure, description=f"epochs of {cell.victim}",
+            self.build(cell.victim, cell.seed), self.folders.task, self.folders.working_set(train),
+            self.folders.working_set(test), self.recipe,
+            seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure,
+            description=f"epochs of {cell.victim}",
             show_progress=show_progress, after_epoch=after_epoch,
         )  # fmt: skip
-        return VictimResult(cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed, scores)
+        return VictimResult(
+            cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed, scores
+        )
 
     def chosen(self, cell: GridCell) -> list[tuple[str, int]]:
         """Give the images that a cell trains on: the name of a folder, and the number of the sample in it."""
@@ -223,10 +263,14 @@ class Grid:
             return [(cell.trained_on, number) for number in range(count)]
         part = set(stratified_part(self.folders[CLEAN].samples, cell.protected_share, cell.seed))
         clean = [(CLEAN, number) for number in range(count) if number not in part]
-        return clean if cell.trained_on == CLEAN_PART else clean + [(cell.trained_on, number) for number in sorted(part)]
+        return (
+            clean if cell.trained_on == CLEAN_PART else clean + [(cell.trained_on, number) for number in sorted(part)]
+        )
 
     def _fitted(self, cell: GridCell) -> ImageChange | None:
-        """Fit the preprocessing of a cell to what its stranger has; None if there is none, or if it cannot be used on these images."""
+        """Fit the preprocessing of a cell to what its stranger has; None if there is none, or if it cannot be used on
+        these images.
+        """
         countermeasure = cell.countermeasure
         self._forget(cell)
         if countermeasure.fit is None:
@@ -234,7 +278,9 @@ class Grid:
         key = (cell.trained_on, cell.protected_share, cell.seed)
         if key not in self._changes:
             train = [self.folders[folder].samples[number] for folder, number in self.chosen(cell)]
-            leak = Leak(train=train, pairs=self._leaked(cell), task=self.folders.task, seed=cell.seed, device=self.build.device)
+            leak = Leak(
+                train=train, pairs=self._leaked(cell), task=self.folders.task, seed=cell.seed, device=self.build.device
+            )
             try:
                 self._changes[key] = countermeasure.fit(leak)
             except UsageError as error:
@@ -244,9 +290,13 @@ class Grid:
         return self._changes[key]
 
     def _forget(self, cell: GridCell) -> None:
-        """Drop the images of earlier cells, unless their preprocessing is the same for all seeds and shares: more copies than needed fill the memory."""
+        """Drop the images of earlier cells, unless their preprocessing is the same for all seeds and shares: more
+        copies than needed fill the memory.
+        """
         block, last = (cell.countermeasure.name, cell.seed, cell.protected_share), self._block
-        if block == last or (cell.trained_on == CLEAN and block[:2] == last[:2]):  # clean images belong to the first share, whatever it is
+        if block == last or (
+            cell.trained_on == CLEAN and block[:2] == last[:2]
+        ):  # clean images belong to the first share, whatever it is
             return
         shared: set[int] = set()
         if block[0] == last[0]:
@@ -256,9 +306,13 @@ class Grid:
         self._block = block
 
     def _leaked(self, cell: GridCell) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Draw the images whose originals leaked; those who train on clean images purify them as they would the protected ones."""
+        """Draw the images whose originals leaked; those who train on clean images purify them as they would the
+        protected ones.
+        """
         clean, protected = self.folders[CLEAN].samples, self.folders[self._leaking(cell)].samples
-        drawn = torch.randperm(len(clean), generator=torch.Generator().manual_seed(cell.seed)).tolist()[: cell.countermeasure.leaked_pairs]
+        drawn = torch.randperm(len(clean), generator=torch.Generator().manual_seed(cell.seed)).tolist()[
+            : cell.countermeasure.leaked_pairs
+        ]
         return [(clean[number].image_model, protected[number].image_model) for number in drawn]
 
     def _leaking(self, cell: GridCell) -> str:
@@ -282,6 +336,8 @@ class Grid:
         if is_pretrained(cell.victim):
             seen.append(self.build.source)
         return self.state.key({
-            "cell": [cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed], "recipe": repr(self.recipe),
-            "images": [self.folders[name].digest for name in seen], "shape": self.folders.shape, "version": version("monai_salm"),
+            "cell": [cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed],
+            "recipe": repr(self.recipe),
+            "images": [self.folders[name].digest for name in seen], "shape": self.folders.shape,
+            "version": version("monai_salm"),
         })  # fmt: skip

@@ -31,7 +31,9 @@ EXAMPLES = 3
 
 
 def file_bounds(verified: VerifyReport | None, record: RunRecord) -> Bounds:
-    """Give the bound of every file that was verified; one that states none, such as NIfTI, has that of the manifest, where that is of the very run."""
+    """Give the bound of every file that was verified; one that states none, such as NIfTI, has that of the manifest,
+    where that is of the very run.
+    """
     bounds: Bounds = {}
     for file in verified.files if verified is not None else ():
         fate = record.fates.get(file.path)
@@ -58,12 +60,16 @@ def protection_facts(record: RunRecord, epsilon: str) -> dict[str, Any]:
         settings, known_from = {}, str(error)
     if settings:
         names = ("method", "epsilon", "perturbed_fraction", "seed", "rounds", "window", "version")
-        return {name: settings.get(name) for name in names} | {"known_from": "the plan of the run, beside the protected files"}
+        return {name: settings.get(name) for name in names} | {
+            "known_from": "the plan of the run, beside the protected files"
+        }
     known_from = known_from or ("--epsilon" if epsilon else "")
     return {"epsilon": epsilon, "known_from": known_from} if known_from else {}
 
 
-def verification_figures(verified: VerifyReport, folders: Folders, name: str, modality: str, bounds: Bounds) -> dict[str, Any]:
+def verification_figures(
+    verified: VerifyReport, folders: Folders, name: str, modality: str, bounds: Bounds
+) -> dict[str, Any]:
     """Give the figures of each modality in a folder that was verified.
 
     Args:
@@ -78,16 +84,23 @@ def verification_figures(verified: VerifyReport, folders: Folders, name: str, mo
     planned = {file.path: file.canvas.modality for sample in folders[CLEAN].plan.samples for file in sample.files}
     for file in verified.files:
         if file.max_change_stored is not None:
-            groups.setdefault(planned.get(file.path) or headers[file.path].modality or modality or "unknown", []).append(file)
+            groups.setdefault(
+                planned.get(file.path) or headers[file.path].modality or modality or "unknown", []
+            ).append(file)
     modalities = []
     for group, files in sorted(groups.items()):
         known = [bounds[file.path] for file in files]
         limits = [limit for limit, _ in known if limit is not None]
-        beyond = sum((file.max_change_stored or 0) > limit + 1e-6 for file, (limit, _) in zip(files, known, strict=True) if limit is not None)
+        beyond = sum(
+            (file.max_change_stored or 0) > limit + 1e-6
+            for file, (limit, _) in zip(files, known, strict=True)
+            if limit is not None
+        )
         psnr = [file.psnr for file in files if file.psnr is not None]
         shares = [file.changed_fraction or 0.0 for file in files]
         modalities.append({
-            "modality": group, "files": len(files), "largest_change_stored": max(file.max_change_stored or 0.0 for file in files),
+            "modality": group, "files": len(files),
+            "largest_change_stored": max(file.max_change_stored or 0.0 for file in files),
             "epsilon_stored": max(limits) if len(limits) == len(files) else None, "beyond_bound": beyond,
             "bound_from": " and ".join(sorted({BOUND_FROM[source] for _, source in known})),
             "lowest_psnr": round(min(psnr), 3) if psnr else None, "mean_psnr": round(mean(psnr), 3) if psnr else None,
@@ -99,7 +112,9 @@ def verification_figures(verified: VerifyReport, folders: Folders, name: str, mo
 
 
 def example_pairs(bounds: Bounds, folders: Folders, name: str) -> list[ExamplePair]:
-    """Give the middle picture of a few files of each modality, before and after, in model values of the original's window; arguments as above."""
+    """Give the middle picture of a few files of each modality, before and after, in model values of the original's
+    window; arguments as above.
+    """
     groups: dict[str, list[tuple[FilePlan, Path]]] = {}
     for _, _, file, other in folders.file_pairs(name):
         groups.setdefault(file.canvas.modality, []).append((file, other))

@@ -26,13 +26,18 @@ class EvaluateOptions:
         victims: names of networks, separated by commas; empty takes a small one.
         seeds: trainings per network and folder, with seeds 0, 1, ...
         epochs: of each training; more where they make fewer than 300 steps.
-        protected_shares: percentages of the training images that are protected, separated by commas; the other images are clean.
-        pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test images.
-        utility: measure what the protected images are still worth to a network that was trained on clean ones, and how far their features drift.
+        protected_shares: percentages of the training images that are protected, separated by commas; the other images
+            are clean.
+        pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test
+            images.
+        utility: measure what the protected images are still worth to a network that was trained on clean ones, and how
+            far their features drift.
         verification: check the first protected folder against its originals first, as ``verify`` does.
-        epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of their run says, if it is beside them.
+        epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of
+            their run says, if it is beside them.
         report: page to write, with its figures as JSON beside it; None writes none.
-        state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps none.
+        state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps
+            none.
         window, modality, sample, working_size, device, label_maps, pictures: as in ``ProtectOptions``.
     """
 
@@ -68,7 +73,9 @@ class EvaluateOptions:
         )  # fmt: skip
 
     def budget_options(self) -> BudgetOptions:
-        """Give the options that say what values mean; no noise is made here, so no image is too coarse for its budget."""
+        """Give the options that say what values mean; no noise is made here, so no image is too coarse
+        for its budget.
+        """
         return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality)
 
     def check_epsilon(self) -> Epsilon | None:
@@ -77,8 +84,23 @@ class EvaluateOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Give what a reader of the report needs to repeat it, without the places of this machine."""
-        names = ("task", "victims", "countermeasures", "protected_shares", "seeds", "epochs", "epsilon", "window", "modality", "sample", "working_size")
-        return {name: getattr(self, name) for name in names} | {"label_maps": list(self.label_maps), "pictures": list(self.pictures)}
+        names = (
+            "task",
+            "victims",
+            "countermeasures",
+            "protected_shares",
+            "seeds",
+            "epochs",
+            "epsilon",
+            "window",
+            "modality",
+            "sample",
+            "working_size",
+        )
+        return {name: getattr(self, name) for name in names} | {
+            "label_maps": list(self.label_maps),
+            "pictures": list(self.pictures),
+        }
 
     def victim_names(self) -> list[str]:
         """Give the networks in order."""
@@ -99,7 +121,10 @@ class EvaluateOptions:
             try:
                 found = find_countermeasure(name)
                 if found.leaked_pairs > images:
-                    raise UsageError(f"countermeasure {name!r} needs {found.leaked_pairs} leaked pairs, of {images} images; leave it out")
+                    raise UsageError(
+                        f"countermeasure {name!r} needs {found.leaked_pairs} leaked pairs, of {images} images; "
+                        "leave it out"
+                    )
                 chosen.append(found)
             except UsageError as error:
                 if not everything:
@@ -122,7 +147,9 @@ class EvaluateOptions:
             except ValueError:
                 share = 0.0
             if not 0.01 <= share <= 1:  # 0.2 is meant as a fifth, and would be taken for two in a thousand
-                raise UsageError(f"protected share {text!r} is not a percentage from 1 to 100; give for example 20,40,60,80,100")
+                raise UsageError(
+                    f"protected share {text!r} is not a percentage from 1 to 100; give for example 20,40,60,80,100"
+                )
             shares.add(share)
         return sorted(shares, reverse=True)
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that saw other images before: self-supervised pretraining on clean images without labels, as a stranger may have done."""
+"""Networks that saw other images before: self-supervised pretraining on clean images without labels, as a stranger may
+have done.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,14 @@ VIEWS = ConsumerAugmentation(flip=0.5, shift=0.15, zoom=0.2, blur=0.3, window=0.
 """How different two views of one image may be."""
 
 
-def pretrain(network: nn.Module, images: WorkingSet, *, seed: int, device: torch.device, steps: int = PRETRAINING_STEPS) -> None:
-    """Train all of a network but its head without labels; what is frozen is free meanwhile, and the head is as before in the end.
+def pretrain(
+    network: nn.Module, images: WorkingSet, *, seed: int, device: torch.device, steps: int = PRETRAINING_STEPS
+) -> None:
+    """Train all of a network but its head without labels; what is frozen is free meanwhile, and the head is as before
+    in the end.
 
-    A classifier learns to tell two views of one image from views of others (SimCLR, Chen et al. 2020, equation 1, temperature 0.2), a segmenter to
-    restore an image from a noisy one with holes.
+    A classifier learns to tell two views of one image from views of others (SimCLR, Chen et al. 2020, equation 1,
+    temperature 0.2), a segmenter to restore an image from a noisy one with holes.
 
     Args:
         network: trained in place.
@@ -57,7 +62,9 @@ def _batches(images: WorkingSet, generator: torch.Generator, device: torch.devic
         yield images.batch(indices, device).images
 
 
-def _contrast(network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> None:
+def _contrast(
+    network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
+) -> None:
     """Pull the features of two views of one image together and push those of different images apart."""
     heads = head_layers(network)
     *others, first = heads  # in the order from the last to the first
@@ -77,7 +84,9 @@ def _contrast(network: nn.Module, images: WorkingSet, generator: torch.Generator
         network.set_submodule(name, layer)
 
 
-def _restore(network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> None:
+def _restore(
+    network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
+) -> None:
     """Restore images from what noise and holes leave of them, by one more layer behind the head."""
     heads = head_layers(network)
     before = {name: {key: value.clone() for key, value in layer.state_dict().items()} for name, layer in heads.items()}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came out of an evaluation: every victim's scores, their means over seeds, and what these say of the protection."""
+"""What came out of an evaluation: every victim's scores, their means over seeds, and what these say of
+the protection.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from monai_salm.evaluate.victims import VictimScores
 EVALUATION_FORMAT = "monai_salm.evaluation/1"
 
 CLEAN, CLEAN_PART = "clean", "clean part"
-"""What victims train on besides protected images: all clean ones, or those that are left beside a share of protected ones."""
+"""What victims train on besides protected images: all clean ones, or those that are left beside a share of protected
+ones.
+"""
 
 VERDICTS = ("protected", "weakened", "not protected", "not learned")
 
@@ -35,7 +39,8 @@ class VictimResult:
         victim: name of the network.
         trained_on: name of the folder, or ``clean part``.
         countermeasure: name of what was done to its images.
-        protected_share: share of its training images that were protected; beside ``clean part`` the share that was left out.
+        protected_share: share of its training images that were protected; beside ``clean part`` the share that was left
+            out.
         seed: of its training.
         scores: on the clean test images.
     """
@@ -52,7 +57,9 @@ class VictimResult:
         row = {name: getattr(self, name) for name in (*_GROUP, "seed")}
         final = {name: rounded(value) for name, value in self.scores.final.items()}
         curve = [rounded(value) for value in self.scores.curve]
-        return row | final | {"peak": rounded(self.scores.peak), "curve": curve, "seconds": round(self.scores.seconds, 1)}
+        return (
+            row | final | {"peak": rounded(self.scores.peak), "curve": curve, "seconds": round(self.scores.seconds, 1)}
+        )
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> VictimResult:
@@ -100,9 +107,11 @@ class EvaluateReport:
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm evaluate --json`` prints."""
         return {
-            "format": EVALUATION_FORMAT, "main_score": self.main_score, "chance": self.chance, "majority_share": self.majority_share,
+            "format": EVALUATION_FORMAT, "main_score": self.main_score, "chance": self.chance,
+            "majority_share": self.majority_share,
             "counts": self.counts, "results": [result.to_json() for result in self.results], "summary": self.summary(),
-            "verdicts": self.verdicts(), "utility": self.utility, "verification": self.verification, "notes": self.notes,
+            "verdicts": self.verdicts(), "utility": self.utility, "verification": self.verification,
+            "notes": self.notes,
             "options": self.options, "labels": self.labels, "run": self.run,
         }  # fmt: skip
 
@@ -124,13 +133,18 @@ class EvaluateReport:
         return rows
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """Say of each victim on protected images, beside the one on clean images after the same countermeasure, what it could learn.
+        """Say of each victim on protected images, beside the one on clean images after the same countermeasure, what it
+        could learn.
 
         ``kept`` is the share of what a clean victim learns, beyond a guess, that the protection keeps from this one.
         """
         rows = []
         summary = self.summary()
-        clean = {(row["victim"], row["countermeasure"]): row[self.main_score] for row in summary if row["trained_on"] == CLEAN}
+        clean = {
+            (row["victim"], row["countermeasure"]): row[self.main_score]
+            for row in summary
+            if row["trained_on"] == CLEAN
+        }
         for row in summary:
             best, score, peak = clean.get((row["victim"], row["countermeasure"])), row[self.main_score], row["peak"]
             if row["trained_on"] in (CLEAN, CLEAN_PART) or best is None or score is None:
@@ -138,7 +152,9 @@ class EvaluateReport:
             learned, known = best - (self.chance or 0.0), usable(score, self.chance)
             kept = rounded((best - known) / learned) if learned > 0 else None
             figures = {"clean": best, "protected": score, "peak": peak, "kept": kept}
-            rows.append({name: row[name] for name in _GROUP} | figures | {"verdict": verdict(best, known, peak, self.chance)})
+            rows.append(
+                {name: row[name] for name in _GROUP} | figures | {"verdict": verdict(best, known, peak, self.chance)}
+            )
         return rows
 
     def table(self) -> str:
@@ -152,28 +168,46 @@ class EvaluateReport:
     def _footnote(self) -> str:
         used = ", ".join(f"{number} {name}" for name, number in self.counts.items())
         guess = "" if self.chance is None else f"; a guess scores {self.chance:.3f} balanced accuracy"
-        part = "; share is that of protected images, 'clean part' are the others alone" if any(r.protected_share < 1 for r in self.results) else ""
+        part = (
+            "; share is that of protected images, 'clean part' are the others alone"
+            if any(r.protected_share < 1 for r in self.results)
+            else ""
+        )
         return f"scores on clean test images; images used: {used}{guess}; peak is the best epoch{part}"
 
     def _other_lines(self) -> list[str]:
         lines = []
         if self.utility is not None:
-            changes = ", ".join(f"{name.replace('_', ' ')} {change:+.3f}" for name, change in self.utility["change"].items() if change is not None)
-            worst = min((feature["icc"] for feature in self.utility["features"] if feature["icc"] is not None), default=None)
+            changes = ", ".join(
+                f"{name.replace('_', ' ')} {change:+.3f}"
+                for name, change in self.utility["change"].items()
+                if change is not None
+            )
+            worst = min(
+                (feature["icc"] for feature in self.utility["features"] if feature["icc"] is not None), default=None
+            )
             agreement = "" if worst is None else f"; lowest agreement (ICC) of a first-order feature {worst:.3f}"
-            lines.append(f"utility: a {self.utility['victim']} trained on clean images scores protected ones, compared to clean ones, {changes}{agreement}")
+            lines.append(
+                f"utility: a {self.utility['victim']} trained on clean images scores protected ones, compared to "
+                f"clean ones, {changes}{agreement}"
+            )
         if self.verification is not None:
-            lines.append("verification: " + ", ".join(f"{number} {name}" for name, number in self.verification["counts"].items()))
+            lines.append(
+                "verification: " + ", ".join(f"{number} {name}" for name, number in self.verification["counts"].items())
+            )
         return lines + [f"note: {note}" for note in self.notes]
 
 
 def usable(score: float, chance: float | None) -> float:
-    """Give what a stranger makes of a score: of two classes, one that is below a guess is as good as one above it, with the answers exchanged."""
+    """Give what a stranger makes of a score: of two classes, one that is below a guess is as good as one above it, with
+    the answers exchanged.
+    """
     return max(score, 1 - score) if chance == 0.5 else score
 
 
 def verdict(clean: float, score: float, peak: float, chance: float | None) -> str:
-    """Say what a victim could learn, as one of :data:`VERDICTS`; ``not learned`` where even clean images taught it nothing.
+    """Say what a victim could learn, as one of :data:`VERDICTS`; ``not learned`` where even clean images taught it
+    nothing.
 
     Args:
         clean: main score of the victim that was trained on clean images.
@@ -185,7 +219,9 @@ def verdict(clean: float, score: float, peak: float, chance: float | None) -> st
     if chance is None:
         protected = score <= _PROTECTED_DICE + _ROUNDING
     else:
-        protected = score <= chance + _SCORE_ABOVE_CHANCE + _ROUNDING and peak <= chance + _PEAK_ABOVE_CHANCE + _ROUNDING
+        protected = (
+            score <= chance + _SCORE_ABOVE_CHANCE + _ROUNDING and peak <= chance + _PEAK_ABOVE_CHANCE + _ROUNDING
+        )
     if protected:
         return "protected"
     return "weakened" if clean - score >= _WEAKENED * (clean - (chance or 0.0)) - _ROUNDING else "not protected"
@@ -218,8 +254,15 @@ def _sentence(row: dict[str, Any]) -> str:
     where = f"{row['victim']} on {row['trained_on']}"
     where += f" ({row['protected_share']:.0%} of the images)" if row["protected_share"] < 1 else ""
     where += f" after {row['countermeasure']}" if row["countermeasure"] != "none" else ""
-    lost = "" if row["kept"] is None or row["verdict"] == "not learned" else f"; {max(0.0, row['kept']):.0%} of what clean images teach is kept from it"
-    return f"{row['verdict'].upper()}: {where}: {row['protected']:.3f}, peak {row['peak']:.3f}, trained on clean {row['clean']:.3f}{lost}"
+    lost = (
+        ""
+        if row["kept"] is None or row["verdict"] == "not learned"
+        else f"; {max(0.0, row['kept']):.0%} of what clean images teach is kept from it"
+    )
+    return (
+        f"{row['verdict'].upper()}: {where}: {row['protected']:.3f}, peak {row['peak']:.3f}, trained on clean "
+        f"{row['clean']:.3f}{lost}"
+    )
 
 
 def _cell(value: float | None, spread: float | None) -> str:

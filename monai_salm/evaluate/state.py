@@ -34,7 +34,9 @@ class EvaluationState:
                 if record is not None:
                     self._records[record["key"]] = record
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: no record of an evaluation ({error}); give the file that --state wrote, or a new name") from error
+            raise UsageError(
+                f"{path}: no record of an evaluation ({error}); give the file that --state wrote, or a new name"
+            ) from error
 
     @staticmethod
     def key(facts: Mapping[str, Any]) -> str:

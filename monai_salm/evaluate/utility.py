@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What protected images are still worth to honest users: to a network that was trained on clean ones, and to who measures features in them."""
+"""What protected images are still worth to honest users: to a network that was trained on clean ones, and to who
+measures features in them.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,11 @@ FEATURES = ("mean", "standard deviation", "10th percentile", "90th percentile", 
 _BINS = 64
 
 
-def score_change(folders: Folders, name: str, victim: str, build: VictimBuilder, recipe: VictimRecipe, *, seed: int = 0) -> dict[str, Any]:
-    """Train a network on one half of the clean training images, and score it on the other half, as clean and as protected images.
+def score_change(
+    folders: Folders, name: str, victim: str, build: VictimBuilder, recipe: VictimRecipe, *, seed: int = 0
+) -> dict[str, Any]:
+    """Train a network on one half of the clean training images, and score it on the other half, as clean and as
+    protected images.
 
     Args:
         folders: all images.
@@ -46,21 +51,31 @@ def score_change(folders: Folders, name: str, victim: str, build: VictimBuilder,
     train, test = (folders.working_set([clean[number] for number in part]) for part in (sorted(learned), unseen))
     last_epoch_alone = replace(recipe, score_every=max(recipe.epochs, recipe.least_steps))
     before = train_victim(network, folders.task, train, test, last_epoch_alone, seed=seed, device=build.device).final
-    after = score_network(network, folders.task, folders.working_set([protected[number] for number in unseen]), recipe.batch_size, build.device)
+    after = score_network(
+        network,
+        folders.task,
+        folders.working_set([protected[number] for number in unseen]),
+        recipe.batch_size,
+        build.device,
+    )
     scores = {"clean": before, "protected": after, "change": {score: after[score] - before[score] for score in before}}
-    return {"victim": victim} | {kind: {score: rounded(value) for score, value in values.items()} for kind, values in scores.items()}
+    return {"victim": victim} | {
+        kind: {score: rounded(value) for score, value in values.items()} for kind, values in scores.items()
+    }
 
 
 def feature_drift(folders: Folders, name: str) -> list[dict[str, Any]]:
-    """Measure first-order features of every file before and after, inside the anatomy, or inside each labeled structure of a segmentation.
+    """Measure first-order features of every file before and after, inside the anatomy, or inside each labeled structure
+    of a segmentation.
 
     Args:
         folders: all images.
         name: of the protected folder.
 
     Returns:
-        For each feature its mean over the clean images (model values of the intensity window; entropy in bits), the mean size of its change relative to
-        that, and the agreement of both, ICC(3,1); None where a figure is not defined.
+        For each feature its mean over the clean images (model values of the intensity window; entropy in bits), the
+        mean size of its change relative to that, and the agreement of both, ICC(3,1); None where a figure is not
+        defined.
     """
     found: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     for region, before, after in _regions(folders, name):
@@ -72,7 +87,11 @@ def feature_drift(folders: Folders, name: str) -> list[dict[str, Any]]:
             clean, protected = before[:, column], after[:, column]
             size = float(np.abs(clean).mean())
             change = float(np.abs(protected - clean).mean()) / size if size else float("nan")
-            figures = {"clean": clean.mean(), "relative_change": change, "icc": icc(np.stack([clean, protected], axis=1))}
+            figures = {
+                "clean": clean.mean(),
+                "relative_change": change,
+                "icc": icc(np.stack([clean, protected], axis=1)),
+            }
             rows.append({"feature": feature + region} | {key: rounded(float(value)) for key, value in figures.items()})
     return rows
 
@@ -86,7 +105,9 @@ def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.floa
         masks = {"": file.canvas.anatomy(stored)}
         if isinstance(folders.task, SegmentationTask):
             label_map, count = np.asarray(clean.samples[number].target), len(clean.plan.samples[number].files)
-            labels = to_native(label_map[axis_cells(count, len(label_map))[place]] if count > 1 else label_map, before.shape)
+            labels = to_native(
+                label_map[axis_cells(count, len(label_map))[place]] if count > 1 else label_map, before.shape
+            )
             masks = {f" in label {value}": labels == index for index, value in enumerate(clean.plan.classes) if index}
         for region, mask in masks.items():
             if mask.any():
@@ -94,7 +115,9 @@ def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.floa
 
 
 def first_order_features(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Give the features of :data:`FEATURES` of some model values (IBSI, arXiv 1612.07003, sections 3.3 and 3.4; 64 bins over the window)."""
+    """Give the features of :data:`FEATURES` of some model values (IBSI, arXiv 1612.07003, sections 3.3 and 3.4; 64 bins
+    over the window).
+    """
     values = values.astype(np.float64)
     center, deviation = values.mean(), values.std()
     low, high = np.percentile(values, (10, 90))
@@ -105,7 +128,8 @@ def first_order_features(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def icc(ratings: NDArray[np.float64]) -> float:
-    """Give the intraclass correlation ICC(3,1) (Shrout and Fleiss, Psychological Bulletin 86, 1979): 1 if all raters order and space the targets alike.
+    """Give the intraclass correlation ICC(3,1) (Shrout and Fleiss, Psychological Bulletin 86, 1979): 1 if all raters
+    order and space the targets alike.
 
     Args:
         ratings: ``(targets, raters)``.

@@ -74,8 +74,8 @@ def build_victim(name: str, *, spatial_dims: int, outputs: int, image_shape: tup
     """Build a victim whose weights depend on the seed alone; one with ``+frozen`` has only its head trainable.
 
     Args:
-        name: of a network, see :func:`~monai_salm.networks.build_network`, and behind it ``+pretrained`` or ``+frozen`` for a victim that is to go through
-            :func:`~monai_salm.evaluate.pretraining.pretrain` before it is trained.
+        name: of a network, see :func:`~monai_salm.networks.build_network`, and behind it ``+pretrained`` or ``+frozen``
+            for a victim that is to go through :func:`~monai_salm.evaluate.pretraining.pretrain` before it is trained.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         image_shape: pixels or voxels of the images along each axis.
@@ -136,7 +136,10 @@ def train_victim(
     augmentation = countermeasure.augmentation or recipe.augmentation
     curve: list[float] = []
     final: dict[str, float] = {}
-    with own_randomness(seed, device), Progress(description, epochs, "epochs", show_progress=show_progress, inner=True) as bar:
+    with (
+        own_randomness(seed, device),
+        Progress(description, epochs, "epochs", show_progress=show_progress, inner=True) as bar,
+    ):
         for epoch in range(1, epochs + 1):
             set_training(network)
             for indices in shuffled(len(train), recipe.batch_size, generator):
@@ -156,7 +159,9 @@ def train_victim(
             bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
             if after_epoch is not None:
                 after_epoch(epoch)
-    return VictimScores(final, max((score for score in curve if score == score), default=math.nan), tuple(curve), perf_counter() - start)
+    return VictimScores(
+        final, max((score for score in curve if score == score), default=math.nan), tuple(curve), perf_counter() - start
+    )
 
 
 def main_score(task: LearningTask) -> str:
@@ -165,7 +170,13 @@ def main_score(task: LearningTask) -> str:
 
 
 def score_network(
-    network: nn.Module, task: LearningTask, samples: WorkingSet, batch_size: int, device: torch.device, *, distances: bool = True
+    network: nn.Module,
+    task: LearningTask,
+    samples: WorkingSet,
+    batch_size: int,
+    device: torch.device,
+    *,
+    distances: bool = True,
 ) -> dict[str, float]:
     """Score a network on samples as they are; what it says of the padding of a label map does not count.
 
@@ -187,12 +198,20 @@ def score_network(
                 continue
             for row, sample in enumerate(chosen):
                 region = tuple(slice(0, length) for length in sample.image_model.shape)
-                evidence.append(task.evidence(logits[row][(slice(None), *region)][None], target[row][region][None], [sample.spacing], distances=distances))
+                evidence.append(
+                    task.evidence(
+                        logits[row][(slice(None), *region)][None],
+                        target[row][region][None],
+                        [sample.spacing],
+                        distances=distances,
+                    )
+                )
     return task.summarize(torch.cat(evidence))
 
 
 class Descent:
-    """Adam with a cosine schedule for the weights of a network that are not frozen; transformers warm up over the first tenth of the steps.
+    """Adam with a cosine schedule for the weights of a network that are not frozen; transformers warm up over the first
+    tenth of the steps.
 
     Args:
         network: to train.
@@ -225,7 +244,9 @@ class Descent:
 
 
 def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Give the indices of each batch of an epoch; one image that is left over is left out, for its batch would have no statistics."""
+    """Give the indices of each batch of an epoch; one image that is left over is left out, for its batch would have no
+    statistics.
+    """
     order = torch.randperm(count, generator=generator).tolist()
     for start in range(0, count, batch_size):
         indices = order[start : start + batch_size]
@@ -235,7 +256,9 @@ def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterato
 
 @contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back behind them."""
+    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back
+    behind them.
+    """
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         yield

@@ -68,7 +68,8 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         said: what the user says: ``picture`` or ``label map``; None leaves it to the file.
 
     Raises:
-        RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message says why.
+        RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message
+            says why.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     module = format_of(path)
@@ -150,8 +151,12 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
 
 
 def remaining_references(directory: Document, absent: frozenset[str]) -> Document:
-    """Give a DICOMDIR's files and references as they are without the records of absent files, which are named as in ``directory.files``."""
-    return replace(directory, files=directory.files - absent, references=dicom.remaining_references(directory.path, absent))
+    """Give a DICOMDIR's files and references as they are without the records of absent files, which are named as in
+    ``directory.files``.
+    """
+    return replace(
+        directory, files=directory.files - absent, references=dicom.remaining_references(directory.path, absent)
+    )
 
 
 def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:

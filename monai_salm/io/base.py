@@ -4,13 +4,17 @@
 Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
 * ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
-* ``identify(path, said)`` reads what scanning and planning need: the header of a picture, or what is known of a document; what the user says of
-  picture or label map (``said``) counts before what the file declares, and that before its values (:mod:`monai_salm.io.kinds`);
-* ``read_source(path)`` reads a picture's values exactly as they are stored: first the axes that noise lies on, then those that share it;
+* ``identify(path, said)`` reads what scanning and planning need: the header of a picture, or what is known of a
+  document; what the user says of picture or label map (``said``) counts before what the file declares, and that before
+  its values (:mod:`monai_salm.io.kinds`);
+* ``read_source(path)`` reads a picture's values exactly as they are stored: first the axes that noise lies on, then
+  those that share it;
 * ``write_like(source, stored, target, derivation)`` writes a file that differs from the source only in those values
   and, where the format has identities, in the attributes that a derived image must change;
-* ``read_back(source, written)`` reads what ``write_like`` wrote, also where the file is only half of a pair whose other half lies beside the source;
-* ``write_document(path, target, derivation)`` writes a document, in which only references to changed pictures may differ;
+* ``read_back(source, written)`` reads what ``write_like`` wrote, also where the file is only half of a pair whose other
+  half lies beside the source;
+* ``write_document(path, target, derivation)`` writes a document, in which only references to changed pictures may
+  differ;
 * ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed.
 
 What a module cannot do faithfully it refuses with :class:`~monai_salm.errors.RefusedError`. This package knows
@@ -44,11 +48,15 @@ class ImageHeader:
     Args:
         path: the file.
         format: the module that reads it.
-        shape: of the grid that noise lies on: ``(rows, columns)``, or ``(frames or tiles, rows, columns)`` of a stack, for DICOM; ``(i, j, k)`` for NIfTI.
-        trailing: axes of the stored values behind those of ``shape``, which share one noise: the samples of a color, the points of a time series.
-        stacked: whether the first axis of ``shape`` counts pictures of their own, each with its own anatomy and its own rescaling.
-        regions: parts of a frame that hold the image where the rest is text and graphics: (first row, row behind the last, first column, column
-            behind the last); empty where the file does not say. Of SequenceOfUltrasoundRegions (PS3.3 C.8.5.5).
+        shape: of the grid that noise lies on: ``(rows, columns)``, or ``(frames or tiles, rows, columns)`` of a stack,
+            for DICOM; ``(i, j, k)`` for NIfTI.
+        trailing: axes of the stored values behind those of ``shape``, which share one noise: the samples of a color,
+            the points of a time series.
+        stacked: whether the first axis of ``shape`` counts pictures of their own, each with its own anatomy and its own
+            rescaling.
+        regions: parts of a frame that hold the image where the rest is text and graphics: (first row, row behind the
+            last, first column, column behind the last); empty where the file does not say. Of
+            SequenceOfUltrasoundRegions (PS3.3 C.8.5.5).
         dtype: type of the stored values, in native byte order.
         modality: DICOM Modality code (PS3.3 C.7.3.1.1.1), empty where the file does not say.
         identifiers: those of ``SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID, FrameOfReferenceUID, PatientID,
@@ -59,13 +67,17 @@ class ImageHeader:
         window_real: (low, high) of the file's first VOI window in real units; None without one.
         derivation: what the file says of how it was made (DerivationDescription, PS3.3 C.7.6.1.1.3); empty where it
             says nothing.
-        output_suffix: suffix of the written file where it has to be another than the source's (a JPEG is written as ``.png``); empty otherwise.
-        output_transfer_syntax: DICOM: how the written file is encoded where that has to be another than the source's; empty otherwise.
+        output_suffix: suffix of the written file where it has to be another than the source's (a JPEG is written as
+            ``.png``); empty otherwise.
+        output_transfer_syntax: DICOM: how the written file is encoded where that has to be another than the source's;
+            empty otherwise.
         references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
-        notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels in private elements, a lossy
-            source that is written native, removed signatures; one sentence each.
-        left_out: what of the file a written one will lack although a user may miss it, such as a second picture; empty for nothing.
-        unprotected: what in a written file may still show the picture without noise, such as a copy in a private element; empty for nothing.
+        notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels
+            in private elements, a lossy source that is written native, removed signatures; one sentence each.
+        left_out: what of the file a written one will lack although a user may miss it, such as a second picture; empty
+            for nothing.
+        unprotected: what in a written file may still show the picture without noise, such as a copy in a private
+            element; empty for nothing.
     """
 
     path: Path
@@ -117,10 +129,19 @@ class Document:
     unprotected: str = ""
 
     @classmethod
-    def of_labels(cls, path: Path, format_name: Format, judgement: Judgement | None = None, unprotected: str = "") -> Document:
+    def of_labels(
+        cls, path: Path, format_name: Format, judgement: Judgement | None = None, unprotected: str = ""
+    ) -> Document:
         """Describe a label map; without a judgement it is one because the user says so."""
         found = judgement or Judgement("label map", "the user says so")
-        return cls(path=path, format=format_name, kind=LABEL_MAP, notes=(f"{KNOWN_BY}{found.evidence}",), judgement=found, unprotected=unprotected)
+        return cls(
+            path=path,
+            format=format_name,
+            kind=LABEL_MAP,
+            notes=(f"{KNOWN_BY}{found.evidence}",),
+            judgement=found,
+            unprotected=unprotected,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +150,9 @@ class SourceImage:
 
     Args:
         header: see :class:`ImageHeader`.
-        stored: read-only array of ``header.shape + header.trailing`` and ``header.dtype``. Color that is stored as luminance and chroma (YBR) is
-            given as its luminance alone, without a trailing axis; RGB has a trailing axis of 3.
+        stored: read-only array of ``header.shape + header.trailing`` and ``header.dtype``. Color that is stored as
+            luminance and chroma (YBR) is given as its luminance alone, without a trailing axis; RGB has a trailing axis
+            of 3.
         slope: real units per stored unit; never 0.
         intercept: real value of stored 0.
         frame_rescale: (slope, intercept) of each picture of a stack, where they are not all the same; empty otherwise.
@@ -184,14 +206,15 @@ class Derivation:
         version: its version.
         description: one sentence for a reader, with the bound that was kept.
         uid_secret: key of the deterministic map from old to new UIDs; None keeps the old UIDs.
-        changed_uids: old SOP and Series Instance UIDs of all objects that get new ones in the same run, so that references
-            to them are rewritten too; a picture's own are always in the map.
+        changed_uids: old SOP and Series Instance UIDs of all objects that get new ones in the same run, so that
+            references to them are rewritten too; a picture's own are always in the map.
         image_type: ``derived`` sets value 1 of ImageType (PS3.3 C.7.6.1.1.2), ``keep`` leaves it.
-        provenance: ``full`` writes DerivationDescription, DerivationCodeSequence and ContributingEquipmentSequence; ``minimal`` the description
-            alone; ``none`` nothing that says that the image was changed, ImageType aside.
+        provenance: ``full`` writes DerivationDescription, DerivationCodeSequence and ContributingEquipmentSequence;
+            ``minimal`` the description alone; ``none`` nothing that says that the image was changed, ImageType aside.
         source_reference: add a SourceImageSequence item that names the original; only with full provenance.
         absent_files: of a DICOMDIR: paths, as in :class:`Document`, whose records are to be taken out.
-        transfer_syntaxes: of a DICOMDIR: old SOP Instance UID -> new transfer syntax UID of each picture that is written in another one.
+        transfer_syntaxes: of a DICOMDIR: old SOP Instance UID -> new transfer syntax UID of each picture that is
+            written in another one.
     """
 
     software: str
@@ -261,7 +284,10 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
             left or moved, or the source's own file as target.
     """
     if stored.shape != source.stored.shape or stored.dtype != source.stored.dtype:
-        raise RefusedError(f"the new values are {stored.dtype} {stored.shape}, the file holds {source.stored.dtype} {source.stored.shape}")
+        raise RefusedError(
+            f"the new values are {stored.dtype} {stored.shape}, the file holds {source.stored.dtype} "
+            f"{source.stored.shape}"
+        )
     finite = np.isfinite(source.stored)
     if not np.array_equal(finite, np.isfinite(stored)) or stored[~finite].tobytes() != source.stored[~finite].tobytes():
         raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
@@ -273,6 +299,8 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
     after = replace(source, stored=stored).padding
     moved = (before != after) | (before & (stored != source.stored))
     if moved.any():
-        raise RefusedError(f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}")
+        raise RefusedError(
+            f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}"
+        )
     if target.exists() and target.samefile(source.header.path):
         raise RefusedError("the target is the source's own file; write to another folder")

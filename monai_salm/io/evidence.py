@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the values of a grid say of themselves: pictures are grainy, label maps are flat, and fields, distances and probabilities are smooth.
+"""What the values of a grid say of themselves: pictures are grainy, label maps are flat, and fields, distances and
+probabilities are smooth.
 
 Every limit below was set between real files and made ones of each kind; ``docs/kinds.md`` has the figures of today.
 """
@@ -28,31 +29,49 @@ WHOLE = 1e-3
 RESAMPLED, LEVELS_LEFT = 0.4, 64
 """Floats of which this share is near one of so few whole numbers are labels that were resampled, or partial volumes."""
 NUMBERED, ONE_EACH = 0.2, 2.0
-"""Where this share of neighbors is equal, pictures have dozens of regions of each value in a plane, and numbered regions one or two."""
+"""Where this share of neighbors is equal, pictures have dozens of regions of each value in a plane, and numbered
+regions one or two.
+"""
 APART = {False: 16, True: 64}
-"""Labels are numbers that lie about this far apart on average, of few labels, or of many as in FreeSurfer's table; gray values lie farther."""
+"""Labels are numbers that lie about this far apart on average, of few labels, or of many as in FreeSurfer's table; gray
+values lie farther.
+"""
 FEW_VALUES, FEW_PAIRS = 32, 64
 """A picture has at least so many values besides its background, and so many pairs of neighbors to look at."""
 FEW_BOXES = 8
 """So many boxes are labels rather than the pixels of a picture that was enlarged."""
 ENLARGED, OWN_VALUES = 8, 0.5
-"""Where so many voxels are one block, and so many blocks have a value of their own, they may be numbered as well as enlarged."""
+"""Where so many voxels are one block, and so many blocks have a value of their own, they may be numbered as well as
+enlarged.
+"""
 GRAINY = 0.7
-"""A picture has at most this share of equal neighbors: 0.47 in the smoothest of real ones, 0.65 blurred by two pixels and cut to 8 bits."""
+"""A picture has at most this share of equal neighbors: 0.47 in the smoothest of real ones, 0.65 blurred by two pixels
+and cut to 8 bits.
+"""
 FLAT = 0.75
-"""A label map has at least this share of equal neighbors: 0.99 in most, 0.84 where 2000 labels share 256 x 256 pixels."""
+"""A label map has at least this share of equal neighbors: 0.99 in most, 0.84 where 2000 labels share
+256 x 256 pixels.
+"""
 LEVELS = 0.95
 """Where this share of all steps goes to the next higher or lower value, the values are levels of something smooth."""
 LEVELS_OF_FEW, LEVELS_OF_MORE = {2: 0.9, 3: 0.75}, 0.65
-"""The same of so many values, and of more: pictures that were cut to few levels have at least 0.98, 0.8 and 0.79; so do nested structures."""
+"""The same of so many values, and of more: pictures that were cut to few levels have at least 0.98, 0.8 and 0.79; so do
+nested structures.
+"""
 SMOOTH, FIELD = 0.9, 0.1
-"""Third differences as a share of the first: real 8-bit pictures have 0.99 and more, CT 0.63; probability and distance maps at most 0.84, fields 0.12."""
+"""Third differences as a share of the first: real 8-bit pictures have 0.99 and more, CT 0.63; probability and distance
+maps at most 0.84, fields 0.12.
+"""
 STEADY = 0.32
-"""First differences are on average this share of the largest in a distance map, whose slope is the same everywhere, and at most 0.28 in pictures."""
+"""First differences are on average this share of the largest in a distance map, whose slope is the same everywhere, and
+at most 0.28 in pictures.
+"""
 NOISE = 1.2
 """Noise has third differences of more than this share of the first, and first ones that are as steady."""
 MOST_SMOOTH = 300.0
-"""Probabilities, distances and displacements are numbers up to this; smooth values that reach farther (an averaged MR) are a picture."""
+"""Probabilities, distances and displacements are numbers up to this; smooth values that reach farther (an averaged MR)
+are a picture.
+"""
 BETWEEN = 0.3
 """Of floats from 0 to 1 this share lies between the ends in a picture; probabilities are nearly all 0 or 1."""
 BESIDE_FLAT = 0.5
@@ -106,7 +125,9 @@ class GridEvidence:
         self._histogram()
 
     def _histogram(self) -> None:
-        """Find the distinct values, the most frequent one, and the planes, rows and columns that only repeat the one before."""
+        """Find the distinct values, the most frequent one, and the planes, rows and columns that only repeat the one
+        before.
+        """
         planes, rows, columns = self._stack.shape
         rows_repeat, columns_repeat = np.ones(rows, bool), np.ones(columns, bool)
         self._planes: list[int] = []
@@ -134,7 +155,9 @@ class GridEvidence:
         self.values, self.many = merged, len(merged) > MOST_DISTINCT
 
     def planes(self) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
-        """Give the planes without what only repeats (an enlarged picture is as grainy as it was), and where their foreground is."""
+        """Give the planes without what only repeats (an enlarged picture is as grainy as it was), and where their
+        foreground is.
+        """
         for number in self._planes:
             plane = self._stack[number][np.ix_(self._rows, self._columns)]
             inside = plane != self.mode
@@ -142,20 +165,36 @@ class GridEvidence:
 
     def _filled(self, plane: NDArray[Any]) -> NDArray[Any]:
         """Put the background in place of what is no number."""
-        filled: NDArray[Any] = np.where(np.isfinite(plane), plane, plane.dtype.type(self.mode or 0)) if plane.dtype.kind == "f" else plane
+        filled: NDArray[Any] = (
+            np.where(np.isfinite(plane), plane, plane.dtype.type(self.mode or 0)) if plane.dtype.kind == "f" else plane
+        )
         return filled
 
     def judgement(self) -> Judgement:
         """Weigh the evidence."""
         distinct = len(self.values) - 1
         if distinct < 1:
-            return Judgement("cannot tell", f"all values are {self.mode}" if distinct == 0 else "no value is a number", 0, self._few())
+            return Judgement(
+                "cannot tell",
+                f"all values are {self.mode}" if distinct == 0 else "no value is a number",
+                0,
+                self._few(),
+            )
         foreground, pairs = self._counted()
-        said = f"{'over ' * self.many}{distinct} values besides the background, {pairs.equal_share:.0%} of neighbors equal"
+        said = (
+            f"{'over ' * self.many}{distinct} values besides the background, {pairs.equal_share:.0%} of neighbors equal"
+        )
         if not self.many and self._is_scattered(pairs, foreground):
-            return Judgement("label map", f"{foreground} single marks of whole numbers in {self.size} voxels", foreground, self._few())
+            return Judgement(
+                "label map",
+                f"{foreground} single marks of whole numbers in {self.size} voxels",
+                foreground,
+                self._few(),
+            )
         few = pairs.both < FEW_PAIRS
-        stacked = few and np.count_nonzero(pairs.along) <= 1  # slabs and boxes, of which little is left without what repeats
+        stacked = (
+            few and np.count_nonzero(pairs.along) <= 1
+        )  # slabs and boxes, of which little is left without what repeats
         if self.many or (distinct >= FEW_VALUES and pairs.equal_share < FLAT and not stacked):
             return self._picture(pairs, foreground, said)
         plain = self._picture_between_plateaus(pairs) if distinct >= FEW_VALUES else ""
@@ -166,7 +205,11 @@ class GridEvidence:
         self._keep_all()
         foreground, pairs = self._counted()
         said = f"{distinct} values besides the background, {pairs.equal_share:.0%} of neighbors equal"
-        return self._label_map(pairs, foreground, said) if pairs.equal_share >= FLAT else Judgement("cannot tell", said, foreground, self._few())
+        return (
+            self._label_map(pairs, foreground, said)
+            if pairs.equal_share >= FLAT
+            else Judgement("cannot tell", said, foreground, self._few())
+        )
 
     def _counted(self) -> tuple[int, Pairs]:
         return sum(int(inside.sum()) for _, inside in self.planes()), self._pairs()
@@ -186,7 +229,13 @@ class GridEvidence:
             doubt = f"only {pairs.both} pairs of neighbors"
         elif self.ordered and pairs.roughness < (SMOOTH if self._may_be_computed() else FIELD):
             doubt = "smooth as a distance map, a probability map or a field"
-        elif self.ordered and self._stack.dtype.kind == "f" and self._may_be_computed() and pairs.steadiness > STEADY and pairs.roughness < NOISE:
+        elif (
+            self.ordered
+            and self._stack.dtype.kind == "f"
+            and self._may_be_computed()
+            and pairs.steadiness > STEADY
+            and pairs.roughness < NOISE
+        ):
             doubt = "of one slope everywhere, as a distance map"
         elif self._is_probable():
             doubt = "nearly all of it 0 or 1, as in a probability map"
@@ -202,12 +251,18 @@ class GridEvidence:
             doubt = "what lies between its plateaus is only their edges, as in a probability map"
         elif pairs.equal_share > GRAINY:
             doubt = "neither grainy nor flat"
-        return Judgement("cannot tell", f"{said}, {doubt}", foreground) if doubt else Judgement("picture", said, foreground)
+        return (
+            Judgement("cannot tell", f"{said}, {doubt}", foreground)
+            if doubt
+            else Judgement("picture", said, foreground)
+        )
 
     def _may_be_computed(self) -> bool:
         """Say whether values have the range of probabilities, distances or displacements: 8 bits, or floats near 0."""
         low, high = (self.slope * end + self.intercept for end in self._range())
-        return self._stack.dtype.itemsize == 1 or (self._stack.dtype.kind == "f" and max(abs(low), abs(high)) <= MOST_SMOOTH)
+        return self._stack.dtype.itemsize == 1 or (
+            self._stack.dtype.kind == "f" and max(abs(low), abs(high)) <= MOST_SMOOTH
+        )
 
     def _is_probable(self) -> bool:
         """Say whether values are floats from 0 to 1 that keep to the ends."""
@@ -277,13 +332,21 @@ class GridEvidence:
         return inner >= max(BULK * all_of_it, FEW_PAIRS // 4)
 
     def _picture_between_plateaus(self, pairs: Pairs) -> str:
-        """Find a picture beside large areas of one value, such as saturated ones or air that was cut off; empty if there is none."""
+        """Find a picture beside large areas of one value, such as saturated ones or air that was cut off; empty if
+        there is none.
+        """
         flat = self.values[self._plateaus(pairs)]
         if self.many or not len(flat) or not self._bulk(pairs):
             return ""
         rest = self._pairs(besides=flat)
         few = len(self.values) - 1 - len(flat) < FEW_VALUES
-        if few or rest.both < FEW_PAIRS or rest.equal_share > BESIDE_FLAT or rest.level_share > LEVELS or rest.roughness < SMOOTH:
+        if (
+            few
+            or rest.both < FEW_PAIRS
+            or rest.equal_share > BESIDE_FLAT
+            or rest.level_share > LEVELS
+            or rest.roughness < SMOOTH
+        ):
             return ""
         return f"beside {len(flat)} flat areas {rest.equal_share:.0%}"
 
@@ -357,7 +420,8 @@ class GridEvidence:
         """Count regions of equal values plane by plane.
 
         Returns:
-            Regions of each value in a plane, share of the voxels in specks, and share in the largest region of each value in its plane.
+            Regions of each value in a plane, share of the voxels in specks, and share in the largest region of each
+            value in its plane.
         """
         regions = labels = specks = largest = 0
         for plane, inside in self.planes():

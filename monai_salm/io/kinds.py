@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture or label map: decided by evidence, in one place for every format, and left open where the evidence does not decide.
+"""Picture or label map: decided by evidence, in one place for every format, and left open where the evidence does not
+decide.
 
-A label map that gets noise is somebody's ruined ground truth; a picture that is taken for a label map goes out unprotected. So there are three
-answers, and what is neither clearly the one nor clearly the other is refused until the user says which (``--label-maps``, ``--pictures``). What the
-user says comes first, then what the file declares, then the values: all of them, with the most frequent one, the background, left out. ``docs/kinds.md``
-has a table of what the rule says of real and of made files.
+A label map that gets noise is somebody's ruined ground truth; a picture that is taken for a label map goes out
+unprotected. So there are three answers, and what is neither clearly the one nor clearly the other is refused until the
+user says which (``--label-maps``, ``--pictures``). What the user says comes first, then what the file declares, then
+the values: all of them, with the most frequent one, the background, left out. ``docs/kinds.md`` has a table of what the
+rule says of real and of made files.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def whole_labels(values: NDArray[Any], name: str) -> NDArray[np.int64]:
         whole = np.rint(values)
         fits = bool((np.abs(values - whole) <= WHOLE).all()) and values.min() >= -WHOLE and values.max() <= MOST_READ
     if not fits:
-        raise RefusedError(f"label map {name} has values that are no labels: whole numbers from 0 to {MOST_READ} are supported")
+        raise RefusedError(
+            f"label map {name} has values that are no labels: whole numbers from 0 to {MOST_READ} are supported"
+        )
     labels: NDArray[np.int64] = whole.astype(np.int64)
     return labels
 
@@ -65,7 +69,14 @@ class UndecidedError(RefusedError):
 
 
 def judge(
-    stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.0, trailing: int = 0, color: bool = False, declared: Kind | None = None, by: str = ""
+    stored: NDArray[Any],
+    *,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    trailing: int = 0,
+    color: bool = False,
+    declared: Kind | None = None,
+    by: str = "",
 ) -> Judgement:
     """Say whether values are a picture, a label map, or cannot be told apart.
 
@@ -77,14 +88,18 @@ def judge(
         declared: what the file says that it is, which its values must not contradict.
         by: how the file says so.
     """
-    found = _agreed([judge_one(channel, slope, intercept, color=color) for channel in _channels(stored, trailing, color=color)])
+    found = _agreed(
+        [judge_one(channel, slope, intercept, color=color) for channel in _channels(stored, trailing, color=color)]
+    )
     found = replace(found, shape=stored.shape)
     if declared is None:
         return found
     if declared == found.kind:
         return replace(found, declared=True)
     if declared == "label map" and not _are_whole(stored, slope, intercept):
-        return Judgement("cannot tell", f"{by} says label map, but not all values are whole numbers", found.foreground or 1)
+        return Judgement(
+            "cannot tell", f"{by} says label map, but not all values are whole numbers", found.foreground or 1
+        )
     if declared == "label map" and found.kind == "picture":
         return Judgement("cannot tell", f"{by} says label map, but {found.evidence}", found.foreground)
     return Judgement(declared, by, found.foreground, found.values, declared=True)
@@ -93,7 +108,9 @@ def judge(
 def _are_whole(stored: NDArray[Any], slope: float, intercept: float) -> bool:
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are no whole numbers
         real = stored.astype(np.float64) * slope + intercept
-        return bool((np.abs(real - np.rint(real)) <= max(WHOLE, abs(slope) / 2 if abs(slope) < 100 * WHOLE else 0.0)).all())
+        return bool(
+            (np.abs(real - np.rint(real)) <= max(WHOLE, abs(slope) / 2 if abs(slope) < 100 * WHOLE else 0.0)).all()
+        )
 
 
 def _channels(stored: NDArray[Any], trailing: int, *, color: bool) -> Iterator[NDArray[Any]]:

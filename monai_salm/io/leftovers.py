@@ -25,7 +25,9 @@ def binary_holds_picture(data: bytes | memoryview, *, text: bool = True) -> bool
         data: the whole of it.
         text: look for encoded pictures too, where most of it is text.
     """
-    return picture_within_binary(data) or (text and len(data) >= _LEAST_TEXT and _is_text(bytes(data)) and picture_in(bytes(data)) != "")
+    return picture_within_binary(data) or (
+        text and len(data) >= _LEAST_TEXT and _is_text(bytes(data)) and picture_in(bytes(data)) != ""
+    )
 
 
 def may_be_picture(data: bytes, plane: int) -> bool:
@@ -58,6 +60,7 @@ def check_leftovers(parts: Iterable[bytes], plane: int, picture: int, place: str
     size = sum(len(part) for part in parts if part.strip(b"\0"))
     if size >= plane:
         raise RefusedError(
-            f"the file holds {size} bytes {place}, as many as {size / picture:.3g} times the picture that its header describes: they would go out unprotected; "
+            f"the file holds {size} bytes {place}, as many as {size / picture:.3g} times the picture that its "
+            "header describes: they would go out unprotected; "
             "repair the header, or cut them off"
         )

@@ -43,7 +43,9 @@ class Pairs:
 
     @property
     def equal_share(self) -> float:
-        """Share of the pairs that have the same value, along the axis where it is largest: slabs are alike along two."""
+        """Share of the pairs that have the same value, along the axis where it is largest: slabs are
+        alike along two.
+        """
         counted = self.along >= max(1, self.both // 8)
         return float(np.max(self.alike[counted] / self.along[counted], initial=0.0))
 
@@ -87,12 +89,17 @@ def regions_of(code: NDArray[np.intp], inside: NDArray[np.bool_]) -> tuple[NDArr
     number = np.full(code.shape, -1)
     number[inside] = np.arange(int(inside.sum()))
     joined = []
-    for one, other in (((slice(None, -1),), (slice(1, None),)), ((slice(None), slice(None, -1)), (slice(None), slice(1, None)))):
+    for one, other in (
+        ((slice(None, -1),), (slice(1, None),)),
+        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
+    ):
         same = inside[one] & inside[other] & (code[one] == code[other])
         joined.append(np.stack([number[one][same], number[other][same]]))
     rows, columns = np.concatenate(joined, axis=1)
     count = int(inside.sum())
-    _, region = connected_components(coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count)), directed=False)
+    _, region = connected_components(
+        coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count)), directed=False
+    )
     sizes = np.bincount(region)
     owner = np.zeros(len(sizes), np.intp)
     owner[region] = code[inside]

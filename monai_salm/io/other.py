@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that no module for images reads: text and PDF go out as they are, all that may hold pictures is refused by name."""
+"""Files that no module for images reads: text and PDF go out as they are, all that may hold pictures is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,20 @@ from monai_salm.io.base import Document
 from monai_salm.io.pictures_in_text import OVERLAP, picture_in
 from monai_salm.io.signatures import Use, signatures
 
-OPERATING_SYSTEM_FILES = (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".spotlight-v100", ".trashes", ".fseventsd", "$recycle.bin", "__macosx")
-"""Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files beside them."""
+OPERATING_SYSTEM_FILES = (
+    ".ds_store",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    ".spotlight-v100",
+    ".trashes",
+    ".fseventsd",
+    "$recycle.bin",
+    "__macosx",
+)
+"""Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files
+beside them.
+"""
 _APPLE_DOUBLE = "._"
 
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
@@ -60,10 +74,15 @@ def identify(path: Path) -> Document:
         raise RefusedError(_zip_fault(path) or "a zip file inside the input is not opened; unpack it first")
     if b"%PDF-" in head[:_PDF_WITHIN] and not _known(path, head):
         found = pdf.unprotected_in(path.read_bytes())
-        return Document(path=path, format="other", kind="PDF", notes=() if found else (pdf.LOOKED_FOR,), unprotected=found)
+        return Document(
+            path=path, format="other", kind="PDF", notes=() if found else (pdf.LOOKED_FOR,), unprotected=found
+        )
     name = _known(path, head)
     if name:
-        raise RefusedError(f"{name}, which may hold unprotected pictures; convert them to a supported format, or --copy-unprotected copies it as it is")
+        raise RefusedError(
+            f"{name}, which may hold unprotected pictures; convert them to a supported format, or "
+            "--copy-unprotected copies it as it is"
+        )
     return _text(path)
 
 
@@ -106,7 +125,9 @@ def _zip_fault(path: Path) -> str:
 
 
 def _empty(path: Path) -> Document:
-    """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep`` or ``job.done``."""
+    """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep``
+    or ``job.done``.
+    """
     if _MAY_BE_EMPTY.fullmatch(path.name):
         return Document(path=path, format="other", kind="empty file")
     raise RefusedError("the file is empty, and may have been a picture; get a complete copy, or remove it")
@@ -140,7 +161,10 @@ def _text(path: Path) -> Document:
                 raise RefusedError(_BINARY)
             found = picture_in(before + piece)
             if found:
-                raise RefusedError(f"the text has a picture in it ({found}), which is not protected; --copy-unprotected copies it as it is")
+                raise RefusedError(
+                    f"the text has a picture in it ({found}), which is not protected; --copy-unprotected copies "
+                    "it as it is"
+                )
             before = piece[-OVERLAP:]
     if not latin and not (unicode and _decodes(decoder, b"", final=True)):
         raise RefusedError(_BINARY)

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from monai_salm.io.leftovers import binary_holds_picture
 from monai_salm.io.signatures import begins_picture
 
-PICTURES_IN_PDF = "the PDF has pictures in it, which are not protected; take it out of what you share, or look at them first"
+PICTURES_IN_PDF = (
+    "the PDF has pictures in it, which are not protected; take it out of what you share, or look at them first"
+)
 NOT_SEARCHED = (
-    "the PDF has parts that cannot be searched for pictures (encrypted, damaged, or of a rare encoding), which are not protected; "
+    "the PDF has parts that cannot be searched for pictures (encrypted, damaged, or of a rare encoding), which "
+    "are not protected; "
     "take it out of what you share, or look at it first"
 )
 LOOKED_FOR = "no picture was found in the PDF, whose lines and text are not looked at"
@@ -27,19 +30,24 @@ def _name(name: str) -> bytes:
     return b"/" + b"".join(rb"(?:%c|#(?i:%02x))" % (letter, letter) for letter in name.encode()) + _END
 
 
-# Image objects (8.9.5), files within the PDF (7.11.4), and pictures in the midst of a page's content (8.9.7). Names are never encrypted (7.6.1).
+# Image objects (8.9.5), files within the PDF (7.11.4), and pictures in the midst of a page's content (8.9.7). Names are
+# never encrypted (7.6.1).
 _REFERENCE = rb"\d+[\0\t\n\f\r ]+\d+[\0\t\n\f\r ]+R"
 _OF_INLINE = (
-    "W", "Width", "H", "Height", "BPC", "BitsPerComponent", "CS", "ColorSpace", "F", "Filter", "DP", "DecodeParms", "D", "Decode", "IM", "ImageMask",
+    "W", "Width", "H", "Height", "BPC", "BitsPerComponent", "CS", "ColorSpace", "F", "Filter", "DP", "DecodeParms", "D",
+    "Decode", "IM", "ImageMask",
     "I", "Interpolate", "L", "Length",
 )  # fmt: skip
 _INLINE = b"|".join(map(_name, _OF_INLINE))
 _PICTURE = re.compile(
     _name("Subtype") + _BLANKS + b"(?:" + _name("Image") + b"|" + _REFERENCE + b")"
-    b"|" + _name("Type") + _BLANKS + _name("EmbeddedFile") + b"|" + _name("EF") + _BLANKS + b"(?:<<|" + _REFERENCE + b")"
+    b"|" + _name("Type") + _BLANKS + _name("EmbeddedFile") + b"|" + _name("EF")
+    + _BLANKS + b"(?:<<|" + _REFERENCE + b")"
     rb"|(?<![^\0\t\n\f\r )>\]}])BI" + _BLANKS + b"(?:" + _INLINE + b")"
 )  # fmt: skip
-_ENCRYPTED, _PREDICTED, _LINKS = (re.compile(pattern) for pattern in (_name("Encrypt"), _name("Predictor") + _BLANKS + rb"(?!1\b)\d", _name("XRef")))
+_ENCRYPTED, _PREDICTED, _LINKS = (
+    re.compile(pattern) for pattern in (_name("Encrypt"), _name("Predictor") + _BLANKS + rb"(?!1\b)\d", _name("XRef"))
+)
 _STREAM = re.compile(rb">>" + _BLANKS + rb"stream(?:\r\n|\n|\r)")
 _FILTERS = re.compile(_name("Filter") + _BLANKS + rb"(\[[^\]]*\]|/[^\0\t\n\f\r ()<>\[\]{}/%]+|\d)")
 _FILTER, _ESCAPE = re.compile(rb"/([^\0\t\n\f\r ()<>\[\]{}/%]+)"), re.compile(rb"#([0-9A-Fa-f]{2})")
@@ -47,7 +55,8 @@ _OF_PICTURES = frozenset({b"DCTDecode", b"DCT", b"JPXDecode", b"JBIG2Decode", b"
 
 
 def unprotected_in(content: bytes) -> str:
-    """Say that a PDF has pictures or files within it, or parts in which they cannot be looked for; empty where it has neither.
+    """Say that a PDF has pictures or files within it, or parts in which they cannot be looked for; empty where it has
+    neither.
 
     Args:
         content: the whole PDF.
@@ -81,7 +90,11 @@ def _streams(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _filters(dictionary: bytes) -> list[bytes] | None:
     """Give the filters of a stream by their names; None if they are named elsewhere."""
     found = _FILTERS.search(dictionary)
-    names = [_ESCAPE.sub(lambda code: bytes.fromhex(code[1].decode()), name) for name in _FILTER.findall(found[1])] if found else []
+    names = (
+        [_ESCAPE.sub(lambda code: bytes.fromhex(code[1].decode()), name) for name in _FILTER.findall(found[1])]
+        if found
+        else []
+    )
     return names if found is None or names or found[1].startswith(b"[") else None
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimpleITK and dcmtk as second readers, so that a written file is not judged by its own writer alone; nothing else here depends on them.
+"""SimpleITK and dcmtk as second readers, so that a written file is not judged by its own writer alone; nothing else
+here depends on them.
 
-Both are programs of their own: what they write to standard error, and a file that ends them, is no matter of the process that asks.
+Both are programs of their own: what they write to standard error, and a file that ends them, is no matter of the
+process that asks.
 """
 
 from __future__ import annotations
@@ -28,23 +30,25 @@ from monai_salm.disk import link_to
 
 _PROCESS = Path(__file__).with_name("simpleitk")
 _PLAIN = re.compile(r"[\w./ ,()+=@-]+", re.ASCII)
-"""Names that every library opens. Others are bytes that are no UTF-8, on which SimpleITK ends the process, or mean something to ITK (a backslash)."""
+"""Names that every library opens. Others are bytes that are no UTF-8, on which SimpleITK ends the process, or mean
+something to ITK (a backslash).
+"""
 
 
 def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[np.float64] | None:
     """Read real values with SimpleITK: of DICOM, NIfTI, NRRD, MetaImage, PNG and TIFF files.
 
-    Values are rescaled as the file says. Integers beyond 2**53 are rounded. DICOM files of MONOCHROME1 come inverted, for GDCM does that. Which reader
-    of ITK is taken depends on the suffix, DICOM aside.
+    Values are rescaled as the file says. Integers beyond 2**53 are rounded. DICOM files of MONOCHROME1 come inverted,
+    for GDCM does that. Which reader of ITK is taken depends on the suffix, DICOM aside.
 
     Args:
         path: the file.
         rows_first: give the axes as DICOM and raster pictures have them.
 
     Returns:
-        Values of (x, y, z, ..., components), the axes of NIfTI, NRRD and MetaImage; with ``rows_first`` of (frames, rows, columns, components), the
-        first left out where there is one frame. One component has no axis. None where SimpleITK is not installed or cannot read the file, or the
-        values are complex.
+        Values of (x, y, z, ..., components), the axes of NIfTI, NRRD and MetaImage; with ``rows_first`` of (frames,
+        rows, columns, components), the first left out where there is one frame. One component has no axis. None where
+        SimpleITK is not installed or cannot read the file, or the values are complex.
     """
     with _openable(path) as name:
         found = _simpleitk.read(name)
@@ -79,9 +83,13 @@ _DCMICMP_BEYOND = 90
 
 @contextlib.contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """Give an absolute name for a file that a library can open: its own, or that of a link to it, a copy where there are no links."""
+    """Give an absolute name for a file that a library can open: its own, or that of a link to it, a copy where there
+    are no links.
+    """
     path = path.absolute()
-    if _PLAIN.fullmatch(str(path)) and not (path.suffix == ".gz" and path.with_suffix("").exists()):  # ITK would read the other instead
+    if _PLAIN.fullmatch(str(path)) and not (
+        path.suffix == ".gz" and path.with_suffix("").exists()
+    ):  # ITK would read the other instead
         yield str(path)
         return
     with link_to(path, *_headers_of(path)) as link:
@@ -136,7 +144,9 @@ class _SimpleItk:
         if self._process is None or self._owner != os.getpid():  # a forked process has the pipes of another
             self._owner = os.getpid()
             command = [sys.executable, str(_PROCESS)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603 (our own file)
+            self._process = subprocess.Popen(  # noqa: S603 (our own file)
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         if self._process.stdin is None or self._process.stdout is None:
             raise EOFError
         return self._process.stdin, self._process.stdout

@@ -32,9 +32,9 @@ class Segmentation:
     """Labels of the instances that a SEG object segments.
 
     Args:
-        planes: SOP Instance UID of a source image -> its labels, 0 for background: (rows, columns) on the source's own grid, or (frames, rows,
-            columns) of a multi-frame source up to the last frame that the object refers to, where that is not the first. Images of a
-            segmented series without any segment have a plane of zeros.
+        planes: SOP Instance UID of a source image -> its labels, 0 for background: (rows, columns) on the source's own
+            grid, or (frames, rows, columns) of a multi-frame source up to the last frame that the object refers to,
+            where that is not the first. Images of a segmented series without any segment have a plane of zeros.
         segments: label value, the segment number -> the segment's label.
     """
 
@@ -49,7 +49,8 @@ def read_segmentation(path: Path) -> Segmentation:
         path: a binary, fractional or labelmap segmentation.
 
     Raises:
-        RefusedError: highdicom is not installed or cannot read the file, segments overlap, or the file does not say of which image a frame is the mask.
+        RefusedError: highdicom is not installed or cannot read the file, segments overlap, or the file does not say of
+            which image a frame is the mask.
     """
     if _segread is None:
         raise RefusedError("SEG objects are read with highdicom, which is not installed; pip install 'monai_salm[seg]'")
@@ -62,8 +63,12 @@ def read_segmentation(path: Path) -> Segmentation:
             return _read(_segread(BytesIO(content)))
     except RefusedError:
         raise
-    except Exception as error:  # pydicom, and the database that highdicom keeps of the frames, have errors of no common class
-        raise RefusedError(f"highdicom cannot read it as a SEG object ({' '.join(str(error).split())[:200]}); {_NEXT}") from error
+    except (
+        Exception
+    ) as error:  # pydicom, and the database that highdicom keeps of the frames, have errors of no common class
+        raise RefusedError(
+            f"highdicom cannot read it as a SEG object ({' '.join(str(error).split())[:200]}); {_NEXT}"
+        ) from error
 
 
 def _read(seg: Any) -> Segmentation:
@@ -72,38 +77,68 @@ def _read(seg: Any) -> Segmentation:
     for number, group in enumerate(seg.get("PerFrameFunctionalGroupsSequence") or [{}], start=1):
         for uid, frame in _sources(group, number, series_of):
             frames.setdefault(uid, set()).add(frame)
-    segments = {int(number): str(seg.get_segment_description(number).segment_label) for number in seg.segment_numbers if number != 0}
-    if all(numbers <= {None, 1} for numbers in frames.values()):  # some writers give the only frame of an image its number
+    segments = {
+        int(number): str(seg.get_segment_description(number).segment_label)
+        for number in seg.segment_numbers
+        if number != 0
+    }
+    if all(
+        numbers <= {None, 1} for numbers in frames.values()
+    ):  # some writers give the only frame of an image its number
         segmented = {series_of[uid] for uid in frames}
         wanted = [uid for uid, series in series_of.items() if series in segmented]
-        return Segmentation({uid: _plane(seg, partial(seg.get_pixels_by_source_instance, [uid]), segments, uid) for uid in wanted}, segments)
+        return Segmentation(
+            {uid: _plane(seg, partial(seg.get_pixels_by_source_instance, [uid]), segments, uid) for uid in wanted},
+            segments,
+        )
     if len(frames) > 1:
         raise RefusedError(f"its frames are the masks of frames of {len(frames)} images, 1 is read; {_NEXT}")
     ((uid, known),) = frames.items()
     every = range(1, max(number or 0 for number in known) + 1)
-    stack = [_plane(seg, partial(seg.get_pixels_by_source_frame, uid, [number]), segments, f"{uid}, frame {number}") for number in every]
+    stack = [
+        _plane(seg, partial(seg.get_pixels_by_source_frame, uid, [number]), segments, f"{uid}, frame {number}")
+        for number in every
+    ]
     return Segmentation({uid: np.stack(stack)}, segments)
 
 
 def _sources(group: Any, number: int, series_of: Mapping[str, str]) -> list[tuple[str, int | None]]:
     """Give each image, with the frame of it, that a frame is the mask of: at most one of a series."""
-    items = [item for derivation in group.get("DerivationImageSequence") or [] for item in derivation.get("SourceImageSequence") or []]
+    items = [
+        item
+        for derivation in group.get("DerivationImageSequence") or []
+        for item in derivation.get("SourceImageSequence") or []
+    ]
     if not items:
-        raise RefusedError(f"its frame {number} names no image that it is the mask of (no SourceImageSequence in its DerivationImageSequence); {_NEXT}")
+        raise RefusedError(
+            f"its frame {number} names no image that it is the mask of (no SourceImageSequence in its "
+            f"DerivationImageSequence); {_NEXT}"
+        )
     preserved = [item for item in items if item.get("SpatialLocationsPreserved") == "YES"]
     if not preserved:
         why = f"SpatialLocationsPreserved is {items[0].get('SpatialLocationsPreserved') or 'absent'}, not YES"
-        raise RefusedError(f"its frame {number} does not say that its pixels lie on those of its image ({why}); {_NEXT}")
-    found = list(dict.fromkeys((str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")) for item in preserved))
+        raise RefusedError(
+            f"its frame {number} does not say that its pixels lie on those of its image ({why}); {_NEXT}"
+        )
+    found = list(
+        dict.fromkeys((str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")) for item in preserved)
+    )
     unlisted = [uid for uid, _ in found if uid not in series_of]
     if unlisted:
-        raise RefusedError(f"its frame {number} is the mask of {unlisted[0]!r}, which its ReferencedSeriesSequence does not list; {_NEXT}")
+        raise RefusedError(
+            f"its frame {number} is the mask of {unlisted[0]!r}, which its ReferencedSeriesSequence does not "
+            f"list; {_NEXT}"
+        )
     if len({series_of[uid] for uid, _ in found}) < len(found):
-        raise RefusedError(f"its frame {number} is the mask of {len(found)} images, where each series may have 1; {_NEXT}")
+        raise RefusedError(
+            f"its frame {number} is the mask of {len(found)} images, where each series may have 1; {_NEXT}"
+        )
     return found
 
 
-def _plane(seg: Any, pixels: Callable[..., NDArray[Any]], segments: Mapping[int, str], place: str) -> NDArray[np.uint16]:
+def _plane(
+    seg: Any, pixels: Callable[..., NDArray[Any]], segments: Mapping[int, str], place: str
+) -> NDArray[np.uint16]:
     """Combine the segments of one picture."""
     if seg.segmentation_type.value == "LABELMAP":
         labels: NDArray[np.uint16] = pixels(combine_segments=True, dtype=np.uint16)[0]
@@ -113,5 +148,8 @@ def _plane(seg: Any, pixels: Callable[..., NDArray[Any]], segments: Mapping[int,
     several = masks[masks.sum(axis=-1) > 1]
     if len(several):
         names = " and ".join(repr(name) for name, there in zip(segments.values(), several[0], strict=True) if there)
-        raise RefusedError(f"its segments {names} overlap in {len(several)} pixels of {place}; a label map holds 1 label a pixel: {_NEXT}")
+        raise RefusedError(
+            f"its segments {names} overlap in {len(several)} pixels of {place}; a label map holds 1 label a "
+            f"pixel: {_NEXT}"
+        )
     return np.asarray(masks @ np.array(list(segments), dtype=np.uint16))

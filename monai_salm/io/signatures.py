@@ -124,7 +124,9 @@ _IN_BINARY = tuple(
         rb"DICM\x02\0.\0[A-Z]{2}",
     )
 )
-"""Each of so many bytes that it does not occur by chance, and each with a fixed beginning, which makes the search fast."""
+"""Each of so many bytes that it does not occur by chance, and each with a fixed beginning, which makes
+the search fast.
+"""
 
 
 def signatures(use: Use) -> tuple[Signature, ...]:
@@ -142,7 +144,9 @@ def begins_picture(data: bytes | memoryview) -> bool:
 
 
 def picture_within_metadata(data: bytes) -> bool:
-    """Say whether a picture begins anywhere in data that are few, so that three or four bytes are enough to know one by."""
+    """Say whether a picture begins anywhere in data that are few, so that three or four bytes are enough to know one
+    by.
+    """
     return _IN_METADATA.search(data) is not None
 
 

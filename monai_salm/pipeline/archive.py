@@ -65,7 +65,9 @@ class UnpackedArchive:
 
 @dataclass(frozen=True)
 class _Member:
-    """One entry of an archive; ``path`` is relative, with forward slashes, and empty for a member that is refused for its ``reason``."""
+    """One entry of an archive; ``path`` is relative, with forward slashes, and empty for a member that is refused for
+    its ``reason``.
+    """
 
     info: zipfile.ZipInfo
     path: str = ""
@@ -77,7 +79,9 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Say from the first bytes whether a file is a zip file, or the beginning of one; one with a zip file at its end alone is none."""
+    """Say from the first bytes whether a file is a zip file, or the beginning of one; one with a zip file at its end
+    alone is none.
+    """
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -94,7 +98,8 @@ def unpacked_size(archive: Path) -> int:
 
 
 def unpack(archive: Path, folder: Path, *, show_progress: bool = False) -> UnpackedArchive:
-    """Write the members of a zip file into an empty folder, nothing outside it; a member that cannot be trusted or read is left out, with its reason.
+    """Write the members of a zip file into an empty folder, nothing outside it; a member that cannot be trusted or read
+    is left out, with its reason.
 
     Args:
         archive: the zip file.
@@ -129,27 +134,39 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             source = stack.enter_context(ZipBytes(archive, LARGEST_DIRECTORY))
             opened = stack.enter_context(zipfile.ZipFile(source))
         except OSError as error:
-            raise UsageError(f"{archive}: cannot be read ({error.strerror or error}); give a zip file that can") from error
+            raise UsageError(
+                f"{archive}: cannot be read ({error.strerror or error}); give a zip file that can"
+            ) from error
         except _DAMAGE as error:
-            raise UsageError(f"{archive}: the zip file is damaged or cut ({_line(error)}); get a complete copy, or pack it again") from error
+            raise UsageError(
+                f"{archive}: the zip file is damaged or cut ({_line(error)}); get a complete copy, or pack it again"
+            ) from error
         _check_layout(archive, opened)
         yield opened
 
 
 def _check_layout(archive: Path, opened: zipfile.ZipFile) -> None:
-    """Check that there are members, not too many, and each with bytes of its own: a few shared bytes could unpack to any size."""
+    """Check that there are members, not too many, and each with bytes of its own: a few shared bytes could unpack to
+    any size.
+    """
     infos = opened.infolist()
     if not infos:
         raise UsageError(f"{archive}: the zip file is empty; give one with the images of the export")
     if len(infos) > MOST_MEMBERS:
-        raise UsageError(f"{archive}: {len(infos)} members, at most {MOST_MEMBERS} are unpacked; pack parts of it as zip files of their own")
+        raise UsageError(
+            f"{archive}: {len(infos)} members, at most {MOST_MEMBERS} are unpacked; pack parts of it as zip files "
+            "of their own"
+        )
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
         start, least = info.header_offset, end
         end = start + _LOCAL_HEADER + len(_raw_name(info)) + info.compress_size
         if start < least or end > opened.start_dir:
             name = _shown(info.orig_filename)
-            raise UsageError(f"{archive}: {name} shares bytes {start} to {end} with its neighbor or the list of members; copy or pack the zip file again")
+            raise UsageError(
+                f"{archive}: {name} shares bytes {start} to {end} with its neighbor or the list of members; copy "
+                "or pack the zip file again"
+            )
 
 
 def _members(opened: zipfile.ZipFile) -> list[_Member]:
@@ -168,9 +185,14 @@ def _members(opened: zipfile.ZipFile) -> list[_Member]:
         if not member.path or member.is_folder:
             continue
         if files[key] > 1:
-            members[number] = _Member(member.info, reason=f"{files[key]} members have this name, case aside, and which is meant is not known; rename them")
+            members[number] = _Member(
+                member.info,
+                reason=f"{files[key]} members have this name, case aside, and which is meant is not known; rename them",
+            )
         elif key in folders:
-            members[number] = _Member(member.info, reason="another member has this name as its folder; rename one of them")
+            members[number] = _Member(
+                member.info, reason="another member has this name as its folder; rename one of them"
+            )
     return members
 
 
@@ -182,16 +204,22 @@ def _member(info: zipfile.ZipInfo) -> _Member:
 
 
 def _disk_name(info: zipfile.ZipInfo) -> str:
-    """Give the name that a member has on disk: in UTF-8 where its bytes are that, also where no flag says so, else as the code page of DOS has it.
+    """Give the name that a member has on disk: in UTF-8 where its bytes are that, also where no flag says so, else as
+    the code page of DOS has it.
 
-    Letters of that code page take up to three bytes in UTF-8; a name that would become too long by it keeps its bytes, whatever they mean.
+    Letters of that code page take up to three bytes in UTF-8; a name that would become too long by it keeps its bytes,
+    whatever they mean.
     """
     raw = _raw_name(info)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         name = info.orig_filename
-        return name if max(len(part.encode()) for part in name.split("/")) <= LONGEST_NAME else raw.decode("utf-8", "surrogateescape")
+        return (
+            name
+            if max(len(part.encode()) for part in name.split("/")) <= LONGEST_NAME
+            else raw.decode("utf-8", "surrogateescape")
+        )
 
 
 def _name_fault(name: str) -> str:
@@ -212,17 +240,23 @@ def _name_fault(name: str) -> str:
 def _kind_fault(info: zipfile.ZipInfo) -> str:
     """Say why an entry is not to be unpacked, whatever its name; empty if it is."""
     kind, is_folder = stat.S_IFMT(info.external_attr >> 16), info.orig_filename.endswith("/")
-    if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG) or (not is_folder and info.external_attr & _FOLDER_ATTRIBUTE):
+    if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG) or (
+        not is_folder and info.external_attr & _FOLDER_ATTRIBUTE
+    ):
         return "a link or another special member, not a regular file; pack the file itself"
     if is_folder:
         return "a folder with content; pack the file under a name without a slash at its end" if info.file_size else ""
     if info.flag_bits & _ENCRYPTED:
         return "encrypted; pack it again without a password"
     if info.flag_bits & _PATCH or info.compress_type not in _METHODS:
-        return f"compressed by method {info.compress_type}, only stored and deflated members are read; pack it again with deflate"
+        return (
+            f"compressed by method {info.compress_type}, only stored and deflated members are read; pack it again "
+            "with deflate"
+        )
     if info.file_size > BOMB_SIZE and info.file_size > BOMB_RATIO * info.compress_size:
         return (
-            f"{info.compress_size} bytes that unpack to {info.file_size}, more than {BOMB_SIZE} and {BOMB_RATIO} times as many, as a bomb would; "
+            f"{info.compress_size} bytes that unpack to {info.file_size}, more than {BOMB_SIZE} and {BOMB_RATIO} "
+            "times as many, as a bomb would; "
             "unpack it by hand if it is none"
         )
     return ""
@@ -255,7 +289,9 @@ def _extract_file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) 
             shutil.copyfileobj(source, sink, CHUNK)
             written = sink.tell()
         if written != info.file_size:
-            raise zipfile.BadZipFile(f"it holds {'more' if written > info.file_size else 'less'} than the {info.file_size} bytes declared")
+            raise zipfile.BadZipFile(
+                f"it holds {'more' if written > info.file_size else 'less'} than the {info.file_size} bytes declared"
+            )
         modified = time.mktime((*info.date_time, 0, 0, -1))
         os.utime(temporary, (modified, modified))
 
@@ -282,7 +318,10 @@ def _raw_name(info: zipfile.ZipInfo) -> bytes:
 
 
 def _shown(name: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name) or "(no name)"
+    return (
+        "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name)
+        or "(no name)"
+    )
 
 
 def _line(error: BaseException) -> str:
@@ -293,10 +332,11 @@ def _line(error: BaseException) -> str:
 
 
 def pack(folder: Path, like: Path, target: Path, *, show_progress: bool = False) -> None:
-    """Write a zip file with the files of a folder, in the order, under the names and with the attributes that they have in another zip file.
+    """Write a zip file with the files of a folder, in the order, under the names and with the attributes that they have
+    in another zip file.
 
-    Members that the folder lacks are left out, entries of folders are kept, and files that ``like`` lacks come last, dated 1980-01-01. No clock is read,
-    so the same files give the same bytes.
+    Members that the folder lacks are left out, entries of folders are kept, and files that ``like`` lacks come last,
+    dated 1980-01-01. No clock is read, so the same files give the same bytes.
 
     Args:
         folder: of the files, under the paths that :func:`unpack` gave them; links are left out.
@@ -307,15 +347,27 @@ def pack(folder: Path, like: Path, target: Path, *, show_progress: bool = False)
     Raises:
         UsageError: ``like`` cannot be read any more.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
     entries: dict[str, tuple[_Entry, Path | None]] = {}
     with _opened(like) as opened:
         comment = opened.comment
-        # What unpack refused is not in the folder; a file that now has such a name must not become the link or whatever else that member was.
+        # What unpack refused is not in the folder; a file that now has such a name must not become the link or whatever
+        # else that member was.
         for member in _members(opened):
             if not member.reason and (member.is_folder or member.path in files):
-                entries[member.info.orig_filename] = _Entry.like(member.info), None if member.is_folder else files.pop(member.path)
-        renamed = {_stem(member.path): _raw_name(member.info) for member in _members(opened) if member.path and not member.is_folder}
+                entries[member.info.orig_filename] = (
+                    _Entry.like(member.info),
+                    None if member.is_folder else files.pop(member.path),
+                )
+        renamed = {
+            _stem(member.path): _raw_name(member.info)
+            for member in _members(opened)
+            if member.path and not member.is_folder
+        }
     for name in sorted(files):
         entries[name] = _Entry.new(name, renamed.get(_stem(name))), files[name]
     with atomic_target(target, needed=like.stat().st_size) as temporary, zipfile.ZipFile(temporary, "w") as packed:
@@ -325,7 +377,9 @@ def pack(folder: Path, like: Path, target: Path, *, show_progress: bool = False)
 
 
 class _Entry(zipfile.ZipInfo):
-    """An entry to write, under the very bytes that its name has elsewhere: some systems write UTF-8 without saying so, which zipfile reads as cp437."""
+    """An entry to write, under the very bytes that its name has elsewhere: some systems write UTF-8 without saying so,
+    which zipfile reads as cp437.
+    """
 
     raw_name: bytes
     name_flag: int
@@ -335,14 +389,20 @@ class _Entry(zipfile.ZipInfo):
         entry = cls(info.orig_filename, info.date_time)
         entry.raw_name, entry.name_flag = _raw_name(info), info.flag_bits & _UTF8
         entry.compress_type = zipfile.ZIP_STORED if info.orig_filename.endswith("/") else info.compress_type
-        entry.create_system, entry.create_version, entry.extract_version = info.create_system, info.create_version, info.extract_version
+        entry.create_system, entry.create_version, entry.extract_version = (
+            info.create_system,
+            info.create_version,
+            info.extract_version,
+        )
         entry.external_attr, entry.internal_attr = info.external_attr, info.internal_attr
         entry.comment, entry.extra = info.comment, _lasting(info.extra)
         return entry
 
     @classmethod
     def new(cls, name: str, before: bytes | None = None) -> _Entry:
-        """Make an entry for a file that the other zip file lacks, or has under the name ``before`` with another suffix."""
+        """Make an entry for a file that the other zip file lacks, or has under the name ``before`` with
+        another suffix.
+        """
         entry = cls(name)
         raw = name.encode("utf-8", "surrogateescape")
         if before is not None:

@@ -6,8 +6,28 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".raw", ".zraw", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-"""Suffixes of pictures and label maps that are left off their names, the longest first; of any other file it is the last one."""
+SUFFIXES = (
+    ".seg.nrrd",
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".img",
+    ".hdr",
+    ".raw",
+    ".zraw",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+)
+"""Suffixes of pictures and label maps that are left off their names, the longest first; of any other file it is the
+last one.
+"""
 
 _CHANNEL = re.compile(r"_\d{4}$")
 """Of a case of nnU-Net: its pictures are CASE_0000, CASE_0001, its label map is CASE."""
@@ -16,11 +36,16 @@ _CHANNEL = re.compile(r"_\d{4}$")
 def stem_of(path: str) -> str:
     """Give a path without the suffix of its format."""
     lower = path.lower()
-    suffix = next((suffix for suffix in SUFFIXES if lower.endswith(suffix) and not lower.endswith("/" + suffix)), PurePosixPath(path).suffix)
+    suffix = next(
+        (suffix for suffix in SUFFIXES if lower.endswith(suffix) and not lower.endswith("/" + suffix)),
+        PurePosixPath(path).suffix,
+    )
     return path[: len(path) - len(suffix)]
 
 
 def case_of(path: str) -> tuple[str, bool]:
-    """Give the name of the case that a picture belongs to, with its folder, and whether that is another than its own name."""
+    """Give the name of the case that a picture belongs to, with its folder, and whether that is another than its own
+    name.
+    """
     stem = stem_of(path)
     return _CHANNEL.sub("", stem), bool(_CHANNEL.search(stem))

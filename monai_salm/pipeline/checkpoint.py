@@ -20,9 +20,17 @@ from monai_salm.samples import WorkingSet
 
 def save_search(path: Path, state: SearchState, network: nn.Module, plan_digest: str) -> None:
     """Write a state and its surrogate, atomically."""
-    tensors = {"steps": torch.cat([t.flatten() for t in state.steps]), "score": torch.cat([t.flatten() for t in state.score])}
+    tensors = {
+        "steps": torch.cat([t.flatten() for t in state.steps]),
+        "score": torch.cat([t.flatten() for t in state.score]),
+    }
     tensors |= {f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    progress = {"round": state.round, "passes": state.passes, "quiet": state.quiet, "history": [asdict(log) for log in state.history]}
+    progress = {
+        "round": state.round,
+        "passes": state.passes,
+        "quiet": state.quiet,
+        "history": [asdict(log) for log in state.history],
+    }
     write_atomically(path, save(tensors, {"plan": plan_digest, "progress": json.dumps(progress)}), private=True)
 
 
@@ -37,12 +45,17 @@ def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest
         with openable(path) as place, safe_open(place, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("plan") != plan_digest:
-                raise UsageError(f"{path}: belongs to a run with other files, labels or options; give those again, or start anew with another OUTPUT")
+                raise UsageError(
+                    f"{path}: belongs to a run with other files, labels or options; give those again, or start "
+                    "anew with another OUTPUT"
+                )
             names = [name for name in file.keys() if name.startswith("network.")]  # noqa: SIM118 (no mapping)
             network.load_state_dict({name.removeprefix("network."): file.get_tensor(name) for name in names})
             steps, score = file.get_tensor("steps"), file.get_tensor("score")
     except SafetensorError as error:
-        raise SalmError(f"{path}: damaged ({error}); delete it, and run again with --resume to search the noise anew") from error
+        raise SalmError(
+            f"{path}: damaged ({error}); delete it, and run again with --resume to search the noise anew"
+        ) from error
     progress = json.loads(metadata["progress"])
     shapes = [sample.image_model.shape for sample in samples.samples]
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes]

@@ -14,7 +14,9 @@ from monai_salm.io import Document, Judgement, Kind
 from monai_salm.pipeline.case_names import case_of
 
 MOST_OPEN = 0.2
-"""Where more of the files of a folder that have the same few values cannot be told, the others are not believed either."""
+"""Where more of the files of a folder that have the same few values cannot be told, the others are not
+believed either.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class KindChoices:
     """Which files are pictures and which are label maps, as the user says.
 
     Args:
-        label_maps, pictures: patterns (``labels/*``, ``*_seg.nii.gz``) of paths relative to the input, or of names where they have no slash; a star
-            stands for slashes too, and a folder for all that is in it.
+        label_maps, pictures: patterns (``labels/*``, ``*_seg.nii.gz``) of paths relative to the input, or of names
+            where they have no slash; a star stands for slashes too, and a folder for all that is in it.
         label_folder: folder of label maps; where it lies in the input, all that is in it are some.
         labeled: paths, without suffix and channel, of which that folder has a label map, so that they are pictures.
         known: path -> what was found before, which counts as said.
@@ -43,9 +45,15 @@ class KindChoices:
         Raises:
             UsageError: it is said to be both.
         """
-        labels, picture = (next((pattern for pattern in patterns if matches(path, pattern)), None) for patterns in (self.label_maps, self.pictures))
+        labels, picture = (
+            next((pattern for pattern in patterns if matches(path, pattern)), None)
+            for patterns in (self.label_maps, self.pictures)
+        )
         if labels is not None and picture is not None:
-            raise UsageError(f"{path}: both --label-maps {labels!r} and --pictures {picture!r} match it; give patterns of which one does")
+            raise UsageError(
+                f"{path}: both --label-maps {labels!r} and --pictures {picture!r} match it; give patterns of "
+                "which one does"
+            )
         if picture is not None:
             return "picture"
         if labels is not None or self._in_label_folder(root, path):
@@ -65,7 +73,8 @@ class KindChoices:
         return (root / path).resolve().is_relative_to(self.label_folder.resolve())
 
     def check(self, paths: Iterable[str]) -> None:
-        """Find patterns that match none of the input's files: they are misspelt, and the files that were meant would be judged by their values.
+        """Find patterns that match none of the input's files: they are misspelt, and the files that were meant would be
+        judged by their values.
 
         Raises:
             UsageError: there is one.
@@ -74,11 +83,16 @@ class KindChoices:
         for option, patterns in (("--label-maps", self.label_maps), ("--pictures", self.pictures)):
             for pattern in patterns:
                 if names and not any(matches(path, pattern) for path in names):
-                    raise UsageError(f"{option} {pattern!r} matches none of the {len(names)} files; paths are relative to the input, such as {names[0]!r}")
+                    raise UsageError(
+                        f"{option} {pattern!r} matches none of the {len(names)} files; paths are relative to the "
+                        f"input, such as {names[0]!r}"
+                    )
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Say whether a pattern stands for a path: the whole of it, its name where the pattern has no slash, or a folder that it lies in."""
+    """Say whether a pattern stands for a path: the whole of it, its name where the pattern has no slash, or a folder
+    that it lies in.
+    """
     pattern = pattern.removeprefix("./").rstrip("/")
     if fnmatchcase(path, pattern) or ("/" not in pattern and fnmatchcase(PurePosixPath(path).name, pattern)):
         return True
@@ -101,10 +115,12 @@ class JudgedFile:
 
 
 def judged_together(files: Iterable[JudgedFile]) -> dict[str, Kind]:
-    """Judge label maps, and files that cannot be told, by the others of their folder and shape that have no other values than they.
+    """Judge label maps, and files that cannot be told, by the others of their folder and shape that have no other
+    values than they.
 
     Returns:
-        Path -> ``label map`` of files that are some because nearly all with these values are; or ``cannot tell`` of label maps of which many cannot.
+        Path -> ``label map`` of files that are some because nearly all with these values are; or ``cannot tell`` of
+        label maps of which many cannot.
     """
     folders: dict[tuple[str, tuple[int, ...]], list[JudgedFile]] = defaultdict(list)
     for file in files:
@@ -122,5 +138,8 @@ def judged_together(files: Iterable[JudgedFile]) -> dict[str, Kind]:
         if len(doubtful) <= MOST_OPEN * (len(told) + len(doubtful)):
             changed |= dict.fromkeys((file.path for file in open_ones), "label map")
         else:
-            changed |= dict.fromkeys((file.path for file in told if len(file.judgement.values) > 2 and not file.judgement.declared), "cannot tell")
+            changed |= dict.fromkeys(
+                (file.path for file in told if len(file.judgement.values) > 2 and not file.judgement.declared),
+                "cannot tell",
+            )
     return changed

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which file a record of a DICOMDIR means: on a copy of a disc the names have another letter case than in the records, a suffix, or a version."""
+"""Which file a record of a DICOMDIR means: on a copy of a disc the names have another letter case than in the records,
+a suffix, or a version.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ from pathlib import Path, PurePosixPath
 from monai_salm.io import Document, remaining_references
 
 _ADDED = re.compile(r"(\.(dcm|dicom|dic|ima))?\.?(;\d+)?$")
-"""What is added to the names of a disc: a suffix, and the dot and the version of ISO 9660. In records it has no place (PS3.10 8.2)."""
+"""What is added to the names of a disc: a suffix, and the dot and the version of ISO 9660. In records it has no place
+(PS3.10 8.2).
+"""
 
 
 def meant_files(names: Iterable[str], folder: str, paths: Iterable[str]) -> dict[str, list[str]]:
-    """Give for each record's name the path of the file that it means; none where that is absent, several where it cannot be told.
+    """Give for each record's name the path of the file that it means; none where that is absent, several where it
+    cannot be told.
 
     A file of exactly that name is the one, and then meant by no other record.
 
@@ -38,7 +43,9 @@ def ambiguity(meant: Mapping[str, list[str]], folder: str) -> str:
     """Say which record may mean several files, or which file several records; nothing where each means one."""
     for name, found in sorted(meant.items()):
         if len(found) > 1:
-            return f"its record {name} may be of {found[0]} or of {found[1]}; remove or rename the one that it is not of"
+            return (
+                f"its record {name} may be of {found[0]} or of {found[1]}; remove or rename the one that it is not of"
+            )
     counts = Counter(found[0] for name, found in meant.items() if found and found[0] != _place(folder, name))
     path, count = next(iter(counts.most_common(1)), ("", 0))
     if count > 1:
@@ -48,7 +55,9 @@ def ambiguity(meant: Mapping[str, list[str]], folder: str) -> str:
 
 
 def files_beside(directory: Path, names: Iterable[str]) -> Iterator[str]:
-    """Give the paths of the files in the folders that records name, relative to the DICOMDIR's folder; others are not entered."""
+    """Give the paths of the files in the folders that records name, relative to the DICOMDIR's folder; others are not
+    entered.
+    """
     folders = {parent.as_posix() for name in names for parent in PurePosixPath(_place("", name).casefold()).parents}
     for folder, inner, found in os.walk(directory.parent):
         here = Path(folder).relative_to(directory.parent)
@@ -56,8 +65,11 @@ def files_beside(directory: Path, names: Iterable[str]) -> Iterator[str]:
         yield from ((here / name).as_posix() for name in found)
 
 
-def as_handed_out(path: str, original: Document, protected: object, originals: Iterable[str], present: Iterable[str]) -> Document:
-    """Give a DICOMDIR without the records that were rightly removed, and what only they refer to; any other document as it is.
+def as_handed_out(
+    path: str, original: Document, protected: object, originals: Iterable[str], present: Iterable[str]
+) -> Document:
+    """Give a DICOMDIR without the records that were rightly removed, and what only they refer to; any other document as
+    it is.
 
     Args:
         path: of the DICOMDIR.
@@ -66,12 +78,20 @@ def as_handed_out(path: str, original: Document, protected: object, originals: I
         originals: paths of all original files.
         present: paths of all files that are handed out.
     """
-    removed = _absent(path, original, originals, present) - protected.files if isinstance(protected, Document) else frozenset()
+    removed = (
+        _absent(path, original, originals, present) - protected.files
+        if isinstance(protected, Document)
+        else frozenset()
+    )
     return remaining_references(original, removed) if removed else original
 
 
-def directory_problems(path: str, original: object, protected: object, originals: Iterable[str], present: Iterable[str]) -> list[str]:
-    """Say which files a protected DICOMDIR lists that are not there, and which that are there it lists no longer; arguments as above."""
+def directory_problems(
+    path: str, original: object, protected: object, originals: Iterable[str], present: Iterable[str]
+) -> list[str]:
+    """Say which files a protected DICOMDIR lists that are not there, and which that are there it lists no longer;
+    arguments as above.
+    """
     if not isinstance(original, Document) or not isinstance(protected, Document):
         return []
     problems = []

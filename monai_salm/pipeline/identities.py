@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which object of an original folder became which one of a protected folder, and whether references followed; from the files alone."""
+"""Which object of an original folder became which one of a protected folder, and whether references followed; from the
+files alone.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Found = ImageHeader | Document
 def paired_paths(before: Inventory, after: Inventory) -> dict[str, str]:
     """Give the path of the protected file of each original that has one.
 
-    It is the same path; or, for a picture that was moved (an archive makes a tree of its own), that of the one picture that names it as its source.
+    It is the same path; or, for a picture that was moved (an archive makes a tree of its own), that of the one picture
+    that names it as its source.
     """
     present = {record.path for record in after.files}
     pairs = {record.path: target for record in before.files if (target := before.output_path(record.path)) in present}
@@ -72,7 +75,11 @@ class Identities:
         own_source = own_uids(original) if isinstance(original, ImageHeader) else frozenset()
         expected = {self.new.get(uid, uid) for uid in original.references} | own_uids(protected)
         others = protected.references - own_source - expected
-        problems += [f"it still refers to {uid}, which is {self.new[uid]} now" for uid in sorted(others) if self.new.get(uid, uid) != uid]
+        problems += [
+            f"it still refers to {uid}, which is {self.new[uid]} now"
+            for uid in sorted(others)
+            if self.new.get(uid, uid) != uid
+        ]
         strange = sorted(uid for uid in others if self.new.get(uid, uid) == uid)
         if len(strange) > len(self.dangling(original)):  # what was not handed out has a new UID that nobody else shows
             gone = ", ".join(sorted(original.references - self.known - protected.references)) or "nothing else"

@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, Judgement, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
+from monai_salm.io import (
+    Document,
+    ImageHeader,
+    Judgement,
+    Kind,
+    SourceImage,
+    UndecidedError,
+    identify,
+    is_litter,
+    read_source,
+)
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
@@ -96,34 +106,60 @@ class Inventory:
 
     @cached_property
     def listed(self) -> dict[str, dict[str, list[str]]]:
-        """Path of a DICOMDIR -> name in its records -> path of the file of the input that is meant; several where that cannot be told."""
+        """Path of a DICOMDIR -> name in its records -> path of the file of the input that is meant; several where that
+        cannot be told.
+        """
         paths = [record.path for record in self.files]
-        return {path: meant_files(found.files, PurePosixPath(path).parent.as_posix(), paths) for path, found in self.documents.items() if found.files}
+        return {
+            path: meant_files(found.files, PurePosixPath(path).parent.as_posix(), paths)
+            for path, found in self.documents.items()
+            if found.files
+        }
 
     def absolute(self, path: str) -> Path:
         """Give the place of a file on disk."""
         return self.root / path
 
     def output_path(self, path: str) -> str:
-        """Give the path of the protected file, which differs from the source's where the format has to (a JPEG is written as PNG)."""
+        """Give the path of the protected file, which differs from the source's where the format has to (a JPEG is
+        written as PNG).
+        """
         return _renamed(path, self.headers.get(path))
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm scan --json`` prints."""
         files = [_entry(record) for record in self.files]
         counts = {fate: sum(file["fate"] == fate for file in files) for fate in ("protect", "copy", "refuse")}
-        return {"input": str(self.root), "counts": counts | {"ignored": len(self.ignored)}, "files": files, "ignored": self.ignored}
+        return {
+            "input": str(self.root),
+            "counts": counts | {"ignored": len(self.ignored)},
+            "files": files,
+            "ignored": self.ignored,
+        }
 
 
 def _entry(record: FileRecord) -> dict[str, Any]:
     header, document = record.header, record.document
     if header is not None:
-        found = {"fate": "protect", "reason": record.copy_of and f"copy of {record.copy_of}", "format": header.format, "modality": header.modality}
+        found = {
+            "fate": "protect",
+            "reason": record.copy_of and f"copy of {record.copy_of}",
+            "format": header.format,
+            "modality": header.modality,
+        }
         return {"path": record.path, **found, "shape": [*header.shape, *header.trailing], "notes": _told(header)}
     if document is not None:
         found = {"fate": "copy", "reason": f"no picture ({document.kind})", "format": document.format, "modality": ""}
         return {"path": record.path, **found, "shape": [], "notes": _told(document)}
-    return {"path": record.path, "fate": "refuse", "reason": record.reason, "format": "", "modality": "", "shape": [], "notes": []}
+    return {
+        "path": record.path,
+        "fate": "refuse",
+        "reason": record.reason,
+        "format": "",
+        "modality": "",
+        "shape": [],
+        "notes": [],
+    }
 
 
 def _told(found: ImageHeader | Document) -> list[str]:
@@ -132,8 +168,11 @@ def _told(found: ImageHeader | Document) -> list[str]:
     return [*found.notes, *filter(None, (found.unprotected, left_out))]
 
 
-def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices = NO_CHOICES, show_progress: bool = False) -> Inventory:
-    """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not followed.
+def scan(
+    source: Path, *, unpack_into: Path | None = None, choices: KindChoices = NO_CHOICES, show_progress: bool = False
+) -> Inventory:
+    """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not
+    followed.
 
     Args:
         source: what to list.
@@ -145,7 +184,10 @@ def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices 
         UsageError: the input does not exist, or holds no file.
     """
     if not source.exists():
-        raise UsageError(f"{source}: no such file or folder; give the folder of the export, a zip of it, its DICOMDIR, or one image file")
+        raise UsageError(
+            f"{source}: no such file or folder; give the folder of the export, a zip of it, its DICOMDIR, or one "
+            "image file"
+        )
     refused: dict[str, str] = {}
     if source.is_file() and unpack_into is not None and is_archive(source):
         shutil.rmtree(unpack_into, ignore_errors=True)
@@ -169,7 +211,9 @@ def scan(source: Path, *, unpack_into: Path | None = None, choices: KindChoices 
 
 
 def _file_set(source: Path, choices: KindChoices) -> list[str]:
-    """Name what belongs to one file: the files that a DICOMDIR lists, the other half of a pair of header and values; and the file itself."""
+    """Name what belongs to one file: the files that a DICOMDIR lists, the other half of a pair of header and values;
+    and the file itself.
+    """
     try:
         found = identify(source, choices.of(source.parent, source.name))
     except (RefusedError, OSError):
@@ -182,7 +226,9 @@ def _file_set(source: Path, choices: KindChoices) -> list[str]:
 
 
 def _companions(source: Path, choices: KindChoices) -> set[str]:
-    """Name the two files beside each other that are one picture, its header and its values; nothing where it is one file."""
+    """Name the two files beside each other that are one picture, its header and its values; nothing where it is one
+    file.
+    """
     pair: dict[bool, set[str]] = {True: set(), False: set()}
     for sibling in source.parent.glob(f"{glob.escape(source.name.partition('.')[0])}.*"):
         with contextlib.suppress(RefusedError, OSError):
@@ -202,14 +248,21 @@ def _without_collisions(inventory: Inventory) -> Inventory:
         other = taken.setdefault(target, record.path)
         if other != record.path:
             which = "which is another file" if other == target else f"and so would {other}"
-            inventory.files[number] = FileRecord(record.path, reason=f"it would be written as {target}, {which}; rename one of the two")
+            inventory.files[number] = FileRecord(
+                record.path, reason=f"it would be written as {target}, {which}; rename one of the two"
+            )
     return inventory
 
 
 def _without_ambiguous(inventory: Inventory) -> Inventory:
     """Refuse a DICOMDIR where it cannot be told which files its records mean."""
-    reasons = {path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()}
-    files = [FileRecord(record.path, reason=reason) if (reason := reasons.get(record.path)) else record for record in inventory.files]
+    reasons = {
+        path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()
+    }
+    files = [
+        FileRecord(record.path, reason=reason) if (reason := reasons.get(record.path)) else record
+        for record in inventory.files
+    ]
     return replace(inventory, files=files) if any(reasons.values()) else inventory
 
 
@@ -219,13 +272,21 @@ def holds_values_alone(path: str, header: ImageHeader) -> bool:
 
 
 def _renamed(path: str, header: ImageHeader | None) -> str:
-    return str(PurePosixPath(path).with_suffix(header.output_suffix)) if header is not None and header.output_suffix else path
+    return (
+        str(PurePosixPath(path).with_suffix(header.output_suffix))
+        if header is not None and header.output_suffix
+        else path
+    )
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot be read."""
+    """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot
+    be read.
+    """
     unreadable: list[str] = []
-    for folder, folders, names in os.walk(root, onerror=lambda error: unreadable.append(error.filename), followlinks=False):
+    for folder, folders, names in os.walk(
+        root, onerror=lambda error: unreadable.append(error.filename), followlinks=False
+    ):
         linked = [name for name in folders if os.path.islink(Path(folder) / name)]  # noqa: PTH114 (False for a path that is too long)
         for name in names + linked:
             yield (Path(folder) / name).relative_to(root).as_posix()
@@ -234,8 +295,14 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def kinds_found(inventory: Inventory) -> dict[str, Kind]:
-    """Give what each file was taken for, under its own path and the one that it is written under; files that are neither are missing."""
-    found: dict[str, Kind] = {record.path: "label map" for record in inventory.files if record.document is not None and record.document.kind == LABEL_MAP}
+    """Give what each file was taken for, under its own path and the one that it is written under; files that are
+    neither are missing.
+    """
+    found: dict[str, Kind] = {
+        record.path: "label map"
+        for record in inventory.files
+        if record.document is not None and record.document.kind == LABEL_MAP
+    }
     for path in inventory.headers:
         found[path] = found[inventory.output_path(path)] = "picture"
     return found
@@ -254,14 +321,21 @@ def _judge_folders(inventory: Inventory) -> None:
         if kind == "label map":
             found = identify(inventory.absolute(record.path), "label map")
             if isinstance(found, Document):
-                inventory.files[number] = FileRecord(record.path, document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)))
+                inventory.files[number] = FileRecord(
+                    record.path,
+                    document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)),
+                )
         elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
-            undecided = UndecidedError(replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures"))
+            undecided = UndecidedError(
+                replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures")
+            )
             inventory.files[number] = FileRecord(record.path, reason=str(undecided))
 
 
 def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
-    """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one is needed."""
+    """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one
+    is needed.
+    """
     absolute = root / path
     try:
         if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
@@ -269,7 +343,11 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             size = len(os.fsencode(absolute))
-            return FileRecord(path, reason=f"its path has {size} bytes, more than the system opens; call with a shorter INPUT, or move it up")
+            return FileRecord(
+                path,
+                reason=f"its path has {size} bytes, more than the system opens; call with a shorter INPUT, or move it "
+                "up",
+            )
         return FileRecord(path, reason="a link that leads to itself")
     if absolute.is_dir():
         return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")
@@ -289,7 +367,9 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(path, document=found)
     header = found
     if holds_values_alone(path, header):
-        return FileRecord(path, header)  # its bytes mean something only with its header's, so that equal ones are no copies
+        return FileRecord(
+            path, header
+        )  # its bytes mean something only with its header's, so that equal ones are no copies
     # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
     others = seen.setdefault(uid or absolute.stat().st_size, {})
@@ -308,7 +388,9 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
 
 
 def _why_two(root: Path, path: str, other: str, uid: str) -> str:
-    """Say what is wrong with a file whose SOP Instance UID another one has: lossless recompression keeps it (PS3.4 B), a change does not."""
+    """Say what is wrong with a file whose SOP Instance UID another one has: lossless recompression keeps it (PS3.4 B),
+    a change does not.
+    """
     said = f"its SOPInstanceUID {uid} is that of {other}"
     try:
         first, second = read_source(root / other), read_source(root / path)
@@ -321,11 +403,19 @@ def _why_two(root: Path, path: str, other: str, uid: str) -> str:
 
 def _same_picture(first: SourceImage, second: SourceImage) -> bool:
     """Say whether two files hold the same values, whatever types and encodings they have."""
-    same_scale = (first.slope, first.intercept, first.frame_rescale) == (second.slope, second.intercept, second.frame_rescale)
+    same_scale = (first.slope, first.intercept, first.frame_rescale) == (
+        second.slope,
+        second.intercept,
+        second.frame_rescale,
+    )
     return same_scale and first.stored.shape == second.stored.shape and np.array_equal(first.stored, second.stored)
 
 
 def file_digest(path: Path) -> str:
     """Give the SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )

@@ -18,8 +18,8 @@ LEAST_KEY_BYTES = 16
 def uid_secret(plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> bytes:
     """Give the secret that new UIDs are made with, and keep it in the work folder, readable by its owner alone.
 
-    Without a key file it is made from the seed and the digests of the input's files: the same run gives the same UIDs, and nobody without the originals
-    can tell which old UID became which new one.
+    Without a key file it is made from the seed and the digests of the input's files: the same run gives the same UIDs,
+    and nobody without the originals can tell which old UID became which new one.
     """
     path = work_dir / "uid.key"
     if options.resume and path.is_file():
@@ -41,18 +41,26 @@ def _key_secret(key_file: Path) -> bytes:
     try:
         material = key_file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'") from error
+        raise UsageError(
+            f"{key_file}: the key cannot be read ({error.strerror}); make one with 'monai-salm keygen FILE'"
+        ) from error
     if len(material.strip()) < LEAST_KEY_BYTES:
         raise UsageError(
-            f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make one with 'monai-salm keygen FILE'"
+            f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make "
+            "one with 'monai-salm keygen FILE'"
         )
     return _secret(material)
 
 
 def check_key(options: ProtectOptions, work_dir: Path) -> None:
-    """Find out now, not after hours of search, that a key cannot be read or is not the one that the run was begun with."""
+    """Find out now, not after hours of search, that a key cannot be read or is not the one that the run
+    was begun with.
+    """
     if options.key_file is None:
         return
     secret, kept = _key_secret(options.key_file), work_dir / "uid.key"
     if options.resume and kept.is_file() and kept.read_text(encoding="ascii") != secret.hex():
-        raise UsageError(f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or start anew with another OUTPUT")
+        raise UsageError(
+            f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or "
+            "start anew with another OUTPUT"
+        )

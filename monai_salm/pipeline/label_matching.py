@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which picture a name in a table of labels, or the name of a label map, means: exactly, or it is said what comes near."""
+"""Which picture a name in a table of labels, or the name of a label map, means: exactly, or it is said
+what comes near.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Matches:
 
 
 def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matches:
-    """Find the pictures that paths mean: relative to the table or to the input, with slashes of either kind, or below the folder where the input once was.
+    """Find the pictures that paths mean: relative to the table or to the input, with slashes of either kind, or below
+    the folder where the input once was.
 
     Raises:
         UsageError: paths that begin at a root can mean several pictures.
@@ -47,7 +50,10 @@ def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matc
     result = Matches()
     for name in names:
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            places = (unicodedata.normalize("NFC", str((base / spelling).resolve())) for base in (table.parent, inventory.root))
+            places = (
+                unicodedata.normalize("NFC", str((base / spelling).resolve()))
+                for base in (table.parent, inventory.root)
+            )
             paths = next((at[place] for place in places if place in at), None)
             if paths:
                 result.found[name] = paths
@@ -60,7 +66,10 @@ def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matc
         ("differs in case or blanks", lambda path: "/".join(fold(part) for part in _slashes(path).split("/"))),
         ("has another suffix", lambda path: stem_of(_slashes(path).casefold())),
         ("lies in another folder", lambda path: PurePosixPath(_slashes(path)).name.casefold()),
-        ("lies in another folder and has another suffix", lambda path: PurePosixPath(stem_of(_slashes(path).casefold())).name),
+        (
+            "lies in another folder and has another suffix",
+            lambda path: PurePosixPath(stem_of(_slashes(path).casefold())).name,
+        ),
     )
     result.near = _near([name for name in left if name not in result.found], {path: [path] for path in free}, ways)
     return result
@@ -83,8 +92,12 @@ def match_identifiers(names: Iterable[str], key: str, inventory: Inventory) -> M
     return result
 
 
-def _near(names: list[str], free: Mapping[str, list[str]], ways: Iterable[tuple[str, Callable[[str], str]]]) -> dict[str, tuple[list[str], str]]:
-    """Find for each name the one of the free ones that is alike in some way, the strictest way first; an empty likeness is none."""
+def _near(
+    names: list[str], free: Mapping[str, list[str]], ways: Iterable[tuple[str, Callable[[str], str]]]
+) -> dict[str, tuple[list[str], str]]:
+    """Find for each name the one of the free ones that is alike in some way, the strictest way first; an empty likeness
+    is none.
+    """
     near: dict[str, tuple[list[str], str]] = {}
     for difference, likeness in ways:
         groups: dict[str, list[str]] = defaultdict(list)
@@ -110,7 +123,9 @@ def _slashes(name: str) -> str:
 
 
 def _below_a_root(names: list[str], table: Path, inventory: Inventory) -> dict[str, list[str]]:
-    """Match paths of another machine by what is left without the folder that they share; nothing where they share none."""
+    """Match paths of another machine by what is left without the folder that they share; nothing where
+    they share none.
+    """
     known = {unicodedata.normalize("NFC", path): path for path in inventory.headers}
     options: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
@@ -125,7 +140,8 @@ def _below_a_root(names: list[str], table: Path, inventory: Inventory) -> dict[s
     whole = [place for place, found in options.items() if len(found) == len(matched)]
     if matched and len(whole) != 1:
         raise UsageError(
-            f"{table}: its paths begin with {some(sorted(options))}, and which of these is the input is not said; write paths relative to the input"
+            f"{table}: its paths begin with {some(sorted(options))}, and which of these is the input is not said; "
+            "write paths relative to the input"
         )
     return {name: [path] for place in whole for name, path in options[place].items()}
 
@@ -133,15 +149,17 @@ def _below_a_root(names: list[str], table: Path, inventory: Inventory) -> dict[s
 def match_label_maps(available: Iterable[str], inventory: Inventory) -> tuple[dict[str, str], dict[str, str]]:
     """Find the label map of each picture by its name.
 
-    A label map has the path of its picture, or the path without suffix and channel (``case_0000.mha`` and ``case.nii.gz``); or, where no two pictures and
-    no two label maps agree in that, the same of their names. Only the channels of one case share one.
+    A label map has the path of its picture, or the path without suffix and channel (``case_0000.mha`` and
+    ``case.nii.gz``); or, where no two pictures and no two label maps agree in that, the same of their names. Only the
+    channels of one case share one.
 
     Args:
         available: paths of the label maps, relative to their folder.
         inventory: the pictures.
 
     Returns:
-        Path of a picture -> path of its label map; and path of a picture -> why it has none, where something comes near.
+        Path of a picture -> path of its label map; and path of a picture -> why it has none, where something comes
+        near.
     """
     files = sorted(available)
     pictures = list(inventory.pictures)
@@ -167,20 +185,30 @@ def match_label_maps(available: Iterable[str], inventory: Inventory) -> tuple[di
             found = next((by_name[_last(stem)] for stem in own if _last(stem) in by_name), [])
             stranger = next((other for other in owners[_last(own[-1])] if spellings(other)[-1] != own[-1]), "")
             if found and stranger:
-                why[path] = f"its label map could be {found[0]}, but {stranger} has the same name; put label maps into folders as the images are"
+                why[path] = (
+                    f"its label map could be {found[0]}, but {stranger} has the same name; put label maps into "
+                    "folders as the images are"
+                )
                 continue
         if len(found) > 1:
             why[path] = f"{len(found)} label maps have its name, {some(found)}; keep one"
         elif found:
             chosen[path] = found[0]
     for file, paths in _groups(chosen, chosen.__getitem__).items():
-        channels_of_one = len({spellings(path)[-1] for path in paths}) == 1 and all(len(spellings(path)) > 1 for path in paths)
+        channels_of_one = len({spellings(path)[-1] for path in paths}) == 1 and all(
+            len(spellings(path)) > 1 for path in paths
+        )
         for path in paths if len(paths) > 1 and not channels_of_one else ():
             if path != file:
                 other = next(other for other in paths if other != path)
-                why[path] = f"its label map could be {file}, which is that of {other}, too; one label map belongs to one picture"
+                why[path] = (
+                    f"its label map could be {file}, which is that of {other}, too; one label map belongs to one "
+                    "picture"
+                )
                 del chosen[path]
-    free = _groups(known.difference(chosen.values()), lambda path: re.sub(_OF_LABEL_MAPS, "", fold(_last(stem_of(path)))))
+    free = _groups(
+        known.difference(chosen.values()), lambda path: re.sub(_OF_LABEL_MAPS, "", fold(_last(stem_of(path))))
+    )
     for path in pictures:
         close = free.get(fold(_last(spellings(path)[-1])), [])
         if path not in chosen and path not in why and len(close) == 1:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of labels as spreadsheets and scripts write them: what their cells say, and what is told of those that cannot be understood."""
+"""Tables of labels as spreadsheets and scripts write them: what their cells say, and what is told of those that cannot
+be understood.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ _DELIMITERS = ",;\t|"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _OPPOSITES = ({"0", "1"}, {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"positive", "negative"}, {"pos", "neg"})
-_BINARY_FILES = {b"PK\x03\x04": "an Excel workbook or a zip", b"\xd0\xcf\x11\xe0": "an Excel workbook", b"\x1f\x8b": "a gzip file", b"%PDF": "a PDF"}
+_BINARY_FILES = {
+    b"PK\x03\x04": "an Excel workbook or a zip",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,11 @@ class Table:
 
     def column(self, wanted: str) -> str | None:
         """Find a column by its name, in whatever case; None if there is none."""
-        return wanted if wanted in self.columns else next((name for name in self.columns if _heading(name) == _heading(wanted)), None)
+        return (
+            wanted
+            if wanted in self.columns
+            else next((name for name in self.columns if _heading(name) == _heading(wanted)), None)
+        )
 
     def value(self, row: Row, column: str) -> str:
         """Give what a cell says: numbers in one spelling, nothing for a cell without a label."""
@@ -75,7 +86,9 @@ class Table:
 
 def is_missing(text: str) -> bool:
     """True for a cell that holds no label: blank, ``nan``, ``NA``, ``#N/A`` and the like."""
-    return text.casefold() in NO_LABEL or bool(re.fullmatch(r"#(N/A|REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!)", text.upper()))
+    return text.casefold() in NO_LABEL or bool(
+        re.fullmatch(r"#(N/A|REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!)", text.upper())
+    )
 
 
 def one_spelling(text: str, *, decimal_comma: bool = False) -> str:
@@ -90,7 +103,9 @@ def one_spelling(text: str, *, decimal_comma: bool = False) -> str:
 
 
 def fold(name: str) -> str:
-    """Give a name without case, and with one sign for blanks between its words: names that agree in it are taken for slips of each other."""
+    """Give a name without case, and with one sign for blanks between its words: names that agree in it are taken for
+    slips of each other.
+    """
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "-", unicodedata.normalize("NFKC", name).strip(" \0")).casefold()
 
 
@@ -108,14 +123,16 @@ def ordered(names: Iterable[str]) -> list[str]:
 def some(names: Iterable[str]) -> str:
     """List the first few of some names, and how many more there are."""
     known = list(names)
-    return ", ".join(repr(name) for name in known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
+    return ", ".join(repr(name) for name in known[:SHOWN]) + (
+        f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    )
 
 
 def read_table(path: Path) -> Table:
     """Read a table whose first column names files or DICOM identifiers.
 
-    The text may be UTF-8 or UTF-16, with fields between commas, semicolons, tabs or bars; lines of comments (``#``), Excel's ``sep=`` and the
-    nameless row numbers of pandas are left out.
+    The text may be UTF-8 or UTF-16, with fields between commas, semicolons, tabs or bars; lines of comments (``#``),
+    Excel's ``sep=`` and the nameless row numbers of pandas are left out.
 
     Raises:
         UsageError: it cannot be read, or is no such table.
@@ -131,15 +148,25 @@ def read_table(path: Path) -> Table:
     head = lines[start].lstrip("# ") if start < len(lines) else ""
     found = _key_place(head, comma or _DELIMITERS)
     comma = comma or (found[0] if found else next((sign for sign in _DELIMITERS if sign in head), ","))
-    reader = csv.reader(io.StringIO("".join([head, *lines[start + 1 :]]), newline=""), delimiter=comma, skipinitialspace=comma != "\t", strict=True)
+    reader = csv.reader(
+        io.StringIO("".join([head, *lines[start + 1 :]]), newline=""),
+        delimiter=comma,
+        skipinitialspace=comma != "\t",
+        strict=True,
+    )
     try:
         records = [(start + reader.line_num, [cell.strip(" \t\r\n\0\u00a0") for cell in record]) for record in reader]
     except csv.Error as error:
-        raise UsageError(f"{path}: line {start + reader.line_num} of the label table cannot be read ({error}); see to its quotes") from error
+        raise UsageError(
+            f"{path}: line {start + reader.line_num} of the label table cannot be read ({error}); see to its quotes"
+        ) from error
     records = [(line, cells) for line, cells in records if any(cells)]
     broken = next((line for line, cells in records if any("\0" in cell for cell in cells)), None)
     if broken is not None:
-        raise UsageError(f"{path}: line {broken} has a zero byte inside a field, so the label table is damaged; save it again as 'CSV UTF-8'")
+        raise UsageError(
+            f"{path}: line {broken} has a zero byte inside a field, so the label table is damaged; save it again "
+            "as 'CSV UTF-8'"
+        )
     if len(records) < 2:
         raise UsageError(f"{path}: the label table has no rows below its header")
     header, place = records[0][1], found[1] if found else 0
@@ -153,7 +180,8 @@ def read_table(path: Path) -> Table:
     for line_number, cells in records[1:]:
         if any(cells[len(header) :]):
             raise UsageError(
-                f"{path}: line {line_number} has more fields than the {len(header)} columns; quote values that hold {_NAMES.get(comma, repr(comma))}"
+                f"{path}: line {line_number} has more fields than the {len(header)} columns; quote values that "
+                f"hold {_NAMES.get(comma, repr(comma))}"
             )
         cells += [""] * (len(header) - len(cells))
         rows.append(Row(line_number, {key: cells[place]} | {name: cells[number] for number, name in columns.items()}))
@@ -167,7 +195,9 @@ def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: the label table cannot be read ({error.strerror or error}); give a CSV file in UTF-8") from error
+        raise UsageError(
+            f"{path}: the label table cannot be read ({error.strerror or error}); give a CSV file in UTF-8"
+        ) from error
     for start, what in _BINARY_FILES.items():
         if content.startswith(start):
             raise UsageError(f"{path}: the label table is {what}; save it as 'CSV UTF-8'")
@@ -177,11 +207,14 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(
-            f"{path}: the label table cannot be read (line {line} is not {'UTF-16' if wide else 'UTF-8'}); give a CSV file in UTF-8, "
+            f"{path}: the label table cannot be read (line {line} is not {'UTF-16' if wide else 'UTF-8'}); give a "
+            "CSV file in UTF-8, "
             "which Excel saves as 'CSV UTF-8'"
         ) from error
     if text.count("\0") * 4 > len(text):
-        raise UsageError(f"{path}: the label table looks like UTF-16 without a byte order mark; give a CSV file in UTF-8")
+        raise UsageError(
+            f"{path}: the label table looks like UTF-16 without a byte order mark; give a CSV file in UTF-8"
+        )
     return text
 
 
@@ -208,7 +241,8 @@ def _key_column(path: Path, header: list[str], place: int) -> str:
     if other is not None:
         raise UsageError(f"{path}: the first column is {header[0]!r}; put the column {other!r} first")
     raise UsageError(
-        f"{path}: the first column is {header[0]!r}; name it one of {', '.join(PATH_COLUMNS + IDENTIFIER_COLUMNS)}, with commas between the columns"
+        f"{path}: the first column is {header[0]!r}; name it one of "
+        f"{', '.join(PATH_COLUMNS + IDENTIFIER_COLUMNS)}, with commas between the columns"
     )
 
 
@@ -218,11 +252,16 @@ def _refuse_twins(path: Path, names: list[str]) -> None:
     for name in names:
         first = seen.setdefault(_heading(name), name)
         if first is not name:
-            raise UsageError(f"{path}: there are two columns {first!r} and {name!r}, and which one counts is not said; remove or rename one")
+            raise UsageError(
+                f"{path}: there are two columns {first!r} and {name!r}, and which one counts is not said; remove "
+                "or rename one"
+            )
     for name in names:
         base = re.sub(r"\.\d+$", "", name)
         if base != name and _heading(base) in seen and (_known_key(base) or _heading(base) == "label"):
-            raise UsageError(f"{path}: the columns {seen[_heading(base)]!r} and {name!r} were two of one name; remove or rename one")
+            raise UsageError(
+                f"{path}: the columns {seen[_heading(base)]!r} and {name!r} were two of one name; remove or rename one"
+            )
 
 
 def check_classes(counts: Mapping[str, int], where: str) -> None:
@@ -265,9 +304,14 @@ def check_spread(counts: Mapping[str, int], where: str, advice: str) -> str:
     """
     total, number = sum(counts.values()), len(counts)
     if number > CROWDED and number * 10 > total * 9:
-        raise UsageError(f"{where} has {number} different values in {total}, such as {some(ordered(counts))}, which are no classes; {advice}")
+        raise UsageError(
+            f"{where} has {number} different values in {total}, such as {some(ordered(counts))}, which are no "
+            f"classes; {advice}"
+        )
     if number > MANY_CLASSES or (number > CROWDED and number * 5 > total):
-        return f"{where} has {number} different values in {total}, which is much for classes; {advice}, if they are none"
+        return (
+            f"{where} has {number} different values in {total}, which is much for classes; {advice}, if they are none"
+        )
     return ""
 
 
@@ -276,6 +320,14 @@ def candidates(table: Table, without: Iterable[str] = ()) -> str:
     found = []
     for name in table.columns:
         values = Counter(value for row in table.rows if (value := table.value(row, name)))
-        if name not in without and len(values) >= 2 and (len(values) <= CROWDED or len(values) * 5 <= sum(values.values())):
+        if (
+            name not in without
+            and len(values) >= 2
+            and (len(values) <= CROWDED or len(values) * 5 <= sum(values.values()))
+        ):
             found.append(f"{name!r} ({len(values)} values)")
-    return f"name the column of the class with --label-column, of which {', '.join(found)} may be one" if found else "no column of the table looks like a class"
+    return (
+        f"name the column of the class with --label-column, of which {', '.join(found)} may be one"
+        if found
+        else "no column of the table looks like a class"
+    )

@@ -78,7 +78,8 @@ class LabelAssignment:
                     counts[name] += value > 0.5
         unlabeled = [path for path in inventory.pictures if path not in self.targets]
         return {
-            "key": self.key, "column": self.column, "multi_label": self.multi_label, "classes": counts, "labeled_pictures": len(labels),
+            "key": self.key, "column": self.column, "multi_label": self.multi_label, "classes": counts,
+            "labeled_pictures": len(labels),
             "rows": self.rows, "unmatched_rows": _counted(self.unmatched), "unlabeled_rows": _counted(self.blank),
             "unlabeled_pictures": _counted(unlabeled), "notes": self.notes,
         }  # fmt: skip
@@ -93,7 +94,13 @@ def describe_labels(found: dict[str, Any]) -> list[str]:
     """Give in lines for people what :meth:`LabelAssignment.to_json` gave."""
     counts = ", ".join(f"{name} {number}" for name, number in found["classes"].items())
     kind = "findings" if found["multi_label"] else "classes"
-    of = f" of column {found['column']!r}" if found["column"] else f" of {found['key']}s" if found["key"] in ("folder", "label map") else ""
+    of = (
+        f" of column {found['column']!r}"
+        if found["column"]
+        else f" of {found['key']}s"
+        if found["key"] in ("folder", "label map")
+        else ""
+    )
     what = f"{kind}{of}: {counts} of" if counts else f"label maps ({found['key']}) of"
     lines = [f"labels: {what} {found['labeled_pictures']} pictures"]
     rows = "label maps" if found["key"] in ("label map", "SEG") else "rows"
@@ -106,7 +113,9 @@ def describe_labels(found: dict[str, Any]) -> list[str]:
         if number:
             more = f" and {number - SHOWN} more" if number > SHOWN else ""
             lines.append(
-                f"labels: {number} {kind}: {', '.join(first[:SHOWN])}{more}" if number > 1 else f"labels: 1 {kind.replace('s without', ' without')}: {first[0]}"
+                f"labels: {number} {kind}: {', '.join(first[:SHOWN])}{more}"
+                if number > 1
+                else f"labels: 1 {kind.replace('s without', ' without')}: {first[0]}"
             )
     return lines + [f"labels: {note}" for note in found["notes"]]
 
@@ -115,8 +124,8 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
     """Read a table whose first column names files or DICOM identifiers.
 
     Args:
-        table: first column one of ``path``, ``file`` (relative to the input or to the table) or a DICOM identifier; then a column ``label``,
-            or the one that ``column`` names, or one 0/1 column per finding.
+        table: first column one of ``path``, ``file`` (relative to the input or to the table) or a DICOM identifier;
+            then a column ``label``, or the one that ``column`` names, or one 0/1 column per finding.
         inventory: the files.
         column: name of the column that holds the class.
 
@@ -135,27 +144,44 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         check_classes(counts, where)
         notes = [note for note in [check_spread(counts, where, candidates(read, names))] if note]
     all_names = [*labels, *(name for name in blank if name not in labels)]
-    matches = match_paths(all_names, table, inventory) if read.key in PATH_COLUMNS else match_identifiers(all_names, read.key, inventory)
+    matches = (
+        match_paths(all_names, table, inventory)
+        if read.key in PATH_COLUMNS
+        else match_identifiers(all_names, read.key, inventory)
+    )
     chosen: dict[str, str] = {}
     for name, paths in matches.found.items():
         for path in paths if name in labels else ():
             other = chosen.setdefault(path, name)
             if labels[other] != labels[name]:
-                raise UsageError(f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and {labels[name]}; keep one")
+                raise UsageError(
+                    f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and "
+                    f"{labels[name]}; keep one"
+                )
     refused: dict[str, str] = {}
     for name, paths in matches.found.items():
-        refused |= {path: f"its row in the table has {blank[name]}; fill it in, or leave the file out" for path in paths if path not in chosen}
+        refused |= {
+            path: f"its row in the table has {blank[name]}; fill it in, or leave the file out"
+            for path in paths
+            if path not in chosen
+        }
     for name, (paths, difference) in matches.near.items():
         why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
         refused |= {path: why for path in paths if path not in refused}
     if not chosen:
         near = next(iter(matches.near.items()), None)
         hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
-        raise UsageError(f"{table}: none of its {len(labels)} labels in column {read.key!r} belongs to a picture of {inventory.root}; {hint}")
+        raise UsageError(
+            f"{table}: none of its {len(labels)} labels in column {read.key!r} belongs to a picture of "
+            f"{inventory.root}; {hint}"
+        )
     unmatched += [name for name in all_names if name not in matches.found]
-    notes += [f"{name!r} belongs to no picture, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]]
+    notes += [
+        f"{name!r} belongs to no picture, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]
+    ]
     found = LabelAssignment(
-        {}, names, len(names) > 1, read.key, refused, column=", ".join(names), rows=len(read.rows), unmatched=unmatched, notes=notes,
+        {}, names, len(names) > 1, read.key, refused, column=", ".join(names), rows=len(read.rows), unmatched=unmatched,
+        notes=notes,
         blank=[f"{name} ({reason})" for name, reason in blank.items()],
     )  # fmt: skip
     if found.multi_label:
@@ -179,12 +205,15 @@ def _labels_of(table: Table, names: list[str]) -> tuple[dict[str, tuple[str, ...
         if is_missing(name):
             nameless.append(f"line {row.line} without {table.key}")
         elif absent:
-            blank[name] = f"no value in column {absent[0]!r}, line {row.line}" + (f" ({row.cells[absent[0]]!r})" if row.cells[absent[0]] else "")
+            blank[name] = f"no value in column {absent[0]!r}, line {row.line}" + (
+                f" ({row.cells[absent[0]]!r})" if row.cells[absent[0]] else ""
+            )
         elif labels.setdefault(name, label) == label:
             lines.setdefault(name, row.line)
         else:
             raise UsageError(
-                f"{table.path}: line {row.line} gives {name!r} the label {label}, line {lines[name]} the label {labels[name]}; keep one, "
+                f"{table.path}: line {row.line} gives {name!r} the label {label}, line {lines[name]} the label "
+                f"{labels[name]}; keep one, "
                 "or label smaller units (path, SOPInstanceUID)"
             )
     return labels, blank, nameless
@@ -202,10 +231,18 @@ def _label_columns(table: Table, column: str | None) -> list[str]:
     everything = [table.key, *table.columns]
     if column is not None:
         if column == table.key:
-            raise UsageError(f"{table.path}: column {column!r} names the files, so it cannot be their class; its columns are {', '.join(everything)}")
+            raise UsageError(
+                f"{table.path}: column {column!r} names the files, so it cannot be their class; its columns are "
+                f"{', '.join(everything)}"
+            )
         raise UsageError(f"{table.path}: there is no column {column!r}; its columns are {', '.join(everything)}")
     odd = next(
-        ((name, row) for name in table.columns for row in table.rows if _cell(table, row, name, finding=True) not in ("", "0", "1")),
+        (
+            (name, row)
+            for name in table.columns
+            for row in table.rows
+            if _cell(table, row, name, finding=True) not in ("", "0", "1")
+        ),
         None,
     )
     if table.columns and odd is None:
@@ -226,52 +263,79 @@ def labels_from_folders(inventory: Inventory) -> LabelAssignment:
         UsageError: a picture lies in no folder below the input.
     """
     folders: dict[str, str] = {}
-    for path in [record.path for record in inventory.files if record.header is not None]:  # a copy in another folder has another class
+    for path in [
+        record.path for record in inventory.files if record.header is not None
+    ]:  # a copy in another folder has another class
         parent = Path(path).parent.name
         if not parent:
-            raise UsageError(f"{path} lies in no folder below {inventory.root}, so its folder cannot name its class; give --labels FILE")
+            raise UsageError(
+                f"{path} lies in no folder below {inventory.root}, so its folder cannot name its class; give "
+                "--labels FILE"
+            )
         folders[path] = parent
     counts = Counter(folders.values())
     check_classes(counts, f"{inventory.root}: its folders")
     note = check_spread(counts, f"{inventory.root}: the folder of a picture", "give --labels FILE")
     classes = ordered(counts)
-    return LabelAssignment({path: classes.index(name) for path, name in folders.items()}, classes, False, "folder", notes=[note] if note else [])
+    return LabelAssignment(
+        {path: classes.index(name) for path, name in folders.items()},
+        classes,
+        False,
+        "folder",
+        notes=[note] if note else [],
+    )
 
 
 def label_maps(folder: Path, inventory: Inventory) -> LabelAssignment:
-    """Find the label map of each picture in a folder, by its path or name; see :func:`~monai_salm.pipeline.label_matching.match_label_maps`.
+    """Find the label map of each picture in a folder, by its path or name; see
+    :func:`~monai_salm.pipeline.label_matching.match_label_maps`.
 
     Raises:
         UsageError: the folder does not exist, is the input, or labels none of the pictures.
     """
     if not folder.is_dir():
-        problem = "a file, for example a table of classes, which need no --task segmentation" if folder.is_file() else "no such folder"
+        problem = (
+            "a file, for example a table of classes, which need no --task segmentation"
+            if folder.is_file()
+            else "no such folder"
+        )
         raise UsageError(f"{folder}: {problem}; --task segmentation needs a folder of label maps of the images' names")
     if folder.resolve() == inventory.root.resolve():
-        raise UsageError(f"{folder}: the folder of the label maps is the input itself; put them into a folder of their own")
+        raise UsageError(
+            f"{folder}: the folder of the label maps is the input itself; put them into a folder of their own"
+        )
     available = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    available = {name: path for name, path in available.items() if not is_litter(name) and not _has_values_beside(name, available)}
+    available = {
+        name: path
+        for name, path in available.items()
+        if not is_litter(name) and not _has_values_beside(name, available)
+    }
     chosen, why = match_label_maps(available, inventory)
     if not chosen:
         hint = next((f" ({path}: {reason})" for path, reason in why.items()), "")
         raise UsageError(
-            f"{folder}: none of its {len(available)} files has the name of a picture of {inventory.root}; label maps are named like their images{hint}"
+            f"{folder}: none of its {len(available)} files has the name of a picture of {inventory.root}; label "
+            f"maps are named like their images{hint}"
         )
     used = set(chosen.values())
     return LabelAssignment(
-        {path: str(available[name].resolve()) for path, name in chosen.items()}, key="label map", refused=why, rows=len(available),
+        {path: str(available[name].resolve()) for path, name in chosen.items()}, key="label map", refused=why,
+        rows=len(available),
         unmatched=[name for name in available if name not in used],
     )  # fmt: skip
 
 
 def _has_values_beside(name: str, available: Iterable[str]) -> bool:
     """Say whether a file is the header of another one, which stands for the two."""
-    others = {".hdr": (".img",), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}.get(Path(name).suffix.lower(), ())
+    others = {".hdr": (".img",), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}.get(
+        Path(name).suffix.lower(), ()
+    )
     return any(stem_of(name) + suffix in available for suffix in others)
 
 
 def segmentations_in(inventory: Inventory) -> LabelAssignment:
-    """Take the SEG objects of the input as label maps, one for each series; a slice of a segmented volume that its SEG object does not list is background.
+    """Take the SEG objects of the input as label maps, one for each series; a slice of a segmented volume that its SEG
+    object does not list is background.
 
     Targets are paths relative to the input, so that a plan names no place of this machine.
 
@@ -298,10 +362,19 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
             used.add(seg)
             segmented = paths if inventory.headers[named[0]].modality in SERIES_MODALITIES else named
             others = {claims.setdefault(path, seg) for path in segmented} - {seg}
-            reason = f"it has the segmentations {min(others)} and {seg}, where 1 can be its label map; leave the others out" if others else broken
+            reason = (
+                f"it has the segmentations {min(others)} and {seg}, where 1 can be its label map; leave the others out"
+                if others
+                else broken
+            )
             (refused if reason else targets).update(dict.fromkeys(segmented, reason or seg))
     targets = {path: seg for path, seg in targets.items() if path not in refused}
     if not targets:
         why = next(iter(refused.values()), "there is none that segments one of its pictures")
-        raise UsageError(f"{inventory.root}: no SEG object in it can be used as a label map ({why}); give --labels FOLDER with label maps")
-    return LabelAssignment(targets, key="SEG", refused=refused, rows=len(segs), unmatched=[seg for seg in segs if seg not in used])
+        raise UsageError(
+            f"{inventory.root}: no SEG object in it can be used as a label map ({why}); give --labels FOLDER with "
+            "label maps"
+        )
+    return LabelAssignment(
+        targets, key="SEG", refused=refused, rows=len(segs), unmatched=[seg for seg in segs if seg not in used]
+    )

@@ -22,7 +22,8 @@ class FileFate:
         path: relative to the input and to the output.
         status: one of :data:`FATES`.
         reason: why it was not protected; of others what whoever shares the file must know of it, mostly nothing.
-        left_out: what of the source is not in the written file (records of absent files, a second picture); a run that left anything out is incomplete.
+        left_out: what of the source is not in the written file (records of absent files, a second picture); a run that
+            left anything out is incomplete.
         unprotected: what in the written file may still show a picture without noise; a run with any is incomplete.
         sample_id: sample that it belongs to.
         modality: DICOM Modality code.
@@ -60,7 +61,9 @@ class Manifest:
         self.path = path
 
     def load(self) -> dict[str, FileFate]:
-        """Give the last fate of each file; a line that a crash cut short is ignored, since its file will be done again."""
+        """Give the last fate of each file; a line that a crash cut short is ignored, since its file
+        will be done again.
+        """
         fates: dict[str, FileFate] = {}
         if not self.path.is_file():
             return fates
@@ -71,7 +74,9 @@ class Manifest:
             except (json.JSONDecodeError, TypeError) as error:
                 if number == len(lines):
                     break
-                raise SalmError(f"{self.path}: line {number} is damaged ({error}); start again with an empty work folder") from error
+                raise SalmError(
+                    f"{self.path}: line {number} is damaged ({error}); start again with an empty work folder"
+                ) from error
             fates[fate.path] = fate
         return fates
 

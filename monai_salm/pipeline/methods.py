@@ -21,7 +21,8 @@ class NoiseMethod:
     """A way to make noise.
 
     Args:
-        search: settings of the optimizer, or a baseline with a maker of its own; None for noise that needs no labels and no network.
+        search: settings of the optimizer, or a baseline with a maker of its own; None for noise that needs no labels
+            and no network.
         augmentation: what the optimizer's noise has to survive.
         segmentation: what takes its place where label maps are the targets; None if it is for both, or refuses them.
     """
@@ -31,24 +32,33 @@ class NoiseMethod:
     segmentation: NoiseMethod | None = None
 
 
-# Class textures where the gradient is, fitted in seven rounds after one that looks: chosen on validation images, see benchmarks/LABBOOK.md
+# Class textures where the gradient is, fitted in seven rounds after one that looks: chosen on validation images, see
+# benchmarks/LABBOOK.md
 _SALM = MinMinSettings(max_rounds=8, noise_steps=4, texture_period=4.0, mask_blur=7, full_strength=True)
 _CONSUMER = ConsumerAugmentation(blur=0.5)
-# Textures inside the labeled structures showed no effect (lab book, round 9), so the noise of label maps starts from none
+# Textures inside the labeled structures showed no effect (lab book, round 9), so the noise of label maps starts from
+# none
 _LABEL_MAPS = NoiseMethod(MinMinSettings(), ConsumerAugmentation())
 # As published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round
-_EM = MinMinSettings(mask_rule="dense", surrogate_epochs=0, surrogate_batches=10, noise_steps=20, step_size=0.1, patience=1)
+_EM = MinMinSettings(
+    mask_rule="dense", surrogate_epochs=0, surrogate_batches=10, noise_steps=20, step_size=0.1, patience=1
+)
 
 METHODS = {
     # SALM: sparse by gradient, with the consumer's flips, shifts and blurs in the loop
     "salm": NoiseMethod(_SALM, _CONSUMER, _LABEL_MAPS),
     # Its control: as sparse, but where chance says
-    "random-mask": NoiseMethod(replace(_SALM, mask_rule="random"), _CONSUMER, NoiseMethod(MinMinSettings(mask_rule="random"), ConsumerAugmentation())),
+    "random-mask": NoiseMethod(
+        replace(_SALM, mask_rule="random"),
+        _CONSUMER,
+        NoiseMethod(MinMinSettings(mask_rule="random"), ConsumerAugmentation()),
+    ),
     # Error-minimizing noise as published, without augmentation, and with it in the loop
     "em": NoiseMethod(_EM, NO_AUGMENTATION),
     "em-augmented": NoiseMethod(_EM, ConsumerAugmentation()),
-    # Augmented unlearnable examples (NeurIPS 2024): each round one epoch of the surrogate and 5 steps of epsilon / 10, 60 rounds, no stop rule, all
-    # under strong augmentation as in contrastive learning: crops, and changes of brightness and contrast. Its surrogate is the search's own, with Adam.
+    # Augmented unlearnable examples (NeurIPS 2024): each round one epoch of the surrogate and 5 steps of epsilon / 10,
+    # 60 rounds, no stop rule, all under strong augmentation as in contrastive learning: crops, and changes of
+    # brightness and contrast. Its surrogate is the search's own, with Adam.
     "aue": NoiseMethod(
         MinMinSettings(mask_rule="dense", max_rounds=60, noise_steps=5, step_size=0.1, stop_error=0.0),
         ConsumerAugmentation(flip=0.5, shift=0.25, zoom=0.4, window=0.4, identity=0.0),
@@ -63,7 +73,9 @@ METHODS = {
 }
 
 
-def find_method(name: str, task: str = "classification", *, perturbed_fraction: float, rounds: int | None, seed: int) -> NoiseMethod:
+def find_method(
+    name: str, task: str = "classification", *, perturbed_fraction: float, rounds: int | None, seed: int
+) -> NoiseMethod:
     """Give a method with a user's choices.
 
     Args:
@@ -99,15 +111,22 @@ def check_method(name: str, task: str, spatial_dims: int | None = None) -> None:
     """
 
     def fits(search: MinMinSettings | Baseline | None) -> bool:
-        return not isinstance(search, Baseline) or (search.task == task and (spatial_dims is None or spatial_dims in search.spatial_dims))
+        return not isinstance(search, Baseline) or (
+            search.task == task and (spatial_dims is None or spatial_dims in search.spatial_dims)
+        )
 
     if not fits(METHODS[name].search):
         kind = f"{task} of {spatial_dims}D samples" if spatial_dims else task
-        raise UsageError(f"method {name!r} is not for {kind}; give one of {', '.join(other for other in METHODS if fits(METHODS[other].search))}")
+        raise UsageError(
+            f"method {name!r} is not for {kind}; give one of "
+            f"{', '.join(other for other in METHODS if fits(METHODS[other].search))}"
+        )
 
 
 def random_steps(sample: WorkingSample, seed: int) -> NDArray[np.int16]:
-    """Draw signs of the full budget for every cell that can carry noise; the same for the same sample and seed, whatever the order."""
+    """Draw signs of the full budget for every cell that can carry noise; the same for the same sample and seed,
+    whatever the order.
+    """
     digest = hashlib.sha256(f"{seed}/{sample.sample_id}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     signs = generator.integers(0, 2, size=sample.image_model.shape) * 2 - 1

@@ -6,7 +6,19 @@ from __future__ import annotations
 from monai_salm.errors import UsageError
 from monai_salm.io import MODALITIES
 
-_MEANT = {"MRI": "MR", "MRT": "MR", "PET": "PT", "XRAY": "DX", "X-RAY": "DX", "XR": "DX", "USG": "US", "MAMMO": "MG", "SPECT": "NM", "HISTO": "SM", "WSI": "SM"}
+_MEANT = {
+    "MRI": "MR",
+    "MRT": "MR",
+    "PET": "PT",
+    "XRAY": "DX",
+    "X-RAY": "DX",
+    "XR": "DX",
+    "USG": "US",
+    "MAMMO": "MG",
+    "SPECT": "NM",
+    "HISTO": "SM",
+    "WSI": "SM",
+}
 
 
 def check_modality(code: str) -> str:
@@ -17,6 +29,10 @@ def check_modality(code: str) -> str:
     """
     capitals = code.strip().upper()
     if capitals and capitals not in MODALITIES:
-        meant = f"give {_MEANT[capitals]}" if capitals in _MEANT else "give a code of DICOM, such as CT, MR, PT, NM, CR, DX, MG, US, XA, SM, OT"
+        meant = (
+            f"give {_MEANT[capitals]}"
+            if capitals in _MEANT
+            else "give a code of DICOM, such as CT, MR, PT, NM, CR, DX, MG, US, XA, SM, OT"
+        )
         raise UsageError(f"modality {code!r} is unknown; {meant}")
     return capitals

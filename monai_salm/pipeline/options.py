@@ -94,22 +94,37 @@ class ProtectOptions:
     pictures: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, low, high in (("seed", 0, MOST_SEEDS - 1), ("workers", 1, MOST_WORKERS), ("rounds", 1, None), ("working_size", 0, None)):
+        for name, low, high in (
+            ("seed", 0, MOST_SEEDS - 1),
+            ("workers", 1, MOST_WORKERS),
+            ("rounds", 1, None),
+            ("working_size", 0, None),
+        ):
             self._check_number(name, low, high)
         if self.working_size < 8:
             raise UsageError(f"working size {self.working_size} is too small for a network; give at least 8")
         if not 0 < self.perturbed_fraction <= 1:  # also where it is no number
-            raise UsageError(f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; give the largest share of the anatomy that may change")
+            raise UsageError(
+                f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; give the largest share of the "
+                "anatomy that may change"
+            )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)!r} is unknown; give {', '.join(known)}")
+                raise UsageError(
+                    f"{name.replace('_', ' ')} {getattr(self, name)!r} is unknown; give {', '.join(known)}"
+                )
         if self.labels is not None and self.labels_from_folders:
             raise UsageError("--labels and --labels-from-folders contradict each other; give one of them")
         if self.label_column is not None and (self.labels_from_folders or self.task == "segmentation"):
             other = "--labels-from-folders" if self.labels_from_folders else "--task segmentation"
-            raise UsageError(f"--label-column {self.label_column!r} is of a table, which {other} does not read; leave one of them out")
+            raise UsageError(
+                f"--label-column {self.label_column!r} is of a table, which {other} does not read; leave one of "
+                "them out"
+            )
         if self.labels_from_folders and self.task == "segmentation":
-            raise UsageError("--labels-from-folders gives classes, --task segmentation needs label maps; leave one of them out")
+            raise UsageError(
+                "--labels-from-folders gives classes, --task segmentation needs label maps; leave one of them out"
+            )
         object.__setattr__(self, "modality", self.budget_options().modality)
         self.noise_method()
 
@@ -157,6 +172,8 @@ class ProtectOptions:
 
     def noise_method(self) -> NoiseMethod:
         """Give the method with its settings, or raise UsageError; also where it is not made for the task."""
-        method = find_method(self.method, self.task, perturbed_fraction=self.perturbed_fraction, rounds=self.rounds, seed=self.seed)
+        method = find_method(
+            self.method, self.task, perturbed_fraction=self.perturbed_fraction, rounds=self.rounds, seed=self.seed
+        )
         check_method(self.method, self.task)
         return method

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a search will take, before it begins, and whether its surrogate learned the noise, when it is done; in words for people."""
+"""How long a search will take, before it begins, and whether its surrogate learned the noise, when it is done; in words
+for people.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from monai_salm.samples import WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask
 
 LEARNED_SHARE = 1 / 3
-"""Up to this share of a guess's error the surrogate counts as one that learned the noise of most images; a judgement from the lab book, not measured."""
+"""Up to this share of a guess's error the surrogate counts as one that learned the noise of most images; a judgement
+from the lab book, not measured.
+"""
 DOUBTFUL = "protection is doubtful"
 
 
@@ -29,7 +33,11 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
     settings, size = optimizer.settings, min(optimizer.settings.batch_size, len(samples))
     rounds = settings.max_rounds - state.round
     batches = math.ceil(len(samples) / settings.batch_size)
-    training = 0 if optimizer.freeze_surrogate else max(settings.surrogate_batches, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
+    training = (
+        0
+        if optimizer.freeze_surrogate
+        else max(settings.surrogate_batches, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
+    )
     steps = rounds * (training + settings.noise_steps * batches)
     if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
         steps += max(0, settings.texture_batches - training)
@@ -41,12 +49,16 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for _ in range(2):  # the first one also warms up
             began = time.perf_counter()
-            images, label_map = optimizer.augmentation(batch.images, generator, batch.target if optimizer.task.spatial_target else None)
+            images, label_map = optimizer.augmentation(
+                batch.images, generator, batch.target if optimizer.task.spatial_target else None
+            )
             target = label_map if optimizer.task.spatial_target else batch.target
             if target is None:
                 return 0.0
             loss = optimizer.task.loss(logits_of(network, images.requires_grad_(True)).float(), target).mean()
-            float(torch.autograd.grad(loss, [*network.parameters(), images], allow_unused=True)[-1].sum())  # a GPU is waited for
+            float(
+                torch.autograd.grad(loss, [*network.parameters(), images], allow_unused=True)[-1].sum()
+            )  # a GPU is waited for
             measured.append(time.perf_counter() - began)
     return min(measured) * steps
 
@@ -73,14 +85,25 @@ def what_was_learned(errors: Sequence[float], wanted: float, guess: float, *, fr
     """
     wanted = wanted or MinMinSettings.stop_error
     if not errors:
-        return "whether the surrogate learned the noise is not known after one round, which only looks; give --rounds 2 or more"
+        return (
+            "whether the surrogate learned the noise is not known after one round, which only looks; give --rounds "
+            "2 or more"
+        )
     error = errors[-1]
     if error <= wanted:
         return f"the surrogate learned the noise, as it should: its error is {error:.3f} (wanted: at most {wanted:g})"
     if error <= LEARNED_SHARE * guess:
-        return f"the surrogate learned the noise of most images: its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f})"
-    advice = "make the surrogate anew, with more --rounds, or of images like these" if frozen else "give more --rounds or a larger --epsilon"
+        return (
+            f"the surrogate learned the noise of most images: its error is {error:.3f} (wanted: at most "
+            f"{wanted:g}; a guess makes {guess:.3f})"
+        )
+    advice = (
+        "make the surrogate anew, with more --rounds, or of images like these"
+        if frozen
+        else "give more --rounds or a larger --epsilon"
+    )
     return (
-        f"{DOUBTFUL}: the surrogate did not learn the noise, its error is {error:.3f} (wanted: at most {wanted:g}; a guess makes {guess:.3f}); "
+        f"{DOUBTFUL}: the surrogate did not learn the noise, its error is {error:.3f} (wanted: at most "
+        f"{wanted:g}; a guess makes {guess:.3f}); "
         f"measure it with 'monai-salm evaluate', and {advice}"
     )

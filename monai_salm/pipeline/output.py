@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the output of a run, file by file: protected pictures, documents, and copies, with the fate of each in the manifest."""
+"""Writing the output of a run, file by file: protected pictures, documents, and copies, with the fate of each in the
+manifest.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ from monai_salm.progress import Progress
 
 
 def write_files(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path, *, show_progress: bool = False
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    output: Path,
+    work_dir: Path,
+    *,
+    show_progress: bool = False,
 ) -> dict[str, FileFate]:
     """Write the protected files, the documents and the manifest; gives the fate of every file of the input.
 
@@ -50,10 +58,14 @@ def write_files(
                 bar.update()
     # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
-    derivation = replace(derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents]))
+    derivation = replace(
+        derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
+    )
     lost = settings.derivation.changed_uids - derivation.changed_uids
     if lost:
-        again = [job for job in all_jobs if any(lost & inventory.headers[file.path].references for file in job.sample.files)]
+        again = [
+            job for job in all_jobs if any(lost & inventory.headers[file.path].references for file in job.sample.files)
+        ]
         for done in _map(again, replace(settings, derivation=derivation), options.workers):
             fates.update({fate.path: fate for fate in done})
     for path, reason in plan.refused.items():
@@ -69,7 +81,9 @@ def write_files(
         for path, fate in fates.items():
             if fate.status in ("refused", "failed"):
                 fates[path] = _copy_unprotected(inventory.root, output, fate, private=private)
-    written = frozenset(inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied"))
+    written = frozenset(
+        inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied")
+    )
     for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
         if options.copy_unprotected and fate.status == "refused":
             fate = _copy_unprotected(inventory.root, output, fate, private=private)
@@ -92,7 +106,11 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
         image_type=options.image_type,
         provenance=options.provenance,
         source_reference=options.source_reference,
-        transfer_syntaxes={header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax for header in changed if header.output_transfer_syntax},
+        transfer_syntaxes={
+            header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax
+            for header in changed
+            if header.output_transfer_syntax
+        },
     )
 
 
@@ -116,7 +134,9 @@ def _copy_unprotected(root: Path, output: Path, fate: FileFate, *, private: bool
 
 
 def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[str]) -> None:
-    """Remove what a stopped run left: files that were being written when it was killed, and unprotected copies, which are made again if still wanted."""
+    """Remove what a stopped run left: files that were being written when it was killed, and unprotected copies, which
+    are made again if still wanted.
+    """
     for path, fate in earlier.items():
         if fate.status == "copied":
             (output / path).unlink(missing_ok=True)
@@ -129,7 +149,9 @@ def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[
 
 
 _of_this_worker: list[WriteSettings] = []
-"""The settings of a worker process, which it is started with: with every job they would be sent again, and they hold the UIDs of the whole export."""
+"""The settings of a worker process, which it is started with: with every job they would be sent again, and they hold
+the UIDs of the whole export.
+"""
 
 
 def _map(jobs: list[WriteJob], settings: WriteSettings, workers: int) -> Iterable[list[FileFate]]:
@@ -137,7 +159,9 @@ def _map(jobs: list[WriteJob], settings: WriteSettings, workers: int) -> Iterabl
     if workers <= 1 or len(jobs) < 2:
         yield from (write_sample(job, settings) for job in jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)) as executor:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)
+    ) as executor:
         yield from executor.map(_write_in_worker, jobs, chunksize=max(1, min(16, len(jobs) // (8 * workers))))
 
 

@@ -27,7 +27,9 @@ PLAN_FORMAT = "monai_salm.plan/2"
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these may become."""
+    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these may
+    become.
+    """
 
     path: str
     sha256: str
@@ -39,8 +41,8 @@ class FilePlan:
 class SamplePlan:
     """One unit that carries a label and a noise.
 
-    An instance (its id is the SOP Instance UID), a series ordered along its normal (its Series Instance UID), or a NIfTI volume (the fingerprint of its
-    values): no path and no order can change an id.
+    An instance (its id is the SOP Instance UID), a series ordered along its normal (its Series Instance UID), or a
+    NIfTI volume (the fingerprint of its values): no path and no order can change an id.
     """
 
     sample_id: str
@@ -76,7 +78,10 @@ class ProtectionPlan:
             {
                 "sample_id": sample.sample_id,
                 "target": sample.target,
-                "files": [{"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()} for f in sample.files],
+                "files": [
+                    {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()}
+                    for f in sample.files
+                ],
             }
             for sample in self.samples
         ]
@@ -95,11 +100,17 @@ class ProtectionPlan:
     def from_json(cls, record: Mapping[str, Any]) -> ProtectionPlan:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
         if record.get("format") != PLAN_FORMAT:
-            raise UsageError(f"plan format {record.get('format')!r} is not {PLAN_FORMAT!r}; use the version of monai_salm that wrote it")
+            raise UsageError(
+                f"plan format {record.get('format')!r} is not {PLAN_FORMAT!r}; use the version of monai_salm that "
+                "wrote it"
+            )
         samples = [
             SamplePlan(
                 s["sample_id"],
-                tuple(FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"])) for f in s["files"]),
+                tuple(
+                    FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"]))
+                    for f in s["files"]
+                ),
                 s["target"],
             )
             for s in record["samples"]
@@ -116,23 +127,42 @@ class ProtectionPlan:
 
     def protected(self) -> dict[str, tuple[str, Canvas]]:
         """Give the sample and the canvas of every file that will be protected, copies among them, by path."""
-        known = {file.path: (sample.sample_id, file.canvas) for sample in self.samples for file in sample.files if file.path not in self.refused}
+        known = {
+            file.path: (sample.sample_id, file.canvas)
+            for sample in self.samples
+            for file in sample.files
+            if file.path not in self.refused
+        }
         return known | {path: known[first] for path, first in self.copies.items() if first in known}
 
     def all_refused(self) -> dict[str, str]:
         """Give the reasons of all refused files, copies among them, by path."""
-        return self.refused | {path: self.refused[first] for path, first in self.copies.items() if first in self.refused}
+        return self.refused | {
+            path: self.refused[first] for path, first in self.copies.items() if first in self.refused
+        }
 
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file."""
         protect, refused = self.protected(), self.all_refused()
         files: list[dict[str, Any]] = [
-            {"path": path, "fate": "protect", "reason": "", "sample_id": name, "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored}
+            {
+                "path": path,
+                "fate": "protect",
+                "reason": "",
+                "sample_id": name,
+                "epsilon_real": canvas.epsilon_real,
+                "epsilon_stored": canvas.epsilon_stored,
+            }
             for path, (name, canvas) in sorted(protect.items())
         ]
         files += [{"path": path, "fate": "copy", "reason": "no picture"} for path in sorted(self.documents)]
         files += [{"path": path, "fate": "refuse", "reason": reason} for path, reason in sorted(refused.items())]
-        counts = {"protect": len(protect), "copy": len(self.documents), "refuse": len(refused), "samples": len(self.samples)}
+        counts = {
+            "protect": len(protect),
+            "copy": len(self.documents),
+            "refuse": len(refused),
+            "samples": len(self.samples),
+        }
         return {"counts": counts, "classes": self.classes, "files": files}
 
     def digest(self) -> str:
@@ -175,11 +205,16 @@ def build_plan(
         inventory: the files.
         options: how budgets are found.
         labels: None for methods that need none.
-        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more, else instances.
+        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more,
+            else instances.
         show_progress: a progress bar on standard error.
     """
-    plan = ProtectionPlan([], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents})
-    by_series = sample == "series" or (sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG"))
+    plan = ProtectionPlan(
+        [], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents}
+    )
+    by_series = sample == "series" or (
+        sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
+    )
     found: list[SamplePlan] = []
     with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
         for paths in _volumes(inventory):
@@ -196,14 +231,18 @@ def build_plan(
     return plan
 
 
-def file_canvases(inventory: Inventory, options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, Canvas]]:
+def file_canvases(
+    inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
+) -> Iterator[tuple[str, SourceImage, Canvas]]:
     """Give the source and the canvas of every picture; reasons for those without one go to ``refused``."""
     for paths in _volumes(inventory):
         yield from _canvases(inventory, paths, options, refused)
 
 
 def _volumes(inventory: Inventory) -> list[list[str]]:
-    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every other file alone."""
+    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every
+    other file alone.
+    """
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, header in inventory.pictures.items():
         series = volume_of(header)
@@ -211,8 +250,12 @@ def _volumes(inventory: Inventory) -> list[list[str]]:
     return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
 
 
-def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, Canvas]]:
-    """Bind the budgets of each file of a volume; files are read twice if there are several, so that memory stays flat."""
+def _canvases(
+    inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]
+) -> Iterator[tuple[str, SourceImage, Canvas]]:
+    """Bind the budgets of each file of a volume; files are read twice if there are several, so that
+    memory stays flat.
+    """
     readable: dict[str, SourceImage | None] = {}
     values = VolumeValues(len(paths))
     judged: list[Judgement] = []
@@ -251,7 +294,12 @@ def _canvases(inventory: Inventory, paths: list[str], options: BudgetOptions, re
 
 
 def _plan_volume(
-    inventory: Inventory, paths: list[str], options: BudgetOptions, labels: LabelAssignment | None, by_series: bool, refused: dict[str, str]
+    inventory: Inventory,
+    paths: list[str],
+    options: BudgetOptions,
+    labels: LabelAssignment | None,
+    by_series: bool,
+    refused: dict[str, str],
 ) -> Iterable[SamplePlan]:
     unlabeled = {
         path: labels.refused.get(path, f"it has no label ({labels.key}); add it to the labels, or leave the file out")
@@ -260,13 +308,18 @@ def _plan_volume(
     }
     labeled = [path for path in paths if path not in unlabeled]
     files: list[tuple[FilePlan, SourceImage]] = []
-    # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the same ones.
+    # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the
+    # same ones.
     for path, source, canvas in _canvases(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
         plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), canvas)
         if not by_series or len(labeled) == 1 or source.header.stacked:
-            yield SamplePlan(source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint, (plan,), labels.targets[path] if labels else None)
+            yield SamplePlan(
+                source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint,
+                (plan,),
+                labels.targets[path] if labels else None,
+            )
         else:
             files.append((plan, _without_pixels(source)))
     refused.update(unlabeled)
@@ -276,21 +329,37 @@ def _plan_volume(
     targets = {json.dumps(labels.targets[plan.path]) for plan, _ in files} if labels else {"null"}
     if len(shapes) > 1 or len(targets) > 1:
         why = f"slices of {len(shapes)} shapes" if len(shapes) > 1 else "slices with different labels"
-        refused.update({plan.path: f"its series has {why}, so it is not one volume; protect its instances (--sample instance)" for plan, _ in files})
+        refused.update(
+            {
+                plan.path: f"its series has {why}, so it is not one volume; protect its instances (--sample instance)"
+                for plan, _ in files
+            }
+        )
         return
-    yield SamplePlan(files[0][1].header.identifiers["SeriesInstanceUID"], tuple(plan for plan, _ in files), json.loads(targets.pop()))
+    yield SamplePlan(
+        files[0][1].header.identifiers["SeriesInstanceUID"], tuple(plan for plan, _ in files), json.loads(targets.pop())
+    )
 
 
 def _without_pixels(source: SourceImage) -> SourceImage:
     """Forget the pixels of a slice, so that a long series does not fill the memory."""
-    return SourceImage(header=source.header, stored=source.stored[:0], slope=source.slope, range_stored=source.range_stored)
+    return SourceImage(
+        header=source.header, stored=source.stored[:0], slope=source.slope, range_stored=source.range_stored
+    )
 
 
 def _distinct(samples: list[SamplePlan], refused: dict[str, str]) -> list[SamplePlan]:
-    """Keep one sample of each id; copies of the same volume are refused, since their noise and label would have to agree."""
+    """Keep one sample of each id; copies of the same volume are refused, since their noise and label would have to
+    agree.
+    """
     kept: dict[str, SamplePlan] = {}
     for sample in sorted(samples, key=lambda s: (s.sample_id, s.files[0].path)):
         first = kept.setdefault(sample.sample_id, sample)
         if first is not sample:
-            refused.update({file.path: f"it holds the same values as {first.files[0].path}; remove one of the two" for file in sample.files})
+            refused.update(
+                {
+                    file.path: f"it holds the same values as {first.files[0].path}; remove one of the two"
+                    for file in sample.files
+                }
+            )
     return list(kept.values())

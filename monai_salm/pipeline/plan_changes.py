@@ -35,11 +35,18 @@ def plan_changes(before: Plan, now: Plan) -> list[str]:
     moved = [path for path in labels_before if path in labels_now and labels_before[path] != labels_now[path]]
     if moved:
         first = moved[0]
-        changes.append(f"{len(moved)} labels changed: of {first} it was {_text(labels_before[first])}, is {_text(labels_now[first])} now")
+        changes.append(
+            f"{len(moved)} labels changed: of {first} it was {_text(labels_before[first])}, is "
+            f"{_text(labels_now[first])} now"
+        )
     elif before.get("classes") != now.get("classes"):
         changes.append(f"the classes were {before.get('classes')}, are {now.get('classes')} now")
     contents_before, contents_now = _part(old, "contents"), _part(new, "contents")
-    changes += [f"the {name} changed" for name in contents_before if contents_now.get(name, contents_before[name]) != contents_before[name]][:1]
+    changes += [
+        f"the {name} changed"
+        for name in contents_before
+        if contents_now.get(name, contents_before[name]) != contents_before[name]
+    ][:1]
     return changes
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would find out only while it searches, found out before anything is written; a dry run and a scan promise no more than it keeps."""
+"""What a run would find out only while it searches, found out before anything is written; a dry run and a scan promise
+no more than it keeps.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from monai_salm.surrogate import load_surrogate
 
 
 def check_choices(options: ProtectOptions) -> None:
-    """Find out before anything is read whether the device is there, and whether the surrogate is known and of use to the method.
+    """Find out before anything is read whether the device is there, and whether the surrogate is known and of use to
+    the method.
 
     Raises:
         UsageError: it is not; the message says what is.
@@ -30,7 +33,9 @@ def check_choices(options: ProtectOptions) -> None:
     pick_device(options.device)
     if name.endswith(SURROGATE_SUFFIX):
         if isinstance(search, Baseline):
-            raise UsageError(f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {name}")
+            raise UsageError(
+                f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {name}"
+            )
         load_surrogate(name)
     elif name:
         try:
@@ -40,7 +45,12 @@ def check_choices(options: ProtectOptions) -> None:
 
 
 def preflight(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, bare: dict[str, str] | None = None, *, show_progress: bool = False
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    bare: dict[str, str] | None = None,
+    *,
+    show_progress: bool = False,
 ) -> WorkingSet | None:
     """Read all samples that a search needs, and find out whether it can be done; changes nothing but the plan.
 
@@ -64,8 +74,11 @@ def preflight(
     return working
 
 
-def foresee(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False) -> WorkingSet | None:
-    """Move to the plan's refused files what a run would refuse, by reading every sample as the run does; nothing is written.
+def foresee(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+) -> WorkingSet | None:
+    """Move to the plan's refused files what a run would refuse, by reading every sample as the run does; nothing is
+    written.
 
     Returns:
         As :func:`preflight`.
@@ -89,7 +102,8 @@ def foresee(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions,
 
 
 def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bool = False) -> dict[str, Any]:
-    """Give what ``monai-salm scan --json`` prints: what would become of each file without any label; reads every picture.
+    """Give what ``monai-salm scan --json`` prints: what would become of each file without any label; reads every
+    picture.
 
     Args:
         inventory: the files.

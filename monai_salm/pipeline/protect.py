@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: a folder of images goes in, protected images come out, and a private work folder keeps what is needed to go on or to check."""
+"""The main job: a folder of images goes in, protected images come out, and a private work folder keeps what is needed
+to go on or to check.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from monai_salm.errors import DiskError, SalmError, UsageError
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.keys import check_key
-from monai_salm.pipeline.labels import LabelAssignment, describe_labels, label_maps, labels_from_folders, labels_from_table, segmentations_in
+from monai_salm.pipeline.labels import (
+    LabelAssignment,
+    describe_labels,
+    label_maps,
+    labels_from_folders,
+    labels_from_table,
+    segmentations_in,
+)
 from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
@@ -68,18 +77,32 @@ class ProtectResult:
             if fate.status in ("refused", "failed") or (fate.status == "copied" and fate.path not in self.documents)
         ]
         for _, fate in sorted(self.fates.items()):
-            told = {"incomplete": fate.left_out, "unprotected": fate.unprotected} if fate.status in ("protected", "copied") else {}
-            problems += [{"path": fate.path, "status": status, "reason": reason} for status, reason in told.items() if reason]
+            told = (
+                {"incomplete": fate.left_out, "unprotected": fate.unprotected}
+                if fate.status in ("protected", "copied")
+                else {}
+            )
+            problems += [
+                {"path": fate.path, "status": status, "reason": reason} for status, reason in told.items() if reason
+            ]
         troubled = {problem["path"] for problem in problems if problem["status"] not in ("incomplete", "unprotected")}
-        notes = [{"path": fate.path, "notes": fate.reason.split("; ")} for _, fate in sorted(self.fates.items()) if fate.reason and fate.path not in troubled]
+        notes = [
+            {"path": fate.path, "notes": fate.reason.split("; ")}
+            for _, fate in sorted(self.fates.items())
+            if fate.reason and fate.path not in troubled
+        ]
         done = [fate for fate in self.fates.values() if fate.status == "protected"]
         summary = {
             "lowest_psnr": min((fate.psnr for fate in done if fate.psnr is not None), default=None),
-            "largest_changed_fraction": max((fate.changed_fraction for fate in done if fate.changed_fraction is not None), default=None),
+            "largest_changed_fraction": max(
+                (fate.changed_fraction for fate in done if fate.changed_fraction is not None), default=None
+            ),
         }
         return {
-            "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates), "ignored": len(self.ignored),
-            "labels": self.labels, "notes": notes, "rounds": self.search.rounds, "passes_per_sample": self.search.passes,
+            "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates),
+            "ignored": len(self.ignored),
+            "labels": self.labels, "notes": notes, "rounds": self.search.rounds,
+            "passes_per_sample": self.search.passes,
             "surrogate": self.search.surrogate, **summary, "problems": problems,
         }  # fmt: skip
 
@@ -102,26 +125,49 @@ def prepare(
     check_surrogate(options)
     needs_labels = options.needs_labels()
     if options.labels is not None and not options.labels.exists():
-        raise UsageError(f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in UTF-8, or a folder of label maps")
+        raise UsageError(
+            f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in "
+            "UTF-8, or a folder of label maps"
+        )
     if options.unused():
-        logger.warning("method %r makes its noise without labels, network or rounds: %s not used", options.method, ", ".join(options.unused()))
+        logger.warning(
+            "method %r makes its noise without labels, network or rounds: %s not used",
+            options.method,
+            ", ".join(options.unused()),
+        )
     inventory = scan(source, unpack_into=unpack_into, choices=options.kind_choices(), show_progress=show_progress)
     labels = find_labels(inventory, options) if needs_labels else None
     if needs_labels and not inventory.pictures:
-        raise UsageError(f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons")
-    plan = build_plan(inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress)
+        raise UsageError(
+            f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons"
+        )
+    plan = build_plan(
+        inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress
+    )
     # Where things lie, and how fast they are done, does not change what is done.
     elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
-    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(options).items() if name not in elsewhere}
+    chosen = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+        if name not in elsewhere
+    }
     plan.settings = chosen | {"version": version("monai_salm"), "contents": _contents(plan, options)}
     return inventory, plan, labels
 
 
 def _contents(plan: ProtectionPlan, options: ProtectOptions) -> dict[str, str]:
-    """Give the digests of what a run reads beside its input, so that it does not go on with another surrogate or other label maps."""
-    maps = {sample.files[0].path: Path(sample.target) for sample in plan.samples if isinstance(sample.target, str) and sample.target not in plan.documents}
+    """Give the digests of what a run reads beside its input, so that it does not go on with another surrogate or other
+    label maps.
+    """
+    maps = {
+        sample.files[0].path: Path(sample.target)
+        for sample in plan.samples
+        if isinstance(sample.target, str) and sample.target not in plan.documents
+    }
     contents = {f"label map of {path}": file_digest(place) for path, place in sorted(maps.items())}
-    return contents | ({"surrogate": file_digest(Path(options.surrogate))} if options.surrogate.endswith(SURROGATE_SUFFIX) else {})
+    return contents | (
+        {"surrogate": file_digest(Path(options.surrogate))} if options.surrogate.endswith(SURROGATE_SUFFIX) else {}
+    )
 
 
 def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignment:
@@ -135,9 +181,13 @@ def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignmen
     if options.labels_from_folders:
         return labels_from_folders(inventory)
     if options.labels is None:
-        raise UsageError(f"method {options.method!r} needs labels; give --labels FILE, --labels-from-folders, or --method random")
+        raise UsageError(
+            f"method {options.method!r} needs labels; give --labels FILE, --labels-from-folders, or --method random"
+        )
     if options.labels.is_dir():
-        raise UsageError(f"{options.labels} is a folder; a table is needed for classification, or give --task segmentation")
+        raise UsageError(
+            f"{options.labels} is a folder; a table is needed for classification, or give --task segmentation"
+        )
     return labels_from_table(options.labels, inventory, options.label_column)
 
 
@@ -146,8 +196,8 @@ class ProtectionRun:
 
     Args:
         source: folder, zip, DICOMDIR, or one file.
-        output: folder to make; relative paths and names are those of the input. A zip becomes a zip: ``output`` itself where that ends in .zip, else
-            one of the source's name in the folder ``output``.
+        output: folder to make; relative paths and names are those of the input. A zip becomes a zip: ``output`` itself
+            where that ends in .zip, else one of the source's name in the folder ``output``.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         show_progress: progress bars on standard error.
     """
@@ -179,7 +229,9 @@ class ProtectionRun:
                 if self._zip is not None:
                     check_space(space_to_unpack(self.source, self.work_dir, self._zip))
                     self._make_work_dir()
-                inventory, plan, labels = prepare(self.source, self.options, self.work_dir / "input", show_progress=self.show_progress)
+                inventory, plan, labels = prepare(
+                    self.source, self.options, self.work_dir / "input", show_progress=self.show_progress
+                )
                 check_space(self._needs(inventory, plan))
                 text = _frozen(self.work_dir / "plan.json", plan, self.options.resume)
                 if not is_searched(self.options, self.work_dir):
@@ -201,7 +253,9 @@ class ProtectionRun:
         _check_folders(self.source, self.output, self.work_dir, self.options.resume)
         check_key(self.options, self.work_dir)
         with TemporaryDirectory() as spare:
-            inventory, plan, labels = prepare(self.source, self.options, Path(spare) / "input", show_progress=self.show_progress)
+            inventory, plan, labels = prepare(
+                self.source, self.options, Path(spare) / "input", show_progress=self.show_progress
+            )
             check_space(self._needs(inventory, plan))
             _frozen(self.work_dir / "plan.json", plan, self.options.resume)
             working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
@@ -213,7 +267,11 @@ class ProtectionRun:
     def _make_work_dir(self) -> None:
         """Make the work folder, or take it over from a stopped run, for nobody but its owner."""
         if not make_private(self.work_dir):
-            logger.warning("%s: others may read the private work folder, for its disk knows no rights; give --work-dir on another disk", self.work_dir)
+            logger.warning(
+                "%s: others may read the private work folder, for its disk knows no rights; give --work-dir on "
+                "another disk",
+                self.work_dir,
+            )
         remove_leftovers(self.work_dir)
         remove_leftovers(self.work_dir / "noise")
 
@@ -230,7 +288,9 @@ class ProtectionRun:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
         if self._summary is None:
             inventory, plan = self.prepare()
-            self._summary = make_noise(inventory, plan, self.options, self.work_dir, self._working, show_progress=self.show_progress)
+            self._summary = make_noise(
+                inventory, plan, self.options, self.work_dir, self._working, show_progress=self.show_progress
+            )
             self._working = None  # the writing needs the memory
         return self._summary
 
@@ -244,13 +304,23 @@ class ProtectionRun:
         except DiskError as error:
             if error.full is None:
                 raise
-            raise disk_full(error.full, self._needs(inventory, plan)[folder]) from error  # what is left of the run, not of the file
+            raise disk_full(
+                error.full, self._needs(inventory, plan)[folder]
+            ) from error  # what is left of the run, not of the file
         if self._zip is not None:
             remove_leftovers(self._zip.parent, [self._zip.name])
             pack(folder, self.source, self._zip, show_progress=self.show_progress)
             for temporary in (folder, inventory.root):
                 shutil.rmtree(temporary)
-        return ProtectResult(self._zip or self.output, self.work_dir, fates, summary, frozenset(plan.documents), tuple(inventory.ignored), self.labels)
+        return ProtectResult(
+            self._zip or self.output,
+            self.work_dir,
+            fates,
+            summary,
+            frozenset(plan.documents),
+            tuple(inventory.ignored),
+            self.labels,
+        )
 
 
 def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
@@ -267,24 +337,35 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
         if folder.exists() and not folder.is_dir() and not (resume and name == "output"):
             raise UsageError(f"the {name} {folder} is a file already; give another name")
         if folder.is_dir() and any(folder.iterdir()) and not resume:
-            raise UsageError(f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder")
+            raise UsageError(
+                f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder"
+            )
     if work_dir.resolve().is_relative_to(output.resolve()):
-        raise UsageError(f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it")
+        raise UsageError(
+            f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it"
+        )
     if source.resolve().is_relative_to(output.resolve()):
-        raise UsageError(f"the input {source} lies in the output {output}, which is handed out; give a folder beside it")
+        raise UsageError(
+            f"the input {source} lies in the output {output}, which is handed out; give a folder beside it"
+        )
     if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / "plan.json").is_file():
         raise UsageError(
-            f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give that run's --work-dir, or another output"
+            f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give "
+            "that run's --work-dir, or another output"
         )
 
 
-def _labels_found(labels: LabelAssignment | None, inventory: Inventory, plan: ProtectionPlan, working: WorkingSet | None) -> dict[str, Any] | None:
+def _labels_found(
+    labels: LabelAssignment | None, inventory: Inventory, plan: ProtectionPlan, working: WorkingSet | None
+) -> dict[str, Any] | None:
     """Give what is known of the labels; the classes of label maps with the number of samples that hold them."""
     if labels is None:
         return None
     found = labels.to_json(inventory)
     if not labels.classes and working is not None:
-        held = Counter(int(value) for sample in working.samples if sample.target is not None for value in np.unique(sample.target))
+        held = Counter(
+            int(value) for sample in working.samples if sample.target is not None for value in np.unique(sample.target)
+        )
         found["classes"] = {name: held[number] for number, name in enumerate(plan.classes)}
     return found
 
@@ -311,7 +392,9 @@ def _with_unprotected_copies(preview: dict[str, Any]) -> dict[str, Any]:
     for file in refused:
         file |= {"fate": "copy", "unprotected": True, "reason": f"copied unprotected: {file['reason']}"}
     counts = preview["counts"]
-    return preview | {"counts": counts | {"copy": counts["copy"] + len(refused), "refuse": 0, "unprotected": len(refused)}}
+    return preview | {
+        "counts": counts | {"copy": counts["copy"] + len(refused), "refuse": 0, "unprotected": len(refused)}
+    }
 
 
 @contextmanager
@@ -333,7 +416,8 @@ def _frozen(path: Path, plan: ProtectionPlan, resume: bool) -> str:
         if known["digest"] != plan.digest():
             changes = "; ".join(plan_changes(known, plan.to_json())) or "what is different cannot be told"
             raise UsageError(
-                f"{path}: the files, labels or options are not those that the run was begun with: {changes}; give those again, "
+                f"{path}: the files, labels or options are not those that the run was begun with: {changes}; give "
+                "those again, "
                 "or start anew with another OUTPUT"
             )
     return json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run left in the private work folder beside its output: read by who checks the output, and believed only where it fits the files."""
+"""What a run left in the private work folder beside its output: read by who checks the output, and believed only where
+it fits the files.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +61,16 @@ class RunRecord:
 def find_record(protected: Path, before: Inventory, after: Inventory) -> RunRecord:
     """Read the manifest beside an output, and hold it against the files of both sides.
 
-    It fits if every line is of a file of the original folder, with the bytes that this file has, and if at least one protected file has the bytes that
-    the manifest gives it.
+    It fits if every line is of a file of the original folder, with the bytes that this file has, and if at least one
+    protected file has the bytes that the manifest gives it.
 
     Args:
         protected: folder, zip or file that a run wrote.
         before, after: of the original and of the protected files.
     """
-    places = [protected, protected.parent] if protected.is_file() else [protected]  # a zip that went into a folder has its work folder beside that
+    places = (
+        [protected, protected.parent] if protected.is_file() else [protected]
+    )  # a zip that went into a folder has its work folder beside that
     path = next((path for place in places if (path := default_work_dir(place) / MANIFEST).is_file()), None)
     if path is None:
         return RunRecord()
@@ -99,15 +103,21 @@ def _misfit(fates: dict[str, FileFate], before: Inventory, after: Inventory) -> 
 
 
 def was_made_from(made: Inventory, other: Inventory, output: Path) -> bool:
-    """Tell whether the manifest beside an output says that it was made from another folder: its bytes are those written, and the other's those read.
+    """Tell whether the manifest beside an output says that it was made from another folder: its bytes are those
+    written, and the other's those read.
 
     Args:
         made, other: both inventories.
         output: folder, zip or file of the first.
     """
     record = find_record(output, other, made)
-    pairs = ((other.absolute(path), made.absolute(other.output_path(path)), fate) for path, fate in record.fates.items() if fate.status == "protected")
+    pairs = (
+        (other.absolute(path), made.absolute(other.output_path(path)), fate)
+        for path, fate in record.fates.items()
+        if fate.status == "protected"
+    )
     return any(
-        place.is_file() and target.is_file() and file_digest(place) == fate.sha256_in and file_digest(target) == fate.sha256_out
+        place.is_file() and target.is_file() and file_digest(place) == fate.sha256_in
+        and file_digest(target) == fate.sha256_out
         for place, target, fate in pairs
     )  # fmt: skip

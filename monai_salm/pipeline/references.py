@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What refers to what in an export: which objects get new UIDs, and writing the documents whose references have to follow."""
+"""What refers to what in an export: which objects get new UIDs, and writing the documents whose references have to
+follow.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,17 @@ def own_uids(found: ImageHeader | Document) -> frozenset[str]:
 
 
 def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) -> frozenset[str]:
-    """Give the SOP and Series Instance UIDs that get new ones: those of changed pictures, and of every document that refers to one of them.
+    """Give the SOP and Series Instance UIDs that get new ones: those of changed pictures, and of every document that
+    refers to one of them.
 
-    A document whose references change is another object, so it must have another UID (PS3.3 C.12.1.1.1): an archive that knows its UID would keep the old
-    one and its references to the unprotected pictures. What refers to that document changes in turn, and so on.
+    A document whose references change is another object, so it must have another UID (PS3.3 C.12.1.1.1): an archive
+    that knows its UID would keep the old one and its references to the unprotected pictures. What refers to that
+    document changes in turn, and so on.
     """
     renewed = {uid for header in changed for uid in own_uids(header)}
-    waiting = [document for document in documents if document.format == "dicom" and document.identifiers.get("SOPInstanceUID")]
+    waiting = [
+        document for document in documents if document.format == "dicom" and document.identifiers.get("SOPInstanceUID")
+    ]
     before = -1
     while before < len(renewed):
         before, left = len(renewed), []
@@ -44,7 +50,13 @@ def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) 
 
 
 def write_documents(
-    inventory: Inventory, paths: Mapping[str, str], output: Path, derivation: Derivation, written: frozenset[str], *, private: bool = False
+    inventory: Inventory,
+    paths: Mapping[str, str],
+    output: Path,
+    derivation: Derivation,
+    written: frozenset[str],
+    *,
+    private: bool = False,
 ) -> Iterable[FileFate]:
     """Write what is no picture, DICOMDIRs last: byte for byte, but for references.
 
@@ -64,7 +76,12 @@ def write_documents(
             yield FileFate(path=path, status="refused", reason=alone, sha256_in=paths[path])
             continue
         if file_digest(document.path) != paths[path]:
-            yield FileFate(path=path, status="failed", reason="it is not the file any more that was looked at; run again", sha256_in=paths[path])
+            yield FileFate(
+                path=path,
+                status="failed",
+                reason="it is not the file any more that was looked at; run again",
+                sha256_in=paths[path],
+            )
             continue
         left_out, absent = records_left_out(inventory, path, present)
         try:
@@ -74,7 +91,9 @@ def write_documents(
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
             continue
         except OSError as error:
-            yield FileFate(path=path, status="failed", reason=f"cannot be copied: {error.strerror or error}", sha256_in=paths[path])
+            yield FileFate(
+                path=path, status="failed", reason=f"cannot be copied: {error.strerror or error}", sha256_in=paths[path]
+            )
             continue
         present.add(path)
         digest = file_digest(output / path)
@@ -82,12 +101,19 @@ def write_documents(
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
         yield FileFate(
-            path=path, status="copied", reason="; ".join(notes), left_out=left_out, unprotected=document.unprotected, sha256_in=paths[path], sha256_out=digest
+            path=path,
+            status="copied",
+            reason="; ".join(notes),
+            left_out=left_out,
+            unprotected=document.unprotected,
+            sha256_in=paths[path],
+            sha256_out=digest,
         )
 
 
 def records_left_out(inventory: Inventory, path: str, present: Collection[str]) -> tuple[str, frozenset[str]]:
-    """Say which records of a DICOMDIR are of files that are not written, in words and by the names that it has for them.
+    """Say which records of a DICOMDIR are of files that are not written, in words and by the names that it has for
+    them.
 
     Args:
         inventory: of the input.
@@ -95,8 +121,15 @@ def records_left_out(inventory: Inventory, path: str, present: Collection[str]) 
         present: paths of all files that are written.
     """
     meant = inventory.listed.get(path, {})
-    absent = frozenset(name for name, found in meant.items() if set(present).isdisjoint(map(inventory.output_path, found)))
-    return f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})" if absent else "", absent
+    absent = frozenset(
+        name for name, found in meant.items() if set(present).isdisjoint(map(inventory.output_path, found))
+    )
+    return (
+        f"{len(absent)} of its {len(meant)} records are of files that are not handed out (first {min(absent)})"
+        if absent
+        else "",
+        absent,
+    )
 
 
 def why_header_stays(inventory: Inventory, path: str, written: frozenset[str]) -> str:

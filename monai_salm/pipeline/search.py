@@ -30,7 +30,14 @@ from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.progress import in_words, track
 from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
-from monai_salm.surrogate import SurrogateCard, frozen_optimizer, frozen_set, load_surrogate, series_key, surrogate_bytes
+from monai_salm.surrogate import (
+    SurrogateCard,
+    frozen_optimizer,
+    frozen_set,
+    load_surrogate,
+    series_key,
+    surrogate_bytes,
+)
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask, task_from_json
 from monai_salm.textures import class_directions
 
@@ -46,12 +53,16 @@ DEFAULT_SURROGATES = {"classification": "small-resnet", "segmentation": "small-u
 """Networks by task, unless the user names another."""
 
 VOLUME_ROUNDS = 12
-"""Rounds at most for volumes, unless the user gives another number: a round of 160 small ones takes about a minute on a CPU."""
+"""Rounds at most for volumes, unless the user gives another number: a round of 160 small ones takes about a minute on a
+CPU.
+"""
 
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What a search did: its rounds, its passes per sample, the error of the surrogate in each round, and whether that is what it should be, in words."""
+    """What a search did: its rounds, its passes per sample, the error of the surrogate in each round, and whether that
+    is what it should be, in words.
+    """
 
     rounds: int = 0
     passes: float = 0.0
@@ -65,38 +76,59 @@ def is_searched(options: ProtectOptions, work_dir: Path) -> bool:
 
 
 def make_noise(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path, working: WorkingSet | None, *, show_progress: bool = False
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    work_dir: Path,
+    working: WorkingSet | None,
+    *,
+    show_progress: bool = False,
 ) -> SearchSummary:
     """Search the noise of all samples and put it into ``work_dir/noise``.
 
-    A sample that cannot carry noise, or whose label map does not fit, moves from the plan's samples to its refused files. What was done is kept in
-    ``work_dir/search.json``, and a run that goes on takes it from there.
+    A sample that cannot carry noise, or whose label map does not fit, moves from the plan's samples to its refused
+    files. What was done is kept in ``work_dir/search.json``, and a run that goes on takes it from there.
 
     Args:
         inventory, plan: of the input; the plan is changed.
         options: of the run.
         work_dir: its private folder.
-        working: the samples, of :func:`~monai_salm.pipeline.preflight.preflight`; None for a method that draws its noise sample by sample.
+        working: the samples, of :func:`~monai_salm.pipeline.preflight.preflight`; None for a method that draws its
+            noise sample by sample.
         show_progress: progress bars on standard error.
     """
     done = work_dir / "search.json"
     if is_searched(options, work_dir):
         record = json.loads(done.read_text(encoding="utf-8"))
         plan.refused.update(record["refused"])
-        plan.samples = [sample for sample in plan.samples if all(file.path not in record["refused"] for file in sample.files)]
+        plan.samples = [
+            sample for sample in plan.samples if all(file.path not in record["refused"] for file in sample.files)
+        ]
         return SearchSummary(record["rounds"], record["passes"], tuple(record["errors"]), record.get("surrogate", ""))
     method = options.noise_method()
     if working is None:
         summary = _draw_noise(inventory, plan, options, NoiseStore(work_dir / "noise"), show_progress=show_progress)
     elif isinstance(method.search, Baseline):
-        summary = _baseline_noise(inventory, plan, options, method.search, working, NoiseStore(work_dir / "noise"), show_progress=show_progress)
+        summary = _baseline_noise(
+            inventory,
+            plan,
+            options,
+            method.search,
+            working,
+            NoiseStore(work_dir / "noise"),
+            show_progress=show_progress,
+        )
     else:
         summary = _search_noise(inventory, plan, options, method, working, work_dir, show_progress=show_progress)
-    write_atomically(done, (json.dumps(asdict(summary) | {"refused": plan.refused}, indent=1) + "\n").encode(), private=True)
+    write_atomically(
+        done, (json.dumps(asdict(summary) | {"refused": plan.refused}, indent=1) + "\n").encode(), private=True
+    )
     return summary
 
 
-def _draw_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, store: NoiseStore, *, show_progress: bool) -> SearchSummary:
+def _draw_noise(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, store: NoiseStore, *, show_progress: bool
+) -> SearchSummary:
     """Draw random noise, one sample at a time."""
     plans = {sample.sample_id: sample for sample in plan.samples}
     for sample in load_working_samples(inventory, plan, options.working_size, show_progress=show_progress):
@@ -106,13 +138,22 @@ def _draw_noise(inventory: Inventory, plan: ProtectionPlan, options: ProtectOpti
 
 
 def _baseline_noise(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, baseline: Baseline, working: WorkingSet, store: NoiseStore, *, show_progress: bool
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    baseline: Baseline,
+    working: WorkingSet,
+    store: NoiseStore,
+    *,
+    show_progress: bool,
 ) -> SearchSummary:
     """Let a baseline's maker make the noise; one that was stopped starts again."""
     task = task_of(working, plan, options.task)
 
     def build_surrogate() -> torch.nn.Module:
-        return seeded_network(options.surrogate or DEFAULT_SURROGATES[options.task], working.padded_shape, task.outputs, options.seed)
+        return seeded_network(
+            options.surrogate or DEFAULT_SURROGATES[options.task], working.padded_shape, task.outputs, options.seed
+        )
 
     run = BaselineRun(
         seed=options.seed, device=pick_device(options.device), rounds=baseline.rounds, build_surrogate=build_surrogate,
@@ -121,16 +162,27 @@ def _baseline_noise(
     plans = {sample.sample_id: sample for sample in plan.samples}
     levels = {sample.sample_id: sample.levels for sample in working.samples}
     for sample_id, steps in baseline.make(working, task, run):
-        store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
+        store.write(
+            sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id])
+        )
     return SearchSummary(len(run.errors), run.passes, tuple(run.errors))
 
 
 def load_set(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, bare: dict[str, str] | None = None, *, show_progress: bool = False
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    bare: dict[str, str] | None = None,
+    *,
+    show_progress: bool = False,
 ) -> WorkingSet:
-    """Read all samples of a plan that one network can see, in batches that it can see; arguments as :func:`load_working_samples`."""
+    """Read all samples of a plan that one network can see, in batches that it can see; arguments as
+    :func:`load_working_samples`.
+    """
     label_values = label_map_values(inventory, plan.samples)
-    loaded = list(load_working_samples(inventory, plan, options.working_size, label_values, bare, show_progress=show_progress))
+    loaded = list(
+        load_working_samples(inventory, plan, options.working_size, label_values, bare, show_progress=show_progress)
+    )
     working = WorkingSet(_of_one_kind(loaded, plan))
     name = options.surrogate or DEFAULT_SURROGATES[options.task]
     if name.endswith(SURROGATE_SUFFIX):
@@ -143,21 +195,38 @@ def load_set(
 
 
 def _search_noise(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, working: WorkingSet, work_dir: Path, *, show_progress: bool
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    method: NoiseMethod,
+    working: WorkingSet,
+    work_dir: Path,
+    *,
+    show_progress: bool,
 ) -> SearchSummary:
     """Run the optimizer, saving its state after each round and the surrogate at the end."""
     digest = plan.digest()
     optimizer, card = build_optimizer(working, plan, options, method, show_progress=show_progress)
     checkpoint, store = work_dir / "search.safetensors", NoiseStore(work_dir / "noise")
-    state = load_search(checkpoint, working, optimizer.network, digest) if options.resume and checkpoint.is_file() else optimizer.start(working)
+    state = (
+        load_search(checkpoint, working, optimizer.network, digest)
+        if options.resume and checkpoint.is_file()
+        else optimizer.start(working)
+    )
     seconds = search_seconds(optimizer, working, state)
     if seconds:
         rounds = optimizer.settings.max_rounds - state.round
-        logger.info("searching the noise of %d images takes %s at most (%d rounds)", len(working), in_words(seconds), rounds)
+        logger.info(
+            "searching the noise of %d images takes %s at most (%d rounds)", len(working), in_words(seconds), rounds
+        )
     plans = {sample.sample_id: sample for sample in plan.samples}
     levels = {sample.sample_id: sample.levels for sample in working.samples}
-    for sample_id, steps in optimizer.run(working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)):
-        store.write(sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id]))
+    for sample_id, steps in optimizer.run(
+        working, state, lambda now: save_search(checkpoint, now, optimizer.network, digest)
+    ):
+        store.write(
+            sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id])
+        )
     card = replace(card, rounds=state.round, series=card.series | series_budgets(inventory, plan, options))
     write_atomically(work_dir / "surrogate.safetensors", surrogate_bytes(optimizer.network, card), private=True)
     checkpoint.unlink(missing_ok=True)
@@ -169,12 +238,15 @@ def _search_noise(
 
 
 def check_surrogate(options: ProtectOptions) -> None:
-    """Hold the options of a run against those of the run that its frozen surrogate comes from; nothing where the surrogate is a network's name.
+    """Hold the options of a run against those of the run that its frozen surrogate comes from; nothing where the
+    surrogate is a network's name.
 
     Raises:
         UsageError: they differ; names all that have to be given for this surrogate. Or the file is none.
     """
-    if not options.surrogate.endswith(SURROGATE_SUFFIX) or not isinstance(options.noise_method().search, MinMinSettings):
+    if not options.surrogate.endswith(SURROGATE_SUFFIX) or not isinstance(
+        options.noise_method().search, MinMinSettings
+    ):
         return
     card = load_surrogate(options.surrogate)[1]
     epsilon, window = options.parsed_epsilon(), options.parsed_window()
@@ -183,8 +255,11 @@ def check_surrogate(options: ProtectOptions) -> None:
     pairs = {
         f"--task {card.task['task']}": options.task == card.task["task"],
         f"--method {card.method}": options.method == card.method,
-        f"--epsilon '{card.epsilon[0]!r}{' real' if card.epsilon[1] == 'real' else ''}'": (epsilon.value, epsilon.units) == tuple(card.epsilon),
-        f"--window {f'{low!r},{high!r}' if card.window else 'auto'}": (None if window is None else [window.low, window.high])
+        f"--epsilon '{card.epsilon[0]!r}{' real' if card.epsilon[1] == 'real' else ''}'": (epsilon.value, epsilon.units)
+        == tuple(card.epsilon),
+        f"--window {f'{low!r},{high!r}' if card.window else 'auto'}": (
+            None if window is None else [window.low, window.high]
+        )
         == (None if card.window is None else list(card.window)),
         f"--modality '{card.modality}'": options.modality == card.modality,
         f"--perturbed-fraction {kept:g}": fraction == kept,
@@ -192,7 +267,10 @@ def check_surrogate(options: ProtectOptions) -> None:
     }
     other = [option for option, same in pairs.items() if not same]
     if other:
-        raise UsageError(f"{options.surrogate}: this surrogate goes with the options of its own run, from which this one's differ; give {' '.join(other)}")
+        raise UsageError(
+            f"{options.surrogate}: this surrogate goes with the options of its own run, from which this one's "
+            f"differ; give {' '.join(other)}"
+        )
 
 
 def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: SurrogateCard) -> WorkingSet:
@@ -204,7 +282,8 @@ def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: 
     known = set(plan.classes) <= set(card.classes) and not plan.multi_label
     if working.spatial_dims != card.spatial_dims or not (known or plan.classes == card.classes):
         raise UsageError(
-            f"{path}: it was trained on {card.spatial_dims}D samples of the classes {card.classes}, these are {working.spatial_dims}D of {plan.classes}; "
+            f"{path}: it was trained on {card.spatial_dims}D samples of the classes {card.classes}, these are "
+            f"{working.spatial_dims}D of {plan.classes}; "
             "give the surrogate of a run over samples of this kind, or a network's name"
         )
     samples = working.samples
@@ -230,7 +309,9 @@ def series_budgets(inventory: Inventory, plan: ProtectionPlan, options: ProtectO
 
 
 def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> list[WorkingSample]:
-    """Keep slices or volumes, whichever are more: one network cannot see both. The others move to the plan's refused files."""
+    """Keep slices or volumes, whichever are more: one network cannot see both. The others move to the plan's refused
+    files.
+    """
     volumes = {sample.sample_id for sample in samples if sample.image_model.ndim == 3}
     if not 0 < len(volumes) < len(samples):
         return samples
@@ -240,7 +321,12 @@ def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> list[Wor
     reason = "a single slice among volumes" if keep_volumes else "a volume among single slices"
     for sample in plan.samples:
         if sample.sample_id not in names:
-            plan.refused.update({file.path: f"{reason}, which one search cannot see both; protect it in a run of its own" for file in sample.files})
+            plan.refused.update(
+                {
+                    file.path: f"{reason}, which one search cannot see both; protect it in a run of its own"
+                    for file in sample.files
+                }
+            )
     plan.samples = [sample for sample in plan.samples if sample.sample_id in names]
     return kept
 
@@ -254,7 +340,8 @@ def load_working_samples(
     *,
     show_progress: bool = False,
 ) -> Iterator[WorkingSample]:
-    """Read the samples of a plan onto the working grid, one by one; those that cannot be used move to the plan's refused files.
+    """Read the samples of a plan onto the working grid, one by one; those that cannot be used move to the plan's
+    refused files.
 
     Args:
         inventory, plan: of the input; the plan is changed.
@@ -280,13 +367,21 @@ def task_of(working: WorkingSet, plan: ProtectionPlan, task: str) -> LearningTas
     """Make the learning task of some samples."""
     if task == "segmentation":
         if len(plan.classes) < 2:
-            raise UsageError(f"the label maps hold {len(plan.classes)} value(s); segmentation needs background and one structure at least")
+            raise UsageError(
+                f"the label maps hold {len(plan.classes)} value(s); segmentation needs background and one "
+                "structure at least"
+            )
         return SegmentationTask(len(plan.classes))
     return ClassificationTask.balanced(working.targets())
 
 
 def build_optimizer(
-    working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions, method: NoiseMethod, *, show_progress: bool = False
+    working: WorkingSet,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    method: NoiseMethod,
+    *,
+    show_progress: bool = False,
 ) -> tuple[MinMinOptimizer, SurrogateCard]:
     """Build the surrogate and its optimizer, and the card that describes them."""
     if not isinstance(method.search, MinMinSettings):
@@ -299,19 +394,26 @@ def build_optimizer(
     task = task_of(working, plan, options.task)
     search = method.search
     if working.spatial_dims == 3:  # a volume is as much work and memory as many slices
-        search = replace(search, batch_size=VOLUME_BATCH, max_rounds=options.rounds or min(VOLUME_ROUNDS, search.max_rounds))
+        search = replace(
+            search, batch_size=VOLUME_BATCH, max_rounds=options.rounds or min(VOLUME_ROUNDS, search.max_rounds)
+        )
     if search.texture_period:  # found here, since further samples of the run need it, too
         search = replace(search, class_directions=class_directions(working, task.outputs, period=search.texture_period))
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     card = SurrogateCard(
-        network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes, search=search.to_json(),
-        augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape), working_size=options.working_size,
-        epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None, modality=options.modality,
+        network=name, spatial_dims=working.spatial_dims, task=task.to_json(), classes=plan.classes,
+        search=search.to_json(),
+        augmentation=method.augmentation.to_json(), padded_shape=list(working.padded_shape),
+        working_size=options.working_size,
+        epsilon=(epsilon.value, epsilon.units), window=(window.low, window.high) if window else None,
+        modality=options.modality,
         method=options.method, rounds=search.max_rounds, series={},
     )  # fmt: skip
     network = seeded_network(name, working.padded_shape, task.outputs, options.seed)
     check_network(network, name, task, working.padded_shape)
-    return MinMinOptimizer(network, task, search, augmentation=method.augmentation, device=device, show_progress=show_progress), card
+    return MinMinOptimizer(
+        network, task, search, augmentation=method.augmentation, device=device, show_progress=show_progress
+    ), card
 
 
 def check_fit(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions) -> None:
@@ -326,11 +428,15 @@ def check_fit(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions
         check_network(network, name, task_from_json(card.task), working.padded_shape)
         return
     task = task_of(working, plan, options.task)
-    check_network(seeded_network(name, working.padded_shape, task.outputs, options.seed), name, task, working.padded_shape)
+    check_network(
+        seeded_network(name, working.padded_shape, task.outputs, options.seed), name, task, working.padded_shape
+    )
 
 
 def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> torch.nn.Module:
-    """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random state."""
+    """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random
+    state.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(name, spatial_dims=len(image_shape), outputs=outputs, image_shape=image_shape)
@@ -345,5 +451,7 @@ def pick_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {name!r} is unknown; give auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda was asked for, but torch sees none; give --device cpu, or install a CUDA build of torch")
+        raise UsageError(
+            "device cuda was asked for, but torch sees none; give --device cpu, or install a CUDA build of torch"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

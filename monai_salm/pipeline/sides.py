@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling the original from the protected folder, so that swapped and wrong arguments are found out before anything is compared."""
+"""Telling the original from the protected folder, so that swapped and wrong arguments are found out before anything is
+compared.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _BOUND = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real un
 
 
 def stated_bounds(derivation: str) -> list[tuple[float, float]]:
-    """Give the bounds that a DICOM file states, in stored and in real units, that of the last run last; a file may have been protected before."""
+    """Give the bounds that a DICOM file states, in stored and in real units, that of the last run last; a file may have
+    been protected before.
+    """
     return [(float(stored), float(real)) for stored, real in _BOUND.findall(derivation)]
 
 
@@ -28,7 +32,10 @@ def check_places(original: Path, protected: Path) -> None:
         raise UsageError(f"{original} and {protected} are the same; give the original and the protected folder")
     for folder in (original, protected):
         if is_work_dir(folder) or (folder.name == "noise" and is_work_dir(folder.parent)):
-            raise UsageError(f"{folder} is the private work folder of a run, which holds no images; give the original folder and the one that was handed out")
+            raise UsageError(
+                f"{folder} is the private work folder of a run, which holds no images; give the original folder "
+                "and the one that was handed out"
+            )
 
 
 def check_sides(original: Path, protected: Path, before: Inventory, after: Inventory, paired: bool) -> None:
@@ -43,16 +50,23 @@ def check_sides(original: Path, protected: Path, before: Inventory, after: Inven
         UsageError: it is so.
     """
     if _are_swapped(original, before, after):
-        raise UsageError(f"the arguments look swapped: {original} was made from {protected}; give {protected} first, and {original} after it")
+        raise UsageError(
+            f"the arguments look swapped: {original} was made from {protected}; give {protected} first, and "
+            f"{original} after it"
+        )
     if after.files and not paired:
         raise UsageError(
-            f"{protected} has none of the {len(before.files)} paths of {original} (such as {before.files[0].path}), but others (such as "
-            f"{after.files[0].path}); give the original folder and what protect wrote for it, both from the same level on"
+            f"{protected} has none of the {len(before.files)} paths of {original} (such as "
+            f"{before.files[0].path}), but others (such as "
+            f"{after.files[0].path}); give the original folder and what protect wrote for it, both from the same "
+            "level on"
         )
 
 
 def _are_swapped(original: Path, before: Inventory, after: Inventory) -> bool:
-    """Look for what a run leaves in the files: the source that they name, and the bound; NIfTI files have neither, but their run's manifest knows them."""
+    """Look for what a run leaves in the files: the source that they name, and the bound; NIfTI files have neither, but
+    their run's manifest knows them.
+    """
     forward, backward = _names_a_source(after, before), _names_a_source(before, after)
     if forward or backward:
         return backward and not forward
@@ -61,7 +75,10 @@ def _are_swapped(original: Path, before: Inventory, after: Inventory) -> bool:
 
 def _names_a_source(made: Inventory, other: Inventory) -> bool:
     """Tell whether a picture refers to one that is in the other folder alone."""
-    here, there = ({uid for header in inventory.headers.values() if (uid := header.identifiers.get("SOPInstanceUID"))} for inventory in (made, other))
+    here, there = (
+        {uid for header in inventory.headers.values() if (uid := header.identifiers.get("SOPInstanceUID"))}
+        for inventory in (made, other)
+    )
     return any(header.references & (there - here) for header in made.headers.values())
 
 

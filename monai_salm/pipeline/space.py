@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a run has to write, so that a disk that cannot hold it is told before the first byte and not after hours of search."""
+"""How much a run has to write, so that a disk that cannot hold it is told before the first byte and not after hours of
+search.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ def space_to_unpack(source: Path, work_dir: Path, target: Path) -> dict[Path, in
     return {work_dir: max(0, unpacked - there), target.parent: source.stat().st_size}
 
 
-def space_to_write(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path) -> dict[Path, int]:
-    """Give about how many bytes a run has still to write: noise in its work folder, and files of the size of their sources in its output.
+def space_to_write(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, output: Path, work_dir: Path
+) -> dict[Path, int]:
+    """Give about how many bytes a run has still to write: noise in its work folder, and files of the size of their
+    sources in its output.
 
     Noise makes files that are compressed a bit larger, so this is rather too little than too much.
     """
@@ -37,7 +42,12 @@ def space_to_write(inventory: Inventory, plan: ProtectionPlan, options: ProtectO
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]
     needs = Counter({output: sum(_written_size(inventory, path) for path in waiting)})
     if not (work_dir / "search.json").is_file():
-        needs[work_dir] += sum(_cells(inventory, [file.path for file in sample.files], options.working_size) for sample in plan.samples) // _CELLS_PER_BYTE
+        needs[work_dir] += (
+            sum(
+                _cells(inventory, [file.path for file in sample.files], options.working_size) for sample in plan.samples
+            )
+            // _CELLS_PER_BYTE
+        )
     return dict(needs)
 
 
@@ -47,7 +57,9 @@ def _cells(inventory: Inventory, paths: list[str], working_size: int) -> int:
 
 
 def _written_size(inventory: Inventory, path: str) -> int:
-    """Give about how large a file will be; half of its values where it is written in another encoding than its source's."""
+    """Give about how large a file will be; half of its values where it is written in another encoding than its
+    source's.
+    """
     header, size = inventory.headers.get(path), _size(inventory.absolute(path))
     if header is None or not (header.output_suffix or header.output_transfer_syntax):
         return size

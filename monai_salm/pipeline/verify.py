@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checking two folders against each other, from their files alone: bounds, masks and headers; what a run kept can only excuse that a file is absent."""
+"""Checking two folders against each other, from their files alone: bounds, masks and headers; what a run kept can only
+excuse that a file is absent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from monai_salm.bounds import broken_bound, measure_changes, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError
-from monai_salm.io import Document, SourceImage, compare_headers, dcmtk_finds_within, is_litter, read_source, read_with_simpleitk
+from monai_salm.io import (
+    Document,
+    SourceImage,
+    compare_headers,
+    dcmtk_finds_within,
+    is_litter,
+    read_source,
+    read_with_simpleitk,
+)
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
@@ -39,7 +49,8 @@ class FileVerdict:
 
     Args:
         path: of the original, relative to its folder.
-        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed out) or ``mismatch``.
+        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed
+            out) or ``mismatch``.
         problems: what is wrong; empty unless ``mismatch``.
         absence: of a file that is not in the protected folder what is known of the reason; empty if it is there.
         bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
@@ -49,7 +60,8 @@ class FileVerdict:
         changed_outside: voxels that changed outside the anatomy.
         psnr: in model values, dB; None if nothing changed.
         ssim: structural similarity in model values.
-        second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none could.
+        second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none
+            could.
         second_max_change_real: largest change that SimpleITK sees.
         header_changes: attributes that differ as a derived image may.
         dangling: UIDs of objects that the file refers to and that were in the original folder, but were not handed out.
@@ -92,12 +104,20 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm verify --json`` prints."""
-        counts = {name: sum(file.verdict == name for file in self.files) for name in ("protected", "copied", "absent", "mismatch")}
+        counts = {
+            name: sum(file.verdict == name for file in self.files)
+            for name in ("protected", "copied", "absent", "mismatch")
+        }
         dangling = sum(len(file.dangling) for file in self.files)
         unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
-        absent = [{"path": file.path, "excused": file.verdict == "absent", "reason": file.absence} for file in self.files if file.absence]
+        absent = [
+            {"path": file.path, "excused": file.verdict == "absent", "reason": file.absence}
+            for file in self.files
+            if file.absence
+        ]
         return {
-            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded, "dangling_references": dangling,
+            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded,
+            "dangling_references": dangling,
             "files": [asdict(file) for file in self.files],
         }  # fmt: skip
 
@@ -114,30 +134,40 @@ def verify(
 ) -> VerifyReport:
     """Compare two folders, or zips, file by file.
 
-    A file that is absent is a mismatch, unless it cannot be protected by the rules, the manifest of the very run (in the work folder beside the protected
-    folder, where that is still there) says that it was refused or failed, or ``allow_absent`` is given. Nothing else is taken from the manifest.
+    A file that is absent is a mismatch, unless it cannot be protected by the rules, the manifest of the very run (in
+    the work folder beside the protected folder, where that is still there) says that it was refused or failed, or
+    ``allow_absent`` is given. Nothing else is taken from the manifest.
 
     Args:
         original: folder, zip or file that was protected.
         protected: what came out.
-        options: window and modality, as they were given to ``protect``; they choose the anatomy of files that do not say their modality.
-        check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and checks none in NIfTI files.
+        options: window and modality, as they were given to ``protect``; they choose the anatomy of files that do not
+            say their modality.
+        check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and
+            checks none in NIfTI files.
         choices: what the user says of pictures and label maps, as it was said to ``protect``.
         allow_absent: True takes all absent files for such as were meant not to be handed out.
         show_progress: a progress bar on standard error.
 
     Raises:
-        UsageError: a folder does not exist, the original one is empty, or they are swapped or have nothing to do with each other.
+        UsageError: a folder does not exist, the original one is empty, or they are swapped or have nothing to do with
+            each other.
     """
     check_places(original, protected)
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
         protected = protected / original.name  # where protect puts a zip that is to go into a folder
     with TemporaryDirectory() as spare:
         before = scan(original, unpack_into=Path(spare) / "original", choices=choices, show_progress=show_progress)
-        empty = protected.is_dir() and not any(path.is_symlink() or not (path.is_dir() or is_litter(path.name)) for path in protected.rglob("*"))
+        empty = protected.is_dir() and not any(
+            path.is_symlink() or not (path.is_dir() or is_litter(path.name)) for path in protected.rglob("*")
+        )
         # What a file is, the original says: noise does not change it, and must not make a picture of a label map.
         same = KindChoices(known=kinds_found(before))
-        after = Inventory(protected) if empty else scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
+        after = (
+            Inventory(protected)
+            if empty
+            else scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
+        )
         verification = _Verification(before, after, options or BudgetOptions(), check_epsilon, allow_absent)
         check_sides(original, protected, before, after, bool(verification.targets))
         if set(verification.targets) != {record.path for record in before.files}:
@@ -148,7 +178,14 @@ def verify(
 class _Verification:
     """One comparison of two inventories."""
 
-    def __init__(self, before: Inventory, after: Inventory, options: BudgetOptions, check_epsilon: Epsilon | None, allow_absent: bool) -> None:
+    def __init__(
+        self,
+        before: Inventory,
+        after: Inventory,
+        options: BudgetOptions,
+        check_epsilon: Epsilon | None,
+        allow_absent: bool,
+    ) -> None:
         self.before = before
         self.after = after
         # An epsilon too small for a file would refuse it here; the canvas's other parts do not depend on it.
@@ -163,10 +200,15 @@ class _Verification:
         self.originals = {record.path for record in before.files}
         results: dict[str, Found] = {**after.headers, **after.documents}
         documents = {
-            path: as_handed_out(path, found, results.get(self.targets.get(path, "")), self.originals, self.present) for path, found in before.documents.items()
+            path: as_handed_out(path, found, results.get(self.targets.get(path, "")), self.originals, self.present)
+            for path, found in before.documents.items()
         }
         originals: dict[str, Found] = {**before.headers, **documents}
-        self.pairs = {path: (found, results[self.targets[path]]) for path, found in originals.items() if self.targets.get(path) in results}
+        self.pairs = {
+            path: (found, results[self.targets[path]])
+            for path, found in originals.items()
+            if self.targets.get(path) in results
+        }
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
 
     def run(self, *, show_progress: bool) -> VerifyReport:
@@ -191,16 +233,30 @@ class _Verification:
         if path not in self.targets:
             return self._absent(path)
         stray = self.strays.get(self.targets[path])
-        return FileVerdict(path=path, verdict="mismatch", problems=[f"what is there cannot be handed out: {stray}"]) if stray else None
+        return (
+            FileVerdict(path=path, verdict="mismatch", problems=[f"what is there cannot be handed out: {stray}"])
+            if stray
+            else None
+        )
 
     def _absent(self, path: str) -> FileVerdict:
-        """Judge a file that is not there: by the run's manifest, which may have copied what the rules refuse, then by the rules."""
+        """Judge a file that is not there: by the run's manifest, which may have copied what the rules refuse, then by
+        the rules.
+        """
         fate = self.record.fates.get(path)
         rule = self.refused.get(path) or self.refused.get(self.before.copies.get(path, ""))
         if self.allow_absent:
-            return FileVerdict(path=path, verdict="absent", absence=f"it cannot be protected: {rule}" if rule else "absent files are allowed")
+            return FileVerdict(
+                path=path,
+                verdict="absent",
+                absence=f"it cannot be protected: {rule}" if rule else "absent files are allowed",
+            )
         if fate is not None and fate.status in ("refused", "failed"):
-            return FileVerdict(path=path, verdict="absent", absence=f"{fate.status} by the run, says its manifest: {fate.reason or 'no reason given'}")
+            return FileVerdict(
+                path=path,
+                verdict="absent",
+                absence=f"{fate.status} by the run, says its manifest: {fate.reason or 'no reason given'}",
+            )
         if rule and fate is None:
             return FileVerdict(path=path, verdict="absent", absence=f"it cannot be protected: {rule}")
         why = f"the run's manifest says that it was {fate.status}" if fate is not None else "nothing says why"
@@ -215,7 +271,12 @@ class _Verification:
             return f"{record.path} excuses no absent file: {record.fault}"
         absent = [verdict for verdict in verdicts if verdict.absence and verdict.path in record.fates]
         excused = sum(verdict.verdict == "absent" for verdict in absent)
-        return f"{excused} absent files are accepted, because {record.path}, which the run itself wrote, says that it refused them" if excused else ""
+        return (
+            f"{excused} absent files are accepted, because {record.path}, which the run itself wrote, says that "
+            "it refused them"
+            if excused
+            else ""
+        )
 
     def _places(self, path: str) -> tuple[Path, Path]:
         return self.before.absolute(path), self.after.absolute(self.targets[path])
@@ -227,7 +288,10 @@ class _Verification:
         except RefusedError as refusal:
             return replace(verdict, verdict="mismatch", problems=[f"the protected file cannot be read: {refusal}"])
         if found.stored.shape != source.stored.shape or found.stored.dtype != source.stored.dtype:
-            why = f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} {source.stored.shape}"
+            why = (
+                f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} "
+                f"{source.stored.shape}"
+            )
             return replace(verdict, verdict="mismatch", problems=[why])
         self._measure(verdict, source, found, canvas)
         if not np.array_equal(source.padding, found.padding):
@@ -246,7 +310,8 @@ class _Verification:
         verdict.ssim = structural_similarity(canvas.model(source.stored), canvas.model(found.stored))
         if change.max_stored == 0:
             verdict.problems.append("no voxel differs from the original: an unprotected picture")
-        # The last statement is that of the last run; what an original that was protected before states already holds for the change before.
+        # The last statement is that of the last run; what an original that was protected before states already holds
+        # for the change before.
         stated = stated_bounds(found.header.derivation)[len(stated_bounds(source.header.derivation)) :]
         if self.check_epsilon is not None:
             verdict.bound = "option"
@@ -258,7 +323,9 @@ class _Verification:
             verdict.epsilon_stored, real = stated[-1]
             problem = broken_bound(changes, _held_to(canvas, real, verdict.epsilon_stored))
         else:
-            problem = f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
+            problem = (
+                f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
+            )
         if problem:
             verdict.problems.append(problem)
 
@@ -270,7 +337,10 @@ class _Verification:
         if within is not None:
             verdict.second_reader = f"{verdict.second_reader}, dcmtk" if verdict.second_reader else "dcmtk"
         if within is False:
-            verdict.problems.append(f"dcmtk finds a change of more than {verdict.max_change_stored:g} stored units, which this package finds at most")
+            verdict.problems.append(
+                f"dcmtk finds a change of more than {verdict.max_change_stored:g} stored units, which this "
+                "package finds at most"
+            )
 
     def _opinion_of_simpleitk(self, verdict: FileVerdict, source: SourceImage) -> None:
         """Let SimpleITK read both files, and see whether it finds a larger change, or none."""
@@ -291,26 +361,40 @@ class _Verification:
         converted = first.shape != source.stored.shape or source.header.output_transfer_syntax
         allowance = (abs(source.slope) if converted else 0.0) + 1e-6 * float(np.nanmax(np.abs(first), initial=0.0))
         if largest > verdict.max_change_real * (1 + 1e-6) + allowance:
-            verdict.problems.append(f"{SECOND_READER} finds a change of {largest:g} real units, this package one of {verdict.max_change_real:g}")
+            verdict.problems.append(
+                f"{SECOND_READER} finds a change of {largest:g} real units, this package one of "
+                f"{verdict.max_change_real:g}"
+            )
         elif largest == 0 and verdict.max_change_real > 0:
-            verdict.problems.append(f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected picture")
+            verdict.problems.append(
+                f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected picture"
+            )
 
     def _with_header(self, verdict: FileVerdict) -> FileVerdict:
         """Add what differs outside the values, and what references do not follow."""
         try:
             differences = compare_headers(*self._places(verdict.path))
         except RefusedError as refusal:
-            return replace(verdict, verdict="mismatch", problems=[*verdict.problems, f"the protected file cannot be compared: {refusal}"])
+            return replace(
+                verdict,
+                verdict="mismatch",
+                problems=[*verdict.problems, f"the protected file cannot be compared: {refusal}"],
+            )
         for difference in differences:
             if difference.allowed:
                 verdict.header_changes.append(difference.name)
             else:
-                verdict.problems.append(f"{difference.name} is {difference.other or 'absent'}, in the original {difference.original or 'absent'}")
+                verdict.problems.append(
+                    f"{difference.name} is {difference.other or 'absent'}, in the original "
+                    f"{difference.original or 'absent'}"
+                )
         if verdict.path in self.pairs:
             pair = self.pairs[verdict.path]
             verdict.problems += self.identities.problems(verdict.path, *pair)
             verdict.dangling = self.identities.dangling(pair[0])
-            verdict.problems += directory_problems(verdict.path, self.before.documents.get(verdict.path), pair[1], self.originals, self.present)
+            verdict.problems += directory_problems(
+                verdict.path, self.before.documents.get(verdict.path), pair[1], self.originals, self.present
+            )
         return replace(verdict, verdict="mismatch") if verdict.problems else verdict
 
     def _document(self, path: str) -> FileVerdict:
@@ -320,7 +404,11 @@ class _Verification:
         formats = {found.format for found in pair}
         labels = {found.kind for found in pair if isinstance(found, Document)} == {LABEL_MAP}
         if labels and formats == {"dicom"} and _differ(*self._places(path)):
-            return replace(verdict, verdict="mismatch", problems=["it is a label map, so its values should be as they were, but they differ"])
+            return replace(
+                verdict,
+                verdict="mismatch",
+                problems=["it is a label map, so its values should be as they were, but they differ"],
+            )
         if len(formats) == 1 and "other" not in formats and (not labels or formats == {"dicom"}):
             return self._with_header(verdict)
         return self._refused(path)
@@ -336,24 +424,39 @@ class _Verification:
 
     def _copy(self, path: str, first: FileVerdict) -> FileVerdict:
         """A copy of another original shares its verdict, if it is a copy of its protected file too."""
-        if first.path in self.targets and file_digest(self._places(path)[1]) == file_digest(self._places(first.path)[1]):
+        if first.path in self.targets and file_digest(self._places(path)[1]) == file_digest(
+            self._places(first.path)[1]
+        ):
             return replace(first, path=path)
-        return FileVerdict(path=path, verdict="mismatch", problems=[f"the original is a copy of {first.path}, but the protected file is not"])
+        return FileVerdict(
+            path=path,
+            verdict="mismatch",
+            problems=[f"the original is a copy of {first.path}, but the protected file is not"],
+        )
 
 
 def _agree(second: NDArray[np.float64], source: SourceImage) -> bool:
-    """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that cannot be said."""
+    """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that
+    cannot be said.
+    """
     real = source.real
     if second.shape != real.shape:
         return True
-    allowance = 1e-6 * float(np.nanmax(np.abs(real), initial=0.0)) + (abs(source.slope) if source.header.output_transfer_syntax else 0.0)
+    allowance = 1e-6 * float(np.nanmax(np.abs(real), initial=0.0)) + (
+        abs(source.slope) if source.header.output_transfer_syntax else 0.0
+    )
     total = second + real
     with np.errstate(invalid="ignore"):
-        return bool(np.nanmax(np.abs(second - real), initial=0.0) <= allowance or np.nanmax(total) - np.nanmin(total) <= allowance)
+        return bool(
+            np.nanmax(np.abs(second - real), initial=0.0) <= allowance
+            or np.nanmax(total) - np.nanmin(total) <= allowance
+        )
 
 
 def _differ(first: Path, second: Path) -> bool:
-    """Say whether stored values differ; not of pixels that are not supported, whose bytes are compared with the header."""
+    """Say whether stored values differ; not of pixels that are not supported, whose bytes are compared
+    with the header.
+    """
     try:
         return not np.array_equal(read_source(first).stored, read_source(second).stored)
     except RefusedError:
@@ -361,10 +464,16 @@ def _differ(first: Path, second: Path) -> bool:
 
 
 def _strays(after: Inventory) -> dict[str, str]:
-    """Give the paths of what is no file of the protected folder itself, with the reason: links that lead out of it, members that cannot be unpacked."""
+    """Give the paths of what is no file of the protected folder itself, with the reason: links that lead out of it,
+    members that cannot be unpacked.
+    """
     root = after.root.resolve()
     places = ((path, reason, after.absolute(path)) for path, reason in after.refused.items())
-    return {path: reason for path, reason, place in places if not place.is_file() or not place.resolve().is_relative_to(root)}
+    return {
+        path: reason
+        for path, reason, place in places
+        if not place.is_file() or not place.resolve().is_relative_to(root)
+    }
 
 
 def _held_to(canvas: Canvas, epsilon_real: float, epsilon_stored: float | None) -> Canvas:
@@ -378,5 +487,7 @@ def _held_to(canvas: Canvas, epsilon_real: float, epsilon_stored: float | None) 
     budgets = []
     for budget in canvas.budgets:
         stored = epsilon_real / abs(budget.slope) if epsilon_stored is None else epsilon_stored
-        budgets.append(replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=stored * (1 + 1e-9), steps=1))
+        budgets.append(
+            replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=stored * (1 + 1e-9), steps=1)
+        )
     return replace(canvas, budgets=tuple(budgets))

@@ -27,7 +27,11 @@ MOST_CLASSES = 256
 
 
 def working_sample(
-    inventory: Inventory, sample: SamplePlan, size: int, label_values: Mapping[int, int] | None = None, bare: dict[str, str] | None = None
+    inventory: Inventory,
+    sample: SamplePlan,
+    size: int,
+    label_values: Mapping[int, int] | None = None,
+    bare: dict[str, str] | None = None,
 ) -> WorkingSample:
     """Read the files of a sample onto its working grid; slices of a series one by one.
 
@@ -72,32 +76,49 @@ def _bare_slices(inventory: Inventory, sample: SamplePlan) -> dict[str, str]:
     found = {}
     for file, (source, inside) in zip(sample.files, _anatomies(inventory, sample), strict=True):
         if not file.canvas.carriers(source.stored, inside).any():
-            found[file.path] = f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of its series can"
+            found[file.path] = (
+                f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of "
+                "its series can"
+            )
     return found
 
 
 def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxels: int) -> str:
-    """Say why no voxel of a sample can carry noise, with what helps: another window where that would see the anatomy."""
+    """Say why no voxel of a sample can carry noise, with what helps: another window where that would
+    see the anatomy.
+    """
     leave = "leave it out, or give --copy-unprotected, which copies it as it is"
     canvas = sample.files[0].canvas
     if not anatomy_voxels:
         said = inventory.pictures[sample.files[0].path].modality
-        lack = f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is" if canvas.modality == "CT" else "nothing in it differs from its background"
+        lack = (
+            f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is"
+            if canvas.modality == "CT"
+            else "nothing in it differs from its background"
+        )
         other = "" if said or canvas.modality != "CT" else "give another --modality if it is no CT, "
         return f"no anatomy was found: {lack}, and no --window changes that; {other}{leave}"
     inside = [(source, inside) for source, inside in _anatomies(inventory, sample) if inside.any()]
     values = [source.real[mask] for source, mask in inside]
     low, high = (
-        float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values])) for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
+        float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values]))
+        for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
     )
     window = canvas.budgets[0].window
-    wider = replace(canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets))
+    wider = replace(
+        canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets)
+    )
     if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
         return (
-            f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the intensity window "
-            f"{window.low:g} to {window.high:g}, so nothing can carry noise; give a --window that holds them, such as --window={low:.6g},{high:.6g}"
+            f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "
+            "intensity window "
+            f"{window.low:g} to {window.high:g}, so nothing can carry noise; give a --window that holds them, "
+            f"such as --window={low:.6g},{high:.6g}"
         )
-    return f"its {anatomy_voxels} anatomy voxels are all saturated or padding, at {low:.6g} to {high:.6g}, so nothing can carry noise; {leave}"
+    return (
+        f"its {anatomy_voxels} anatomy voxels are all saturated or padding, at {low:.6g} to {high:.6g}, so nothing "
+        f"can carry noise; {leave}"
+    )
 
 
 def _anatomies(inventory: Inventory, sample: SamplePlan) -> Iterator[tuple[SourceImage, NDArray[np.bool_]]]:
@@ -118,20 +139,33 @@ def _native_shape(sample: SamplePlan, inventory: Inventory) -> tuple[int, ...]:
     return (len(sample.files), *shape) if len(sample.files) > 1 else shape
 
 
-def _label_map(inventory: Inventory, sample: SamplePlan, target: str, shape: tuple[int, ...], label_values: Mapping[int, int] | None) -> NDArray[np.uint8]:
+def _label_map(
+    inventory: Inventory,
+    sample: SamplePlan,
+    target: str,
+    shape: tuple[int, ...],
+    label_values: Mapping[int, int] | None,
+) -> NDArray[np.uint8]:
     labels, native = _label_values(inventory, sample, target), _native_shape(sample, inventory)
     if labels.shape != native:
-        raise RefusedError(f"its label map {Path(target).name} has shape {labels.shape}, the image {native}; they must be the same")
+        raise RefusedError(
+            f"its label map {Path(target).name} has shape {labels.shape}, the image {native}; they must be the same"
+        )
     if label_values is not None:
         unknown = sorted(set(np.unique(labels).tolist()) - set(label_values))
         if unknown:
-            raise RefusedError(f"its label map {Path(target).name} has the values {unknown}, which no label map of the training set has")
+            raise RefusedError(
+                f"its label map {Path(target).name} has the values {unknown}, which no label map of the training "
+                "set has"
+            )
         labels = np.vectorize(label_values.__getitem__, otypes=[np.uint8])(labels)
     return labels_to_working(labels, shape)
 
 
 def _label_values(inventory: Inventory, sample: SamplePlan, target: str) -> NDArray[Any]:
-    """Read the label map of a sample: a file of its own, or the planes that a SEG object of the input has of the sample's files, in their order."""
+    """Read the label map of a sample: a file of its own, or the planes that a SEG object of the input has of the
+    sample's files, in their order.
+    """
     if target not in inventory.documents:
         return read_label_map(Path(target))
     planes = read_segmentation(inventory.absolute(target)).planes
@@ -143,7 +177,9 @@ def _label_values(inventory: Inventory, sample: SamplePlan, target: str) -> NDAr
         # A SEG object knows the frames of an image only up to the last one that has a segment.
         stack, frames = place.reshape(-1, *place.shape[-2:]), plane.reshape(-1, *plane.shape[-2:])
         if frames.shape[1:] != stack.shape[1:] or len(frames) > len(stack):
-            raise RefusedError(f"its segmentation {target} has shape {plane.shape}, the image {place.shape}; they must be the same")
+            raise RefusedError(
+                f"its segmentation {target} has shape {plane.shape}, the image {place.shape}; they must be the same"
+            )
         stack[: len(frames)] = frames
     return labels
 
@@ -156,11 +192,15 @@ def label_map_values(inventory: Inventory, samples: Sequence[SamplePlan]) -> lis
             with contextlib.suppress(RefusedError, OSError):  # the sample is refused when it is read
                 values |= set(np.unique(_label_values(inventory, sample, sample.target)).tolist())
     if len(values) > MOST_CLASSES:
-        raise UsageError(f"the label maps hold {len(values)} values, more than {MOST_CLASSES} classes; are they label maps?")
+        raise UsageError(
+            f"the label maps hold {len(values)} values, more than {MOST_CLASSES} classes; are they label maps?"
+        )
     return sorted(values)
 
 
-def protected_values(source: SourceImage, canvas: Canvas, noise: SparseNoise, place: tuple[int, int] | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def protected_values(
+    source: SourceImage, canvas: Canvas, noise: SparseNoise, place: tuple[int, int] | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Give the stored values of one file with its part of a sample's noise, and the file's anatomy.
 
     Args:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the protected files of a sample: each one is written aside, read back, measured against its budget, and only then given its name."""
+"""Writing the protected files of a sample: each one is written aside, read back, measured against its budget, and only
+then given its name.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class WriteJob:
 
 def describe_bound(canvas: Canvas) -> str:
     """Give the sentence that a protected file carries, with the bound that ``verify`` reads back."""
-    return f"bounded additive noise, at most {canvas.epsilon_stored:.12g} stored units ({canvas.epsilon_real:.6g} real units); not for diagnosis"
+    return (
+        f"bounded additive noise, at most {canvas.epsilon_stored:.12g} stored units ({canvas.epsilon_real:.6g} "
+        "real units); not for diagnosis"
+    )
 
 
 def write_sample(job: WriteJob, settings: WriteSettings) -> list[FileFate]:
@@ -79,7 +84,8 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
         values, anatomy = protected_values(source, canvas, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
             raise RefusedError(
-                "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay unprotected; more --rounds may help"
+                "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it "
+                "would stay unprotected; more --rounds may help"
             )
         with atomic_target(target, private=settings.private) as temporary:
             write_like(source, values, temporary, replace(settings.derivation, description=describe_bound(canvas)))
@@ -100,7 +106,9 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
     return fate
 
 
-def prove(source: SourceImage, intended: NDArray[Any], written: Path, canvas: Canvas, anatomy: NDArray[np.bool_]) -> Change:
+def prove(
+    source: SourceImage, intended: NDArray[Any], written: Path, canvas: Canvas, anatomy: NDArray[np.bool_]
+) -> Change:
     """Read a written file back and hold it against its budgets.
 
     Raises:

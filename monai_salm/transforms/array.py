@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Array transforms: masks, and noise on images that a MONAI pipeline has just loaded.
 
-They take what MONAI's readers give, channel first, in real units and on the native grid: put them right after loading, before any change of intensity,
-spacing or orientation. They draw nothing at random, so every caching data set keeps their results.
+They take what MONAI's readers give, channel first, in real units and on the native grid: put them right after loading,
+before any change of intensity, spacing or orientation. They draw nothing at random, so every caching data set keeps
+their results.
 """
 
 from __future__ import annotations
@@ -33,7 +34,17 @@ from monai_salm.transforms.stored import StoredNoise, within_bounds
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
 
-_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.float32, torch.float64)
+_DTYPES = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint16,
+    torch.uint32,
+    torch.float32,
+    torch.float64,
+)
 
 
 def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
@@ -45,23 +56,34 @@ def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
     try:
         tracked = convert_to_tensor(image, track_meta=get_track_meta())
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__} ({str(error).partition(chr(10))[0]})") from error
+        raise UsageError(
+            f"an array or a tensor is needed, this is {type(image).__name__} ({str(error).partition(chr(10))[0]})"
+        ) from error
     if not isinstance(tracked, torch.Tensor):
         raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__}; load it with LoadImage")
     if tracked.ndim in (3, 4) and tracked.shape[0] in (3, 4):
         raise UsageError(
-            f"the image has shape {tuple(tracked.shape)}, which is that of a color image; transforms take gray ones, monai-salm protect takes both"
+            f"the image has shape {tuple(tracked.shape)}, which is that of a color image; transforms take gray "
+            "ones, monai-salm protect takes both"
         )
     if tracked.ndim not in (3, 4) or tracked.shape[0] != 1:
-        raise UsageError(f"the image has shape {tuple(tracked.shape)}; (1, H, W) or (1, H, W, D) is needed: one channel, first (EnsureChannelFirst)")
+        raise UsageError(
+            f"the image has shape {tuple(tracked.shape)}; (1, H, W) or (1, H, W, D) is needed: one channel, first "
+            "(EnsureChannelFirst)"
+        )
     if not tracked.numel():
         raise UsageError(f"the image of shape {tuple(tracked.shape)} is empty; give one with at least one value")
     if tracked.requires_grad:
         raise UsageError("the image requires a gradient, which cannot flow through files' values; give image.detach()")
     if tracked.dtype not in _DTYPES:
-        raise UsageError(f"the image is {str(tracked.dtype).removeprefix('torch.')}, which holds no file's values; load it as float32 or as integers")
+        raise UsageError(
+            f"the image is {str(tracked.dtype).removeprefix('torch.')}, which holds no file's values; load it as "
+            "float32 or as integers"
+        )
     if isinstance(tracked, MetaTensor) and tracked.pending_operations:
-        raise UsageError(f"the image has {len(tracked.pending_operations)} pending operations (lazy); {RIGHT_AFTER_LOADING}")
+        raise UsageError(
+            f"the image has {len(tracked.pending_operations)} pending operations (lazy); {RIGHT_AFTER_LOADING}"
+        )
     return tracked, convert_to_tensor(tracked, track_meta=False).cpu().numpy()[0]
 
 
@@ -133,9 +155,15 @@ class SparsityMask(Transform):
         """
         tracked = convert_to_tensor(score, track_meta=get_track_meta())
         values = convert_to_tensor(tracked, track_meta=False)
-        inside = torch.ones_like(values, dtype=torch.bool) if anatomy is None else convert_to_tensor(anatomy, track_meta=False).to(values.device) > 0
+        inside = (
+            torch.ones_like(values, dtype=torch.bool)
+            if anatomy is None
+            else convert_to_tensor(anatomy, track_meta=False).to(values.device) > 0
+        )
         if inside.shape != values.shape:
-            raise UsageError(f"the anatomy has shape {tuple(inside.shape)}, the score {tuple(values.shape)}; they must be the same")
+            raise UsageError(
+                f"the anatomy has shape {tuple(inside.shape)}, the score {tuple(values.shape)}; they must be the same"
+            )
         limit = torch.tensor([int(float(inside.sum()) * self.perturbed_fraction)], device=values.device)
         mask = sparsity_mask(values.reshape(1, -1), inside.reshape(1, -1).long(), limit).reshape(values.shape)
         marked: NdarrayOrTensor = convert_to_dst_type(mask, dst=tracked, dtype=tracked.dtype)[0]
@@ -143,19 +171,23 @@ class SparsityMask(Transform):
 
 
 class SALMProtect(Transform):
-    """Add SALM's noise to an image, within its budget: noise that a run has stored, or noise optimized now with a run's surrogate, frozen.
+    """Add SALM's noise to an image, within its budget: noise that a run has stored, or noise optimized now with a run's
+    surrogate, frozen.
 
-    With ``noise``, the values are those that ``monai-salm protect`` wrote. With ``surrogate``, they are those that ``monai-salm protect --surrogate`` would
-    write, on the same kind of device: an image's file, and the slices of its series in the file's folder, tell stored type, rescaling, padding, modality,
-    window and background, and the surrogate's card tells all else. Values that no file on disk holds, or one of a format that ``protect`` does not read
-    (``.npy``), are taken as they are, with the metadata that a DICOM reader kept, or the window of the series if it was in the run. What may be a label map
-    is refused, as in a run. Either way the change is held against the budget before it is returned.
-    Networks and open files are neither pickled nor copied: the transform works in worker processes and in caching data sets.
+    With ``noise``, the values are those that ``monai-salm protect`` wrote. With ``surrogate``, they are those that
+    ``monai-salm protect --surrogate`` would write, on the same kind of device: an image's file, and the slices of its
+    series in the file's folder, tell stored type, rescaling, padding, modality, window and background, and the
+    surrogate's card tells all else. Values that no file on disk holds, or one of a format that ``protect`` does not
+    read (``.npy``), are taken as they are, with the metadata that a DICOM reader kept, or the window of the series if
+    it was in the run. What may be a label map is refused, as in a run. Either way the change is held against the budget
+    before it is returned. Networks and open files are neither pickled nor copied: the transform works in worker
+    processes and in caching data sets.
 
     Args:
         noise: folder ``noise`` of a run's work folder.
         surrogate: file ``surrogate.safetensors`` of a run's work folder.
-        rounds: rounds of noise steps with a frozen surrogate; None takes as many as its run took, which is what ``protect`` takes.
+        rounds: rounds of noise steps with a frozen surrogate; None takes as many as its run took, which is what
+            ``protect`` takes.
         device: where a surrogate computes.
 
     Raises:
@@ -164,7 +196,14 @@ class SALMProtect(Transform):
 
     backend = [TransformBackends.TORCH]
 
-    def __init__(self, noise: str | Path | None = None, surrogate: str | Path | None = None, *, rounds: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        noise: str | Path | None = None,
+        surrogate: str | Path | None = None,
+        *,
+        rounds: int | None = None,
+        device: str = "cpu",
+    ) -> None:
         if (noise is None) == (surrogate is None):
             raise UsageError("SALMProtect needs either noise=FOLDER of a run, or surrogate=FILE of a run, and not both")
         if noise is not None and Path(noise, "noise").is_dir():
@@ -184,7 +223,8 @@ class SALMProtect(Transform):
         """Protect an image.
 
         Args:
-            img: shape must be (1, H, W[, D]), real units, as loaded; a folder of slices that was loaded as one image is a volume.
+            img: shape must be (1, H, W[, D]), real units, as loaded; a folder of slices that was loaded as one image is
+                a volume.
             label: with a surrogate: its class (number or name), its findings, or its label map (1, H, W[, D]).
             sample_id: with stored noise: its id; None finds the image by its values.
 
@@ -197,14 +237,22 @@ class SALMProtect(Transform):
             VerificationError: a bound would be broken.
         """
         img, plain = _plain(img)
-        protected = self._optimize(img, plain, label) if self.stored is None else self._apply(self.stored, img, plain.astype(np.float64), sample_id)
+        protected = (
+            self._optimize(img, plain, label)
+            if self.stored is None
+            else self._apply(self.stored, img, plain.astype(np.float64), sample_id)
+        )
         held = protected.astype(plain.dtype)
         if plain.dtype.kind in "iu" and not np.array_equal(held, protected):
             raise UsageError(f"the protected values are not whole, and the image is {plain.dtype}; load it as float32")
         return convert_to_dst_type(held[None], dst=img, dtype=img.dtype)[0]
 
-    def _apply(self, stored: StoredNoise, image: NdarrayOrTensor, values: NDArray[np.float64], sample_id: str | None) -> NDArray[np.float64]:
-        """Apply stored noise; where the image's values are not exactly those of a file, to those that its own file has."""
+    def _apply(
+        self, stored: StoredNoise, image: NdarrayOrTensor, values: NDArray[np.float64], sample_id: str | None
+    ) -> NDArray[np.float64]:
+        """Apply stored noise; where the image's values are not exactly those of a file, to those that
+        its own file has.
+        """
         try:
             return stored.apply(values, sample_id)
         except UsageError:
@@ -220,17 +268,29 @@ class SALMProtect(Transform):
             self._loaded = network, card, OriginFinder(card)
         network, card, finder = self._loaded
         if plain.ndim != card.spatial_dims:
-            kind = "a run over volumes, or load each slice as an image of its own" if plain.ndim == 3 else "a run over slices, or load whole volumes"
-            raise UsageError(f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {plain.ndim} axes; give the surrogate of {kind}")
+            kind = (
+                "a run over volumes, or load each slice as an image of its own"
+                if plain.ndim == 3
+                else "a run over slices, or load whole volumes"
+            )
+            raise UsageError(
+                f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {plain.ndim} "
+                f"axes; give the surrogate of {kind}"
+            )
         origin = finder.find(image, plain)
         canvases = [canvas for _, canvas in origin.parts]
         shape = working_shape(origin.native, card.working_size)
         if origin.places:
-            maps = WorkingMaps.of_slices(((source.stored, canvas) for source, canvas in origin.parts), origin.native, shape)
+            maps = WorkingMaps.of_slices(
+                ((source.stored, canvas) for source, canvas in origin.parts), origin.native, shape
+            )
         else:
             maps = WorkingMaps.of_file(origin.parts[0][0].stored, canvases[0], shape)
         if not maps.carrier_voxels.any():
-            raise RefusedError(f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so nothing can carry noise")
+            raise RefusedError(
+                f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so "
+                "nothing can carry noise"
+            )
         levels, step_model = common_steps(canvases)
         target = target_of(label, card, plain.shape, origin, shape)
         samples = [WorkingSample(sample_id="image", levels=levels, step_model=step_model, target=target, **vars(maps))]
@@ -238,15 +298,26 @@ class SALMProtect(Transform):
         ((_, steps),) = optimizer.run(frozen_set(samples, card))
         values = origin.turned(plain.astype(np.float64))
         parts = zip(origin.parts, *_by_file(origin, values, steps), strict=True)
-        changed = [(source, within_bounds(source.stored, canvas, part_steps, levels), part) for (source, canvas), part, part_steps in parts]
+        changed = [
+            (source, within_bounds(source.stored, canvas, part_steps, levels), part)
+            for (source, canvas), part, part_steps in parts
+        ]
         if all(np.array_equal(after, source.stored, equal_nan=after.dtype.kind == "f") for source, after, _ in changed):
-            raise RefusedError("the noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so the image would stay unprotected")
-        protected = [np.where(after == source.stored, part, replace(source, stored=after).real) for source, after, part in changed]
+            raise RefusedError(
+                "the noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so the "
+                "image would stay unprotected"
+            )
+        protected = [
+            np.where(after == source.stored, part, replace(source, stored=after).real)
+            for source, after, part in changed
+        ]
         restored: NDArray[np.float64] = origin.restored(np.stack(protected) if origin.places else protected[0])
         return restored
 
 
-def _by_file(origin: Origin, values: NDArray[np.float64], steps: NDArray[Any]) -> tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]]]:
+def _by_file(
+    origin: Origin, values: NDArray[np.float64], steps: NDArray[Any]
+) -> tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]]]:
     """Give the values and the noise of each file of an image."""
     if not origin.places:
         return [values], [steps]

@@ -40,7 +40,12 @@ class AnatomyMaskd(MapTransform):
     backend = AnatomyMask.backend
 
     def __init__(
-        self, keys: KeysCollection, modality: str = "", spacing: tuple[float, ...] = (), new_key_prefix: str | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        modality: str = "",
+        spacing: tuple[float, ...] = (),
+        new_key_prefix: str | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.transform = AnatomyMask(modality, spacing)
@@ -85,15 +90,17 @@ class SparsityMaskd(MapTransform):
         result = dict(data)
         anatomy = None if self.anatomy_key is None else result[self.anatomy_key]
         for key in self.key_iterator(result):
-            result[key if self.new_key_prefix is None else f"{self.new_key_prefix}{key}"] = self.transform(result[key], anatomy)
+            result[key if self.new_key_prefix is None else f"{self.new_key_prefix}{key}"] = self.transform(
+                result[key], anatomy
+            )
         return result
 
 
 class SALMProtectd(MapTransform):
     """Dictionary version of :class:`~monai_salm.transforms.SALMProtect`.
 
-    Put it right after ``LoadImaged`` and ``EnsureChannelFirstd``; what it gives is what ``monai-salm protect`` writes for the same image. A
-    ``PersistentDataset`` should hash it by content (``hash_transform=pickle_hashing``).
+    Put it right after ``LoadImaged`` and ``EnsureChannelFirstd``; what it gives is what ``monai-salm protect`` writes
+    for the same image. A ``PersistentDataset`` should hash it by content (``hash_transform=pickle_hashing``).
 
     Args:
         keys: images.

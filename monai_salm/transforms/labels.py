@@ -33,12 +33,20 @@ def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: 
     if isinstance(label, str) and task["task"] == "classification" and not task["multi_label"]:
         return _class_named(label, classes)
     try:
-        plain = convert_to_tensor(np.asarray(label) if isinstance(label, (list, tuple)) else label, track_meta=False).detach().cpu().numpy()
+        plain = (
+            convert_to_tensor(np.asarray(label) if isinstance(label, (list, tuple)) else label, track_meta=False)
+            .detach()
+            .cpu()
+            .numpy()
+        )
         numeric = plain.dtype.kind in "iufb" and bool(np.isfinite(plain).all())
     except (TypeError, ValueError, RuntimeError, AttributeError):
         numeric = False
     if not numeric:
-        raise UsageError(f"label {str(label)[:60]!r} is of type {type(label).__name__}; a finite number, an array of numbers, or the name of a class is needed")
+        raise UsageError(
+            f"label {str(label)[:60]!r} is of type {type(label).__name__}; a finite number, an array of numbers, "
+            "or the name of a class is needed"
+        )
     if task["task"] == "segmentation":
         numbers = {int(name): number for number, name in enumerate(classes)}
         values = np.unique(plain)
@@ -49,7 +57,10 @@ def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: 
         return labels_to_working(known, shape)
     if task["multi_label"]:
         if plain.size != task["outputs"] or not np.isin(plain, (0, 1)).all():
-            raise UsageError(f"label {plain.tolist()} is not one 0 or 1 for each of the surrogate's {task['outputs']} findings: {', '.join(classes)}")
+            raise UsageError(
+                f"label {plain.tolist()} is not one 0 or 1 for each of the surrogate's {task['outputs']} "
+                f"findings: {', '.join(classes)}"
+            )
         return plain.reshape(-1).astype(np.float32)
     if plain.size != 1:
         raise UsageError(f"the label has shape {plain.shape}; one class is needed, a number or one of {classes}")
@@ -66,7 +77,9 @@ def _class_named(label: str, classes: list[str]) -> int:
 
 
 def _class_numbered(label: float, classes: list[str]) -> int:
-    """Find the class of a number: the class of that name where classes are named by numbers, as in the table of labels; else that place."""
+    """Find the class of a number: the class of that name where classes are named by numbers, as in the table of labels;
+    else that place.
+    """
     named = _numbers(classes) or [float(place) for place in range(len(classes))]
     if label not in named:
         known = f"the classes {classes}" if _numbers(classes) else f"no class from 0 to {len(classes) - 1}"

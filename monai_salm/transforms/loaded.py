@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the values of a pipeline's image come from: its file, the slices of its series, or, where there is no file, the image itself.
+"""Where the values of a pipeline's image come from: its file, the slices of its series, or, where there is no file, the
+image itself.
 
-What a file says (stored type, rescaling, padding, modality, window, background) is told by the package's own readers and bound by the functions that
-``monai-salm protect`` binds it by. The values are held against the file's: a budget is for the values that it was bound to.
+What a file says (stored type, rescaling, padding, modality, window, background) is told by the package's own readers
+and bound by the functions that ``monai-salm protect`` binds it by. The values are held against the file's: a budget is
+for the values that it was bound to.
 """
 
 from __future__ import annotations
@@ -18,16 +20,34 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from monai_salm.bounds import VolumeBudget, VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
+from monai_salm.bounds import (
+    VolumeBudget,
+    VolumeValues,
+    judgements,
+    labels_among,
+    picture_modality,
+    slice_order,
+    volume_of,
+)
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, Judgement, SourceImage, UndecidedError, format_of, identify, read_source
+from monai_salm.io import (
+    Document,
+    ImageHeader,
+    Judgement,
+    SourceImage,
+    UndecidedError,
+    format_of,
+    identify,
+    read_source,
+)
 from monai_salm.io.dicom.reading import voi_window
 from monai_salm.surrogate import SurrogateCard, series_key
 
 RIGHT_AFTER_LOADING = (
-    "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, spacing or orientation (as_closest_canonical is one)"
+    "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, "
+    "spacing or orientation (as_closest_canonical is one)"
 )
 
 _MODALITY, _SERIES, _SLOPE, _INTERCEPT = "00080060", "0020000E", "00281053", "00281052"
@@ -36,7 +56,9 @@ _CENTER, _WIDTH, _FUNCTION = "00281050", "00281051", "00281056"
 
 
 def rounding(values_real: NDArray[Any], intercept: float = 0.0) -> float:
-    """Give how far real values may be from those of a file because a reader had them in 32 bits; what is farther off was changed."""
+    """Give how far real values may be from those of a file because a reader had them in 32 bits; what is farther off
+    was changed.
+    """
     finite = np.abs(values_real[np.isfinite(values_real)])
     largest = max(float(finite.max(initial=0.0)), abs(intercept))
     return 4 * float(np.spacing(np.float32(min(largest, float(np.finfo(np.float32).max) / 2))))
@@ -128,7 +150,9 @@ class OriginFinder:
                 volume = volume_of(header)
                 paths = self._slices(path.parent, volume) if volume else [path]
                 return Origin(((source, self._volume(paths, header, {path: source}).canvas(source)),), axes)
-        raise UsageError(f"{path}: the image of shape {values.shape} does not hold the values of its file; {RIGHT_AFTER_LOADING}")
+        raise UsageError(
+            f"{path}: the image of shape {values.shape} does not hold the values of its file; {RIGHT_AFTER_LOADING}"
+        )
 
     def _of_folder(self, folder: Path, values: NDArray[np.float64]) -> Origin:
         series: dict[str, list[tuple[Path, ImageHeader]]] = {}
@@ -147,23 +171,39 @@ class OriginFinder:
             for axes in _turns(values.shape, (len(reals), *reals[0].shape)):
                 places = _places(values.transpose(axes), reals)
                 if places is not None:
-                    return Origin(tuple((sources[path], self._of_series(files, path, sources).canvas(sources[path])) for path, _ in files), axes, places)
+                    return Origin(
+                        tuple(
+                            (sources[path], self._of_series(files, path, sources).canvas(sources[path]))
+                            for path, _ in files
+                        ),
+                        axes,
+                        places,
+                    )
         raise UsageError(
-            f"{folder}: the image of shape {values.shape} does not hold the values of a series in this folder; load one series whole, or each slice as an "
+            f"{folder}: the image of shape {values.shape} does not hold the values of a series in this folder; "
+            "load one series whole, or each slice as an "
             f"image of its own, and {RIGHT_AFTER_LOADING}"
         )
 
-    def _of_series(self, files: list[tuple[Path, ImageHeader]], path: Path, sources: Mapping[Path, SourceImage]) -> VolumeBudget:
+    def _of_series(
+        self, files: list[tuple[Path, ImageHeader]], path: Path, sources: Mapping[Path, SourceImage]
+    ) -> VolumeBudget:
         header = dict(files)[path]
         return self._volume([name for name, _ in files] if volume_of(header) else [path], header, sources)
 
     def _slices(self, folder: Path, series: str) -> list[Path]:
         """Give the slices of a volume in a folder, in their order, as ``protect`` finds them there."""
-        found = {header.identifiers.get("SOPInstanceUID", path.name): (path, header) for path, header in self._pictures(folder) if volume_of(header) == series}
+        found = {
+            header.identifiers.get("SOPInstanceUID", path.name): (path, header)
+            for path, header in self._pictures(folder)
+            if volume_of(header) == series
+        }
         return [path for path, header in sorted(found.values(), key=lambda file: slice_order(file[1], file[0].name))]
 
     def _pictures(self, folder: Path) -> list[tuple[Path, ImageHeader]]:
-        """Give the pictures of a folder, without those in folders within it; looked through again once something in it changed."""
+        """Give the pictures of a folder, without those in folders within it; looked through again once something in it
+        changed.
+        """
         paths = sorted(path for path in folder.iterdir() if path.is_file())
         state = [_state(path) for path in paths]
         if folder not in self._folders or self._folders[folder][0] != state:
@@ -193,7 +233,8 @@ class OriginFinder:
         labels = labels_among(judged, modality)
         if labels is not None:
             raise RefusedError(
-                f"{labels.evidence}, so it may be a label map, which noise would ruin; leave it out of the images, or, if it is a picture, protect it with "
+                f"{labels.evidence}, so it may be a label map, which noise would ruin; leave it out of the "
+                "images, or, if it is a picture, protect it with "
                 "monai-salm protect --pictures PATTERN and give SALMProtect(noise=FOLDER) of that run"
             )
         return values.budget(modality, self._epsilon, self._window)
@@ -204,11 +245,14 @@ class OriginFinder:
         limits: Any = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
         center, width = _number(meta, _CENTER), _number(meta, _WIDTH)
         header = ImageHeader(
-            path=Path("image"), format="other", shape=values.shape, dtype=values.dtype, modality=_text(meta, _MODALITY).upper(),
+            path=Path("image"), format="other", shape=values.shape, dtype=values.dtype,
+            modality=_text(meta, _MODALITY).upper(),
             spacing=_spacing(image, values.ndim),
             window_real=None if center is None or width is None else voi_window(center, width, _text(meta, _FUNCTION)),
         )  # fmt: skip
-        source = _rescaled(meta, header, values) or SourceImage(header=header, stored=values, range_stored=(float(limits.min), float(limits.max)))
+        source = _rescaled(meta, header, values) or SourceImage(
+            header=header, stored=values, range_stored=(float(limits.min), float(limits.max))
+        )
         known = self._card.series.get(series_key(_text(meta, _SERIES)))
         if known is not None:
             budget = VolumeBudget.from_json(known, self._epsilon)
@@ -220,7 +264,9 @@ class OriginFinder:
 
 
 def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Give the real values of an image as its file has them, more exactly than a reader in 32 bits; None where no file says so."""
+    """Give the real values of an image as its file has them, more exactly than a reader in 32 bits; None where no file
+    says so.
+    """
     path = _file_of(image)
     if path is None or path.is_dir():
         return None
@@ -233,7 +279,9 @@ def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] 
 
 
 def _identified(path: Path) -> ImageHeader | Document | None:
-    """Say what a file is; where that cannot be told, who gives it as an image says that it is one. None where it is of no format that is read (.npy)."""
+    """Say what a file is; where that cannot be told, who gives it as an image says that it is one. None where it is of
+    no format that is read (.npy).
+    """
     if format_of(path) is None:
         return None
     try:
@@ -243,7 +291,9 @@ def _identified(path: Path) -> ImageHeader | Document | None:
 
 
 def _file_of(image: Any) -> Path | None:
-    """Give the file or folder that an image was loaded from; None where that is not known, or nothing is there any more."""
+    """Give the file or folder that an image was loaded from; None where that is not known, or nothing is there any
+    more.
+    """
     name = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     if not isinstance(name, (str, Path)) or not str(name):
         return None
@@ -289,10 +339,19 @@ def _rescaled(meta: Mapping[Any, Any], header: ImageHeader, values: NDArray[Any]
     stored = np.rint((real - intercept) / slope)
     signed = bool(_number(meta, _SIGNED))
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if not np.isfinite(real).all() or stored.min() < low or stored.max() > high or not same_values(real, stored * slope + intercept):
+    if (
+        not np.isfinite(real).all()
+        or stored.min() < low
+        or stored.max() > high
+        or not same_values(real, stored * slope + intercept)
+    ):
         return None
     padding = _number(meta, _PADDING)
-    ends = None if padding is None else sorted((padding, padding if (limit := _number(meta, _PADDING_LIMIT)) is None else limit))
+    ends = (
+        None
+        if padding is None
+        else sorted((padding, padding if (limit := _number(meta, _PADDING_LIMIT)) is None else limit))
+    )
     return SourceImage(
         header=header, stored=stored.astype(np.int64), slope=slope, intercept=intercept, range_stored=(low, high),
         padding_stored=None if ends is None else (ends[0], ends[1]),

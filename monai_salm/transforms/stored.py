@@ -18,14 +18,17 @@ from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, rounding
 
 ROUNDING = 0.25
-"""Whole stored values come back from 32-bit real ones within this at most; what is farther off was changed, not rounded."""
+"""Whole stored values come back from 32-bit real ones within this at most; what is farther off was changed, not
+rounded.
+"""
 
 _TURNS = ((0, 1), (1, 0), (0, 1, 2), (2, 1, 0), (1, 0, 2))
 """Orders of axes in which readers give what this package has in the first of them."""
 
 
 def within_bounds(stored: NDArray[Any], canvas: Canvas, steps: NDArray[Any], levels: int) -> NDArray[Any]:
-    """Add noise to the stored values of one file and hold the result against its budget, by the function that ``protect`` holds its files against.
+    """Add noise to the stored values of one file and hold the result against its budget, by the function that
+    ``protect`` holds its files against.
 
     Raises:
         VerificationError: a bound is broken.
@@ -53,14 +56,21 @@ class _StoredFile:
         return self.canvas.budgets[0]
 
     def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any] | None:
-        """Undo the rescaling: real values as loaded (often float32) back to what the file holds; None if no such file holds them."""
+        """Undo the rescaling: real values as loaded (often float32) back to what the file holds; None if no such file
+        holds them.
+        """
         stored = (values_real - self.budget.intercept) / self.budget.slope
         if self.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 return stored.astype(self.dtype)
         whole, limits = np.rint(stored), np.iinfo(self.dtype)
         allowed = min(ROUNDING, rounding(values_real, self.budget.intercept) / abs(self.budget.slope))
-        fits = np.isfinite(stored).all() and (np.abs(stored - whole) <= allowed).all() and whole.min() >= limits.min and whole.max() <= limits.max
+        fits = (
+            np.isfinite(stored).all()
+            and (np.abs(stored - whole) <= allowed).all()
+            and whole.min() >= limits.min
+            and whole.max() <= limits.max
+        )
         return whole.astype(self.dtype) if fits else None
 
     def fingerprint_of(self, values_real: NDArray[np.float64]) -> str:
@@ -93,7 +103,8 @@ class StoredNoise:
         """Add the noise of a sample.
 
         Args:
-            values_real: native grid; a volume that was stored as slices in any order of slices, and in the axis order of this package or of MONAI.
+            values_real: native grid; a volume that was stored as slices in any order of slices, and in the axis order
+                of this package or of MONAI.
             sample_id: None finds the sample by the values.
 
         Raises:
@@ -109,21 +120,29 @@ class StoredNoise:
                     continue
                 result = _protected(turned, files, matches, self.store.read(name))
                 if np.array_equal(result, turned, equal_nan=True):
-                    raise RefusedError(f"the noise of sample {name!r} changes nothing of this image, which would stay unprotected; leave it out")
+                    raise RefusedError(
+                        f"the noise of sample {name!r} changes nothing of this image, which would stay "
+                        "unprotected; leave it out"
+                    )
                 return result.transpose(np.argsort(axes))
         for axes in turns if sample_id is None and values_real.ndim == 3 else ():
             planes = self._by_planes(values_real.transpose(axes))
             if planes is not None:
                 return planes.transpose(np.argsort(axes))
         which = f"sample {sample_id!r}" if sample_id is not None else f"any of the {len(self.state)} samples"
-        raise UsageError(f"the image of shape {values_real.shape} does not hold the values of {which} in {self.store.folder}; {RIGHT_AFTER_LOADING}")
+        raise UsageError(
+            f"the image of shape {values_real.shape} does not hold the values of {which} in {self.store.folder}; "
+            f"{RIGHT_AFTER_LOADING}"
+        )
 
     def _candidates(self, values_real: NDArray[np.float64]) -> list[str]:
         """Find the samples that hold these values, or their first slice, among their files."""
         if self._index is None:
             files = [(name, file) for name in self.store for file in self._files(name)]
             self._index = {file.fingerprint: name for name, file in files}
-            self._scales = list({(file.budget.slope, file.budget.intercept, file.dtype): file for _, file in files}.values())
+            self._scales = list(
+                {(file.budget.slope, file.budget.intercept, file.dtype): file for _, file in files}.values()
+            )
         parts = [values_real.transpose(axes) for axes in _TURNS if len(axes) == values_real.ndim]
         if values_real.ndim == 3:
             parts += [part[0] for part in parts]
@@ -131,10 +150,15 @@ class StoredNoise:
         return list(dict.fromkeys(self._index[known] for known in prints if known in self._index))
 
     def _by_planes(self, planes: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Protect each plane by the noise of its own sample: a series that was loaded whole, of a run over its instances; None if one has no noise."""
+        """Protect each plane by the noise of its own sample: a series that was loaded whole, of a run over its
+        instances; None if one has no noise.
+        """
         found = []
         for plane in planes:
-            match = next((name for name in self._candidates(plane) if (files := self._files(name)) and _match(plane, files)), None)
+            match = next(
+                (name for name in self._candidates(plane) if (files := self._files(name)) and _match(plane, files)),
+                None,
+            )
             if match is None:
                 return None
             files = self._files(match)
@@ -166,13 +190,17 @@ def _match(values: NDArray[np.float64], files: list[_StoredFile]) -> list[_Store
     return found
 
 
-def _protected(values: NDArray[np.float64], files: list[_StoredFile], matches: list[_StoredFile], noise: SparseNoise) -> NDArray[np.float64]:
+def _protected(
+    values: NDArray[np.float64], files: list[_StoredFile], matches: list[_StoredFile], noise: SparseNoise
+) -> NDArray[np.float64]:
     """Add noise file by file; values that do not change stay as they were loaded."""
     steps = noise.dense()
     if len(files) == 1:
         return _add(values, matches[0], steps, noise.levels)
     cells = axis_cells(len(files), noise.shape[0])
-    return np.stack([_add(plane, file, steps[cells[file.place]], noise.levels) for plane, file in zip(values, matches, strict=True)])
+    return np.stack(
+        [_add(plane, file, steps[cells[file.place]], noise.levels) for plane, file in zip(values, matches, strict=True)]
+    )
 
 
 def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16], levels: int) -> NDArray[np.float64]:

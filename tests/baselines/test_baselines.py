@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from monai_salm.baselines import BaselineMaker, BaselineRun, generators, lsp_noise, pil_noise, tap_noise, umed_noise, voxshield_noise
+from monai_salm.baselines import (
+    BaselineMaker,
+    BaselineRun,
+    generators,
+    lsp_noise,
+    pil_noise,
+    tap_noise,
+    umed_noise,
+    voxshield_noise,
+)
 from monai_salm.baselines import pil as pil_module
 from monai_salm.baselines import targeted as tap_module
 from monai_salm.baselines.base import train_clean
@@ -69,7 +78,16 @@ def _blocks(dims: int) -> WorkingSet:
         image = generator.uniform(size=((16, 11) if index % 2 else (9, 16)) + (8,) * (dims - 2))
         voxels = np.ones(image.shape, np.int64)
         voxels[:2] = 0
-        samples.append(working_sample(f"s{index}", image, index % 2, levels=3 + index, carrier_voxels=voxels, carrier_share=(voxels > 0).astype(np.float32)))
+        samples.append(
+            working_sample(
+                f"s{index}",
+                image,
+                index % 2,
+                levels=3 + index,
+                carrier_voxels=voxels,
+                carrier_share=(voxels > 0).astype(np.float32),
+            )
+        )
     return WorkingSet(samples)
 
 
@@ -85,7 +103,9 @@ def test_bounds_of_classifiers(name: str, dims: int) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_findings(name: str) -> None:
     samples = disk_set(12, multi_label=True)
-    _check_bounds(samples, dict(CLASSIFIERS[name](samples, ClassificationTask(2, multi_label=True), _run("small-cnn", 2))))
+    _check_bounds(
+        samples, dict(CLASSIFIERS[name](samples, ClassificationTask(2, multi_label=True), _run("small-cnn", 2)))
+    )
 
 
 @pytest.mark.usefixtures("brief")
@@ -122,7 +142,10 @@ def test_the_seed_decides(maker: BaselineMaker) -> None:
     task: LearningTask = SegmentationTask(2) if spatial else ClassificationTask(2)
     torch.manual_seed(4)
     before = torch.get_rng_state()
-    first, second, other = (dict(maker(samples, task, _run("small-unet" if spatial else "small-cnn", samples.spatial_dims, seed=s))) for s in (1, 1, 2))
+    first, second, other = (
+        dict(maker(samples, task, _run("small-unet" if spatial else "small-cnn", samples.spatial_dims, seed=s)))
+        for s in (1, 1, 2)
+    )
     assert all(np.array_equal(first[name], second[name]) for name in samples.ids)
     assert any((first[name] != other[name]).any() for name in samples.ids)
     assert torch.equal(before, torch.get_rng_state())
@@ -148,25 +171,39 @@ def _shapes(count: int, seed: int) -> WorkingSet:
         row, column = generator.uniform(4, 12, 2)
         square = (rows - row) ** 2 + (columns - column) ** 2
         shape = square < 10 if index % 2 else (square < 16) & (square > 4)
-        samples.append(working_sample(f"p{index:03d}", generator.uniform(0.35, 0.55, (16, 16)) + 0.12 * shape, index % 2))
+        samples.append(
+            working_sample(f"p{index:03d}", generator.uniform(0.35, 0.55, (16, 16)) + 0.12 * shape, index % 2)
+        )
     return WorkingSet(samples)
 
 
 def _with(samples: WorkingSet, noise: Noise) -> WorkingSet:
     def change(sample: Any) -> Any:
-        return replace(sample, image_model=(sample.image_model + noise[sample.sample_id] * sample.step_model).clip(0, 1).astype(np.float32))
+        return replace(
+            sample,
+            image_model=(sample.image_model + noise[sample.sample_id] * sample.step_model)
+            .clip(0, 1)
+            .astype(np.float32),
+        )
 
     return WorkingSet([change(sample) for sample in samples.samples])
 
 
 def _random_signs(samples: WorkingSet) -> Noise:
     generator = np.random.default_rng(0)
-    return {s.sample_id: (generator.choice([-1, 1], s.image_model.shape) * s.levels * (s.carrier_voxels > 0)).astype(np.int16) for s in samples.samples}
+    return {
+        s.sample_id: (generator.choice([-1, 1], s.image_model.shape) * s.levels * (s.carrier_voxels > 0)).astype(
+            np.int16
+        )
+        for s in samples.samples
+    }
 
 
 def _victim(train: WorkingSet, test: WorkingSet, task: LearningTask, steps: int) -> tuple[float, float]:
     """Train a victim; give its mean loss in the first third and its score on clean images."""
-    network = build_network("small-unet" if task.spatial_target else "small-cnn", spatial_dims=train.spatial_dims, outputs=2)
+    network = build_network(
+        "small-unet" if task.spatial_target else "small-cnn", spatial_dims=train.spatial_dims, outputs=2
+    )
     renew(network, 5)
     optimizer = torch.optim.Adam(network.train().parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
@@ -199,12 +236,16 @@ def shapes() -> tuple[WorkingSet, WorkingSet, tuple[float, float]]:
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(("name", "rounds", "drop"), [("tap", 20, 0.3), ("lsp", 0, -0.1), ("pil", 20, 0.05)])
-def test_victim_learns_the_noise(shapes: tuple[WorkingSet, WorkingSet, tuple[float, float]], name: str, rounds: int, drop: float) -> None:
+def test_victim_learns_the_noise(
+    shapes: tuple[WorkingSet, WorkingSet, tuple[float, float]], name: str, rounds: int, drop: float
+) -> None:
     train, test, (random_loss, random_score) = shapes
     noise = dict(CLASSIFIERS[name](train, ClassificationTask(2), _run("small-cnn", 2, rounds=rounds, batch_size=32)))
     loss, score = _victim(_with(train, noise), test, ClassificationTask(2), 120)
     assert loss < 0.75 * random_loss
-    assert score < random_score - drop  # these pictures are easy: separable noise is learned fast, but the pictures as well
+    assert (
+        score < random_score - drop
+    )  # these pictures are easy: separable noise is learned fast, but the pictures as well
 
 
 @pytest.mark.usefixtures("short")
@@ -215,11 +256,21 @@ def test_targeted_noise_shows_a_clean_network_the_next_class() -> None:
     assert run.errors[-1] < 0.2 < 0.8 < run.errors[0]
     assert all(np.mean(np.abs(steps)) > 2 for steps in noise.values())
     network, everything = _run("small-cnn", 2).build_surrogate(), samples.batch(range(60), CPU)
-    train_clean(network, samples, ClassificationTask(2), _run("small-cnn", 2, seed=7), epochs=1, least_steps=200, augmentation=NO_AUGMENTATION)
+    train_clean(
+        network,
+        samples,
+        ClassificationTask(2),
+        _run("small-cnn", 2, seed=7),
+        epochs=1,
+        least_steps=200,
+        augmentation=NO_AUGMENTATION,
+    )
     target = everything.target
     protected = _with(samples, noise).batch(range(60), CPU).images
     assert (network(everything.images).argmax(1) == target).float().mean() > 0.9
-    assert (network(protected).argmax(1) == 1 - target).float().mean() > 0.6  # another network than the one that was used
+    assert (
+        network(protected).argmax(1) == 1 - target
+    ).float().mean() > 0.6  # another network than the one that was used
 
 
 def test_separable_noise_is_separable_and_its_own_for_each_sample() -> None:
@@ -263,14 +314,22 @@ def _blobs(count: int, seed: int, shape: tuple[int, ...]) -> WorkingSet:
     samples = []
     for index in range(count):
         centers = [generator.uniform(length / 2 - 3, length / 2 + 3) for length in shape]
-        ball = sum((axis - center) ** 2 for axis, center in zip(grid, centers, strict=True)) < generator.uniform(3, 5) ** 2
-        waves = 0.1 * np.sin(generator.uniform(0, 6) + generator.uniform(0.3, 0.9) * grid[0]) * np.cos(generator.uniform(0.3, 0.9) * grid[1])
+        ball = (
+            sum((axis - center) ** 2 for axis, center in zip(grid, centers, strict=True)) < generator.uniform(3, 5) ** 2
+        )
+        waves = (
+            0.1
+            * np.sin(generator.uniform(0, 6) + generator.uniform(0.3, 0.9) * grid[0])
+            * np.cos(generator.uniform(0.3, 0.9) * grid[1])
+        )
         image = 0.45 + waves + generator.uniform(-0.05, 0.05, ball.shape) + 0.06 * ball
         samples.append(working_sample(f"p{index:03d}", image, ball.astype(np.uint8)))
     return WorkingSet(samples)
 
 
-@pytest.mark.parametrize(("name", "shape", "rounds", "error"), [("umed", (16, 16), 10, 0.5), ("voxshield", (16, 16, 8), 3, 0.3)])
+@pytest.mark.parametrize(
+    ("name", "shape", "rounds", "error"), [("umed", (16, 16), 10, 0.5), ("voxshield", (16, 16, 8), 3, 0.3)]
+)
 def test_victim_segments_the_noise(name: str, shape: tuple[int, ...], rounds: int, error: float) -> None:
     train, test, task = _blobs(12, 0, shape), _blobs(12, 1, shape), SegmentationTask(2)
     run = _run("small-unet", len(shape), rounds=rounds)
@@ -283,7 +342,9 @@ def test_victim_segments_the_noise(name: str, shape: tuple[int, ...], rounds: in
 
 @pytest.mark.parametrize("contrast", [40.0, -40.0], ids=["bright", "dark"])
 @pytest.mark.parametrize(("name", "shape"), [("umed", (16, 16)), ("voxshield", (16, 16, 8))])
-def test_generators_lower_the_loss_of_their_surrogate(name: str, shape: tuple[int, ...], contrast: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generators_lower_the_loss_of_their_surrogate(
+    name: str, shape: tuple[int, ...], contrast: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a surrogate that never learns and takes bright cells for the structure, or dark ones."""
     monkeypatch.setattr(generators, "SURROGATE_STEPS", 0)
     monkeypatch.setattr(generators, "SURROGATE_TURN", 1000)
@@ -329,12 +390,18 @@ def test_binary_patterns(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_central_difference(dims: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    weight, images = torch.randn(4, 1, *(3,) * dims, generator=generator), torch.randn(1, 1, *(8,) * dims, generator=generator)
+    weight, images = (
+        torch.randn(4, 1, *(3,) * dims, generator=generator),
+        torch.randn(1, 1, *(8,) * dims, generator=generator),
+    )
     convolve = functional.conv2d if dims == 2 else functional.conv3d
     sums = weight.sum(dim=tuple(range(2, dims + 2))).reshape(1, 4, *(1,) * dims)
     wanted = convolve(images, weight, padding=1) - 0.5 * images * sums
     assert torch.allclose(convolve(images, generators._CentralDifference()(weight), padding=1), wanted, atol=1e-5)
-    contour, texture = (network.state_dict() for network in (generators.ContourTextureNoise(dims).contour, generators.ContourTextureNoise(dims).texture))
+    contour, texture = (
+        network.state_dict()
+        for network in (generators.ContourTextureNoise(dims).contour, generators.ContourTextureNoise(dims).texture)
+    )
     assert any("parametrizations" in name for name in contour)
     assert not any("parametrizations" in name for name in texture)
 

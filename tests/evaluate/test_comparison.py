@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Victims trained on two folders: the arithmetic, the matching of files and labels, and a task that anybody can learn."""
+"""Victims trained on two folders: the arithmetic, the matching of files and labels, and a task that
+anybody can learn.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,31 @@ import pytest
 
 from monai_salm.cli import main
 from monai_salm.errors import UsageError
-from monai_salm.evaluate import EvaluateOptions, EvaluateReport, VictimRecipe, VictimResult, VictimScores, comparison, evaluate, grid
+from monai_salm.evaluate import (
+    EvaluateOptions,
+    EvaluateReport,
+    VictimRecipe,
+    VictimResult,
+    VictimScores,
+    comparison,
+    evaluate,
+    grid,
+)
 from monai_salm.evaluate.results import usable, verdict
 from monai_salm.pipeline import protect
-from tests.exports import ROOT_UID, body, dicom_object, drawn, label_table, mr_export, mr_labels, mr_series, mr_slice, nifti_export, zip_file
+from tests.exports import (
+    ROOT_UID,
+    body,
+    dicom_object,
+    drawn,
+    label_table,
+    mr_export,
+    mr_labels,
+    mr_series,
+    mr_slice,
+    nifti_export,
+    zip_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +68,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _evaluate(folders: Path, **changes: Any) -> EvaluateReport:
     fields: dict[str, Any] = {
-        "labels": folders / "labels.csv", "test_labels": folders / "test.csv", "victims": "small-cnn", "epochs": 1, "working_size": 24, "device": "cpu",
+        "labels": folders / "labels.csv", "test_labels": folders / "test.csv", "victims": "small-cnn", "epochs": 1,
+        "working_size": 24, "device": "cpu",
         "utility": False,
     }  # fmt: skip
     return evaluate(folders / "clean", folders / "protected", folders / "test", EvaluateOptions(**(fields | changes)))
@@ -62,25 +86,48 @@ def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
 
 def test_classes_are_matched_by_name(folders: Path, tmp_path: Path) -> None:
     table = label_table(tmp_path / "ill.csv", {str(folders / "test" / f"{number}.dcm"): "ill" for number in (0, 2, 4)})
-    row = next(row for row in _evaluate(folders, test_labels=table, epochs=50).to_json()["results"] if row["trained_on"] == "clean")
+    row = next(
+        row
+        for row in _evaluate(folders, test_labels=table, epochs=50).to_json()["results"]
+        if row["trained_on"] == "clean"
+    )
     assert row["balanced_accuracy"] == 1.0
 
 
 def test_json_and_table(folders: Path) -> None:
-    report = _evaluate(folders, seeds=2, victims="small-cnn, small-resnet", countermeasures="none,median-3", protected_shares="50,100", utility=True)
+    report = _evaluate(
+        folders,
+        seeds=2,
+        victims="small-cnn, small-resnet",
+        countermeasures="none,median-3",
+        protected_shares="50,100",
+        utility=True,
+    )
     result = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert (result["format"], result["main_score"], result["chance"], result["majority_share"]) == ("monai_salm.evaluation/1", "balanced_accuracy", 0.5, 0.5)
+    assert (result["format"], result["main_score"], result["chance"], result["majority_share"]) == (
+        "monai_salm.evaluation/1",
+        "balanced_accuracy",
+        0.5,
+        0.5,
+    )
     rows = result["results"]
     assert len(rows) == 2 * 2 * 2 * (2 + 2)
     assert [(row["victim"], row["trained_on"], row["seed"]) for row in rows[:8]] == [
-        (victim, folder, seed) for seed in (0, 1) for victim in ("small-cnn", "small-resnet") for folder in ("clean", "protected")
+        (victim, folder, seed)
+        for seed in (0, 1)
+        for victim in ("small-cnn", "small-resnet")
+        for folder in ("clean", "protected")
     ]
     assert set(rows[0]) == {
-        "victim", "trained_on", "countermeasure", "protected_share", "seed", "balanced_accuracy", "auc", "mcc", "peak", "curve", "seconds",
+        "victim", "trained_on", "countermeasure", "protected_share", "seed", "balanced_accuracy", "auc", "mcc", "peak",
+        "curve", "seconds",
     }  # fmt: skip
     assert len(result["summary"]) == len(rows) / 2
-    assert {"seeds", "balanced_accuracy", "balanced_accuracy_sd", "peak", "peak_sd", "protected_share"} <= set(result["summary"][0])
-    assert [(row["countermeasure"], row["protected_share"]) for row in result["verdicts"] if row["victim"] == "small-cnn"] == [
+    assert {"seeds", "balanced_accuracy", "balanced_accuracy_sd", "peak", "peak_sd", "protected_share"} <= set(
+        result["summary"][0]
+    )
+    assert [(row["countermeasure"],
+    row["protected_share"]) for row in result["verdicts"] if row["victim"] == "small-cnn"] == [
         ("none", 1.0), ("none", 0.5), ("median-3", 1.0), ("median-3", 0.5),
     ]  # fmt: skip
     assert set(result["utility"]) == {"victim", "clean", "protected", "change", "features"}
@@ -89,7 +136,10 @@ def test_json_and_table(folders: Path) -> None:
     assert 0 < modality["largest_change_stored"] <= modality["epsilon_stored"]
     assert 0 < modality["mean_changed_fraction"] <= modality["largest_changed_fraction"] <= 1
     assert 25 < modality["lowest_psnr"] <= modality["mean_psnr"]
-    assert {name: known["classes"] for name, known in result["labels"].items()} == {"clean": {"healthy": 6, "ill": 6}, "test": {"healthy": 3, "ill": 3}}
+    assert {name: known["classes"] for name, known in result["labels"].items()} == {
+        "clean": {"healthy": 6, "ill": 6},
+        "test": {"healthy": 3, "ill": 3},
+    }
     assert all(known["unmatched_rows"]["count"] == 0 for known in result["labels"].values())
     assert "clean images: labels: classes of column 'label': healthy 6, ill 6 of 12 pictures" in result["notes"]
     lines = report.table().splitlines()
@@ -99,10 +149,17 @@ def test_json_and_table(folders: Path) -> None:
     assert "verification: 12 protected, 0 copied, 0 absent, 0 mismatch" in lines
 
 
-def _results(trained_on: str, *scores: float, share: float = 1.0, peak: float | None = None, countermeasure: str = "none") -> list[VictimResult]:
+def _results(
+    trained_on: str, *scores: float, share: float = 1.0, peak: float | None = None, countermeasure: str = "none"
+) -> list[VictimResult]:
     return [
         VictimResult(
-            "net", trained_on, countermeasure, share, seed, VictimScores({"balanced_accuracy": score, "auc": float("nan")}, peak or score, (score,), 1.0)
+            "net",
+            trained_on,
+            countermeasure,
+            share,
+            seed,
+            VictimScores({"balanced_accuracy": score, "auc": float("nan")}, peak or score, (score,), 1.0),
         )
         for seed, score in enumerate(scores)
     ]
@@ -111,10 +168,18 @@ def _results(trained_on: str, *scores: float, share: float = 1.0, peak: float | 
 def test_mean_and_spread_over_seeds() -> None:
     results = _results("clean", 0.5, 0.7, 0.9)
     (row,) = EvaluateReport(results, {"clean": 3}, 0.5).summary()
-    assert (row["seeds"], row["balanced_accuracy"], row["balanced_accuracy_sd"], row["auc"], row["auc_sd"]) == (3, 0.7, 0.2, None, None)
+    assert (row["seeds"], row["balanced_accuracy"], row["balanced_accuracy_sd"], row["auc"], row["auc_sd"]) == (
+        3,
+        0.7,
+        0.2,
+        None,
+        None,
+    )
     (row,) = EvaluateReport(results[:1], {"clean": 3}, 0.5).summary()
     assert row["balanced_accuracy_sd"] is None
-    assert [VictimResult.from_json(json.loads(json.dumps(one.to_json()))).to_json() for one in results] == [one.to_json() for one in results]
+    assert [VictimResult.from_json(json.loads(json.dumps(one.to_json()))).to_json() for one in results] == [
+        one.to_json() for one in results
+    ]
 
 
 def test_verdict_compares_what_went_through_the_same_countermeasure() -> None:
@@ -124,7 +189,10 @@ def test_verdict_compares_what_went_through_the_same_countermeasure() -> None:
         *_results("clean", 0.7, countermeasure="jpeg-10"), *_results("protected", 0.65, countermeasure="jpeg-10"),
     ]  # fmt: skip
     report = EvaluateReport(results, {"clean": 3}, 0.5)
-    rows = [(row["countermeasure"], row["protected_share"], row["clean"], row["kept"], row["verdict"]) for row in report.verdicts()]
+    rows = [
+        (row["countermeasure"], row["protected_share"], row["clean"], row["kept"], row["verdict"])
+        for row in report.verdicts()
+    ]
     assert rows == [
         ("none", 1.0, 0.9, 0.875, "protected"),
         ("none", 0.4, 0.9, 0.25, "not protected"),
@@ -161,23 +229,35 @@ def test_verdict_at_its_edges(clean: float, score: float, peak: float, chance: f
     assert verdict(clean, score, peak, chance) == expected
 
 
-def test_evaluation_goes_on_where_it_was_stopped(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_goes_on_where_it_was_stopped(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = {"state": tmp_path / "state.jsonl", "countermeasures": "none,gaussian-1", "utility": True}
     first = _evaluate(folders, **options)
     assert len((tmp_path / "state.jsonl").read_text().splitlines()) == 5, "four trainings and the utility"
     monkeypatch.setattr(grid, "train_victim", None)
     monkeypatch.setattr(comparison, "score_change", None)
     again = _evaluate(folders, **options).to_json()
-    assert {key: value for key, value in again.items() if key != "run"} == {key: value for key, value in first.to_json().items() if key != "run"}
+    assert {key: value for key, value in again.items() if key != "run"} == {
+        key: value for key, value in first.to_json().items() if key != "run"
+    }
 
 
 def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
     clean, test = zip_file(tmp_path / "clean.zip", folders / "clean"), zip_file(tmp_path / "test.zip", folders / "test")
-    labels = label_table(tmp_path / "test.csv", {f"{number}.dcm": ("ill", "healthy")[number % 2] for number in range(6)})
+    labels = label_table(
+        tmp_path / "test.csv", {f"{number}.dcm": ("ill", "healthy")[number % 2] for number in range(6)}
+    )
     (tmp_path / "out").mkdir()
     zip_file(tmp_path / "out" / "clean.zip", folders / "protected")
     options = EvaluateOptions(
-        labels=folders / "labels.csv", test_labels=labels, victims="small-cnn", epochs=1, working_size=24, device="cpu", report=tmp_path / "r.html"
+        labels=folders / "labels.csv",
+        test_labels=labels,
+        victims="small-cnn",
+        epochs=1,
+        working_size=24,
+        device="cpu",
+        report=tmp_path / "r.html",
     )
     report = evaluate(clean, tmp_path / "out", test, options)
     assert report.counts == {"clean": 12, "protected": 12, "test": 6}
@@ -185,15 +265,21 @@ def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["results"] == report.to_json()["results"]
     assert len(written["examples"]) == 3
-    assert all(example["within_bound"] and example["largest_change_model"] > 0 and not example["changed_outside_anatomy"] for example in written["examples"])
+    assert all(
+        example["within_bound"] and example["largest_change_model"] > 0 and not example["changed_outside_anatomy"]
+        for example in written["examples"]
+    )
 
 
 def test_several_protected_folders(folders: Path) -> None:
     options = EvaluateOptions(
-        labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24, device="cpu", utility=False,
+        labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24,
+        device="cpu", utility=False,
         protected_shares="100,50",
     )  # fmt: skip
-    report = evaluate(folders / "clean", {"one": folders / "protected", "two": folders / "protected"}, folders / "test", options)
+    report = evaluate(
+        folders / "clean", {"one": folders / "protected", "two": folders / "protected"}, folders / "test", options
+    )
     assert [row["trained_on"] for row in report.summary()] == ["clean", "one", "two", "clean part", "one", "two"]
     assert [row["trained_on"] for row in report.verdicts()] == ["one", "two", "one", "two"]
     assert report.verification is not None
@@ -218,9 +304,15 @@ def test_pretrained_victims_say_what_they_saw(folders: Path, tmp_path: Path, mon
 def test_series_keep_their_slices_together(tmp_path: Path) -> None:
     for number in range(6):
         mr_series(tmp_path / ("test" if number > 3 else "clean") / f"s{number}", number)
-    table = label_table(tmp_path / "l.csv", {f"{ROOT_UID}.21.{number + 1}": ("healthy", "ill")[number % 2] for number in range(6)}, key="SeriesInstanceUID")
+    table = label_table(
+        tmp_path / "l.csv",
+        {f"{ROOT_UID}.21.{number + 1}": ("healthy", "ill")[number % 2] for number in range(6)},
+        key="SeriesInstanceUID",
+    )
     protect(tmp_path / "clean", tmp_path / "protected", drawn(labels=table, sample="series"))
-    options = EvaluateOptions(labels=table, victims="small-cnn", epochs=1, working_size=16, device="cpu", report=tmp_path / "r.html")
+    options = EvaluateOptions(
+        labels=table, victims="small-cnn", epochs=1, working_size=16, device="cpu", report=tmp_path / "r.html"
+    )
     report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
     assert report.counts == {"clean": 4, "protected": 4, "test": 2}
     assert report.verification is not None
@@ -230,19 +322,25 @@ def test_series_keep_their_slices_together(tmp_path: Path) -> None:
 def test_only_files_of_both_folders_are_used(folders: Path, tmp_path: Path) -> None:
     mr_export(tmp_path / "clean", 12)
     report = evaluate(
-        tmp_path / "clean", protect(mr_export(tmp_path / "part", 5), tmp_path / "protected", drawn()).output, folders / "test",
+        tmp_path / "clean", protect(mr_export(tmp_path / "part", 5), tmp_path / "protected", drawn()).output,
+        folders / "test",
         EvaluateOptions(
-            labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24, device="cpu", utility=False
+            labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1,
+            working_size=24, device="cpu", utility=False
         ),
     )  # fmt: skip
     assert report.counts == {"clean": 5, "protected": 5, "test": 6}
-    assert report.notes[0].startswith("7 of 12 labeled images are not in protected (the first: case10/image.dcm); no network saw them")
+    assert report.notes[0].startswith(
+        "7 of 12 labeled images are not in protected (the first: case10/image.dcm); no network saw them"
+    )
     assert report.verification is not None
     assert (report.verification["counts"]["mismatch"], report.verification["absent_without_reason"]) == (7, 7)
 
 
 def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Path) -> None:
-    report = _evaluate(folders, seeds=2, countermeasures="none,median-3", report=tmp_path / "r.html", window="0,700").to_json()
+    report = _evaluate(
+        folders, seeds=2, countermeasures="none,median-3", report=tmp_path / "r.html", window="0,700"
+    ).to_json()
     run = report["run"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", run["date"])
     assert run["versions"].keys() == {"python", "monai_salm", "torch", "monai", "numpy"}
@@ -251,9 +349,14 @@ def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Pat
     assert run["data"] == {"clean": "clean", "protected": "protected", "test": "test"}
     assert run["classes"] == {"clean": {"healthy": 6, "ill": 6}, "test": {"healthy": 3, "ill": 3}}
     assert (run["seeds"], run["seconds"] > 0) == ([0, 1], True)
-    assert (run["protection"]["method"], run["protection"]["epsilon"], run["protection"]["seed"]) == ("random", "8/255", 0)
+    assert (run["protection"]["method"], run["protection"]["epsilon"], run["protection"]["seed"]) == (
+        "random",
+        "8/255",
+        0,
+    )
     assert run["command"] == (
-        "monai-salm evaluate clean protected --test test --labels labels.csv --test-labels test.csv --countermeasures none,median-3 --victims small-cnn "
+        "monai-salm evaluate clean protected --test test --labels labels.csv --test-labels test.csv "
+        "--countermeasures none,median-3 --victims small-cnn "
         "--seeds 2 --epochs 1 --no-utility --report r.html --window 0,700 --working-size 24 --device cpu"
     )
     works = {entry["for"]: entry["citation"] for entry in run["citations"]}
@@ -268,8 +371,10 @@ def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Pat
 
 def test_command_is_given_as_it_was_typed(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
-        "evaluate", folders / "clean", folders / "protected", "--test", folders / "test", "--labels", folders / "labels.csv",
-        "--test-labels", folders / "test.csv", "--victims", "small-cnn", "--epochs", "1", "--working-size", "24", "--no-utility", "--epsilon", "20 real",
+        "evaluate", folders / "clean", folders / "protected", "--test", folders / "test", "--labels",
+        folders / "labels.csv",
+        "--test-labels", folders / "test.csv", "--victims", "small-cnn", "--epochs", "1", "--working-size", "24",
+        "--no-utility", "--epsilon", "20 real",
         "--report", tmp_path / "r.html", "--quiet",
     ]  # fmt: skip
     with pytest.raises(SystemExit):
@@ -287,7 +392,13 @@ def test_label_maps(tmp_path: Path) -> None:
         (tmp_path / "all" / f"v{number}.nii.gz").rename(tmp_path / "test" / f"v{number}.nii.gz")
     protect(tmp_path / "clean", tmp_path / "protected", drawn())
     options = EvaluateOptions(
-        task="segmentation", labels=tmp_path / "maps", test_labels=tmp_path / "all-maps", epochs=1, working_size=16, device="cpu", report=tmp_path / "r.html"
+        task="segmentation",
+        labels=tmp_path / "maps",
+        test_labels=tmp_path / "all-maps",
+        epochs=1,
+        working_size=16,
+        device="cpu",
+        report=tmp_path / "r.html",
     )
     report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
     assert (report.chance, report.majority_share, report.main_score) == (None, None, "dice")
@@ -297,14 +408,19 @@ def test_label_maps(tmp_path: Path) -> None:
     assert report.verification is not None
     fates = [json.loads(line) for line in (tmp_path / "protected.work" / "manifest.jsonl").read_text().splitlines()]
     (modality,) = report.verification["modalities"]
-    assert (modality["epsilon_stored"], modality["bound_from"]) == (max(fate["epsilon_stored"] for fate in fates), "the manifest of their run")
+    assert (modality["epsilon_stored"], modality["bound_from"]) == (
+        max(fate["epsilon_stored"] for fate in fates),
+        "the manifest of their run",
+    )
     twin = json.loads((tmp_path / "r.json").read_text())
     assert all(example["within_bound"] for example in twin["examples"])
     assert twin["run"]["classes"] == {"clean": {"0": 4, "1": 4}, "test": {"0": 2, "1": 2}}
     assert "bound known from" in (tmp_path / "r.html").read_text()
     shutil.rmtree(tmp_path / "protected.work")
     for epsilon, expected in (("", (None, "not stated")), ("1/255", (modality["epsilon_stored"] // 8, "--epsilon"))):
-        again = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", replace(options, epsilon=epsilon))
+        again = evaluate(
+            tmp_path / "clean", tmp_path / "protected", tmp_path / "test", replace(options, epsilon=epsilon)
+        )
         assert again.verification is not None
         (found,) = again.verification["modalities"]
         assert found["bound_from"] == expected[1]
@@ -326,8 +442,13 @@ def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) ->
     table = label_table(tmp_path / "l.csv", {name: ("healthy", "ill")[number % 2] for number, name in enumerate(names)})
     protect(tmp_path / "clean", tmp_path / "protected", drawn())
     assert sorted(path.suffix for path in (tmp_path / "protected").iterdir()) == [".png"] * 6
-    test_table = label_table(tmp_path / "t.csv", {f"test/{name}": ("healthy", "ill")[number % 2] for number, name in enumerate(names) if number >= 6})
-    options = EvaluateOptions(labels=table, test_labels=test_table, victims="small-cnn", epochs=1, working_size=24, device="cpu")
+    test_table = label_table(
+        tmp_path / "t.csv",
+        {f"test/{name}": ("healthy", "ill")[number % 2] for number, name in enumerate(names) if number >= 6},
+    )
+    options = EvaluateOptions(
+        labels=table, test_labels=test_table, victims="small-cnn", epochs=1, working_size=24, device="cpu"
+    )
     report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
     assert report.counts == {"clean": 6, "protected": 6, "test": 4}
 
@@ -339,7 +460,14 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
         mr_slice(tmp_path / "test" / f"case{number}" / "image.dcm", 101 + number)
     (tmp_path / "test" / "notes.txt").write_text("x")
     protect(tmp_path / "clean", tmp_path / "protected", drawn())
-    options = EvaluateOptions(labels=mr_labels(tmp_path / "l.csv", 4), victims="small-cnn", epochs=1, working_size=24, device="cpu", test_labels=None)
+    options = EvaluateOptions(
+        labels=mr_labels(tmp_path / "l.csv", 4),
+        victims="small-cnn",
+        epochs=1,
+        working_size=24,
+        device="cpu",
+        test_labels=None,
+    )
     report = evaluate(tmp_path / "clean", tmp_path / "protected", tmp_path / "test", options)
     assert report.counts == {"clean": 4, "protected": 4, "test": 2}
 
@@ -359,18 +487,35 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
         ({"report": "report.pdf"}, r"give a name that ends in \.html"),
         ({"state": "labels.csv"}, "no record of an evaluation"),
     ],
-    ids=["classes", "victim", "kind of victim", "suffix", "labels", "countermeasure", "leak", "share", "folder of the report", "kind of report", "state"],
+    ids=[
+        "classes",
+        "victim",
+        "kind of victim",
+        "suffix",
+        "labels",
+        "countermeasure",
+        "leak",
+        "share",
+        "folder of the report",
+        "kind of report",
+        "state",
+    ],
 )
 def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], message: str) -> None:
     label_table(folders / "other.csv", {f"{number}.dcm": ("dead", "healthy")[number % 2] for number in range(6)})
-    changes = {name: folders / value if name in ("test_labels", "report", "state") else value for name, value in changes.items()}
+    changes = {
+        name: folders / value if name in ("test_labels", "report", "state") else value
+        for name, value in changes.items()
+    }
     with pytest.raises(UsageError, match=message):
         _evaluate(folders, **changes)
 
 
 def test_test_images_may_not_be_training_images(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu")
-    with pytest.raises(UsageError, match=r"12 of the test images are in .*clean, too; test on clean images that no victim trains on"):
+    with pytest.raises(
+        UsageError, match=r"12 of the test images are in .*clean, too; test on clean images that no victim trains on"
+    ):
         evaluate(folders / "clean", folders / "protected", folders / "clean", options)
     with pytest.raises(UsageError, match=r"12 of the test images are in .*protected, too"):
         evaluate(folders / "clean", folders / "protected", folders / "protected", options)
@@ -385,8 +530,12 @@ def test_test_images_may_not_be_training_images(folders: Path) -> None:
     ],
     ids=["swapped", "the same", "work folder"],
 )
-def test_wrong_folders_are_found_out_without_a_verification(folders: Path, clean: str, protected: str, message: str) -> None:
-    options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu", verification=False)
+def test_wrong_folders_are_found_out_without_a_verification(
+    folders: Path, clean: str, protected: str, message: str
+) -> None:
+    options = EvaluateOptions(
+        labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu", verification=False
+    )
     with pytest.raises(UsageError, match=message):
         evaluate(folders / clean, folders / protected, folders / "test", options)
 
@@ -397,6 +546,10 @@ def test_protected_folder_without_a_common_file(folders: Path) -> None:
         evaluate(folders / "clean", folders / "test", folders / "test", options)
 
 
-@pytest.mark.parametrize(("score", "chance", "expected"), [(0.2, 0.5, 0.8), (0.7, 0.5, 0.7), (0.1, 0.25, 0.1), (0.1, None, 0.1)])
-def test_of_two_classes_a_score_below_a_guess_is_no_protection(score: float, chance: float | None, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("score", "chance", "expected"), [(0.2, 0.5, 0.8), (0.7, 0.5, 0.7), (0.1, 0.25, 0.1), (0.1, None, 0.1)]
+)
+def test_of_two_classes_a_score_below_a_guess_is_no_protection(
+    score: float, chance: float | None, expected: float
+) -> None:
     assert usable(score, chance) == pytest.approx(expected)

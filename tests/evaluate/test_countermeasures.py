@@ -15,7 +15,14 @@ from torch.nn import functional
 
 import monai_salm.evaluate.countermeasures as room
 from monai_salm.errors import UsageError
-from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASURE, Leak, filters, find_countermeasure, purify
+from monai_salm.evaluate.countermeasures import (
+    COUNTERMEASURES,
+    NO_COUNTERMEASURE,
+    Leak,
+    filters,
+    find_countermeasure,
+    purify,
+)
 from monai_salm.evaluate.countermeasures.training import EPSILON, adversarial_loss, cutout_loss, mixup_loss
 from monai_salm.samples import WorkingSample
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
@@ -24,8 +31,10 @@ Image = NDArray[np.float32]
 CPU = torch.device("cpu")
 TWO = ClassificationTask(2)
 NAMES = [
-    "none", "strong-augmentation", "jpeg-90", "jpeg-75", "jpeg-50", "jpeg-30", "jpeg-10", "median-3", "median-5", "gaussian-0.5", "gaussian-1",
-    "gaussian-2", "down-up", "6-bit", "5-bit", "4-bit", "window-shift", "percentile-clip", "clahe", "n4", "low-pass", "cutout", "mixup",
+    "none", "strong-augmentation", "jpeg-90", "jpeg-75", "jpeg-50", "jpeg-30", "jpeg-10", "median-3", "median-5",
+    "gaussian-0.5", "gaussian-1",
+    "gaussian-2", "down-up", "6-bit", "5-bit", "4-bit", "window-shift", "percentile-clip", "clahe", "n4", "low-pass",
+    "cutout", "mixup",
     "adversarial-training", "orthogonal-projection", "denoiser-10", "denoiser-100", "denoiser-500",
 ]  # fmt: skip
 FILTERS = [found.name for found in filters.FILTERS]
@@ -41,10 +50,16 @@ def _checkerboard(*shape: int) -> Image:
     return ((-1.0) ** np.indices(shape).sum(axis=0)).astype(np.float32)
 
 
-def _leak(samples: list[tuple[Image, object]], pairs: list[tuple[Image, Image]] | None = None, task: LearningTask = TWO, seed: int = 0) -> Leak:
+def _leak(
+    samples: list[tuple[Image, object]],
+    pairs: list[tuple[Image, Image]] | None = None,
+    task: LearningTask = TWO,
+    seed: int = 0,
+) -> Leak:
     train = [
         WorkingSample(
-            sample_id=f"{number:04}", image_model=image, carrier_voxels=np.ones(image.shape, np.int64), carrier_share=np.ones(image.shape, np.float32),
+            sample_id=f"{number:04}", image_model=image, carrier_voxels=np.ones(image.shape, np.int64),
+            carrier_share=np.ones(image.shape, np.float32),
             anatomy_voxels=image.size, levels=8, step_model=1 / 255, target=target,
         )
         for number, (image, target) in enumerate(samples)
@@ -61,9 +76,13 @@ def _fit(name: str, leak: Leak | None = None) -> Callable[[Image], Image]:
 def test_all_that_were_promised_are_there() -> None:
     assert sorted(COUNTERMEASURES) == sorted(NAMES)
     assert all(found.name == name for name, found in COUNTERMEASURES.items())
-    assert {name: found.leaked_pairs for name, found in COUNTERMEASURES.items() if found.leaked_pairs} == {f"denoiser-{n}": n for n in (10, 100, 500)}
+    assert {name: found.leaked_pairs for name, found in COUNTERMEASURES.items() if found.leaked_pairs} == {
+        f"denoiser-{n}": n for n in (10, 100, 500)
+    }
     assert NO_COUNTERMEASURE.fit is NO_COUNTERMEASURE.augmentation is NO_COUNTERMEASURE.batch_loss is None
-    steps = [(found.fit, found.augmentation, found.batch_loss) for name, found in COUNTERMEASURES.items() if name != "none"]
+    steps = [
+        (found.fit, found.augmentation, found.batch_loss) for name, found in COUNTERMEASURES.items() if name != "none"
+    ]
     assert all(sum(part is not None for part in parts) == 1 for parts in steps)
 
 
@@ -113,7 +132,8 @@ def test_one_bright_cell_in_the_dark(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "least", "most"),
-    [("jpeg-90", 0.7, 1.3), ("jpeg-10", -0.05, 0.05), ("median-3", -1.1, 1.1), ("gaussian-0.5", 0.05, 0.7), ("gaussian-2", -0.01, 0.01),
+    [("jpeg-90", 0.7, 1.3), ("jpeg-10", -0.05, 0.05), ("median-3", -1.1, 1.1), ("gaussian-0.5", 0.05, 0.7),
+    ("gaussian-2", -0.01, 0.01),
      ("down-up", -0.01, 0.01), ("low-pass", -0.15, 0.15), ("6-bit", 0.7, 1.3)],
 )  # fmt: skip
 def test_how_much_of_a_checkerboard_is_left(name: str, least: float, most: float) -> None:
@@ -158,7 +178,10 @@ def test_fewer_bits_leave_fewer_values(bits: int) -> None:
 
 
 def test_low_pass_keeps_what_is_coarse() -> None:
-    coarse, fine = (0.5 + 0.4 * np.sin(2 * np.pi * np.arange(32) / period)[None].repeat(32, 0).astype(np.float32) for period in (16, 2.5))
+    coarse, fine = (
+        0.5 + 0.4 * np.sin(2 * np.pi * np.arange(32) / period)[None].repeat(32, 0).astype(np.float32)
+        for period in (16, 2.5)
+    )
     change = _fit("low-pass")
     assert np.ptp(change(coarse)) > 0.95 * np.ptp(coarse)
     assert np.ptp(change(fine)) < 0.4 * np.ptp(fine)
@@ -166,7 +189,10 @@ def test_low_pass_keeps_what_is_coarse() -> None:
 
 def test_window_is_the_same_for_all_images_and_another_for_another_seed() -> None:
     middle = np.linspace(0.3, 0.7, 100, dtype=np.float32).reshape(10, 10)
-    lines = [np.polyfit(middle.ravel(), _fit("window-shift", _leak([], seed=seed))(middle).ravel(), 1) for seed in (0, 0, 1, 2, 3)]
+    lines = [
+        np.polyfit(middle.ravel(), _fit("window-shift", _leak([], seed=seed))(middle).ravel(), 1)
+        for seed in (0, 0, 1, 2, 3)
+    ]
     assert np.array_equal(lines[0], lines[1])
     assert len({round(float(gain), 5) for gain, _ in lines}) == 4
     for gain, offset in lines:
@@ -203,7 +229,9 @@ def test_n4_finds_the_field_of_a_coil() -> None:
     after = _fit("n4")(before)
 
     def spread(image: Image) -> float:
-        return float(np.mean([np.std(image[blocks == value]) / np.mean(image[blocks == value]) for value in (0.3, 0.6)]))
+        return float(
+            np.mean([np.std(image[blocks == value]) / np.mean(image[blocks == value]) for value in (0.3, 0.6)])
+        )
 
     assert spread(after) < 0.2 * spread(before)
 
@@ -217,7 +245,9 @@ def test_cutout_hides_one_box_of_a_quarter_of_each_side() -> None:
         images = torch.rand(6, 1, *shape, generator=torch.Generator().manual_seed(1))
         seen: list[Tensor] = []
         target = torch.tensor([0, 1, 0, 1, 0, 1])
-        loss = cutout_loss(lambda x, seen=seen: seen.append(x) or _linear(x), TWO, images, target, torch.Generator().manual_seed(0))
+        loss = cutout_loss(
+            lambda x, seen=seen: seen.append(x) or _linear(x), TWO, images, target, torch.Generator().manual_seed(0)
+        )
         assert loss.item() == pytest.approx(TWO.loss(_linear(seen[0]), target).mean().item())
         hidden = seen[0] != images
         corners = set()
@@ -234,12 +264,20 @@ def test_cutout_hides_one_box_of_a_quarter_of_each_side() -> None:
 @pytest.mark.parametrize("task", [ClassificationTask(4), SegmentationTask(4)], ids=["classes", "maps"])
 def test_mixup_mixes_losses_as_it_mixes_images(task: LearningTask) -> None:
     images = torch.eye(4).reshape(4, 1, 2, 2)  # so that a mixed image says what it is made of
-    target = torch.arange(4) if isinstance(task, ClassificationTask) else torch.randint(4, (4, 2, 2), generator=torch.Generator().manual_seed(3))
+    target = (
+        torch.arange(4)
+        if isinstance(task, ClassificationTask)
+        else torch.randint(4, (4, 2, 2), generator=torch.Generator().manual_seed(3))
+    )
     seen: list[Tensor] = []
 
     def logits_of(x: Tensor) -> Tensor:
         seen.append(x)
-        return 3 * x.flatten(1) if isinstance(task, ClassificationTask) else x.repeat(1, 4, 1, 1) * torch.arange(4.0).reshape(1, 4, 1, 1)
+        return (
+            3 * x.flatten(1)
+            if isinstance(task, ClassificationTask)
+            else x.repeat(1, 4, 1, 1) * torch.arange(4.0).reshape(1, 4, 1, 1)
+        )
 
     shares = set()
     for seed in range(4):
@@ -284,11 +322,14 @@ def test_adversarial_images_are_worse_than_random_ones_and_within_the_budget() -
 @pytest.mark.parametrize("change", [cutout_loss, mixup_loss, adversarial_loss])
 @pytest.mark.parametrize(
     ("task", "shape", "target"),
-    [(TWO, (8, 8), torch.tensor([0, 1, 1])), (ClassificationTask(2, True), (4, 8, 8), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])),
+    [(TWO, (8, 8), torch.tensor([0, 1, 1])),
+    (ClassificationTask(2, True), (4, 8, 8), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])),
      (SegmentationTask(2), (8, 4), torch.ones(3, 8, 4, dtype=torch.int64))],
     ids=["classes", "findings", "maps"],
 )  # fmt: skip
-def test_generator_decides_and_nothing_else(change: room.BatchLoss, task: LearningTask, shape: tuple[int, ...], target: Tensor) -> None:
+def test_generator_decides_and_nothing_else(
+    change: room.BatchLoss, task: LearningTask, shape: tuple[int, ...], target: Tensor
+) -> None:
     images = torch.rand(3, 1, *shape, generator=torch.Generator().manual_seed(2))
     before = images.clone()
     seen: list[Tensor] = []
@@ -301,7 +342,12 @@ def test_generator_decides_and_nothing_else(change: room.BatchLoss, task: Learni
     results = []
     for seed in (0, 0, 1):
         seen.clear()
-        results.append((float(change(logits_of, task, images, target, torch.Generator().manual_seed(seed))), *(float(x.sum()) for x in seen)))
+        results.append(
+            (
+                float(change(logits_of, task, images, target, torch.Generator().manual_seed(seed))),
+                *(float(x.sum()) for x in seen),
+            )
+        )
     assert results[0] == results[1] != results[2]
     assert torch.equal(images, before)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -315,7 +361,10 @@ def _protected(number: int, seed: int = 0, shape: tuple[int, ...] = (12, 12)) ->
 
 
 def _linear_accuracy(train: list[tuple[Image, int]], test: list[tuple[Image, int]]) -> float:
-    (x, y), (u, v) = ((np.stack([image.ravel() for image, _ in part]), np.array([label for _, label in part])) for part in (train, test))
+    (x, y), (u, v) = (
+        (np.stack([image.ravel() for image, _ in part]), np.array([label for _, label in part]))
+        for part in (train, test)
+    )
     inputs, labels = torch.from_numpy(x - x.mean(axis=0)), torch.from_numpy(y)
     weights = torch.zeros(x.shape[1], 2, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
@@ -334,11 +383,17 @@ def _linear_accuracy(train: list[tuple[Image, int]], test: list[tuple[Image, int
 def test_projection_takes_from_a_linear_model_what_it_reads() -> None:
     train, test = _protected(300), _protected(60, seed=1)
     change = _fit("orthogonal-projection", _leak([(image, label) for _, image, label in train]))
-    before = _linear_accuracy([(image, label) for _, image, label in train], [(image, label) for _, image, label in test])
-    after = _linear_accuracy([(change(image), label) for _, image, label in train], [(change(image), label) for _, image, label in test])
+    before = _linear_accuracy(
+        [(image, label) for _, image, label in train], [(image, label) for _, image, label in test]
+    )
+    after = _linear_accuracy(
+        [(change(image), label) for _, image, label in train], [(change(image), label) for _, image, label in test]
+    )
     assert before == 1.0
     assert after < 0.7
-    average, changed = (np.mean(images, axis=0) for images in ([x for _, x, _ in train], [change(x) for _, x, _ in train]))
+    average, changed = (
+        np.mean(images, axis=0) for images in ([x for _, x, _ in train], [change(x) for _, x, _ in train])
+    )
     assert np.abs(changed - average).max() < 1e-3
     for clean, image, _ in test:
         assert np.abs(change(image) - clean).mean() < np.abs(image - clean).mean()
@@ -361,11 +416,16 @@ def test_projection_needs_one_shape_and_one_label_an_image() -> None:
     with pytest.raises(UsageError, match=r"one shape, and there are \(12, 12\) and \(8, 8\)"):
         _fit("orthogonal-projection", _leak(samples))(np.zeros((8, 8), np.float32))
     with pytest.raises(UsageError, match="labels are label maps"):
-        _fit("orthogonal-projection", _leak([(image, np.ones((12, 12), np.uint8)) for image, _ in samples], task=SegmentationTask(2)))
+        _fit(
+            "orthogonal-projection",
+            _leak([(image, np.ones((12, 12), np.uint8)) for image, _ in samples], task=SegmentationTask(2)),
+        )
 
 
 @pytest.mark.parametrize(("shape", "other"), [((16, 16), (20, 13)), ((8, 10, 12), (9, 8, 8))], ids=["2d", "3d"])
-def test_denoiser_finds_the_noise_of_images_it_never_saw(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_denoiser_finds_the_noise_of_images_it_never_saw(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], other: tuple[int, ...]
+) -> None:
     monkeypatch.setattr(purify, "_DENOISER_STEPS", 60)
     state = torch.random.get_rng_state()
     pairs = [(clean, noisy) for size in (shape, other) for clean, noisy, _ in _protected(8, shape=size)]

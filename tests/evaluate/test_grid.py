@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trainings there are, what each sees, and what is kept of it; nothing is trained here but one pretrained victim."""
+"""Which trainings there are, what each sees, and what is kept of it; nothing is trained here but one
+pretrained victim.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ CPU = torch.device("cpu")
 def sample(number: int, value: float, target: Any = 0, prefix: str = "s") -> WorkingSample:
     cells = np.ones((8, 8), np.int64)
     return WorkingSample(
-        sample_id=f"{prefix}{number:03d}", image_model=np.full((8, 8), value, np.float32), carrier_voxels=cells, carrier_share=cells.astype(np.float32),
+        sample_id=f"{prefix}{number:03d}", image_model=np.full((8, 8), value, np.float32), carrier_voxels=cells,
+        carrier_share=cells.astype(np.float32),
         anatomy_voxels=64, levels=1, step_model=0.1, target=target,
     )  # fmt: skip
 
@@ -37,10 +40,16 @@ def folders(count: int = 20) -> Folders:
     """Give images whose value says where they are from: clean 0.1, protected 0.2, other 0.3, test 0.4."""
     values = {"clean": 0.1, "protected": 0.2, "other": 0.3}
     by_name = {
-        name: Folder(SimpleNamespace(), SimpleNamespace(), [sample(number, value, int(number % 4 == 0)) for number in range(count)])  # type: ignore[arg-type]
+        name: Folder(
+            SimpleNamespace(),
+            SimpleNamespace(),
+            [sample(number, value, int(number % 4 == 0)) for number in range(count)],
+        )  # type: ignore[arg-type]
         for name, value in values.items()
     }
-    by_name["test"] = Folder(SimpleNamespace(), SimpleNamespace(), [sample(number, 0.4, number % 2, "t") for number in range(6)])  # type: ignore[arg-type]
+    by_name["test"] = Folder(
+        SimpleNamespace(), SimpleNamespace(), [sample(number, 0.4, number % 2, "t") for number in range(6)]
+    )  # type: ignore[arg-type]
     return Folders(by_name, ["protected", "other"], ClassificationTask(2), (8, 8))
 
 
@@ -51,10 +60,14 @@ class Trainings:
         self.train: list[WorkingSet] = []
         self.test: list[WorkingSet] = []
 
-    def __call__(self, network: Any, task: Any, train: WorkingSet, test: WorkingSet, recipe: Any, **more: Any) -> VictimScores:
+    def __call__(
+        self, network: Any, task: Any, train: WorkingSet, test: WorkingSet, recipe: Any, **more: Any
+    ) -> VictimScores:
         self.train.append(train)
         self.test.append(test)
-        return VictimScores({"balanced_accuracy": len(self.train) / 100, "auc": float("nan")}, 0.9, (0.9, len(self.train) / 100), 1.0)
+        return VictimScores(
+            {"balanced_accuracy": len(self.train) / 100, "auc": float("nan")}, 0.9, (0.9, len(self.train) / 100), 1.0
+        )
 
     def origins(self, index: int = -1) -> list[float]:
         return [round(float(one.image_model[0, 0]), 3) for one in self.train[index].samples]
@@ -72,7 +85,9 @@ def runner(images: Folders | None = None, state: Path | None = None, **recipe: A
     return Grid(images, VictimBuilder(images, CPU), VictimRecipe(**recipe), EvaluationState(state))
 
 
-def cell(trained_on: str = "protected", countermeasure: Countermeasure = NO_COUNTERMEASURE, share: float = 1.0, seed: int = 0) -> GridCell:
+def cell(
+    trained_on: str = "protected", countermeasure: Countermeasure = NO_COUNTERMEASURE, share: float = 1.0, seed: int = 0
+) -> GridCell:
     return GridCell("small-cnn", trained_on, countermeasure, share, seed)
 
 
@@ -80,7 +95,9 @@ def test_whole_folders_come_first_and_each_training_comes_once() -> None:
     cells = plan_cells(["a", "b"], [NO_COUNTERMEASURE, COUNTERMEASURES["median-3"]], [1.0, 0.4], 2, ["protected"])
     assert len(cells) == len(set(cells)) == 2 * (2 * 2 * 2 + 2 * 2 * 2)
     first = [(one.victim, one.trained_on, one.protected_share, one.seed) for one in cells[:8]]
-    assert first == [(victim, name, 1.0, seed) for seed in (0, 1) for victim in ("a", "b") for name in ("clean", "protected")]
+    assert first == [
+        (victim, name, 1.0, seed) for seed in (0, 1) for victim in ("a", "b") for name in ("clean", "protected")
+    ]
     assert {one.countermeasure.name for one in cells[:16]} == {"none"}
     assert {one.trained_on for one in cells[8:16]} == {"clean part", "protected"}
 
@@ -119,7 +136,9 @@ def test_mix_has_the_right_numbers_and_its_clean_part_none_that_is_protected(tra
     part = set(trainings.train[0].ids)
     mixed = {one.sample_id for one in trainings.train[1].samples if one.image_model[0, 0] == np.float32(0.1)}
     assert mixed == part
-    assert {one.sample_id for one in trainings.train[1].samples} == {one.sample_id for one in run.folders["clean"].samples}
+    assert {one.sample_id for one in trainings.train[1].samples} == {
+        one.sample_id for one in run.folders["clean"].samples
+    }
 
 
 def test_preprocessing_is_fitted_to_what_the_stranger_has_and_done_once(trainings: Trainings) -> None:
@@ -136,7 +155,11 @@ def test_preprocessing_is_fitted_to_what_the_stranger_has_and_done_once(training
         return change
 
     fitted = Countermeasure(name="fitted", fit=fit, leaked_pairs=5)
-    cells = [replace(cell(name, fitted), victim=victim) for victim in ("small-cnn", "small-resnet") for name in ("clean", "other")]
+    cells = [
+        replace(cell(name, fitted), victim=victim)
+        for victim in ("small-cnn", "small-resnet")
+        for name in ("clean", "other")
+    ]
     runner().run(cells)
     assert trainings.origins(0) == [0.6] * 20
     assert trainings.origins(1) == [0.8] * 20
@@ -148,7 +171,9 @@ def test_preprocessing_is_fitted_to_what_the_stranger_has_and_done_once(training
 
 
 @pytest.mark.parametrize(("shared", "times"), [(True, 1), (False, 4)])
-def test_images_are_kept_for_other_seeds_only_if_the_preprocessing_is_the_same(trainings: Trainings, shared: bool, times: int) -> None:
+def test_images_are_kept_for_other_seeds_only_if_the_preprocessing_is_the_same(
+    trainings: Trainings, shared: bool, times: int
+) -> None:
     tests: list[float] = []
 
     def change(image: np.ndarray) -> np.ndarray:
@@ -184,7 +209,9 @@ def test_what_cannot_be_fitted_is_noted_once_and_left_out(trainings: Trainings) 
         raise UsageError("it needs one label an image")
 
     run = runner()
-    results = run.run([cell("clean"), *(cell(name, Countermeasure(name="x", fit=fit)) for name in ("clean", "protected"))])
+    results = run.run(
+        [cell("clean"), *(cell(name, Countermeasure(name="x", fit=fit)) for name in ("clean", "protected"))]
+    )
     assert [result.countermeasure for result in results] == ["none"]
     assert run.notes == ["not measured: it needs one label an image"]
 
@@ -234,7 +261,9 @@ def test_file_that_is_no_state_is_kept(tmp_path: Path) -> None:
         assert (tmp_path / "labels.csv").read_text() == text
 
 
-def test_pretraining_is_done_once_for_a_network_and_seed_and_changes_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_is_done_once_for_a_network_and_seed_and_changes_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[list[str]] = []
 
     def pretrain(network: torch.nn.Module, images: WorkingSet, **more: Any) -> None:

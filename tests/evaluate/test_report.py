@@ -30,7 +30,9 @@ EVIL = "<script>alert('x')</script>&\"net\""
 EPSILON = 8 / 255
 
 
-def _report(cells: list[tuple[str, str, float, str]], *, folder: str = "protected", clean: float = 0.9, **changes: Any) -> dict[str, Any]:
+def _report(
+    cells: list[tuple[str, str, float, str]], *, folder: str = "protected", clean: float = 0.9, **changes: Any
+) -> dict[str, Any]:
     """Make a report of cells (victim, countermeasure, score when protected, verdict)."""
     rows, results, verdicts = [], [], []
     for victim, countermeasure, protected, verdict in cells:
@@ -38,15 +40,26 @@ def _report(cells: list[tuple[str, str, float, str]], *, folder: str = "protecte
             cell = {"victim": victim, "trained_on": name, "countermeasure": countermeasure, "protected_share": 1.0}
             scores = {"balanced_accuracy": score, "auc": score, "mcc": None, "peak": score + 0.01}
             rows.append(cell | {"seeds": 2} | scores | {"balanced_accuracy_sd": 0.0123, "peak_sd": 0.004})
-            results += [cell | {"seed": seed} | scores | {"curve": [0.5, score + 0.01, score], "seconds": 1.0} for seed in (0, 1)]
+            results += [
+                cell | {"seed": seed} | scores | {"curve": [0.5, score + 0.01, score], "seconds": 1.0}
+                for seed in (0, 1)
+            ]
         kept = (clean - protected) / (clean - 0.5)
         verdicts.append(
-            {"victim": victim, "trained_on": folder, "countermeasure": countermeasure, "protected_share": 1.0, "clean": clean, "protected": protected}
+            {
+                "victim": victim,
+                "trained_on": folder,
+                "countermeasure": countermeasure,
+                "protected_share": 1.0,
+                "clean": clean,
+                "protected": protected,
+            }
             | {"peak": protected + 0.01, "kept": None if verdict == "not learned" else kept, "verdict": verdict}
         )
     report: dict[str, Any] = {
         "format": "monai_salm.evaluation/1", "main_score": "balanced_accuracy", "chance": 0.5, "majority_share": 0.625,
-        "counts": {"clean": 10, "protected": 10, "test": 4}, "results": results, "summary": rows, "verdicts": verdicts, "utility": None, "verification": None,
+        "counts": {"clean": 10, "protected": 10, "test": 4}, "results": results, "summary": rows, "verdicts": verdicts,
+        "utility": None, "verification": None,
     }  # fmt: skip
     return report | changes
 
@@ -88,11 +101,17 @@ def _words(page: str) -> str:
         (MIXED[:1], "caution", "Protected against plain training; no countermeasure was tested"),
         (MIXED[3:], "unknown", "No verdict: no network learned from the originals"),
         ([], "unknown", "No verdict: nothing was measured"),
-        ([("a", "none", 0.51, "protected"), ("a", "mixup", 0.51, "protected")], "good", "Protected in all 2 tests that were made"),
+        (
+            [("a", "none", 0.51, "protected"), ("a", "mixup", 0.51, "protected")],
+            "good",
+            "Protected in all 2 tests that were made",
+        ),
         ([("a", "none", 0.51, "protected"), ("a", "mixup", 0.51, "excellent")], "bad", "Not protected in 1 of 2 tests"),
     ],
 )
-def test_headline_never_calls_a_weak_result_protected(cells: list[tuple[str, str, float, str]], level: str, title: str, tmp_path: Path) -> None:
+def test_headline_never_calls_a_weak_result_protected(
+    cells: list[tuple[str, str, float, str]], level: str, title: str, tmp_path: Path
+) -> None:
     page = _write(_report(cells), tmp_path)
     (verdict,) = headlines(_report(cells))
     assert (verdict.level, verdict.title) == (level, title)
@@ -104,21 +123,43 @@ def test_headline_counts_and_names_the_weakest() -> None:
     (verdict,) = headlines(_report(MIXED))
     assert verdict.counts == {"protected": 1, "weakened": 1, "not protected": 1, "not learned": 1}
     text = " ".join(verdict.sentences)
-    assert "The weakest point: resnet18 with denoiser-100. Trained on the protected images it reaches a balanced accuracy of 0.86 " in text
-    assert "trained on the originals 0.90; a guess gives 0.50. The protection takes away 10\N{NO-BREAK SPACE}% of" in text
+    assert (
+        "The weakest point: resnet18 with denoiser-100. Trained on the protected images it reaches a balanced "
+        "accuracy of 0.86 " in text
+    )
+    assert (
+        "trained on the originals 0.90; a guess gives 0.50. The protection takes away 10\N{NO-BREAK SPACE}% of" in text
+    )
     assert "2 trainings per combination" in text
-    assert f"{len(COUNTERMEASURES) - 3} of the {len(COUNTERMEASURES) - 1} countermeasures that this software knows were not tried" in text
+    assert (
+        f"{len(COUNTERMEASURES) - 3} of the {len(COUNTERMEASURES) - 1} countermeasures that this software knows "
+        "were not tried" in text
+    )
 
 
 def test_a_broken_bound_is_red_whatever_was_learned(tmp_path: Path) -> None:
-    modality = {"modality": "CT", "files": 3, "largest_change_stored": 13.0, "epsilon_stored": 12.0, "lowest_psnr": 36.0, "mean_psnr": None}
+    modality = {
+        "modality": "CT",
+        "files": 3,
+        "largest_change_stored": 13.0,
+        "epsilon_stored": 12.0,
+        "lowest_psnr": 36.0,
+        "mean_psnr": None,
+    }
     cells = [("a", "none", 0.51, "protected"), ("a", "mixup", 0.51, "protected")]
-    page = _write(_report(cells, verification={"counts": {"protected": 3, "mismatch": 1}, "modalities": [modality]}), tmp_path)
-    assert "A bound is broken (CT). Verification found 1 files that are not as they should be. Protected in all 2 tests" in _words(page)
+    page = _write(
+        _report(cells, verification={"counts": {"protected": 3, "mismatch": 1}, "modalities": [modality]}), tmp_path
+    )
+    assert (
+        "A bound is broken (CT). Verification found 1 files that are not as they should be. Protected in all 2 tests"
+        in _words(page)
+    )
     assert 'class="banner bad"' in page
     assert "banner good" not in page
     kept = modality | {"largest_change_stored": 12.0}
-    page = _write(_report(cells, verification={"counts": {"protected": 3, "mismatch": 0}, "modalities": [kept]}), tmp_path)
+    page = _write(
+        _report(cells, verification={"counts": {"protected": 3, "mismatch": 0}, "modalities": [kept]}), tmp_path
+    )
     assert 'class="banner good"' in page
     assert "36.0 dB" in _words(page)
 
@@ -127,7 +168,9 @@ def test_mixtures_have_their_own_figure_and_do_not_enter_the_headline(tmp_path: 
     report = _report(MIXED[:1])
     assert 'id="mixtures"' not in _write(report, tmp_path)
     for folder, score in (("clean part", 0.80), ("protected", 0.82)):
-        report["summary"].append(report["summary"][0] | {"trained_on": folder, "protected_share": 0.5, "balanced_accuracy": score})
+        report["summary"].append(
+            report["summary"][0] | {"trained_on": folder, "protected_share": 0.5, "balanced_accuracy": score}
+        )
     report["verdicts"].append(report["verdicts"][0] | {"protected_share": 0.5, "verdict": "not protected", "kept": 0.1})
     page = _write(report, tmp_path)
     assert 'id="mixtures"' in page
@@ -138,28 +181,46 @@ def test_mixtures_have_their_own_figure_and_do_not_enter_the_headline(tmp_path: 
 
 
 def test_several_folders_have_a_verdict_each(tmp_path: Path) -> None:
-    report, other = _report(MIXED[:2], folder="plain"), _report([("resnet18", "none", 0.89, "not protected")], folder="random")
+    report, other = (
+        _report(MIXED[:2], folder="plain"),
+        _report([("resnet18", "none", 0.89, "not protected")], folder="random"),
+    )
     for key in ("results", "summary", "verdicts"):
         report[key] += [row for row in other[key] if row["trained_on"] == "random"]
     report["verification"] = {"folder": "plain", "counts": {"mismatch": 1}, "modalities": []}
     page = _words(_write(report, tmp_path, _pair()))
     assert "plain: Verification found 1 files that are not as they should be. Only weakened in 1 of 2 tests" in page
     assert "random: Not protected in 1 of 1 tests" in page
-    assert all(f"{title} (plain)" in page for title in ("What was protected, and the bounds", "Clinical utility", "Examples"))
+    assert all(
+        f"{title} (plain)" in page for title in ("What was protected, and the bounds", "Clinical utility", "Examples")
+    )
     for key in ("results", "summary", "verdicts"):
         report[key] = [row for row in report[key] if row["trained_on"] != "random"]
-    assert "(plain)" not in _words(_write(report, tmp_path, _pair())).partition("What networks learn")[0], "there is no other"
+    assert "(plain)" not in _words(_write(report, tmp_path, _pair())).partition("What networks learn")[0], (
+        "there is no other"
+    )
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    report = _report([(EVIL, EVIL, 0.85, "not protected")], folder=EVIL, counts={EVIL: 3}, options={EVIL: EVIL}, notes=[EVIL])
-    report["utility"] = {"victim": EVIL, "clean": {EVIL: 0.9}, "protected": {EVIL: 0.9}, "change": {EVIL: 0.0}, "features": [{"feature": EVIL, "clean": 1.0}]}
+    report = _report(
+        [(EVIL, EVIL, 0.85, "not protected")], folder=EVIL, counts={EVIL: 3}, options={EVIL: EVIL}, notes=[EVIL]
+    )
+    report["utility"] = {
+        "victim": EVIL,
+        "clean": {EVIL: 0.9},
+        "protected": {EVIL: 0.9},
+        "change": {EVIL: 0.0},
+        "features": [{"feature": EVIL, "clean": 1.0}],
+    }
     report["verification"] = {"counts": {EVIL: 1}, "modalities": [{"modality": EVIL, "files": 1}]}
     page = _write(report, tmp_path, _pair(EVIL, EVIL))
     assert page.count("<script>") == 1  # our own
     assert "alert('x')" not in page
     assert EVIL in _words(page)
-    assert element("b", EVIL, Markup("<i>")) == "<b>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;net&quot;<i></b>"
+    assert (
+        element("b", EVIL, Markup("<i>"))
+        == "<b>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;net&quot;<i></b>"
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
@@ -255,7 +316,9 @@ def test_what_one_sees_and_what_is_biased_is_said(tmp_path: Path) -> None:
 def test_absent_files_are_told_from_wrong_ones(tmp_path: Path) -> None:
     verification = {"counts": {"protected": 3, "mismatch": 5}, "absent_without_reason": 4, "modalities": []}
     words = _words(_write(_report(MIXED, verification=verification), tmp_path))
-    assert "Verification found 1 files that are not as they should be. 4 files are absent, and nothing says why." in words
+    assert (
+        "Verification found 1 files that are not as they should be. 4 files are absent, and nothing says why." in words
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
@@ -269,10 +332,15 @@ def test_pictures_show_the_values(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     pair = _pair()
     page = _write(_report(MIXED), tmp_path, pair)
-    found = {text: np.asarray(image.open(io.BytesIO(base64.b64decode(data)))) for data, text in re.findall(r'base64,([^"]*)" alt="([^"]*)"', page)}
+    found = {
+        text: np.asarray(image.open(io.BytesIO(base64.b64decode(data))))
+        for data, text in re.findall(r'base64,([^"]*)" alt="([^"]*)"', page)
+    }
     np.testing.assert_array_equal(found["one.dcm: original"], np.rint(pair.original_model * 255))
     np.testing.assert_array_equal(found["one.dcm: protected"], np.rint(pair.protected_model * 255))
-    np.testing.assert_array_equal(found["one.dcm: changed voxels marked"][..., 3] > 0, pair.original_model != pair.protected_model)
+    np.testing.assert_array_equal(
+        found["one.dcm: changed voxels marked"][..., 3] > 0, pair.original_model != pair.protected_model
+    )
     np.testing.assert_array_equal(found["one.dcm: anatomy marked"][..., 3] > 0, pair.anatomy)
     difference = found["one.dcm: difference, amplified 32 times"]
     assert difference[2, 2].tolist() == [255, 150, 30]
@@ -281,9 +349,22 @@ def test_pictures_show_the_values(tmp_path: Path) -> None:
 
 def _browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert BROWSER is not None
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--enable-logging=stderr"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+    ]
     # No name resolves, so that a page that loads anything fails aloud.
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}", *options, page.as_uri()]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={page.parent / 'profile'}",
+        *options,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
@@ -296,7 +377,8 @@ addEventListener("load", () => {
   input.value = 80;
   input.dispatchEvent(new Event("input", {bubbles: true}));
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  document.body.dataset.tried = [before, getComputedStyle(top).clipPath, wide, [...document.images].every((image) => image.naturalWidth > 0)].join("; ");
+  document.body.dataset.tried = [before, getComputedStyle(top).clipPath, wide,
+    [...document.images].every((image) => image.naturalWidth > 0)].join("; ");
 });
 </script></body>"""
 
@@ -309,7 +391,9 @@ def test_browser_has_nothing_to_complain_about(tmp_path: Path) -> None:
     assert result.stdout.count('style="--cut: 50%;"') == 2  # the script has run
     # The same page with something to load does complain: the check above can see.
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    (tmp_path / "bad.html").write_text(page.replace("</body>", '<img src="http://example.invalid/x.png"></body>'), encoding="utf-8")
+    (tmp_path / "bad.html").write_text(
+        page.replace("</body>", '<img src="http://example.invalid/x.png"></body>'), encoding="utf-8"
+    )
     assert "CONSOLE" in _browse(tmp_path / "bad.html", "--dump-dom").stderr
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What protected images are still worth: a network that learned from clean ones, and features that are measured in them."""
+"""What protected images are still worth: a network that learned from clean ones, and features that are measured in
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from tests.exports import drawn, mr_export, mr_labels, mr_slice, nifti_export
 
 def test_agreement_of_the_published_example() -> None:
     """Shrout and Fleiss (1979), tables 2 and 4."""
-    ratings = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=np.float64)
+    ratings = np.array(
+        [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=np.float64
+    )
     assert icc(ratings) == pytest.approx(0.71, abs=0.005)
 
 
@@ -66,7 +70,9 @@ def test_network_learns_from_one_half_and_is_scored_on_the_other(monkeypatch: py
     assert len(seen["train"]) == len(seen["test"]) == 12
     assert not set(seen["train"].ids) & set(seen["test"].ids)
     assert seen["protected"].ids == seen["test"].ids
-    values = {name: {round(float(one.image_model.mean()), 3) for one in working.samples} for name, working in seen.items()}
+    values = {
+        name: {round(float(one.image_model.mean()), 3) for one in working.samples} for name, working in seen.items()
+    }
     assert values == {"train": {0.1}, "test": {0.1}, "protected": {0.2}}
     assert sum(one.target == 1 for one in seen["train"].samples) == 3
     assert result["clean"] == {"balanced_accuracy": 0.9, "auc": None}
@@ -93,7 +99,9 @@ def test_drift_of_images_that_did_and_did_not_change(tmp_path: Path) -> None:
     protect(tmp_path / "clean", tmp_path / "protected", drawn(epsilon="16/255"))
     images = _loaded(tmp_path, labels=labels, test_labels=labels)
     before, after = images["clean"].samples, images["protected"].samples
-    assert [one.sample_id for one in before] == [one.sample_id for one in after], "protected files have UIDs of their own"
+    assert [one.sample_id for one in before] == [one.sample_id for one in after], (
+        "protected files have UIDs of their own"
+    )
     differences = [[float(np.abs(a.image_model - b.image_model).mean()) for b in after] for a in before]
     assert [int(np.argmin(row)) for row in differences] == list(range(6)), "each image beside its own protected one"
     rows = {row["feature"]: row for row in feature_drift(images, "protected")}

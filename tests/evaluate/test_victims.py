@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Victims: what they learn from images that anybody can learn, where their randomness comes from, and what is frozen."""
+"""Victims: what they learn from images that anybody can learn, where their randomness comes from, and
+what is frozen.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from monai_salm.consumers import NO_AUGMENTATION
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import Countermeasure
 from monai_salm.evaluate.pretraining import pretrain
-from monai_salm.evaluate.victims import Descent, VictimRecipe, VictimScores, build_victim, is_pretrained, main_score, score_network, train_victim
+from monai_salm.evaluate.victims import (
+    Descent,
+    VictimRecipe,
+    VictimScores,
+    build_victim,
+    is_pretrained,
+    main_score,
+    score_network,
+    train_victim,
+)
 from monai_salm.networks import head_layers
 from monai_salm.samples import WorkingSample, WorkingSet
 from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
@@ -27,7 +38,8 @@ QUICK = VictimRecipe(epochs=2, least_steps=1, batch_size=4)
 
 def _sample(number: int, image: Any, target: Any, spacing: tuple[float, ...] = ()) -> WorkingSample:
     return WorkingSample(
-        sample_id=f"{number:03d}", image_model=image.astype(np.float32), carrier_voxels=np.ones(image.shape, np.int64), levels=4, step_model=0.01,
+        sample_id=f"{number:03d}", image_model=image.astype(np.float32), carrier_voxels=np.ones(image.shape, np.int64),
+        levels=4, step_model=0.01,
         carrier_share=np.ones(image.shape, np.float32), anatomy_voxels=image.size, target=target, spacing=spacing,
     )  # fmt: skip
 
@@ -62,7 +74,9 @@ def _victim(name: str, seed: int = 0) -> nn.Module:
 
 def _train(name: str, recipe: VictimRecipe = QUICK, *, seed: int = 0, count: int = 10, **changes: Any) -> VictimScores:
     task = ClassificationTask(2)
-    return train_victim(_victim(name, seed), task, _textures(count), _textures(6, 100), recipe, seed=seed, device=CPU, **changes)
+    return train_victim(
+        _victim(name, seed), task, _textures(count), _textures(6, 100), recipe, seed=seed, device=CPU, **changes
+    )
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
@@ -118,7 +132,9 @@ def test_all_randomness_comes_from_the_seed(name: str) -> None:
 def test_countermeasure_replaces_augmentation_and_loss() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def batch_loss(logits_of: Any, task: LearningTask, images: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    def batch_loss(
+        logits_of: Any, task: LearningTask, images: Tensor, target: Tensor, generator: torch.Generator
+    ) -> Tensor:
         assert isinstance(generator, torch.Generator)
         seen.append((images, target))
         return task.loss(logits_of(images), target).mean() * 0
@@ -127,7 +143,9 @@ def test_countermeasure_replaces_augmentation_and_loss() -> None:
     network = _victim("small-cnn")
     before = [parameter.detach().clone() for parameter in network.parameters()]
     found = Countermeasure(name="x", augmentation=NO_AUGMENTATION, batch_loss=batch_loss)
-    train_victim(network, ClassificationTask(2), plain, plain, replace(QUICK, epochs=1), seed=0, device=CPU, countermeasure=found)
+    train_victim(
+        network, ClassificationTask(2), plain, plain, replace(QUICK, epochs=1), seed=0, device=CPU, countermeasure=found
+    )
     ((images, target),) = seen
     originals = plain.batch(range(4), CPU).images
     assert sorted(images.sum(dim=(1, 2, 3)).tolist()) == pytest.approx(sorted(originals.sum(dim=(1, 2, 3)).tolist()))
@@ -144,7 +162,16 @@ def test_label_maps_follow_their_images() -> None:
         return task.loss(logits_of(images), target).mean()
 
     found = Countermeasure(name="x", batch_loss=batch_loss)
-    train_victim(_victim("small-unet"), SegmentationTask(2), _blobs(8), _blobs(2, 100), QUICK, seed=0, device=CPU, countermeasure=found)
+    train_victim(
+        _victim("small-unet"),
+        SegmentationTask(2),
+        _blobs(8),
+        _blobs(2, 100),
+        QUICK,
+        seed=0,
+        device=CPU,
+        countermeasure=found,
+    )
 
 
 def test_padding_does_not_count() -> None:
@@ -161,11 +188,21 @@ def test_padding_does_not_count() -> None:
     for sample in samples:
         sample.image_model[...] = np.asarray(sample.target)
     spaced = [replace(sample, spacing=(3.0, 3.0)) for sample in samples]
-    assert score_network(Everything(), SegmentationTask(2), WorkingSet(samples, (16, 16)), 2, CPU) == {"dice": 1, "dice_1": 1, "hd95": 0, "hd95_1": 0}
-    assert set(score_network(Everything(), SegmentationTask(2), WorkingSet(samples), 2, CPU, distances=False)) == {"dice", "dice_1"}
+    assert score_network(Everything(), SegmentationTask(2), WorkingSet(samples, (16, 16)), 2, CPU) == {
+        "dice": 1,
+        "dice_1": 1,
+        "hd95": 0,
+        "hd95_1": 0,
+    }
+    assert set(score_network(Everything(), SegmentationTask(2), WorkingSet(samples), 2, CPU, distances=False)) == {
+        "dice",
+        "dice_1",
+    }
     for sample in spaced:
         sample.image_model[...] = 0
-    assert score_network(Everything(), SegmentationTask(2), WorkingSet(spaced), 2, CPU)["hd95"] == pytest.approx(3 * math.hypot(10, 12))
+    assert score_network(Everything(), SegmentationTask(2), WorkingSet(spaced), 2, CPU)["hd95"] == pytest.approx(
+        3 * math.hypot(10, 12)
+    )
 
 
 def test_step_without_a_finite_gradient_is_left_out() -> None:
@@ -195,10 +232,18 @@ def test_transformers_warm_up() -> None:
 
 
 def test_names_of_victims() -> None:
-    assert [is_pretrained(name) for name in ("resnet18", "resnet18+pretrained", "resnet18-3x3+frozen")] == [False, True, True]
+    assert [is_pretrained(name) for name in ("resnet18", "resnet18+pretrained", "resnet18-3x3+frozen")] == [
+        False,
+        True,
+        True,
+    ]
     assert [main_score(task) for task in (ClassificationTask(2), SegmentationTask(2))] == ["balanced_accuracy", "dice"]
     assert all(parameter.requires_grad for parameter in _victim("small-cnn+pretrained").parameters())
-    with pytest.raises(UsageError, match=r"victim 'small-cnn\+better' has an unknown suffix; give small-cnn, small-cnn\+pretrained or small-cnn\+frozen"):
+    with pytest.raises(
+        UsageError,
+        match=r"victim 'small-cnn\+better' has an unknown suffix; give small-cnn, small-cnn\+pretrained or "
+        r"small-cnn\+frozen",
+    ):
         _victim("small-cnn+better")
 
 
@@ -211,7 +256,10 @@ def test_frozen_victim_learns_with_its_head_alone() -> None:
     assert changed == {f"{head}.weight", f"{head}.bias"}
 
 
-@pytest.mark.parametrize(("name", "images"), [("small-resnet", _textures(8)), ("small-cnn+frozen", _textures(8)), ("small-unet+frozen", _blobs(8))])
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("small-resnet", _textures(8)), ("small-cnn+frozen", _textures(8)), ("small-unet+frozen", _blobs(8))],
+)
 def test_pretraining_changes_all_but_the_head_by_seed(name: str, images: WorkingSet) -> None:
     states = []
     for seed in (1, 1, 2):
@@ -232,7 +280,9 @@ def test_pretraining_changes_all_but_the_head_by_seed(name: str, images: Working
 
 
 def test_pretraining_brings_views_of_one_image_together() -> None:
-    """Features of an image and of its mirror image become more alike than those of different images; all are alike in the beginning."""
+    """Features of an image and of its mirror image become more alike than those of different images; all are alike in
+    the beginning.
+    """
     images, network = _textures(16), _victim("small-cnn")
     pretrain(network, images, seed=0, device=CPU, steps=30)
     features = network.eval()[:-1]  # type: ignore[index]

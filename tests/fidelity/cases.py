@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way in which a file can differ, through ``protect --method random`` and ``verify``: what is expected of it, and what became of it.
+"""Every way in which a file can differ, through ``protect --method random`` and ``verify``: what is expected of it, and
+what became of it.
 
-The cases are those of the development data (``shared/data/fidelity_cases`` beside the repository, where it is) and pydicom's own test files.
+The cases are those of the development data (``shared/data/fidelity_cases`` beside the repository, where it is) and
+pydicom's own test files.
 """
 
 from __future__ import annotations
@@ -65,29 +67,46 @@ _EXPECTED: tuple[tuple[str, frozenset[str]], ...] = (
 DISAGREEMENTS: dict[str, tuple[str, str]] = {
     "single/nibabel__csa_slice_norm.dcm": (
         REFUSED,
-        "an MR Image Storage object without Pixel Data: PS3.3 C.7.6.3 requires it, and nothing tells such a file from one that was cut before its pixels",
+        "an MR Image Storage object without Pixel Data: PS3.3 C.7.6.3 requires it, and nothing tells such a file "
+        "from one that was cut before its pixels",
     ),
     "single/nibabel__decimal_rescale.dcm": (
         REFUSED,
-        "SOP Class and Instance UID are absent from the dataset, where PS3.3 C.12.1 requires them (type 1): there is no identity to derive a new one from",
+        "SOP Class and Instance UID are absent from the dataset, where PS3.3 C.12.1 requires them (type 1): there "
+        "is no identity to derive a new one from",
     ),
     "single/highdicom__sm_image_grayscale.dcm": (
         REFUSED,
-        "its values are 0 to 24, so that 8/255 of their window is less than one stored step: noise of a whole step would break the bound",
+        "its values are 0 to 24, so that 8/255 of their window is less than one stored step: noise of a whole "
+        "step would break the bound",
     ),
-    "single/pydicom__GDCMJ2K_TextGBR.dcm": (REFUSED, "the picture is text on one color: burned-in text is left alone, and nothing else is there"),
+    "single/pydicom__GDCMJ2K_TextGBR.dcm": (
+        REFUSED,
+        "the picture is text on one color: burned-in text is left alone, and nothing else is there",
+    ),
     "single/pydicom__no_meta.dcm": (
         REFUSED,
-        "its first bytes are those of no element (2008,0500), so it is no dataset that a reader would take for DICOM, and its bytes may hold a picture",
+        "its first bytes are those of no element (2008,0500), so it is no dataset that a reader would take for "
+        "DICOM, and its bytes may hold a picture",
     ),
-    "single/pydicom__rtplan_truncated.dcm": (REFUSED, "it ends inside BeamSequence: a plan that lacks beams must not go on as if it were whole"),
+    "single/pydicom__rtplan_truncated.dcm": (
+        REFUSED,
+        "it ends inside BeamSequence: a plan that lacks beams must not go on as if it were whole",
+    ),
     "single/pydicom__UN_sequence.dcm": (
         REFUSED,
-        "its file meta information names an image class, and its dataset is one sequence: nothing tells it from an image that was cut",
+        "its file meta information names an image class, and its dataset is one sequence: nothing tells it from "
+        "an image that was cut",
     ),
     "exports/E1_dicomdir_cr_ct_mr/README.txt": (COPIED, "a text, no image"),
-    "exports/E1_dicomdir_cr_ct_mr/77654033/CT2/17166": (REFUSED, "every value is above the soft tissue window (991 to 1489 HU); --window bone protects it"),
-    "exports/E1_dicomdir_cr_ct_mr/77654033/CT2/17196": (REFUSED, "every value is above the soft tissue window (498 to 1399 HU); --window bone protects it"),
+    "exports/E1_dicomdir_cr_ct_mr/77654033/CT2/17166": (
+        REFUSED,
+        "every value is above the soft tissue window (991 to 1489 HU); --window bone protects it",
+    ),
+    "exports/E1_dicomdir_cr_ct_mr/77654033/CT2/17196": (
+        REFUSED,
+        "every value is above the soft tissue window (498 to 1399 HU); --window bone protects it",
+    ),
     "nifti/real_standard.nii.gz": (COPIED, "it holds the two values 0 and 255: a mask, which noise must not change"),
 }
 """Where we do not do what ``cases.csv`` expects, what we do instead, and why."""
@@ -168,7 +187,8 @@ def cases_of(done: Run, names: dict[str, tuple[str, str, str]]) -> Iterable[Case
         line = done.result.fates.get(path)
         fate = line.status if line is not None else (IGNORED if path in done.ignored else "absent")
         yield Case(
-            name, what, expected_fates(name, expect), fate, line.reason if line is not None else "", verdicts.get(path), line, root / path, done.output / path
+            name, what, expected_fates(name, expect), fate, line.reason if line is not None else "", verdicts.get(path),
+            line, root / path, done.output / path
         )  # fmt: skip
 
 
@@ -182,7 +202,9 @@ def shared_rows() -> list[dict[str, str]]:
 
 
 def run_shared(folder: Path) -> tuple[list[Case], list[Run]]:
-    """Run every row of ``cases.csv``, in inputs as small as its files allow: many of them share one SOP Instance UID."""
+    """Run every row of ``cases.csv``, in inputs as small as its files allow: many of them share one SOP
+    Instance UID.
+    """
     inputs: dict[Path, dict[str, tuple[str, str, str]]] = {}
     archives: list[tuple[str, str]] = []
     for row in shared_rows():
@@ -205,10 +227,14 @@ def run_shared(folder: Path) -> tuple[list[Case], list[Run]]:
 
 
 def run_shipped(folder: Path) -> tuple[list[Case], list[Run]]:
-    """Run every DICOM file that pydicom ships, each alone; what is right of them, the same rules say that sort the rows of ``cases.csv``."""
+    """Run every DICOM file that pydicom ships, each alone; what is right of them, the same rules say that sort the rows
+    of ``cases.csv``.
+    """
     cases: list[Case] = []
     runs: list[Run] = []
-    for number, path in enumerate(sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix != ".py")):
+    for number, path in enumerate(
+        sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix != ".py")
+    ):
         name = path.relative_to(SHIPPED).as_posix()
         alone = folder / f"{number}"
         alone.mkdir(parents=True)

@@ -19,7 +19,16 @@ from pydicom.sequence import Sequence
 
 from tests.exports import block, body, dicom_object, mr_series, mr_slice, nifti_file, zip_file
 from tests.fidelity.field_inputs import itk_file
-from tests.io.builders import J2K, J2K_LOSSY, RLE, dicom_dataset, functional_groups, nifti_bytes, write_compressed, write_dicom
+from tests.io.builders import (
+    J2K,
+    J2K_LOSSY,
+    RLE,
+    dicom_dataset,
+    functional_groups,
+    nifti_bytes,
+    write_compressed,
+    write_dicom,
+)
 
 GRAY = (body(1, 48) // 3).clip(0, 255).astype(np.uint8)
 OTHER = (body(3, 48) // 3).clip(0, 255).astype(np.uint8)
@@ -42,14 +51,22 @@ def with_preview() -> bytes:
     preview = encoded(SMALL)
     first = struct.pack("<H", 1) + struct.pack("<HHLL", 0x0112, 3, 1, 1) + struct.pack("<L", 26)
     place = 8 + len(first) + 2 + 24 + 4
-    second = struct.pack("<H", 2) + struct.pack("<HHLL", 0x0201, 4, 1, place) + struct.pack("<HHLL", 0x0202, 4, 1, len(preview)) + struct.pack("<L", 0)
+    second = (
+        struct.pack("<H", 2)
+        + struct.pack("<HHLL", 0x0201, 4, 1, place)
+        + struct.pack("<HHLL", 0x0202, 4, 1, len(preview))
+        + struct.pack("<L", 0)
+    )
     return b"Exif\0\0II*\0" + struct.pack("<L", 8) + first + second + preview
 
 
 def pdf() -> bytes:
     """Give a PDF with a picture on its page."""
     picture = encoded(GRAY)
-    head = f"<</Type/XObject/Subtype/Image/Width 48/Height 48/ColorSpace/DeviceGray/BitsPerComponent 8/Filter/DCTDecode/Length {len(picture)}>>"
+    head = (
+        "<</Type/XObject/Subtype/Image/Width 48/Height 48/ColorSpace/DeviceGray/BitsPerComponent "
+        f"8/Filter/DCTDecode/Length {len(picture)}>>"
+    )
     return b"%PDF-1.4\n1 0 obj\n" + head.encode() + b"\nstream\n" + picture + b"\nendstream\nendobj\n%%EOF\n"
 
 
@@ -67,17 +84,28 @@ def _compressed(path: Path, syntax: str) -> None:
 
 
 def _frames(path: Path, **extra: Any) -> None:
-    write_dicom(path, dicom_dataset(shape=(24, 24), frames=3, extra=MR | {"SOPClassUID": FRAMES} | extra), np.stack([body(number) for number in range(3)]))
+    write_dicom(
+        path,
+        dicom_dataset(shape=(24, 24), frames=3, extra=MR | {"SOPClassUID": FRAMES} | extra),
+        np.stack([body(number) for number in range(3)]),
+    )
 
 
 def _color(path: Path) -> None:
     extra = {"SOPClassUID": SCREEN, "Modality": "OT", "RescaleSlope": None, "RescaleIntercept": None}
-    dataset = dicom_dataset(bits_allocated=8, bits_stored=8, photometric="RGB", shape=(48, 48), samples=3, extra=MR | extra)
+    dataset = dicom_dataset(
+        bits_allocated=8, bits_stored=8, photometric="RGB", shape=(48, 48), samples=3, extra=MR | extra
+    )
     write_dicom(path, dataset, COLOR)
 
 
 def _enhanced(path: Path) -> None:
-    extra = {"SOPClassUID": ENHANCED, "Modality": "CT", "RescaleSlope": None, "RescaleIntercept": None} | functional_groups(slopes=(1.0, 1.0, 1.0))
+    extra = {
+        "SOPClassUID": ENHANCED,
+        "Modality": "CT",
+        "RescaleSlope": None,
+        "RescaleIntercept": None,
+    } | functional_groups(slopes=(1.0, 1.0, 1.0))
     values = np.stack([np.where(body(number) > 0, body(number) // 4 + 20, 0) for number in range(3)])
     write_dicom(path, dicom_dataset(shape=(24, 24), frames=3, extra=MR | extra), values)
 
@@ -145,8 +173,10 @@ FORMATS: dict[str, Callable[[Path], Any]] = {
     "DICOM with private copy": lambda folder: _private(folder / "a.dcm", b""),
     "DICOM with deep private copy": lambda folder: _private(folder / "a.dcm", b"", deep=True),
     "DICOM with private JPEG": lambda folder: _private(folder / "a.dcm", encoded(SMALL)),
-    "DICOM with PDF": lambda folder: dicom_object(folder / "a.dcm", PDF, 1, MIMETypeOfEncapsulatedDocument="application/pdf", EncapsulatedDocument=pdf()),
-    "key objects with icon": lambda folder: dicom_object(folder / "a.dcm", "1.2.840.10008.5.1.4.1.1.88.59", 1, IconImageSequence=_icon()),
+    "DICOM with PDF": lambda folder: dicom_object(folder / "a.dcm", PDF, 1,
+    MIMETypeOfEncapsulatedDocument="application/pdf", EncapsulatedDocument=pdf()),
+    "key objects with icon": lambda folder: dicom_object(folder / "a.dcm", "1.2.840.10008.5.1.4.1.1.88.59", 1,
+    IconImageSequence=_icon()),
     "PDF": _written("a.pdf", pdf),
     "NIfTI": lambda folder: nifti_file(folder / "a.nii", VOLUME),
     "NIfTI gz": lambda folder: nifti_file(folder / "a.nii.gz", VOLUME),
@@ -176,7 +206,8 @@ FORMATS: dict[str, Callable[[Path], Any]] = {
     "WebP": _saved("a.webp", COLOR, lossless=True),
     "NumPy": lambda folder: np.save(folder / "a.npy", VOLUME),
     "zip in a folder": _zipped,
-    "page with a picture": _written("a.html", lambda: b'<img src="data:image/png;base64,' + base64.b64encode(encoded(GRAY, "PNG")) + b'">'),
+    "page with a picture": _written("a.html",
+    lambda: b'<img src="data:image/png;base64,' + base64.b64encode(encoded(GRAY, "PNG")) + b'">'),
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs as they come from the field: exports, label maps and pictures that look like one another, and what a run says of them."""
+"""Inputs as they come from the field: exports, label maps and pictures that look like one another, and what a run says
+of them.
+"""
 
 from __future__ import annotations
 
@@ -88,11 +90,16 @@ def meta_elements(content: bytes) -> list[int]:
         _, number, vr = struct.unpack_from("<HH2s", content, place)
         found.append(number)
         long = vr in (b"OB", b"UN")
-        place += 12 + struct.unpack_from("<L", content, place + 8)[0] if long else 8 + struct.unpack_from("<H", content, place + 6)[0]
+        place += (
+            12 + struct.unpack_from("<L", content, place + 8)[0]
+            if long
+            else 8 + struct.unpack_from("<H", content, place + 6)[0]
+        )
     return found
 
 
-# Pictures that were taken for label maps, and label maps that were taken for pictures ----------------------------------
+# Pictures that were taken for label maps, and label maps that were taken for pictures
+# ----------------------------------
 def picture_on(background: int, dtype: str = "u2", shape: tuple[int, int, int] = (48, 48, 12)) -> NDArray[Any]:
     """Give noisy anatomy, some hundreds of values, on a constant background that is most of the volume."""
     generator = np.random.default_rng(background)
@@ -139,7 +146,9 @@ def regions(count: int = 4, shape: tuple[int, int, int] = (48, 48, 20)) -> NDArr
 
 
 def scaled_labels(path: Path, labels: NDArray[Any] | None = None) -> Path:
-    """Write labels 0 to 4 as nibabel does where the header asks for int16 and the array is of floats: stretched over all of int16."""
+    """Write labels 0 to 4 as nibabel does where the header asks for int16 and the array is of floats: stretched over
+    all of int16.
+    """
     real = (regions() if labels is None else labels).astype(np.float64)
     slope = float(np.float32(4 / 65535))
     stored = np.rint(real / slope - 32768).clip(-32768, 32767).astype(np.int16)

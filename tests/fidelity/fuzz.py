@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged files, thousands of them: each one is protected and verified, or refused with one line, in time and in bounded memory.
+"""Damaged files, thousands of them: each one is protected and verified, or refused with one line, in time and in
+bounded memory.
 
-A label map that is changed, or a picture that goes out as it was, is a failure, too: silently wrong. ``python -m tests.fidelity.fuzz --inputs 20000 --seed 0
---jobs 2``; an input is known by seed and index, and ``--only INDEX`` runs it again in this process.
+A label map that is changed, or a picture that goes out as it was, is a failure, too: silently wrong. ``python -m
+tests.fidelity.fuzz --inputs 20000 --seed 0 --jobs 2``; an input is known by seed and index, and ``--only INDEX`` runs
+it again in this process.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ from tests.fidelity.fuzz_inputs import corpus
 from tests.fidelity.fuzz_seed import Seed
 
 SECONDS = 5.0
-"""For one input; more is a hang."""
+"""Of a processor for one input; more is slow. Seconds on the wall would measure what else the machine does."""
+PATIENCE = 60.0
+"""Seconds on the wall after which an input hangs."""
 MEMORY = 2**30
 """Bytes that a worker may grow by."""
 SAVED = 3
@@ -98,10 +102,13 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "inputs": self.inputs, "seconds": round(self.seconds, 1), "inputs_per_second": round(self.inputs / max(self.seconds, 1e-9), 1),
-            "outcomes": dict(sorted(self.kinds.items())), "slowest_seconds": round(self.slowest[0], 2), "slowest": self.slowest[1],
+            "inputs": self.inputs, "seconds": round(self.seconds, 1),
+            "inputs_per_second": round(self.inputs / max(self.seconds, 1e-9), 1),
+            "outcomes": dict(sorted(self.kinds.items())), "slowest_seconds": round(self.slowest[0], 2),
+            "slowest": self.slowest[1],
             "largest_growth_mib": self.heaviest[0] >> 20, "heaviest": self.heaviest[1],
-            "failures": {name: {"count": count, "first": self.examples[name][:SAVED]} for name, count in self.failures.most_common()},
+            "failures": {name: {"count": count, "first": self.examples[name][:SAVED]} for name,
+            count in self.failures.most_common()},
         }  # fmt: skip
 
 
@@ -121,7 +128,11 @@ def check(source: Path, scratch: Path, seed: Seed | None = None, files: dict[str
     out = scratch / "out"
     labels = scratch / "in" / seed.table if seed is not None and seed.table else None
     try:
-        result = protect(source, out, ProtectOptions(method="lsp" if labels else "random", labels=labels, working_size=24, device="cpu"))
+        result = protect(
+            source,
+            out,
+            ProtectOptions(method="lsp" if labels else "random", labels=labels, working_size=24, device="cpu"),
+        )
     except SalmError as error:
         if "\n" in str(error) or not str(error):
             return Outcome("message of several lines", repr(str(error))[:300])
@@ -143,14 +154,18 @@ def check(source: Path, scratch: Path, seed: Seed | None = None, files: dict[str
     if wrong:
         return Outcome("silently wrong", wrong)
     if any(fate.status == "protected" for fate in fates):
-        file_set = source.name.startswith("DICOMDIR")  # which stands for the files of its records, not for all that lie beside it
+        file_set = source.name.startswith(
+            "DICOMDIR"
+        )  # which stands for the files of its records, not for all that lie beside it
         before = source if source.is_dir() or result.output.is_file() or file_set else source.parent
         try:
             report = verify(before, result.output)
         except Exception as error:  # noqa: BLE001
             return _unexpected("verify raises", error)
         if report.mismatches:
-            return Outcome("verify finds a mismatch", re.sub(r"\d+", "N", "; ".join(report.mismatches[0].problems))[:200])
+            return Outcome(
+                "verify finds a mismatch", re.sub(r"\d+", "N", "; ".join(report.mismatches[0].problems))[:200]
+            )
         return Outcome("protected")
     return Outcome("copied" if handed_out else "refused", "; ".join(fate.reason for fate in fates)[:300])
 
@@ -163,17 +178,25 @@ def _unexpected(kind: str, error: Exception) -> Outcome:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else []
+    return (
+        sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+        if folder.is_dir()
+        else []
+    )
 
 
 def _wrong_output(output: Path, expected: list[str]) -> str:
-    """Say what lies in the output and should not, or the other way round; of suffixes, which a lossy picture changes, only the number is compared."""
+    """Say what lies in the output and should not, or the other way round; of suffixes, which a lossy picture changes,
+    only the number is compared.
+    """
     if output.is_file():
         with zipfile.ZipFile(output) as opened:
             found = sorted(info.filename for info in opened.infolist() if not info.is_dir())
     else:
         found = _names(output)
-    same = Counter(PurePosixPath(name).with_suffix("") for name in found) == Counter(PurePosixPath(name).with_suffix("") for name in expected)
+    same = Counter(PurePosixPath(name).with_suffix("") for name in found) == Counter(
+        PurePosixPath(name).with_suffix("") for name in expected
+    )
     return "" if same else f"there are {found}, not {expected}"[:300]
 
 
@@ -193,7 +216,8 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
         seeds = corpus(cases)
         by_name = {seed.name: seed for seed in seeds}
         with TemporaryDirectory() as spare:
-            check(_lay_out(seeds[0].files, seeds[0].source, Path(spare)), Path(spare))  # what is imported late is no growth
+            # What is imported late is no growth.
+            check(_lay_out(seeds[0].files, seeds[0].source, Path(spare)), Path(spare))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for output in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # libraries in C complain there of every damaged file
@@ -209,9 +233,9 @@ def _work(channel: Connection, seed: int, cases: Path | None, log: Path) -> None
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is that of this input
                 baseline = _status("VmRSS")
                 resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
-                began = time.monotonic()
+                began = time.process_time()
                 outcome = check(source, scratch, *known)
-                channel.send((outcome, time.monotonic() - began, _status("VmHWM") - baseline))
+                channel.send((outcome, time.process_time() - began, _status("VmHWM") - baseline))
 
 
 def _lay_out(files: dict[str, bytes], source: str, scratch: Path) -> Path:
@@ -271,7 +295,9 @@ class Worker:
         self.channel.send(task)
 
     def result(self) -> Outcome | None:
-        """Give the outcome of the input at hand; None while it is at work in time. A worker that hangs or died is replaced."""
+        """Give the outcome of the input at hand; None while it is at work in time. A worker that hangs or died is
+        replaced.
+        """
         seconds = time.monotonic() - self.began
         try:
             if self.channel.poll():
@@ -283,12 +309,17 @@ class Worker:
             code, trace = self.process.exitcode, self.log.read_text(encoding="utf-8", errors="replace")
             self._restart()
             place = re.search(r'File ".*?([^/"]+)", line (\d+) in (\S+)', trace)
-            return Outcome("crash", f"exit code {code} in {place[1]}:{place[3]}" if place else f"exit code {code}", trace, seconds=seconds)
-        if seconds <= SECONDS + 1:
+            return Outcome(
+                "crash",
+                f"exit code {code} in {place[1]}:{place[3]}" if place else f"exit code {code}",
+                trace,
+                seconds=seconds,
+            )
+        if seconds <= PATIENCE:
             return None
         self.process.kill()
         self._restart()
-        return Outcome("hang", f"more than {SECONDS:g} s", seconds=seconds)
+        return Outcome("hang", f"more than {PATIENCE:g} s", seconds=seconds)
 
     def check(self, source: Path) -> Outcome:
         """Give the outcome of an input that lies on disk."""
@@ -311,7 +342,14 @@ class Worker:
 
 
 def run(
-    inputs: int, *, seed: int = 0, jobs: int = 2, cases: Path | None = None, failures: Path | None = None, progress: bool = False, first: int = 0
+    inputs: int,
+    *,
+    seed: int = 0,
+    jobs: int = 2,
+    cases: Path | None = None,
+    failures: Path | None = None,
+    progress: bool = False,
+    first: int = 0,
 ) -> Summary:
     """Damage, protect and verify; failing inputs are saved in the folder ``failures``."""
     summary, began = Summary(), time.monotonic()
@@ -330,7 +368,11 @@ def run(
                     print(f"input {index}: {signature}", flush=True)
                 if progress and summary.inputs % 1000 == 0:
                     rate = summary.inputs / (time.monotonic() - began)
-                    print(f"{summary.inputs} inputs, {rate:.1f} a second, {sum(summary.failures.values())} failures; {dict(summary.kinds)}", flush=True)
+                    print(
+                        f"{summary.inputs} inputs, {rate:.1f} a second, {sum(summary.failures.values())} "
+                        f"failures; {dict(summary.kinds)}",
+                        flush=True,
+                    )
         finally:
             summary.seconds = time.monotonic() - began
             for worker in workers:
@@ -367,7 +409,13 @@ def _save(folder: Path, seeds: list[Seed], seed: int, index: int, outcome: Outco
         path = place / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    record = recipe | {"source": source, "kind": outcome.kind, "detail": outcome.detail, "trace": outcome.trace.splitlines(), "seconds": outcome.seconds}
+    record = recipe | {
+        "source": source,
+        "kind": outcome.kind,
+        "detail": outcome.detail,
+        "trace": outcome.trace.splitlines(),
+        "seconds": outcome.seconds,
+    }
     (place / "recipe.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -377,7 +425,9 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--first", type=int, default=0, help="index of the first input; -1, -2 and so on are whole inputs")
+    parser.add_argument(
+        "--first", type=int, default=0, help="index of the first input; -1, -2 and so on are whole inputs"
+    )
     parser.add_argument("--cases", type=Path, help="folder of cases to damage, too")
     parser.add_argument("--failures", type=Path, help="folder for the inputs that fail")
     parser.add_argument("--results", type=Path, help="folder for a row of figures")
@@ -387,15 +437,30 @@ def main() -> None:
         seeds = corpus(given.cases)
         files, name, recipe = damage(seeds, given.seed, given.only)
         with TemporaryDirectory() as spare:
-            outcome = check(_lay_out(files, name, Path(spare)), Path(spare), {seed.name: seed for seed in seeds}[recipe["of"]], files)
+            outcome = check(
+                _lay_out(files, name, Path(spare)),
+                Path(spare),
+                {seed.name: seed for seed in seeds}[recipe["of"]],
+                files,
+            )
         print(json.dumps(recipe, indent=1), outcome.kind, outcome.detail, outcome.trace, sep="\n")
         return
-    summary = run(given.inputs, seed=given.seed, jobs=given.jobs, cases=given.cases, failures=given.failures, progress=True, first=given.first)
+    summary = run(
+        given.inputs,
+        seed=given.seed,
+        jobs=given.jobs,
+        cases=given.cases,
+        failures=given.failures,
+        progress=True,
+        first=given.first,
+    )
     print(json.dumps(summary.to_json(), indent=1))
     if given.results is not None:
         from benchmarks.common import Rows
 
-        Rows(given.results / "fuzz.jsonl", keep=True).add(seed=given.seed, jobs=given.jobs, cases=given.cases is not None, **summary.to_json())
+        Rows(given.results / "fuzz.jsonl", keep=True).add(
+            seed=given.seed, jobs=given.jobs, cases=given.cases is not None, **summary.to_json()
+        )
     sys.exit(1 if summary.failures else 0)
 
 

@@ -42,15 +42,67 @@ _EXTREMES = (
     0xFFFFFFFE,
     0xFFFFFFFF,
 )
-_DECIMALS = (b"0", b"-1", b"1", b"2", b"65535", b"65536", b"2147483647", b"99999999999", b"1e9", b"1e308", b"nan", b"inf", b"-0", b"0.5", b"", b"x", b"1\\2")
+_DECIMALS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"2",
+    b"65535",
+    b"65536",
+    b"2147483647",
+    b"99999999999",
+    b"1e9",
+    b"1e308",
+    b"nan",
+    b"inf",
+    b"-0",
+    b"0.5",
+    b"",
+    b"x",
+    b"1\\2",
+)
 _DICOM_TAGS = (
-    *((0x0028, element) for element in (2, 4, 6, 8, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103, 0x120, 0x121, 0x1052, 0x1053)),
-    *((0x0002, 0), (0x0002, 0x10), (0x0008, 0x08), (0x0008, 0x16), (0x0008, 0x18), (0x0020, 0x0E), (0x7FE0, 1), (0x7FE0, 0x10)),
-    *((0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD), (0x5200, 0x9229), (0x5200, 0x9230), (0x0004, 0x1400), (0x0004, 0x1420), (0x0004, 0x1500)),
+    *(
+        (0x0028, element)
+        for element in (2, 4, 6, 8, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103, 0x120, 0x121, 0x1052, 0x1053)
+    ),
+    *(
+        (0x0002, 0),
+        (0x0002, 0x10),
+        (0x0008, 0x08),
+        (0x0008, 0x16),
+        (0x0008, 0x18),
+        (0x0020, 0x0E),
+        (0x7FE0, 1),
+        (0x7FE0, 0x10),
+    ),
+    *(
+        (0xFFFE, 0xE000),
+        (0xFFFE, 0xE00D),
+        (0xFFFE, 0xE0DD),
+        (0x5200, 0x9229),
+        (0x5200, 0x9230),
+        (0x0004, 0x1400),
+        (0x0004, 0x1420),
+        (0x0004, 0x1500),
+    ),
 )
 """What the size of a picture, its identity and the links of a DICOMDIR hang on."""
 _NIFTI_FIELDS = (
-    *((0, 4), (68, 2), (70, 2), (72, 2), (108, 4), (112, 4), (116, 4), (252, 2), (254, 2), (344, 4), (348, 4), (352, 4)),
+    *(
+        (0, 4),
+        (68, 2),
+        (70, 2),
+        (72, 2),
+        (108, 4),
+        (112, 4),
+        (116, 4),
+        (252, 2),
+        (254, 2),
+        (344, 4),
+        (348, 4),
+        (352, 4),
+    ),
     *((40 + 2 * axis, 2) for axis in range(8)),
     *((76 + 4 * axis, 4) for axis in range(8)),
     *((12, 2), (14, 2), (168, 8), (176, 8), (184, 8)),
@@ -60,7 +112,9 @@ _NIFTI_FIELDS = (
 
 
 def damage(seeds: list[Seed], seed: int, index: int) -> tuple[dict[str, bytes], str, dict[str, Any]]:
-    """Make an input: its files, the name that the run is given, and how it was made; a negative index counts whole inputs."""
+    """Make an input: its files, the name that the run is given, and how it was made; a negative index counts whole
+    inputs.
+    """
     if index < 0:
         whole = seeds[-1 - index]
         return whole.files, whole.source, {"seed": seed, "index": index, "of": whole.name, "file": "", "steps": []}
@@ -72,10 +126,16 @@ def damage(seeds: list[Seed], seed: int, index: int) -> tuple[dict[str, bytes], 
     steps: list[str] = []
     changes = (*TABLE_CHANGES, *TABLE_CHANGES, *_CHANGES) if name == chosen.table else _CHANGES
     content = inside(chosen, chosen.files[name], dice, steps, lambda data: _damaged(data, other, dice, steps, changes))
-    return chosen.files | {name: content}, chosen.source, {"seed": seed, "index": index, "of": chosen.name, "file": name, "steps": steps}
+    return (
+        chosen.files | {name: content},
+        chosen.source,
+        {"seed": seed, "index": index, "of": chosen.name, "file": name, "steps": steps},
+    )
 
 
-def _damaged(data: bytes, other: Seed, dice: random.Random, steps: list[str], changes: tuple[Callable[..., Any], ...]) -> bytes:
+def _damaged(
+    data: bytes, other: Seed, dice: random.Random, steps: list[str], changes: tuple[Callable[..., Any], ...]
+) -> bytes:
     result = bytearray(data)
     for _ in range(dice.choice((1, 1, 1, 2, 2, 3, 5, 8))):
         change = dice.choice(changes)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole inputs for the fuzzer that a run can silently get wrong: label maps, pictures like them, file-sets and zips of odd names; and who judges it."""
+"""Whole inputs for the fuzzer that a run can silently get wrong: label maps, pictures like them, file-sets and zips of
+odd names; and who judges it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from numpy.typing import NDArray
 
 from monai_salm.pipeline.manifest import FileFate
 from tests.exports import block, body, mr_slice, nifti_file
-from tests.fidelity.field_inputs import LATIN_1, enlarged, itk_file, landmarks, picture_on, regions, scaled_labels, stacked_labels
+from tests.fidelity.field_inputs import (
+    LATIN_1,
+    enlarged,
+    itk_file,
+    landmarks,
+    picture_on,
+    regions,
+    scaled_labels,
+    stacked_labels,
+)
 from tests.fidelity.fuzz_seed import Seed
 
 PICTURE, LABEL_MAP = "picture", "label map"
@@ -60,7 +71,8 @@ _PICTURES: dict[str, Maker] = {
 def field_seeds(file_set: Seed) -> list[Seed]:
     """Give the inputs; ``file_set`` is one whose files bear the names of its records."""
     seeds = [
-        _made(name, maker, kind) for makers, kind in ((_LABEL_MAPS, LABEL_MAP), (_PICTURES, PICTURE)) for name, maker in makers.items()
+        _made(name, maker, kind) for makers, kind in ((_LABEL_MAPS, LABEL_MAP), (_PICTURES, PICTURE)) for name,
+        maker in makers.items()
     ]  # fmt: skip
     return [*seeds, *_file_sets(file_set), *_odd_names(), *_odd_zips()]
 
@@ -71,7 +83,13 @@ def _made(name: str, maker: Maker, kind: str) -> Seed:
         maker(folder / name)
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     source = name if len(files) == 1 else ""
-    return Seed(f"{kind} {name}", files, source, "gz" if name.endswith(".gz") else "", holds={name: kind, f"{Path(name).stem}.raw": kind})
+    return Seed(
+        f"{kind} {name}",
+        files,
+        source,
+        "gz" if name.endswith(".gz") else "",
+        holds={name: kind, f"{Path(name).stem}.raw": kind},
+    )
 
 
 def _raster(path: Path, values: NDArray[Any]) -> None:
@@ -116,14 +134,31 @@ def _odd_names() -> list[Seed]:
 
 def _odd_zips() -> list[Seed]:
     contents = _contents()
-    odd = ["plain/a.dcm", "ä/ö.nii.gz", "a b/c.nrrd", "../up.png", "C:\\x.txt", "twice.txt", "TWICE.txt", "dot..png", "__MACOSX/._a.dcm", "z" * 251 + ".txt"]
+    odd = [
+        "plain/a.dcm",
+        "ä/ö.nii.gz",
+        "a b/c.nrrd",
+        "../up.png",
+        "C:\\x.txt",
+        "twice.txt",
+        "TWICE.txt",
+        "dot..png",
+        "__MACOSX/._a.dcm",
+        "z" * 251 + ".txt",
+    ]
     members = [(name, next(content for suffix, content in contents.items() if name.endswith(suffix))) for name in odd]
     raw = _zip([(f"caf#{suffix}", content) for suffix, content in contents.items()]).replace(b"caf#", LATIN_1)
     maps = {f"lab/{name}": _made(name, _LABEL_MAPS[name], LABEL_MAP).files[name] for name in _ZIPPED}
     return [
         Seed("zip of odd names", {"in.zip": _zip([("folder/", b""), *members])}, "in.zip", "zip"),
         Seed("zip of names that are no UTF-8", {"in.zip": raw}, "in.zip"),
-        Seed("zip of label maps", {"in.zip": _zip(list(maps.items()))}, "in.zip", "zip", holds=dict.fromkeys(maps, LABEL_MAP)),
+        Seed(
+            "zip of label maps",
+            {"in.zip": _zip(list(maps.items()))},
+            "in.zip",
+            "zip",
+            holds=dict.fromkeys(maps, LABEL_MAP),
+        ),
     ]
 
 
@@ -140,11 +175,14 @@ def _zip(members: list[tuple[str, bytes]]) -> bytes:
 
 # Judging -------------------------------------------------------------------------------------------------------------
 STILL_A_LABEL_MAP, STILL_A_PICTURE = 0.995, 0.5
-"""Shares of the voxels, those of the most frequent value aside, that are as they were in the whole file: so many, and it is still what it was."""
+"""Shares of the voxels, those of the most frequent value aside, that are as they were in the whole file: so many, and
+it is still what it was.
+"""
 
 
 def silently_wrong(seed: Seed, files: dict[str, bytes], fates: Mapping[str, FileFate]) -> str:
-    """Say which label map was changed, or which picture went out as it was; who is asked what a damaged file holds is another reader than ours.
+    """Say which label map was changed, or which picture went out as it was; who is asked what a damaged file holds is
+    another reader than ours.
 
     Args:
         seed: the whole input.
@@ -202,6 +240,7 @@ def _read_raster(path: Path) -> NDArray[Any]:
 
 
 _READERS: dict[str, Callable[[Path], NDArray[Any]]] = {
-    ".nii": _read_nifti, ".gz": _read_nifti, ".nrrd": _read_itk, ".mha": _read_itk, ".mhd": _read_itk, ".png": _read_raster, ".tif": _read_raster,
+    ".nii": _read_nifti, ".gz": _read_nifti, ".nrrd": _read_itk, ".mha": _read_itk, ".mhd": _read_itk,
+    ".png": _read_raster, ".tif": _read_raster,
     ".dcm": lambda path: pydicom.dcmread(path).pixel_array,
 }  # fmt: skip

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole inputs that the fuzzer damages: real files of every kind that is read, small enough to be read thousands of times."""
+"""Whole inputs that the fuzzer damages: real files of every kind that is read, small enough to be read thousands of
+times.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ LARGEST_SEED = 200_000
 
 
 def corpus(cases: Path | None = None) -> list[Seed]:
-    """Give the inputs that are to be damaged: small real files and made ones of every format, and those of a folder of cases."""
+    """Give the inputs that are to be damaged: small real files and made ones of every format, and those of a folder of
+    cases.
+    """
     import nibabel
     import pydicom
 
@@ -60,7 +64,9 @@ def _made() -> list[Seed]:
         _alone("made.nii", nifti_bytes(volume, slope=0.5, intercept=-10.0)),
         _alone("big.nii", nifti_bytes(volume, order=">", extension=bytes(12) + b"\x20\0\0\0" + bytes(28))),
         _alone("two.nii", nifti_bytes(volume.astype(np.float32), version=2)),
-        _alone("series.nii.gz", gzip_bytes(nifti_bytes(np.stack([volume, volume + 1], -1)), name="series.nii", mtime=1)),
+        _alone(
+            "series.nii.gz", gzip_bytes(nifti_bytes(np.stack([volume, volume + 1], -1)), name="series.nii", mtime=1)
+        ),
         _alone("double.nii.gz", gzip_bytes(nifti_bytes(volume[:9].astype(np.float64)))),
         _pair(volume),
         *_series_and_sets(),
@@ -84,9 +90,17 @@ def _series_and_sets() -> list[Seed]:
         mr_slice(place / "a.dcm", 1, **study)
         mr_slice(place / "b.dcm", 2, **study)
         write_dicom(place / "overlay.dcm", dicom_dataset(shape=(24, 24)), body(3) + 1000, overlay_bit=14)
-        frames = dicom_dataset(shape=(24, 24), extra={"NumberOfFrames": 3, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.3"})
+        frames = dicom_dataset(
+            shape=(24, 24), extra={"NumberOfFrames": 3, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.3"}
+        )
         write_dicom(place / "frames.dcm", frames, np.stack([body(number) for number in range(3)]))
-        color = dicom_dataset(bits_allocated=8, bits_stored=8, photometric="RGB", shape=(16, 16), extra={"SamplesPerPixel": 3, "PlanarConfiguration": 0})
+        color = dicom_dataset(
+            bits_allocated=8,
+            bits_stored=8,
+            photometric="RGB",
+            shape=(16, 16),
+            extra={"SamplesPerPixel": 3, "PlanarConfiguration": 0},
+        )
         write_dicom(place / "color.dcm", color, values_in(0, 255, (16, 16, 3), np.uint8))
         content = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
         file_set = _file_set(place)
@@ -108,7 +122,11 @@ def _file_set(folder: Path) -> Seed:
         made.write(folder / "set")
         del made
         gc.collect()
-    files = {path.relative_to(folder / "set").as_posix(): path.read_bytes() for path in sorted((folder / "set").rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(folder / "set").as_posix(): path.read_bytes()
+        for path in sorted((folder / "set").rglob("*"))
+        if path.is_file()
+    }
     return Seed("DICOMDIR", files, "DICOMDIR")
 
 
@@ -120,7 +138,15 @@ def _rasters() -> list[Seed]:
     seeds, gray = [], values_in(0, 255, (24, 24), np.uint8)
     color = np.stack([gray, gray[::-1], gray.T], -1)
     deep = gray.astype(np.uint16) * 257
-    pictures = {"gray.png": gray, "color.png": color, "deep.png": deep, "gray.jpg": gray, "color.jpg": color, "gray.tif": gray, "deep.tif": deep}
+    pictures = {
+        "gray.png": gray,
+        "color.png": color,
+        "deep.png": deep,
+        "gray.jpg": gray,
+        "color.jpg": color,
+        "gray.tif": gray,
+        "deep.tif": deep,
+    }
     for name, values in pictures.items():
         buffer = io.BytesIO()
         Image.fromarray(values).save(buffer, format={"png": "PNG", "jpg": "JPEG", "tif": "TIFF"}[name[-3:]])
@@ -158,7 +184,9 @@ def _zipped(seed: Seed) -> Seed:
     return Seed(f"zip of {seed.name}", {"in.zip": buffer.getvalue()}, "in.zip", "zip")
 
 
-def inside(seed: Seed, content: bytes, dice: random.Random, steps: list[str], change: Callable[[bytes], bytes]) -> bytes:
+def inside(
+    seed: Seed, content: bytes, dice: random.Random, steps: list[str], change: Callable[[bytes], bytes]
+) -> bytes:
     """Damage what is packed more often than the packing, which checksums guard."""
     if seed.wrap and dice.random() < 0.3:
         return change(content)
@@ -171,7 +199,11 @@ def inside(seed: Seed, content: bytes, dice: random.Random, steps: list[str], ch
     if seed.wrap == "deflated":
         start = 144 + struct.unpack_from("<L", content, 140)[0]
         packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-        return content[:start] + packer.compress(change(zlib.decompressobj(-15).decompress(content[start:]))) + packer.flush()
+        return (
+            content[:start]
+            + packer.compress(change(zlib.decompressobj(-15).decompress(content[start:])))
+            + packer.flush()
+        )
     changed = change(content)
     return _with_checksums(changed) if content[:8] == b"\x89PNG\r\n\x1a\n" else changed
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label tables for the fuzzer: as people have them, and what happens to tables on their way through spreadsheets and scripts."""
+"""Label tables for the fuzzer: as people have them, and what happens to tables on their way through spreadsheets and
+scripts.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,15 @@ def table_seeds() -> list[Seed]:
         for number, name in enumerate(_NAMES):
             mr_slice(folder / "in" / name, number, body(number, 16))
         nifti_file(folder / "in" / "v.nii.gz", body(5, 16)[..., None].repeat(4, -1))
-        pictures = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        pictures = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
     base = Seed("", pictures, "in", table=TABLE, holds=dict.fromkeys(_NAMES, "picture"))
-    return [replace(base, name=f"table of {name}", files=pictures | {TABLE: content}) for name, content in _tables().items()]
+    return [
+        replace(base, name=f"table of {name}", files=pictures | {TABLE: content}) for name, content in _tables().items()
+    ]
 
 
 def _tables() -> dict[str, bytes]:
@@ -41,11 +49,21 @@ def _tables() -> dict[str, bytes]:
         "words": words.encode("utf-8-sig"),
         "quotes": "".join('"' + line.replace(",", '","') + '"\n' for line in plain.splitlines()).encode(),
         "backslashes": plain.replace("/", "\\").encode(),
-        "numbers": _lines("path,label", *(f"{name},{label}" for name, label in zip(_NAMES, ("0", "1", "0.0", "01"), strict=True))).encode(),
-        "gaps": _lines("path,label", *(f"{name},{label}" for name, label in zip(_NAMES, ("0", "nan", "1", ""), strict=True)), "gone.dcm,1").encode(),
+        "numbers": _lines(
+            "path,label", *(f"{name},{label}" for name, label in zip(_NAMES, ("0", "1", "0.0", "01"), strict=True))
+        ).encode(),
+        "gaps": _lines(
+            "path,label",
+            *(f"{name},{label}" for name, label in zip(_NAMES, ("0", "nan", "1", ""), strict=True)),
+            "gone.dcm,1",
+        ).encode(),
         "UIDs": _lines("SOPInstanceUID,label", *(f"{uid},{number % 2}" for number, uid in enumerate(_UIDS))).encode(),
-        "patients": _lines("PatientID,age,label", *(f"{name},{40 + number},{number % 2}" for number, name in enumerate(_PATIENTS))).encode(),
-        "findings": _lines("path,Edema,Effusion", *(f"{name},{number % 2},{number // 2}" for number, name in enumerate(_NAMES))).encode(),
+        "patients": _lines(
+            "PatientID,age,label", *(f"{name},{40 + number},{number % 2}" for number, name in enumerate(_PATIENTS))
+        ).encode(),
+        "findings": _lines(
+            "path,Edema,Effusion", *(f"{name},{number % 2},{number // 2}" for number, name in enumerate(_NAMES))
+        ).encode(),
     }
 
 
@@ -59,7 +77,27 @@ _ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "latin-
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf\xef\xbb\xbf")
 _ENDS = (b"\r\n", b"\r", b"\n\n", b"\n\r", b"\x0b", b"\x85", b"\xe2\x80\xa8", b"")
 _VALUES = (
-    *(b"", b" ", b"nan", b"NaN", b"NA", b"None", b"null", b"#N/A", b"0", b"0.0", b"00", b"01", b"1e0", b"+1", b"-1", b"inf", b"1e999", b"0x1", b"1,5"),
+    *(
+        b"",
+        b" ",
+        b"nan",
+        b"NaN",
+        b"NA",
+        b"None",
+        b"null",
+        b"#N/A",
+        b"0",
+        b"0.0",
+        b"00",
+        b"01",
+        b"1e0",
+        b"+1",
+        b"-1",
+        b"inf",
+        b"1e999",
+        b"0x1",
+        b"1,5",
+    ),
     *(
         b"=1+1",
         b"'1",

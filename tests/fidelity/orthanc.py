@@ -92,13 +92,16 @@ def running_orthanc() -> Iterator[Orthanc]:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         http_port, dicom_port = _free_ports()
         settings = {
-            "Name": "test", "HttpPort": http_port, "DicomPort": dicom_port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+            "Name": "test", "HttpPort": http_port, "DicomPort": dicom_port, "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
             "DicomAlwaysAllowStore": True, "OverwriteInstances": False, "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"), "Plugins": [],
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
         log = stack.enter_context((folder / "log").open("w+"))
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(
+            [program, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT, cwd=folder
+        )
         stack.callback(_end, process)
         server = Orthanc(http_port)
         _await(server, process, folder / "log")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Independent referees: what other software says of a file before and after it was protected.
 
-A referee gives what it finds wrong in a source and in its protected file; what it finds in the latter alone is a regression. A reader, moreover, finds
-wrong in the protected file whatever differs from the source and should not: geometry, attributes, and values by more than the budget.
+A referee gives what it finds wrong in a source and in its protected file; what it finds in the latter alone is a
+regression. A reader, moreover, finds wrong in the protected file whatever differs from the source and should not:
+geometry, attributes, and values by more than the budget.
 """
 
 from __future__ import annotations
@@ -38,18 +39,28 @@ UNREADABLE = "cannot be read"
 SEES_NONE = "sees no change"
 _SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
+_PRESENT = "PS3.3 {} says that it may be present otherwise"
 EXPLAINED = {
-    r"which may not be present otherwise.* Module=<(MRPulseSequence|EnhancedMRImage)": "PS3.3 C.8.13.4 says that it may be present otherwise",
-    r"BulkMotionCompensationTechnique.*which may not be present otherwise": "PS3.3 C.7.6.18.3 says that it may be present otherwise",
+    r"which may not be present otherwise.* Module=<(MRPulseSequence|EnhancedMRImage)": _PRESENT.format("C.8.13.4"),
+    r"BulkMotionCompensationTechnique.*which may not be present otherwise": _PRESENT.format("C.7.6.18.3"),
 }
 """Errors of dciodvfy that are none, as regular expressions, and the standard's words on them."""
 MISREAD = {
-    ("dcm2niix", "J2K_pixelrep_mismatch.dcm"): "it takes the sign of the codestream for that of the values; the protected file is native and read rightly",
-    ("dcm2niix", "SC_jpeg_no_color_transform.dcm"): "it takes RGB in a JPEG without markers for YBR; the protected file is native and read rightly",
+    (
+        "dcm2niix",
+        "J2K_pixelrep_mismatch.dcm",
+    ): "it takes the sign of the codestream for that of the values; the protected file is native and read rightly",
+    (
+        "dcm2niix",
+        "SC_jpeg_no_color_transform.dcm",
+    ): "it takes RGB in a JPEG without markers for YBR; the protected file is native and read rightly",
     ("dcm2niix", "SC_rgb_rle_2frame.dcm"): "of several frames of color in RLE it reads the first alone",
     ("dcm2niix", "SC_rgb_rle_32bit.dcm"): "it takes color of 32 bits for gray",
     ("dcm2niix", "SC_rgb_rle_32bit_2frame.dcm"): "likewise",
-    ("SimpleITK", "SC_rgb_rle_32bit.dcm"): "it mixes up the bytes of 32-bit color in RLE; the protected file is native and read rightly",
+    (
+        "SimpleITK",
+        "SC_rgb_rle_32bit.dcm",
+    ): "it mixes up the bytes of 32-bit color in RLE; the protected file is native and read rightly",
     ("SimpleITK", "SC_rgb_rle_32bit_2frame.dcm"): "likewise",
 }
 """Sources that a tool reads wrongly, so that it sees a difference."""
@@ -58,12 +69,22 @@ _DERIVED = {
     *("0008|0008", "0008|0012", "0008|0013", "0008|0018", "0008|2111", "0018|9004", "0020|000e"),
     *("0028|0106", "0028|0107", "0028|0108", "0028|0109"),
 }
-"""Attributes in which a derived image may differ; beside those of group 2, which describes the file, and retired group lengths."""
+"""Attributes in which a derived image may differ; beside those of group 2, which describes the file, and retired group
+lengths.
+"""
 _RECODED = {"0028|0004", "0028|0006", "0028|2110", "0028|2112", "0028|2114"}
 """Those in which it may if its pixels are encoded in another way."""
 _SIDECAR = {"SeriesInstanceUID", "ImageType", "ImageTypeText", "RawImage", "SeriesNumber"}
-"""What dcm2niix makes of attributes in which a derived image may differ: of Image Type, and a number of the series' UID where the file has none."""
-_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+"""What dcm2niix makes of attributes in which a derived image may differ: of Image Type, and a number of the series' UID
+where the file has none.
+"""
+_LOSSY = (
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.203",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,8 @@ class Pair:
         name: for the report.
         source, protected: the files.
         epsilon: largest change, real units.
-        recoded: whether the source's encoding is lossy, or its color is luminance and chroma: readers then differ by a level among themselves.
+        recoded: whether the source's encoding is lossy, or its color is luminance and chroma: readers then differ by a
+            level among themselves.
         framed: whether each frame may have a rescaling of its own, which readers apply or not as they please.
     """
 
@@ -131,7 +153,11 @@ def case_files(data: Path) -> list[Path]:
     with (data / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = [row["path"] for row in csv.DictReader(file)]
     shipped = {path.name for path in shipped_files()}
-    names = [name for name in rows if name.startswith(tuple(f"{room}/" for room in CASES)) and name.rpartition("pydicom__")[2] not in shipped]
+    names = [
+        name
+        for name in rows
+        if name.startswith(tuple(f"{room}/" for room in CASES)) and name.rpartition("pydicom__")[2] not in shipped
+    ]
     return [data / name for name in names if (data / name).is_file()]
 
 
@@ -144,13 +170,17 @@ def exports(data: Path) -> list[Path]:
 
 
 def protected_runs(sources: Iterable[Path], work: Path) -> dict[str, list[Pair]]:
-    """Protect each source in a run of its own, since several cases share one SOP Instance UID; gives the pairs of each run that protected anything."""
+    """Protect each source in a run of its own, since several cases share one SOP Instance UID; gives the pairs of each
+    run that protected anything.
+    """
     runs = {}
     for number, source in enumerate(sources):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom warns of what is wrong with the source
-                result = protect(source, work / str(number), ProtectOptions(method="random", working_size=24, device="cpu"))
+                result = protect(
+                    source, work / str(number), ProtectOptions(method="random", working_size=24, device="cpu")
+                )
         except SalmError:
             continue  # nothing in it can be protected
         root = source if source.is_dir() else source.parent
@@ -190,14 +220,18 @@ def _program(name: str, findings: Callable[[Path], Iterable[str]]) -> Referee:
     def judge(pairs: list[Pair]) -> list[Judgement]:
         pairs = [pair for pair in pairs if pair.is_dicom]
         with ThreadPoolExecutor(THREADS) as threads:
-            found = threads.map(lambda pair: [frozenset(findings(path)) for path in (pair.source, pair.protected)], pairs)
+            found = threads.map(
+                lambda pair: [frozenset(findings(path)) for path in (pair.source, pair.protected)], pairs
+            )
             return [Judgement(pair.name, *both) for pair, both in zip(pairs, found, strict=True)]
 
     return Referee(name, lambda: "" if shutil.which(name) else f"{name} is not installed", judge)
 
 
 def _run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, errors="replace", check=False, timeout=60)
+    return subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, errors="replace", check=False, timeout=60
+    )
 
 
 def _dciodvfy(path: Path) -> Iterable[str]:
@@ -236,7 +270,11 @@ def _reader(name: str, module: str, fits: Callable[[Pair], bool], read: Callable
     def judge(pairs: list[Pair]) -> list[Judgement]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [_compare_readings(pair, read) for pair in pairs if fits(pair) and (name, pair.source.name) not in MISREAD]
+            return [
+                _compare_readings(pair, read)
+                for pair in pairs
+                if fits(pair) and (name, pair.source.name) not in MISREAD
+            ]
 
     return Referee(name, lambda: "" if importlib.util.find_spec(module) else f"{module} is not installed", judge)
 
@@ -244,7 +282,9 @@ def _reader(name: str, module: str, fits: Callable[[Pair], bool], read: Callable
 def _compare_readings(pair: Pair, read: Callable[[Path], Reading]) -> Judgement:
     before, after = _attempt(read, pair.source), _attempt(read, pair.protected)
     if before is None or after is None:
-        return Judgement(pair.name, *(frozenset() if reading else frozenset([UNREADABLE]) for reading in (before, after)))
+        return Judgement(
+            pair.name, *(frozenset() if reading else frozenset([UNREADABLE]) for reading in (before, after))
+        )
     allowed = _RECODED if pair.recoded else set()
     found = [
         f"{key} is {after.facts.get(key)}, was {fact}"
@@ -252,7 +292,9 @@ def _compare_readings(pair: Pair, read: Callable[[Path], Reading]) -> Judgement:
         if key not in allowed and not _same(fact, after.facts.get(key))
     ]
     if before.values.shape != after.values.shape or (before.values.dtype != after.values.dtype and not pair.recoded):
-        found.append(f"reads {after.values.dtype} {after.values.shape}, was {before.values.dtype} {before.values.shape}")
+        found.append(
+            f"reads {after.values.dtype} {after.values.shape}, was {before.values.dtype} {before.values.shape}"
+        )
     elif not pair.framed:
         found += _too_large(before.values, after.values, pair.epsilon + pair.recoded)
     return Judgement(pair.name, frozenset(), frozenset(found))
@@ -273,7 +315,9 @@ def _same(first: Any, second: Any) -> bool:
 
 def _too_large(before: NDArray[Any], after: NDArray[Any], epsilon: float) -> list[str]:
     """Say by how much values differ, if by more than the budget and the precision of 32-bit floats."""
-    first, second = (array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in (before, after))
+    first, second = (
+        array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in (before, after)
+    )
     with np.errstate(invalid="ignore"):
         difference = np.abs(second - first)
     largest = float(np.nanmax(difference, initial=0.0))
@@ -292,7 +336,11 @@ def _simpleitk(path: Path) -> Reading:
     reader.LoadPrivateTagsOn()
     image = reader.Execute()
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    facts = {key: value for key, value in metadata.items() if key not in _DERIVED and not key.startswith("0002|") and not key.endswith("|0000")}
+    facts = {
+        key: value
+        for key, value in metadata.items()
+        if key not in _DERIVED and not key.startswith("0002|") and not key.endswith("|0000")
+    }
     geometry = {name: np.array(getattr(image, f"Get{name}")()) for name in ("Size", "Spacing", "Origin", "Direction")}
     return Reading(SimpleITK.GetArrayFromImage(image), facts | geometry)
 
@@ -308,7 +356,9 @@ def _monai_loader(reader: str) -> Any:
 def _monai(reader: str) -> Callable[[Path], Reading]:
     def read(path: Path) -> Reading:
         image = _monai_loader(reader)(str(path))
-        return Reading(image.array, {"affine": np.asarray(image.affine), "spatial_shape": np.asarray(image.meta["spatial_shape"])})
+        return Reading(
+            image.array, {"affine": np.asarray(image.affine), "spatial_shape": np.asarray(image.meta["spatial_shape"])}
+        )
 
     return read
 
@@ -335,24 +385,40 @@ def _dcm2niix(pairs: list[Pair]) -> list[Judgement]:
     epsilons: dict[str, float] = {}
     unmeasured = set()  # its own decoders of lossy files differ from others by up to sixteen levels
     for pair in pairs:
-        old, new = (pydicom.dcmread(path, stop_before_pixels=True, force=True).get("SeriesInstanceUID", "") for path in (pair.source, pair.protected))
+        old, new = (
+            pydicom.dcmread(path, stop_before_pixels=True, force=True).get("SeriesInstanceUID", "")
+            for path in (pair.source, pair.protected)
+        )
         series[new] = old
         epsilons[old] = max(epsilons.get(old, 0.0), pair.epsilon)
         if pair.framed or pair.recoded:
             unmeasured.add(old)
     before, after = _volumes([pair.source for pair in pairs]), _volumes([pair.protected for pair in pairs])
-    after = {re.sub(r"^[0-9.]*[0-9]", lambda uid: series.get(uid[0], uid[0]), name): reading for name, reading in after.items()}
+    after = {
+        re.sub(r"^[0-9.]*[0-9]", lambda uid: series.get(uid[0], uid[0]), name): reading
+        for name, reading in after.items()
+    }
     judged: list[Judgement] = []
     prefix = f"{pairs[0].name}: " if len(pairs) == 1 else ""
     for name in sorted(before.keys() | after.keys()):
         if name not in after or name not in before:
             judged.append(
-                Judgement(prefix + name, frozenset(() if name in before else ["nothing is made"]), frozenset(() if name in after else ["nothing is made"]))
+                Judgement(
+                    prefix + name,
+                    frozenset(() if name in before else ["nothing is made"]),
+                    frozenset(() if name in after else ["nothing is made"]),
+                )
             )
             continue
         uid = re.match(r"[0-9.]*[0-9]", name)
         key = uid[0] if uid else ""
-        pair = Pair(prefix + name, pairs[0].source, pairs[0].protected, epsilons.get(key, max(epsilons.values())), framed=key in unmeasured)
+        pair = Pair(
+            prefix + name,
+            pairs[0].source,
+            pairs[0].protected,
+            epsilons.get(key, max(epsilons.values())),
+            framed=key in unmeasured,
+        )
         judged.append(_compare_readings(pair, {pair.source: before[name], pair.protected: after[name]}.__getitem__))
     return judged or [Judgement(pairs[0].name, frozenset(["nothing is made"]), frozenset(["nothing is made"]))]
 
@@ -377,7 +443,11 @@ def _volumes(files: list[Path]) -> dict[str, Reading]:
             if values.dtype.fields:
                 values = np.stack([values[name] for name in values.dtype.names], axis=-1)
             sidecar = path.with_suffix(".json")
-            facts = {key: value for key, value in json.loads(sidecar.read_bytes()).items() if key not in _SIDECAR} if sidecar.is_file() else {}
+            facts = (
+                {key: value for key, value in json.loads(sidecar.read_bytes()).items() if key not in _SIDECAR}
+                if sidecar.is_file()
+                else {}
+            )
             volumes[path.stem] = Reading(values, facts | {"affine": image.affine, "dtype": str(image.get_data_dtype())})
         return volumes
 
@@ -397,7 +467,9 @@ REFEREES = (
 
 # Report --------------------------------------------------------------------------------------------------------------
 def summarize(referee: Referee, runs: Mapping[str, list[Pair]]) -> dict[str, Any]:
-    """Give the row of a referee: how many files it judged, how many it found fine before and after, and its regressions."""
+    """Give the row of a referee: how many files it judged, how many it found fine before and after, and its
+    regressions.
+    """
     reason = referee.missing()
     if reason:
         return {"tool": referee.name, "skipped": reason}
@@ -418,5 +490,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         if "skipped" in row:
             lines.append(f"{row['tool']:<20} skipped: {row['skipped']}")
         else:
-            lines.append(f"{row['tool']:<20} {row['judged']:>7} {row['fine_before']:>12} {row['fine_after']:>11} {len(row['regressions']):>12}")
+            lines.append(
+                f"{row['tool']:<20} {row['judged']:>7} {row['fine_before']:>12} {row['fine_after']:>11} "
+                f"{len(row['regressions']):>12}"
+            )
     return "\n".join(lines)

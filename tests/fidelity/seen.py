@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every picture that somebody can see in a file: what pydicom, nibabel, SimpleITK and Pillow decode, and what lies in metadata, documents and archives."""
+"""Every picture that somebody can see in a file: what pydicom, nibabel, SimpleITK and Pillow decode, and what lies in
+metadata, documents and archives.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,25 @@ Array = NDArray[Any]
 
 
 def pictures_in(path: Path) -> set[str]:
-    """Give the digests of the pictures that a file shows, of each frame, page and volume, and of its icons, previews and attachments."""
+    """Give the digests of the pictures that a file shows, of each frame, page and volume, and of its icons, previews
+    and attachments.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {digest for values in _decoded(path) for digest in _digests(values)}
 
 
 def pictures_below(folder: Path) -> dict[str, set[str]]:
-    """Give the pictures of every file of a folder, or of the members of a zip, by relative path; files without one are left out."""
+    """Give the pictures of every file of a folder, or of the members of a zip, by relative path; files without one are
+    left out.
+    """
     if folder.is_file():
         with TemporaryDirectory() as spare, zipfile.ZipFile(folder) as opened:
             opened.extractall(spare)
             return pictures_below(Path(spare))
-    found = {path.relative_to(folder).as_posix(): pictures_in(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {
+        path.relative_to(folder).as_posix(): pictures_in(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     return {path: pictures for path, pictures in found.items() if pictures}
 
 
@@ -79,7 +87,9 @@ def _decoded(path: Path) -> Iterator[Array]:
 
 
 def _anywhere(content: bytes) -> Iterator[Array]:
-    """Let Pillow read what looks like a picture, at the start of a file or within it: previews, second pictures, attachments."""
+    """Let Pillow read what looks like a picture, at the start of a file or within it: previews, second pictures,
+    attachments.
+    """
     from PIL import Image
 
     for place in [match.start() for match in _SIGNATURES.finditer(content)][:_MOST_PLACES]:
@@ -114,7 +124,9 @@ def _dicom(path: Path) -> Iterator[Array]:
         yield from _copies(dataset, dataset)
     for item in _items(dataset):
         with suppress(Exception):
-            yield np.frombuffer(item.PixelData, f"u{item.BitsAllocated // 8}")[: item.Rows * item.Columns].reshape(item.Rows, item.Columns)
+            yield np.frombuffer(item.PixelData, f"u{item.BitsAllocated // 8}")[: item.Rows * item.Columns].reshape(
+                item.Rows, item.Columns
+            )
         if "PixelData" in dataset:
             yield from _copies(item, dataset)
         if "EncapsulatedDocument" in item:
@@ -135,4 +147,6 @@ def _copies(dataset: Dataset, picture: Dataset) -> Iterator[Array]:
     size = picture.Rows * picture.Columns * picture.BitsAllocated // 8
     for element in dataset:
         if element.VR in ("OB", "OW", "UN") and element.tag != 0x7FE00010 and len(element.value or b"") >= size:
-            yield np.frombuffer(element.value[:size], f"u{picture.BitsAllocated // 8}").reshape(picture.Rows, picture.Columns)
+            yield np.frombuffer(element.value[:size], f"u{picture.BitsAllocated // 8}").reshape(
+                picture.Rows, picture.Columns
+            )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every case ends in a fate that is right, and every protected file keeps the seven invariants: (a) the bound, by two readers; (b) noise inside the anatomy
-and nowhere else; (c) a header that differs where a derived image may; (d) no new errors of validators, see ``test_referees``; (e) no old UID but that of
-the source; (f) the same bytes with any number of workers, and after a stop; (g) a report and an exit code that say the truth.
+"""Every case ends in a fate that is right, and every protected file keeps the seven invariants: (a) the bound, by two
+readers; (b) noise inside the anatomy and nowhere else; (c) a header that differs where a derived image may; (d) no new
+errors of validators, see ``test_referees``; (e) no old UID but that of the source; (f) the same bytes with any number
+of workers, and after a stop; (g) a report and an exit code that say the truth.
 """
 
 from __future__ import annotations
@@ -28,15 +29,20 @@ from tests.fidelity.cases import COPIED, PROTECTED, REFUSED, Case, Run
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
-    "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence",
-    "ContributingEquipmentSequence", "InstanceCreationDate", "InstanceCreationTime", "SmallestImagePixelValue", "LargestImagePixelValue",
-    "SmallestPixelValueInSeries", "LargestPixelValueInSeries", "ContentQualification", "DigitalSignaturesSequence", "MACParametersSequence",
-    "IconImageSequence", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence", "SourceImageEvidenceSequence",
+    "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence",
+    "SourceImageSequence",
+    "ContributingEquipmentSequence", "InstanceCreationDate", "InstanceCreationTime", "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries", "LargestPixelValueInSeries", "ContentQualification", "DigitalSignaturesSequence",
+    "MACParametersSequence",
+    "IconImageSequence", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ReferencedSeriesSequence",
+    "SourceImageEvidenceSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 }  # fmt: skip
 """What may differ at the top level of a derived DICOM image."""
 ALLOWED_RECODED = {
-    "PhotometricInterpretation", "PlanarConfiguration", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"
+    "PhotometricInterpretation", "PlanarConfiguration", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod"
 }  # fmt: skip
 """What may differ besides where the source is lossy, and so is written native."""
 
@@ -58,7 +64,9 @@ def test_every_case_ends_in_a_fate_that_is_right(shared: tuple[list[Case], list[
     found, _ = shared
     archives = [row for row in cases.shared_rows() if row["path"].endswith(".zip") and row["path"].count("/") == 1]
     assert len(found) + len(archives) == len(cases.shared_rows())
-    wrong = {case.name: (case.fate, sorted(case.expected), case.reason) for case in found if case.fate not in case.expected}
+    wrong = {
+        case.name: (case.fate, sorted(case.expected), case.reason) for case in found if case.fate not in case.expected
+    }
     assert wrong == {}
     assert cases.DISAGREEMENTS.keys() <= {case.name for case in found}
 
@@ -115,7 +123,10 @@ def test_pydicom_sees_the_same_bound(done: tuple[list[Case], list[Run]]) -> None
             warnings.simplefilter("ignore")
             try:
                 before, after = (pydicom.dcmread(path) for path in (case.source, case.target))
-                if before.file_meta.TransferSyntaxUID != after.file_meta.TransferSyntaxUID or before.PhotometricInterpretation.startswith("YBR"):
+                if (
+                    before.file_meta.TransferSyntaxUID != after.file_meta.TransferSyntaxUID
+                    or before.PhotometricInterpretation.startswith("YBR")
+                ):
                     continue  # decoded once, or converted on reading: the referees look at these
                 values = [dataset.pixel_array.astype(np.int64) for dataset in (before, after)]
             except (RuntimeError, AttributeError, ValueError, NotImplementedError):
@@ -185,13 +196,20 @@ def test_no_old_uid_is_left_but_that_of_the_source(done: tuple[list[Case], list[
         if pair is None:
             continue
         before, after = pair
-        old = {str(before.SOPInstanceUID), str(before.get("SeriesInstanceUID", ""))} - {"", str(before.get("StudyInstanceUID", ""))}
+        old = {str(before.SOPInstanceUID), str(before.get("SeriesInstanceUID", ""))} - {
+            "",
+            str(before.get("StudyInstanceUID", "")),
+        }
         for name in ("SourceImageSequence", "SourceImageEvidenceSequence", "ReferencedSeriesSequence"):
             if name in after:
                 del after[name]
         for shared in after.get("SharedFunctionalGroupsSequence", []):
             shared.pop("DerivationImageSequence", None)
-        left = [(keyword, uid) for keyword, uid in _uids(after) if uid in old and keyword not in ("FrameOfReferenceUID", "StorageMediaFileSetUID")]
+        left = [
+            (keyword, uid)
+            for keyword, uid in _uids(after)
+            if uid in old and keyword not in ("FrameOfReferenceUID", "StorageMediaFileSetUID")
+        ]
         assert left == [], case.name
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID != before.SOPInstanceUID
 
@@ -200,7 +218,10 @@ def test_no_old_uid_is_left_but_that_of_the_source(done: tuple[list[Case], list[
 def test_references_of_an_export_follow(shared: tuple[list[Case], list[Run]]) -> None:
     run = next(run for run in shared[1] if run.source.name.startswith("E2"))
     folders = (run.source / "DICOM", run.output / "DICOM")
-    before, after = ({path.relative_to(folder): pydicom.dcmread(path) for path in folder.rglob("*") if path.is_file()} for folder in folders)
+    before, after = (
+        {path.relative_to(folder): pydicom.dcmread(path) for path in folder.rglob("*") if path.is_file()}
+        for folder in folders
+    )
     assert before.keys() == after.keys()
     new = {str(before[path].SOPInstanceUID): str(after[path].SOPInstanceUID) for path in before}
     assert all(old != name for old, name in new.items())
@@ -216,7 +237,9 @@ def test_references_of_an_export_follow(shared: tuple[list[Case], list[Run]]) ->
 
 @needs_cases
 @pytest.mark.parametrize("name", ["E1_dicomdir_cr_ct_mr", "E2_ct_seg_rtstruct_pr_ko_sr", "E6_pet_per_slice_slope"])
-def test_workers_and_resume_give_the_same_bytes(name: str, shared: tuple[list[Case], list[Run]], tmp_path: Path) -> None:
+def test_workers_and_resume_give_the_same_bytes(
+    name: str, shared: tuple[list[Case], list[Run]], tmp_path: Path
+) -> None:
     run = next(run for run in shared[1] if run.source.name == name)
     protect(run.source, tmp_path / "many", ProtectOptions(method="random", workers=2))
     assert tree(tmp_path / "many") == tree(run.output)
@@ -253,17 +276,38 @@ def test_no_unprotected_picture_is_handed_out(done: tuple[list[Case], list[Run]]
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(case.target, force=True)
         if "PixelData" in dataset:
-            assert dataset.SOPClassUID.name in ("Segmentation Storage", "RT Dose Storage", "1.2.840.10008.5.1.4.1.1.66.7", "Label Map Segmentation Storage")
+            assert dataset.SOPClassUID.name in (
+                "Segmentation Storage",
+                "RT Dose Storage",
+                "1.2.840.10008.5.1.4.1.1.66.7",
+                "Label Map Segmentation Storage",
+            )
 
 
 @needs_cases
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("E2_ct_seg_rtstruct_pr_ko_sr", 0), ("E5_dirty_tree", 3), ("E2.zip", 0), ("E5_zipslip.zip", 3), ("E5_dirty_tree/empty", 1)],
+    [
+        ("E2_ct_seg_rtstruct_pr_ko_sr", 0),
+        ("E5_dirty_tree", 3),
+        ("E2.zip", 0),
+        ("E5_zipslip.zip", 3),
+        ("E5_dirty_tree/empty", 1),
+    ],
 )
 def test_exit_code_says_the_truth(name: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=rf"^{code}$"):
-        cli.main(["protect", str(cases.FOLDER / "exports" / name), str(tmp_path / "out"), "--method", "random", "--json", "--quiet"])
+        cli.main(
+            [
+                "protect",
+                str(cases.FOLDER / "exports" / name),
+                str(tmp_path / "out"),
+                "--method",
+                "random",
+                "--json",
+                "--quiet",
+            ]
+        )
     counts = json.loads(capsys.readouterr().out)["counts"]
     assert (counts["refused"] > 0) == (code != 0)
 
@@ -282,7 +326,9 @@ def test_names_of_a_zip_are_kept(shared: tuple[list[Case], list[Run]]) -> None:
 
 
 @needs_cases
-def test_page_of_fates_is_up_to_date(shared: tuple[list[Case], list[Run]], shipped: tuple[list[Case], list[Run]]) -> None:
+def test_page_of_fates_is_up_to_date(
+    shared: tuple[list[Case], list[Run]], shipped: tuple[list[Case], list[Run]]
+) -> None:
     spec = importlib.util.spec_from_file_location("make_fidelity", ROOT / "docs" / "make_fidelity.py")
     assert spec is not None
     assert spec.loader is not None

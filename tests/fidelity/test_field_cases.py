@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions from public bug reports: DICOM files that contradict themselves, file-sets, archives, and names that barely can be.
+"""Conditions from public bug reports: DICOM files that contradict themselves, file-sets, archives, and names that
+barely can be.
 
 What is right of each is in its test; label maps and tables have files of their own.
 """
@@ -23,22 +24,40 @@ from pydicom.sequence import Sequence
 
 from tests.exports import block, file_set, mr_export, mr_slice, nifti_file, tree, zip_file
 from tests.fidelity import fuzz
-from tests.fidelity.field_inputs import LATIN_1, RANDOM, Command, ct_slice, ct_values, element, fates_of, itk_file, meta_elements, meta_end, volume_file
+from tests.fidelity.field_inputs import (
+    LATIN_1,
+    RANDOM,
+    Command,
+    ct_slice,
+    ct_values,
+    element,
+    fates_of,
+    itk_file,
+    meta_elements,
+    meta_end,
+    volume_file,
+)
 from tests.io.builders import CT, RLE, SOP_UID, gzip_bytes, nifti_bytes
 
 JPEG_LOSSLESS, IMPLICIT, EXPLICIT = (b"1.2.840.10008.1.2.4.70", b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1")
 
 
 # Advice that helps ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("window", [(), ("--window=-1024,-770",), ("--window", "lung")], ids=["auto", "of its values", "lung"])
-def test_where_there_is_no_anatomy_no_window_is_advised(command: Command, tmp_path: Path, window: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "window", [(), ("--window=-1024,-770",), ("--window", "lung")], ids=["auto", "of its values", "lung"]
+)
+def test_where_there_is_no_anatomy_no_window_is_advised(
+    command: Command, tmp_path: Path, window: tuple[str, ...]
+) -> None:
     for number in range(4):
         air = np.random.default_rng(number).integers(0, 255, (24, 24))
         ct_slice(tmp_path / "in" / f"{number}.dcm", number, air, SeriesInstanceUID=SOP_UID, StudyInstanceUID=SOP_UID)
     told = command("protect", tmp_path / "in", tmp_path / "out", *RANDOM, *window)
     reasons = {fate.reason for fate in fates_of(tmp_path / "out").values() if fate.status == "refused"}
     assert (told.code, len(fates_of(tmp_path / "out")), tree(tmp_path / "out")) == (1, 4, {})
-    assert all("no anatomy" in reason and not re.search("(give|or) (another|a wider) --window", reason) for reason in reasons), reasons
+    assert all(
+        "no anatomy" in reason and not re.search("(give|or) (another|a wider) --window", reason) for reason in reasons
+    ), reasons
 
 
 def test_where_another_window_helps_it_is_advised(command: Command, tmp_path: Path) -> None:
@@ -51,7 +70,9 @@ def test_where_another_window_helps_it_is_advised(command: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x09\0\x0c\0\x0d\0\x0b\0\x09\0", b"ISO_IR 100\\\0\0\0", b"\xff\xfe\xfd\xfc"], ids=["numbers", "value of zeros", "no text"]
+    "garbage",
+    [b"\x09\0\x0c\0\x0d\0\x0b\0\x09\0", b"ISO_IR 100\\\0\0\0", b"\xff\xfe\xfd\xfc"],
+    ids=["numbers", "value of zeros", "no text"],
 )
 def test_garbage_in_the_character_set_is_named(command: Command, tmp_path: Path, garbage: bytes) -> None:
     content = ct_slice(tmp_path / "in" / "a.dcm", 1).read_bytes()
@@ -93,7 +114,9 @@ def test_another_picture_of_the_same_uid_still_is_one(command: Command, tmp_path
 
 @pytest.mark.parametrize("modality", ["ct", "Ct", " ct", "XX", "OT"])
 def test_modality_that_is_not_quite_ct_gets_no_larger_budget(command: Command, tmp_path: Path, modality: str) -> None:
-    values = ct_values(1) + np.where(ct_values(1) > 0, np.linspace(-900, 600, 24), 0).astype(np.int16)  # from lung to bone
+    values = ct_values(1) + np.where(ct_values(1) > 0, np.linspace(-900, 600, 24), 0).astype(
+        np.int16
+    )  # from lung to bone
     ct_slice(tmp_path / "in" / "a.dcm", 1, values)
     source = pydicom.dcmread(ct_slice(tmp_path / "in" / "b.dcm", 2, values))
     source["Modality"]._value = modality
@@ -112,7 +135,9 @@ def test_zip_that_was_cut_is_called_damaged(command: Command, tmp_path: Path, in
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "half.zip").write_bytes(content[: len(content) * 2 // 3])
     mr_slice(tmp_path / "in" / "a.dcm", 7)
-    source, output = (tmp_path / "in", tmp_path / "out") if inside else (tmp_path / "in" / "half.zip", tmp_path / "out.zip")
+    source, output = (
+        (tmp_path / "in", tmp_path / "out") if inside else (tmp_path / "in" / "half.zip", tmp_path / "out.zip")
+    )
     told = command("protect", source, output, *RANDOM)
     assert told.code == 3 if inside else told.code in (1, 2)
     assert re.search("damaged|cut|truncated|complete copy", told.words(tmp_path)), told.text
@@ -132,7 +157,9 @@ def test_zip_that_was_cut_is_called_damaged(command: Command, tmp_path: Path, in
     ],
     ids=["same syntax", "JPEG", "implicit", "second instance UID", "whole group"],
 )
-def test_meta_information_a_second_time(command: Command, tmp_path: Path, again: list[tuple[int, bytes]], refused: bool) -> None:
+def test_meta_information_a_second_time(
+    command: Command, tmp_path: Path, again: list[tuple[int, bytes]], refused: bool
+) -> None:
     content = ct_slice(tmp_path / "in" / "a.dcm", 1).read_bytes()
     more, start = b"".join(element(2, number, "UI", value) for number, value in again), meta_end(content)
     (tmp_path / "in" / "a.dcm").write_bytes(content[:start] + more + content[start:])
@@ -150,20 +177,32 @@ def test_meta_information_a_second_time(command: Command, tmp_path: Path, again:
 
 # File-sets -----------------------------------------------------------------------------------------------------------
 def _disc(folder: Path, rename: Any) -> dict[str, str]:
-    """Write a file-set of three images whose files bear other names than its records; gives the SOP Instance UID of each file."""
+    """Write a file-set of three images whose files bear other names than its records; gives the SOP Instance UID of
+    each file.
+    """
     warnings.simplefilter("ignore")  # of pydicom's own writer, within the test
-    file_set(folder / "in", [mr_slice(folder / "made" / f"{number}.dcm", number, SeriesNumber=1) for number in range(3)])
+    file_set(
+        folder / "in", [mr_slice(folder / "made" / f"{number}.dcm", number, SeriesNumber=1) for number in range(3)]
+    )
     for path in sorted(path for path in (folder / "in").rglob("*") if path.is_file() and path.name != "DICOMDIR"):
         target = folder / "in" / rename(path.relative_to(folder / "in").as_posix())
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    return {path: pydicom.dcmread(folder / "in" / path).SOPInstanceUID for path in tree(folder / "in") if "DICOMDIR" not in path.upper()}
+    return {
+        path: pydicom.dcmread(folder / "in" / path).SOPInstanceUID
+        for path in tree(folder / "in")
+        if "DICOMDIR" not in path.upper()
+    }
 
 
 def _records(path: Path) -> list[str]:
     """Give the SOP Instance UIDs that a DICOMDIR lists and has in use."""
     records = pydicom.dcmread(path).DirectoryRecordSequence
-    return sorted(record.ReferencedSOPInstanceUIDInFile for record in records if "ReferencedFileID" in record and record.RecordInUseFlag != 0)
+    return sorted(
+        record.ReferencedSOPInstanceUIDInFile
+        for record in records
+        if "ReferencedFileID" in record and record.RecordInUseFlag != 0
+    )
 
 
 _RENAMED = {
@@ -185,7 +224,9 @@ def test_records_follow_files_of_other_names(command: Command, tmp_path: Path, n
     if "ISO 9660" in names and (fates["DICOMDIR"].status == "refused" or fates["DICOMDIR"].left_out):
         assert told.code in (1, 3)
         return
-    assert {path: fate.status for path, fate in fates.items()} == dict.fromkeys(before, "protected") | {"DICOMDIR": "copied"}, told.text
+    assert {path: fate.status for path, fate in fates.items()} == dict.fromkeys(before, "protected") | {
+        "DICOMDIR": "copied"
+    }, told.text
     assert told.code == 0
     after = sorted(pydicom.dcmread(tmp_path / "out" / path).SOPInstanceUID for path in before)
     assert not set(after) & set(before.values())
@@ -211,8 +252,13 @@ def test_removed_records_are_told(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("skip", ["", "byte skip: -1\n"], ids=["no skip", "skip"])
 def test_nrrd_header_of_a_nifti_file(command: Command, tmp_path: Path, skip: str) -> None:
     nifti_file(tmp_path / "in" / "img.nii.gz", block(1)[0])
-    head = "NRRD0004\ntype: short\ndimension: 3\nsizes: 16 16 12\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace: left-posterior-superior\n"
-    (tmp_path / "in" / "img.nhdr").write_text(f"{head}endian: little\nencoding: gzip\n{skip}data file: img.nii.gz\n", encoding="ascii")
+    head = (
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 16 16 12\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace: "
+        "left-posterior-superior\n"
+    )
+    (tmp_path / "in" / "img.nhdr").write_text(
+        f"{head}endian: little\nencoding: gzip\n{skip}data file: img.nii.gz\n", encoding="ascii"
+    )
     told = command("protect", tmp_path / "in", tmp_path / "out", *RANDOM)
     statuses = {path: fate.status for path, fate in fates_of(tmp_path / "out").items()}
     assert told.code == (3 if "refused" in statuses.values() else 0)
@@ -281,10 +327,17 @@ def test_names_that_are_no_utf_8_can_be_printed(tmp_path: Path) -> None:
     (tmp_path / "in" / f"{odd}.bin").write_bytes(b"\0x")
     script = (
         "import sys\nfrom monai_salm import cli\nsource, output = sys.argv[1:]\n"
-        f"for words in (['protect', source, output, *{RANDOM}], ['verify', source, output], ['verify', source, output, '--json'], ['scan', source]):\n"
-        "    try:\n        cli.main(words)\n    except SystemExit as stop:\n        print('exit', stop.code, flush=True)\n"
+        f"for words in (['protect', source, output, *{RANDOM}], ['verify', source, output], ['verify', source, "
+        "output, '--json'], ['scan', source]):\n"
+        "    try:\n        cli.main(words)\n    except SystemExit as stop:\n        print('exit', stop.code, "
+        "flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "in", tmp_path / "out"], capture_output=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "in", tmp_path / "out"],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     assert re.findall(rb"^exit (\d)", done.stdout, re.MULTILINE) == [b"3", b"0", b"0", b"0"], done.stdout
     assert b"unexpected" not in done.stderr

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps and pictures that look like one another: a label map is never changed, a picture never handed out as it was, and what is neither is refused."""
+"""Label maps and pictures that look like one another: a label map is never changed, a picture never handed out as it
+was, and what is neither is refused.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +73,12 @@ SURE: dict[str, Maker] = {
     "vertebrae, first axis": lambda folder: volume_file(folder / "a.nii.gz", VERTEBRAE.T.copy()),
     "spine and ribs": lambda folder: volume_file(folder / "a.nii.gz", SPINE_AND_RIBS),
     "spine and ribs, mha": lambda folder: itk_file(folder / "a.mha", SPINE_AND_RIBS),
-    "mask of 0 and 255": lambda folder: volume_file(folder / "a.nii.gz", np.where(regions() > 1, 255, 0).astype(np.uint8)),
-    "mask in PNG": lambda folder: _png(folder / "a.png", np.where(regions(4, (48, 48, 3))[..., 1] > 1, 255, 0).astype(np.uint8)),
+    "mask of 0 and 255": lambda folder: volume_file(
+        folder / "a.nii.gz", np.where(regions() > 1, 255, 0).astype(np.uint8)
+    ),
+    "mask in PNG": lambda folder: _png(
+        folder / "a.png", np.where(regions(4, (48, 48, 3))[..., 1] > 1, 255, 0).astype(np.uint8)
+    ),
 }
 """Label maps that go out as they are."""
 MAYBE: dict[str, Maker] = {
@@ -81,9 +87,13 @@ MAYBE: dict[str, Maker] = {
     "landmarks in NRRD": lambda folder: itk_file(folder / "a.nrrd", landmarks(40, (48, 48, 60), side=2)),
     "scaled int16": lambda folder: scaled_labels(folder / "a.nii.gz"),
     "scaled int16, plain": lambda folder: scaled_labels(folder / "a.nii"),
-    "nearly whole numbers": lambda folder: volume_file(folder / "a.nii.gz", (regions() * np.float32(1.0000001) + np.float32(1e-7)).astype(np.float32)),
+    "nearly whole numbers": lambda folder: volume_file(
+        folder / "a.nii.gz", (regions() * np.float32(1.0000001) + np.float32(1e-7)).astype(np.float32)
+    ),
     "negative background": lambda folder: volume_file(folder / "a.nii.gz", regions().astype(np.int16) - 1),
-    "five levels of probability": lambda folder: volume_file(folder / "a.nii.gz", np.clip(regions() / 4 + 0.01, 0, 1).astype(np.float32)),
+    "five levels of probability": lambda folder: volume_file(
+        folder / "a.nii.gz", np.clip(regions() / 4 + 0.01, 0, 1).astype(np.float32)
+    ),
     "labels as CT": lambda folder: ct_slice(folder / "a.dcm", 1, regions()[..., 10].astype(np.int16)),
     "labels as MR": lambda folder: mr_slice(folder / "a.dcm", 1, (regions()[..., 10] * 10).astype(np.int16)),
     "nested regions": lambda folder: volume_file(folder / "a.nii.gz", regions()),
@@ -119,8 +129,10 @@ def test_what_the_user_calls_a_label_map_is_copied(command: Command, tmp_path: P
 
 
 INTENTS = {
-    "t statistics": 3, "z scores": 5, "p values": 22, "estimates": 1001, "labels": 1002, "atlas": 1003, "matrices": 1004, "tensors": 1005,
-    "displacements": 1006, "vectors": 1007, "FNIRT": 2006, "FNIRT coefficients": 2007, "DCT coefficients": 2008, "quadratic coefficients": 2009,
+    "t statistics": 3, "z scores": 5, "p values": 22, "estimates": 1001, "labels": 1002, "atlas": 1003,
+    "matrices": 1004, "tensors": 1005,
+    "displacements": 1006, "vectors": 1007, "FNIRT": 2006, "FNIRT coefficients": 2007, "DCT coefficients": 2008,
+    "quadratic coefficients": 2009,
     "TOPUP": 2016, "TOPUP quadratic": 2017, "TOPUP field": 2018,
 }  # fmt: skip
 
@@ -133,7 +145,9 @@ def test_nifti_that_declares_to_be_no_picture(command: Command, tmp_path: Path, 
         values = values[..., 0, 0]
     if intent in ("labels", "atlas"):
         values = np.rint(np.abs(values))
-    content = nifti_file(tmp_path / "in" / "warp.nii.gz", values, intent_code=INTENTS[intent], version=version).read_bytes()
+    content = nifti_file(
+        tmp_path / "in" / "warp.nii.gz", values, intent_code=INTENTS[intent], version=version
+    ).read_bytes()
     code, fate, written = _run(command, tmp_path, "--modality", "MR")
     assert (code, fate.status, written in (None, content)) in ((0, "copied", True), (1, "refused", True)), fate.reason
     assert re.search(f"intent|picture|{INTENTS[intent]}", fate.reason)
@@ -150,7 +164,9 @@ PICTURES: dict[str, Maker] = {
     "enlarged": lambda folder: volume_file(folder / "a.nii.gz", enlarged()),
     "enlarged, NRRD": lambda folder: itk_file(folder / "a.nrrd", enlarged()),
     "enlarged, PNG": lambda folder: _png(folder / "a.png", (enlarged()[:, :, 3] // 2).clip(0, 255).astype(np.uint8)),
-    "8 bits on 1": lambda folder: volume_file(folder / "a.nii.gz", (picture_on(1) // 4 + 1).clip(1, 255).astype(np.uint8)),
+    "8 bits on 1": lambda folder: volume_file(
+        folder / "a.nii.gz", (picture_on(1) // 4 + 1).clip(1, 255).astype(np.uint8)
+    ),
     "MR on a constant": lambda folder: mr_slice(folder / "a.dcm", 1, picture_on(4095)[..., 6].astype(np.int16)),
 }
 
@@ -175,12 +191,22 @@ def test_what_the_user_calls_a_picture_is_protected(command: Command, tmp_path: 
 
 
 def test_scan_and_dry_run_judge_alike(command: Command, tmp_path: Path) -> None:
-    makers = {"label_map": SURE["vertebrae, u1"], "landmarks": MAYBE["landmarks"], "picture": PICTURES["on 1"], "plain": PICTURES["on 0"]}
+    makers = {
+        "label_map": SURE["vertebrae, u1"],
+        "landmarks": MAYBE["landmarks"],
+        "picture": PICTURES["on 1"],
+        "plain": PICTURES["on 0"],
+    }
     for name, make in makers.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         make(tmp_path / "in" / name)
     options = ("--label-maps", "landmarks/*", "--pictures", "picture/*")
-    expected = {"label_map/a.nii.gz": "copy", "landmarks/a.nii.gz": "copy", "picture/a.nii.gz": "protect", "plain/a.nii.gz": "protect"}
+    expected = {
+        "label_map/a.nii.gz": "copy",
+        "landmarks/a.nii.gz": "copy",
+        "picture/a.nii.gz": "protect",
+        "plain/a.nii.gz": "protect",
+    }
     seen = command("scan", tmp_path / "in", *options, "--json", "--quiet")
     assert {file["path"]: file["fate"] for file in seen.json["files"]} == expected
     planned = command("protect", tmp_path / "in", tmp_path / "out", *RANDOM, *options, "--dry-run", "--json")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label tables and folders of label maps as people have them: read as they are meant, or refused with words that help; what was read is shown first."""
+"""Label tables and folders of label maps as people have them: read as they are meant, or refused with words that help;
+what was read is shown first.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,18 @@ def export(tmp_path: Path) -> Path:
 
 def _planned(command: Command, export: Path, table: bytes, *options: str) -> Told:
     (export.parent / "labels.csv").write_bytes(table)
-    return command("protect", export, export.parent / "out", *RANDOM, "--method", "lsp", "--labels", export.parent / "labels.csv", "--dry-run", *options)
+    return command(
+        "protect",
+        export,
+        export.parent / "out",
+        *RANDOM,
+        "--method",
+        "lsp",
+        "--labels",
+        export.parent / "labels.csv",
+        "--dry-run",
+        *options,
+    )
 
 
 def _table(*lines: str, end: str = "\n") -> bytes:
@@ -45,8 +58,14 @@ READ = {
 }
 """Tables that are read as they are meant."""
 HELPED = {
-    "path of Windows": (_table("path,label", *("C:\\data\\exp\\" + row.replace("/", "\\") for row in ROWS)), r"Windows|backslash|relative"),
-    "index of pandas": (_table(",path,label", *(f"{number},{row}" for number, row in enumerate(ROWS))), r"index|no name|empty|without a name"),
+    "path of Windows": (
+        _table("path,label", *("C:\\data\\exp\\" + row.replace("/", "\\") for row in ROWS)),
+        r"Windows|backslash|relative",
+    ),
+    "index of pandas": (
+        _table(",path,label", *(f"{number},{row}" for number, row in enumerate(ROWS))),
+        r"index|no name|empty|without a name",
+    ),
     "blanks": (_table("path , label", *(row.replace(",", " , ") for row in ROWS)), r"blank|space"),
     "comment": (_table("# labels of the export", "path,label", *ROWS), r"comment|#"),
     "UTF-16": (_table("path,label", *ROWS).decode().encode("utf-16"), r"UTF-8"),
@@ -102,7 +121,10 @@ def test_repeated_header_is_refused(command: Command, export: Path, head: str) -
 
 
 def test_classes_and_their_counts_are_shown_first(command: Command, export: Path) -> None:
-    rows = [*(f"{name},{label}" for name, label in zip(NAMES, ("benign", "benign", "benign", "Malignant"), strict=True)), "gone.dcm,benign"]
+    rows = [
+        *(f"{name},{label}" for name, label in zip(NAMES, ("benign", "benign", "benign", "Malignant"), strict=True)),
+        "gone.dcm,benign",
+    ]
     shown = _planned(command, export, _table("path,label", *rows)).text
     assert re.search(r"benign\W{0,4}3\b|\b3\W{1,4}benign", shown), shown
     assert re.search(r"Malignant\W{0,4}1\b|\b1\W{1,4}Malignant", shown), shown
@@ -110,7 +132,11 @@ def test_classes_and_their_counts_are_shown_first(command: Command, export: Path
 
 
 def test_classes_that_differ_in_case_are_seen(command: Command, export: Path) -> None:
-    shown = _planned(command, export, _table("path,label", *map(",".join, zip(NAMES, ("benign", "malignant", "Benign", "malignant "), strict=True)))).text
+    shown = _planned(
+        command,
+        export,
+        _table("path,label", *map(",".join, zip(NAMES, ("benign", "malignant", "Benign", "malignant "), strict=True))),
+    ).text
     assert "benign" in shown
     assert "Benign" in shown
 
@@ -143,7 +169,9 @@ def test_label_maps_of_two_cases_are_told_apart_by_their_paths(command: Command,
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif"])
 def test_channel_suffix_of_nnunet(command: Command, tmp_path: Path, suffix: str) -> None:
-    """The label map is found, whatever the format; if it is of one that is not read, that is the reason, not that there is none."""
+    """The label map is found, whatever the format; if it is of one that is not read, that is the reason, not that there
+    is none.
+    """
     for number in range(2):
         for folder, channel, values in zip(("in", "lab"), ("_0000", ""), block(number), strict=True):
             path = tmp_path / folder / f"case{number}{channel}{suffix}"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and hostile inputs: a fate and one line for each, in time and in bounded memory; see :mod:`tests.fidelity.fuzz`."""
+"""Damaged and hostile inputs: a fate and one line for each, in time and in bounded memory; see
+:mod:`tests.fidelity.fuzz`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ JPEG_LS = "1.2.840.10008.1.2.4.80"
 BOMB = 3 * 2**30
 """Bytes that a bomb unpacks to."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured with Linux' /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is measured with Linux' /proc"
+)
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -52,7 +56,9 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz.Worker]:
     started.stop()
 
 
-def test_worker_that_dies_or_hangs_is_a_failure_and_is_replaced(worker: fuzz.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_dies_or_hangs_is_a_failure_and_is_replaced(
+    worker: fuzz.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = mr_slice(tmp_path / "a.dcm", 1)
     worker.give(str(source))
     worker.process.kill()
@@ -62,7 +68,7 @@ def test_worker_that_dies_or_hangs_is_a_failure_and_is_replaced(worker: fuzz.Wor
         outcome = worker.result()
     assert outcome.kind in ("crash", "protected")
     worker.await_ready()
-    monkeypatch.setattr(fuzz, "SECONDS", -10.0)
+    monkeypatch.setattr(fuzz, "PATIENCE", -10.0)
     worker.give(str(source))
     assert worker.result().kind in ("hang", "slow")  # type: ignore[union-attr]
     monkeypatch.undo()
@@ -134,7 +140,9 @@ def _deflated_pixels(folder: Path) -> Path:
 def _gzip(folder: Path) -> Path:
     """A small volume, and gigabytes behind it."""
     head = nifti_bytes(np.stack([body(number) for number in range(8)]))
-    (folder / "bomb.nii.gz").write_bytes(gzip.compress(b"")[:10] + _zeros(head) + struct.pack("<LL", 0, (BOMB + len(head)) & 0xFFFFFFFF))
+    (folder / "bomb.nii.gz").write_bytes(
+        gzip.compress(b"")[:10] + _zeros(head) + struct.pack("<LL", 0, (BOMB + len(head)) & 0xFFFFFFFF)
+    )
     return folder / "bomb.nii.gz"
 
 
@@ -161,7 +169,9 @@ def _nested(folder: Path, *, undefined: bool) -> Path:
         inner = (tag + b"\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * depth
     else:
         sizes = (20 * (depth - level) for level in range(depth))
-        inner = b"".join(tag + struct.pack("<L", size - 12) + b"\xfe\xff\x00\xe0" + struct.pack("<L", size - 20) for size in sizes)
+        inner = b"".join(
+            tag + struct.pack("<L", size - 12) + b"\xfe\xff\x00\xe0" + struct.pack("<L", size - 20) for size in sizes
+        )
     at = content.index(b"\x08\x00\x60\x00CS")
     # In the order of the tags, behind (0008,1090) or so: in front of the first group that comes later.
     at = content.index(b"\x09\x00\x10\x00LO", at)
@@ -195,7 +205,10 @@ def _nrrd(folder: Path) -> Path:
 def _png(folder: Path) -> Path:
     header = b"IHDR" + struct.pack(">LL5B", 2**31 - 1, 2**31 - 1, 16, 2, 0, 0, 0)
     pixels = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = b"".join(struct.pack(">L", len(chunk) - 4) + chunk + struct.pack(">L", zlib.crc32(chunk)) for chunk in (header, pixels, b"IEND"))
+    chunks = b"".join(
+        struct.pack(">L", len(chunk) - 4) + chunk + struct.pack(">L", zlib.crc32(chunk))
+        for chunk in (header, pixels, b"IEND")
+    )
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
     return folder / "picture.png"
 

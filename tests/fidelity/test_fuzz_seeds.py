@@ -54,13 +54,21 @@ def _fates(seed: Seed, status: str) -> dict[str, FileFate]:
 def test_label_map_that_is_changed_is_seen(seeds: list[Seed]) -> None:
     for seed in (seed for seed in seeds if LABEL_MAP in seed.holds.values()):
         assert silently_wrong(seed, seed.files, _fates(seed, "protected")) == "a label map was protected", seed.name
-        assert silently_wrong(seed, seed.files, _fates(seed, "copied")) == silently_wrong(seed, seed.files, _fates(seed, "refused")) == ""
+        assert (
+            silently_wrong(seed, seed.files, _fates(seed, "copied"))
+            == silently_wrong(seed, seed.files, _fates(seed, "refused"))
+            == ""
+        )
 
 
 def test_picture_that_is_copied_is_seen(seeds: list[Seed]) -> None:
     for seed in (seed for seed in seeds if PICTURE in seed.holds.values()):
         assert silently_wrong(seed, seed.files, _fates(seed, "copied")) == "a picture was copied", seed.name
-        assert silently_wrong(seed, seed.files, _fates(seed, "protected")) == silently_wrong(seed, seed.files, _fates(seed, "refused")) == ""
+        assert (
+            silently_wrong(seed, seed.files, _fates(seed, "protected"))
+            == silently_wrong(seed, seed.files, _fates(seed, "refused"))
+            == ""
+        )
 
 
 def test_what_damage_made_of_it_counts(seeds: list[Seed]) -> None:
@@ -73,7 +81,12 @@ def test_what_damage_made_of_it_counts(seeds: list[Seed]) -> None:
     spotted = content.copy()
     spotted[5, 5, 5] = 900
     noisy = np.where(content > 0, np.random.default_rng(1).integers(0, 900, content.shape), 0).astype(np.int16)
-    for values, verdict in ((spotted, "a label map was protected"), (noisy, ""), (content[:9], ""), (content.astype(np.float32) / 3, "")):
+    for values, verdict in (
+        (spotted, "a label map was protected"),
+        (noisy, ""),
+        (content[:9], ""),
+        (content.astype(np.float32) / 3, ""),
+    ):
         assert silently_wrong(whole, {name: gzip_bytes(nifti_bytes(values))}, _fates(whole, "protected")) == verdict
     assert silently_wrong(whole, {name: b"nothing"}, _fates(whole, "protected")) == ""
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever picture is handed out has been changed, or the run says that it was not and ends with exit code 3: in all formats, and through every door."""
+"""Whatever picture is handed out has been changed, or the run says that it was not and ends with exit code 3: in all
+formats, and through every door.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,33 @@ from tests.fidelity.field_formats import FORMATS, GRAY, OTHER, VOLUME, encoded, 
 from tests.fidelity.field_inputs import RANDOM, Command, Told, fates_of
 from tests.fidelity.seen import pictures_below
 
-SINGLE = ["DICOM", "DICOM frames", "NIfTI gz", "NIfTI pair", "NRRD", "NRRD, detached", "MetaImage, detached", "PNG", "JPEG", "TIFF"]
+SINGLE = [
+    "DICOM",
+    "DICOM frames",
+    "NIfTI gz",
+    "NIfTI pair",
+    "NRRD",
+    "NRRD, detached",
+    "MetaImage, detached",
+    "PNG",
+    "JPEG",
+    "TIFF",
+]
 """What is protected when it is alone, and so goes through every door."""
 
 
-def _check(originals: Iterable[set[str]], output: Path, code: int, problems: list[dict[str, Any]]) -> dict[str, set[str]]:
+def _check(
+    originals: Iterable[set[str]], output: Path, code: int, problems: list[dict[str, Any]]
+) -> dict[str, set[str]]:
     """Hold what is handed out against the originals; gives the pictures of the output."""
     known = set().union(*originals)
     assert known, "no reader sees the input"
     found = pictures_below(output) if output.exists() else {}
     told = {PurePosixPath(problem["path"]).with_suffix("") for problem in problems}
     unchanged = [path for path, pictures in found.items() if pictures & known]
-    assert all(PurePosixPath(path).with_suffix("") in told for path in unchanged), f"{unchanged} are handed out as they were, but told are {problems}"
+    assert all(PurePosixPath(path).with_suffix("") in told for path in unchanged), (
+        f"{unchanged} are handed out as they were, but told are {problems}"
+    )
     assert code == 3 or not unchanged
     return found
 
@@ -48,8 +65,23 @@ def _made(kind: str, tmp_path: Path) -> Path:
 
 
 SEVERAL = [
-    *("DICOM frames", "DICOM enhanced", "DICOM with icon", "DICOM with deep icon", "DICOM with private JPEG", "NIfTI 4D", "TIFF of pages", "MPO"),
-    *("PNG with preview", "PNG, animated", "PNG with another behind it", "JPEG with preview", "JPEG with another behind it"),
+    *(
+        "DICOM frames",
+        "DICOM enhanced",
+        "DICOM with icon",
+        "DICOM with deep icon",
+        "DICOM with private JPEG",
+        "NIfTI 4D",
+        "TIFF of pages",
+        "MPO",
+    ),
+    *(
+        "PNG with preview",
+        "PNG, animated",
+        "PNG with another behind it",
+        "JPEG with preview",
+        "JPEG with another behind it",
+    ),
 ]
 """What shows more than one picture."""
 
@@ -70,21 +102,27 @@ def test_this_test_sees_the_pictures(tmp_path: Path, kind: str) -> None:
 def test_folder(command: Command, tmp_path: Path, kind: str) -> None:
     source = _made(kind, tmp_path)
     mr_slice(source / "sure.dcm", 30)
-    found = _hold(command("protect", source, tmp_path / "out", *RANDOM, "--json", "--modality", "MR"), source, tmp_path / "out")
+    found = _hold(
+        command("protect", source, tmp_path / "out", *RANDOM, "--json", "--modality", "MR"), source, tmp_path / "out"
+    )
     assert "sure.dcm" in found
     assert kind not in SINGLE or len(found) > 1
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_copies_of_what_cannot_be_protected(command: Command, tmp_path: Path, kind: str) -> None:
-    """A second picture, a page or a frame that the output lacks is told, too; icons and previews are made of the picture."""
+    """A second picture, a page or a frame that the output lacks is told, too; icons and previews are made of the
+    picture.
+    """
     source = _made(kind, tmp_path)
     told = command("protect", source, tmp_path / "out", *RANDOM, "--json", "--modality", "MR", "--copy-unprotected")
     after, fates = _hold(told, source, tmp_path / "out"), fates_of(tmp_path / "out")
     assert told.code in (0, 3)
     if "icon" not in kind and "preview" not in kind:
         before = {path: len(pictures) for path, pictures in pictures_below(source).items()}
-        fewer = [path for path, count in before.items() if len(after.get(path, after.get(f"{path[:-4]}.png", set()))) < count]
+        fewer = [
+            path for path, count in before.items() if len(after.get(path, after.get(f"{path[:-4]}.png", set()))) < count
+        ]
         assert all(fates[path].left_out or fates[path].status in ("refused", "failed") for path in fewer), fates
         assert told.code == 3 or not fewer
 
@@ -95,10 +133,16 @@ def test_copies_of_what_cannot_be_protected(command: Command, tmp_path: Path, ki
 def test_one_file(command: Command, tmp_path: Path, kind: str, more: tuple[str, ...]) -> None:
     source = _made(kind, tmp_path)
     first = min(source.iterdir())
-    assert _hold(command("protect", first, tmp_path / "out", *RANDOM, "--json", "--modality", "MR", *more), source, tmp_path / "out")
+    assert _hold(
+        command("protect", first, tmp_path / "out", *RANDOM, "--json", "--modality", "MR", *more),
+        source,
+        tmp_path / "out",
+    )
 
 
-@pytest.mark.parametrize("kind", [*SINGLE, "MPO", "PDF", "DICOM with private copy", "PNG with preview", "TIFF of pages", "GIF"])
+@pytest.mark.parametrize(
+    "kind", [*SINGLE, "MPO", "PDF", "DICOM with private copy", "PNG with preview", "TIFF of pages", "GIF"]
+)
 @pytest.mark.parametrize("more", [(), ("--copy-unprotected",)], ids=["", "copies"])
 def test_zip(command: Command, tmp_path: Path, kind: str, more: tuple[str, ...]) -> None:
     source = _made(kind, tmp_path)
@@ -168,13 +212,20 @@ def test_picture_that_changes_between_plan_and_write(tmp_path: Path, kind: str) 
     for path in source.iterdir():
         path.write_bytes(encoded(OTHER, "PNG"))
     result = run.write()
-    _check([*originals, *pictures_below(source).values()], tmp_path / "out", 3 if result.to_json()["problems"] else 0, result.to_json()["problems"])
+    _check(
+        [*originals, *pictures_below(source).values()],
+        tmp_path / "out",
+        3 if result.to_json()["problems"] else 0,
+        result.to_json()["problems"],
+    )
 
 
 @pytest.mark.parametrize("content", [encoded(GRAY, "PNG"), encoded(GRAY), pdf()], ids=["PNG", "JPEG", "PDF"])
 @pytest.mark.parametrize("name", ["notes.txt", "same.dcm", "refused.bin"])
 @pytest.mark.parametrize("copies", [False, True])
-def test_document_that_becomes_a_picture_between_plan_and_write(tmp_path: Path, name: str, content: bytes, copies: bool) -> None:
+def test_document_that_becomes_a_picture_between_plan_and_write(
+    tmp_path: Path, name: str, content: bytes, copies: bool
+) -> None:
     source = mr_export(tmp_path / "in", 2)
     (source / "notes.txt").write_text("nothing to see", encoding="ascii")
     (source / "refused.bin").write_bytes(b"\0x")
@@ -196,7 +247,8 @@ def test_python_and_the_bundle(tmp_path: Path, kind: str, copies: bool) -> None:
     done = protect(source, tmp_path / "out", drawn(modality="MR", copy_unprotected=copies)).to_json()
     _check(before, tmp_path / "out", 3 if done["problems"] else 0, done["problems"])
     trainer = NoiseTrainer(
-        str(source), str(tmp_path / "bundle"), show_progress=False, method="random", modality="MR", working_size=24, device="cpu", copy_unprotected=copies
+        str(source), str(tmp_path / "bundle"), show_progress=False, method="random", modality="MR", working_size=24,
+        device="cpu", copy_unprotected=copies
     )  # fmt: skip
     trainer.run()
     try:
@@ -218,11 +270,26 @@ def test_two_files_of_one_picture(command: Command, tmp_path: Path, names: tuple
     else:
         for name in names:
             nifti_file(source / name, VOLUME)
-    assert _hold(command("protect", source, tmp_path / "out", *RANDOM, "--json", "--modality", "MR"), source, tmp_path / "out")
+    assert _hold(
+        command("protect", source, tmp_path / "out", *RANDOM, "--json", "--modality", "MR"), source, tmp_path / "out"
+    )
 
 
 def test_folder_of_pictures_given_as_label_maps(command: Command, tmp_path: Path) -> None:
     """What a user names by mistake as labels is no reason to hand it out."""
     source = nifti_export(tmp_path / "in", 3)
-    told = command("protect", source, tmp_path / "out", "--task", "segmentation", "--labels", source, "--modality", "MR", "--dry-run", "--json", "--quiet")
+    told = command(
+        "protect",
+        source,
+        tmp_path / "out",
+        "--task",
+        "segmentation",
+        "--labels",
+        source,
+        "--modality",
+        "MR",
+        "--dry-run",
+        "--json",
+        "--quiet",
+    )
     assert told.code == 2 or all(file["fate"] != "copy" for file in told.json["files"])

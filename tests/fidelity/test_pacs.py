@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protected files beside their originals in one archive: all are stored, come back as they were, and what the archive saves can be protected again."""
+"""Protected files beside their originals in one archive: all are stored, come back as they were, and what the archive
+saves can be protected again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from tests.io.builders import CT
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fidelity_cases" / "exports"
 EXPORTS = {"E1": SHARED / "E1_dicomdir_cr_ct_mr", "E2": SHARED / "E2_ct_seg_rtstruct_pr_ko_sr"}
-MR, KEY_OBJECTS, RT_STRUCTURES = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.481.3"
+MR, KEY_OBJECTS, RT_STRUCTURES = (
+    "1.2.840.10008.5.1.4.1.1.4",
+    "1.2.840.10008.5.1.4.1.1.88.59",
+    "1.2.840.10008.5.1.4.1.1.481.3",
+)
 
 pytestmark = pytest.mark.skipif(find_orthanc() is None, reason="Orthanc is not installed")
 
@@ -37,18 +43,41 @@ def _made_export(folder: Path) -> Path:
     """Write two series of one study, and objects that refer to their slices: key objects and structures."""
     study = {"StudyInstanceUID": f"{ROOT_UID}.40", "PatientID": "P1", "PatientName": "Doe^Jane"}
     for number, (modality, storage, intercept) in enumerate((("CT", CT, -300), ("MR", MR, 0))):
-        mr_series(folder / modality, number, slices=4, Modality=modality, SOPClassUID=storage, RescaleIntercept=intercept, **study)
+        mr_series(
+            folder / modality,
+            number,
+            slices=4,
+            Modality=modality,
+            SOPClassUID=storage,
+            RescaleIntercept=intercept,
+            **study,
+        )
     slices = [pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
-    _referring(folder / "KO001", 1, KEY_OBJECTS, "KO", study, CurrentRequestedProcedureEvidenceSequence=_evidence(slices))
+    _referring(
+        folder / "KO001", 1, KEY_OBJECTS, "KO", study, CurrentRequestedProcedureEvidenceSequence=_evidence(slices)
+    )
     contour = _item(ContourImageSequence=Sequence([_reference(slices[0])]))
     frame = _item(FrameOfReferenceUID=slices[0].FrameOfReferenceUID, RTReferencedStudySequence=_evidence(slices[:4]))
     regions = Sequence([_item(ReferencedROINumber=1, ContourSequence=Sequence([contour]))])
-    _referring(folder / "RS001", 2, RT_STRUCTURES, "RTSTRUCT", study, ReferencedFrameOfReferenceSequence=Sequence([frame]), ROIContourSequence=regions)
+    _referring(
+        folder / "RS001",
+        2,
+        RT_STRUCTURES,
+        "RTSTRUCT",
+        study,
+        ReferencedFrameOfReferenceSequence=Sequence([frame]),
+        ROIContourSequence=regions,
+    )
     return folder
 
 
 def _referring(path: Path, number: int, storage: str, modality: str, study: dict[str, str], **attributes: Any) -> None:
-    own = {"SOPInstanceUID": f"{ROOT_UID}.41.{number}", "SeriesInstanceUID": f"{ROOT_UID}.42.{number}", "SOPClassUID": storage, "Modality": modality}
+    own = {
+        "SOPInstanceUID": f"{ROOT_UID}.41.{number}",
+        "SeriesInstanceUID": f"{ROOT_UID}.42.{number}",
+        "SOPClassUID": storage,
+        "Modality": modality,
+    }
     dataset = _item(**own, **study, **attributes)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -59,7 +88,9 @@ def _evidence(slices: list[Dataset]) -> Sequence:
     series: dict[str, list[Dataset]] = {}
     for instance in slices:
         series.setdefault(instance.SeriesInstanceUID, []).append(_reference(instance))
-    items = [_item(SeriesInstanceUID=uid, ReferencedSOPSequence=Sequence(references)) for uid, references in series.items()]
+    items = [
+        _item(SeriesInstanceUID=uid, ReferencedSOPSequence=Sequence(references)) for uid, references in series.items()
+    ]
     return Sequence([_item(StudyInstanceUID=slices[0].StudyInstanceUID, ReferencedSeriesSequence=Sequence(items))])
 
 
@@ -76,12 +107,18 @@ def _item(**attributes: Any) -> Dataset:
 
 def _objects(folder: Path) -> dict[str, bytes]:
     """Give the DICOM files of a folder but for its DICOMDIR, which no archive stores."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "DICOMDIR"}
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "DICOMDIR"
+    }
     return {name: content for name, content in found.items() if content[128:132] == b"DICM"}
 
 
 def _references(dataset: Dataset) -> set[str]:
-    """Give the UIDs of the instances that a dataset refers to at any depth, but for the image that it was derived from."""
+    """Give the UIDs of the instances that a dataset refers to at any depth, but for the image that it
+    was derived from.
+    """
     found = set()
     for element in dataset:
         if element.VR == "SQ" and element.keyword != "SourceImageSequence":
@@ -108,7 +145,11 @@ def _protect(source: Path, output: Path) -> dict[str, str]:
         report = verify(source, result.output)
     assert [(file.path, file.problems) for file in report.mismatches] == []
     statuses = {path: fate.status for path, fate in result.fates.items()}
-    assert [fate for fate in result.fates.values() if fate.status not in ("protected", "copied") and "carry noise" not in fate.reason] == []
+    assert [
+        fate
+        for fate in result.fates.values()
+        if fate.status not in ("protected", "copied") and "carry noise" not in fate.reason
+    ] == []
     return statuses
 
 
@@ -124,7 +165,8 @@ def test_originals_and_protected_files_in_one_archive(export: str, pacs: Orthanc
     assert pictures >= 3
     originals, protected = (_upload(pacs, files) for files in (before, after))
     assert len(originals | protected) == len(before) + len(after)
-    # What the archive saves of the originals and the protected files, which share their study, and then of the latter alone.
+    # What the archive saves of the originals and the protected files, which share their study, and then of the latter
+    # alone.
     saved = [(study, kind, pacs.saved(study, kind)) for study in pacs.studies() for kind in ("archive", "media")]
     _protect_again(saved, tmp_path / "both", 2 * pictures)
     for instance in originals:
@@ -145,7 +187,9 @@ def _upload(pacs: Orthanc, files: dict[str, bytes]) -> set[str]:
 
 
 def _protect_again(saved: list[tuple[str, str, bytes]], folder: Path, pictures: int) -> None:
-    """Protect the zips of an archive: every picture in both kinds of them, and references that led somewhere still do."""
+    """Protect the zips of an archive: every picture in both kinds of them, and references that led
+    somewhere still do.
+    """
     folder.mkdir()
     counts = {"archive": 0, "media": 0}
     for study, kind, content in saved:
@@ -162,6 +206,8 @@ def _protect_again(saved: list[tuple[str, str, bytes]], folder: Path, pictures: 
         assert ("DICOMDIR" in {Path(name).name for name in names[1]}) == (kind == "media")
         lost, referred = _unresolved(output.with_suffix(""))
         outside, referred_before = _unresolved(source.with_suffix(""))
-        refused = sum(status == "refused" for status in statuses.values()) if kind == "media" else 0  # the DICOMDIR does not list them anymore
+        refused = (
+            sum(status == "refused" for status in statuses.values()) if kind == "media" else 0
+        )  # the DICOMDIR does not list them anymore
         assert (lost, referred) == (outside, referred_before - refused)
     assert counts == {"archive": pictures, "media": pictures}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No independent tool finds wrong in a protected file what it did not find wrong in its source; see :mod:`tests.fidelity.referees`."""
+"""No independent tool finds wrong in a protected file what it did not find wrong in its source; see
+:mod:`tests.fidelity.referees`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def export_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.mark.parametrize("referee", referees.REFEREES, ids=lambda referee: referee.name)
-@pytest.mark.parametrize(("runs", "at_least"), [("shipped_runs", 30), ("case_runs", 40), ("export_runs", 1)], ids=["shipped", "cases", "exports"])
+@pytest.mark.parametrize(
+    ("runs", "at_least"),
+    [("shipped_runs", 30), ("case_runs", 40), ("export_runs", 1)],
+    ids=["shipped", "cases", "exports"],
+)
 def test_no_regression(runs: str, at_least: int, referee: referees.Referee, request: pytest.FixtureRequest) -> None:
     if reason := referee.missing():
         pytest.skip(reason)

@@ -150,9 +150,19 @@ def _save(path: Path, dataset: Dataset, transfer_syntax: str, preamble: bytes = 
 
 
 RLE = "1.2.840.10008.1.2.5"
-JPEG_BASELINE, JPEG_EXTENDED, JPEG_LOSSLESS, JPEG_FIRST_ORDER, JPEG_LS, JPEG_LS_NEAR, J2K, J2K_LOSSY, HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY = (
-    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)
-)
+(
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_FIRST_ORDER,
+    JPEG_LS,
+    JPEG_LS_NEAR,
+    J2K,
+    J2K_LOSSY,
+    HTJ2K,
+    HTJ2K_RPCL,
+    HTJ2K_LOSSY,
+) = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
 _SUBSAMPLING = {"YBR_FULL_422": "422"}
 
 
@@ -168,8 +178,10 @@ def encoded_frame(values: NDArray[Any], dataset: Dataset, transfer_syntax: str) 
     cells = values.astype(f"{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}")
     if transfer_syntax in (RLE, JPEG_LS, JPEG_LS_NEAR, J2K, J2K_LOSSY):
         options = {
-            "rows": dataset.Rows, "columns": dataset.Columns, "number_of_frames": 1, "samples_per_pixel": dataset.SamplesPerPixel,
-            "bits_allocated": dataset.BitsAllocated, "bits_stored": stored, "pixel_representation": dataset.PixelRepresentation,
+            "rows": dataset.Rows, "columns": dataset.Columns, "number_of_frames": 1,
+            "samples_per_pixel": dataset.SamplesPerPixel,
+            "bits_allocated": dataset.BitsAllocated, "bits_stored": stored,
+            "pixel_representation": dataset.PixelRepresentation,
             "photometric_interpretation": photometric, "planar_configuration": 0,
         } | {JPEG_LS_NEAR: {"jls_error": 2}, J2K_LOSSY: {"j2k_psnr": [50]}}.get(transfer_syntax, {})  # fmt: skip
         plugin = {RLE: "pydicom"}.get(transfer_syntax, "")
@@ -183,7 +195,9 @@ def encoded_frame(values: NDArray[Any], dataset: Dataset, transfer_syntax: str) 
     color = {"colorspace": "RGB", "outcolorspace": "RGB"} if samples.ndim == 3 else {}
     if transfer_syntax in (JPEG_LOSSLESS, JPEG_FIRST_ORDER):
         predictor = 4 if transfer_syntax == JPEG_LOSSLESS else 1
-        return bytes(imagecodecs.jpeg8_encode(samples, lossless=True, predictor=predictor, bitspersample=stored, **color))
+        return bytes(
+            imagecodecs.jpeg8_encode(samples, lossless=True, predictor=predictor, bitspersample=stored, **color)
+        )
     if photometric.startswith("YBR"):
         color = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": _SUBSAMPLING.get(photometric, "444")}
     return bytes(imagecodecs.jpeg8_encode(samples, level=98, bitspersample=stored, **color))
@@ -208,7 +222,10 @@ def write_compressed(
         fragments: of each frame.
         table: "basic", "extended" (with one fragment a frame) or "none": where the frames begin is said there.
     """
-    frames = [encoded_frame(frame, dataset, transfer_syntax) for frame in (values if "NumberOfFrames" in dataset else [values])]
+    frames = [
+        encoded_frame(frame, dataset, transfer_syntax)
+        for frame in (values if "NumberOfFrames" in dataset else [values])
+    ]
     if table == "extended":
         content, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
     else:
@@ -218,7 +235,9 @@ def write_compressed(
     return _save(path, dataset, transfer_syntax)
 
 
-def functional_groups(*, slopes: tuple[float | None, ...] = (), shared_slope: float | None = None, frame_type: bool = True) -> dict[str, Sequence]:
+def functional_groups(
+    *, slopes: tuple[float | None, ...] = (), shared_slope: float | None = None, frame_type: bool = True
+) -> dict[str, Sequence]:
     """Make the functional groups of an enhanced CT image, as attributes by keyword.
 
     Args:

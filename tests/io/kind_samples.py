@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made arrays of every kind that the rule of ``monai_salm.io.kinds`` has to tell apart, with what they are; seeded, and many of each."""
+"""Made arrays of every kind that the rule of ``monai_salm.io.kinds`` has to tell apart, with what they are; seeded, and
+many of each.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,15 @@ def anatomy(rng: np.random.Generator, shape: tuple[int, ...], *, noise: float = 
         inside = sum((axis - middle) ** 2 for axis, middle in zip(axes, center, strict=True)) < radius**2
         image = np.where(inside & body, rng.uniform(0.15, 0.85), image)
     texture = ndimage.gaussian_filter(rng.standard_normal(shape), 2)
-    image = image + body * 0.05 * texture / texture.std() + noise * rng.standard_normal(shape) * (1 if background else body)
+    image = (
+        image + body * 0.05 * texture / texture.std() + noise * rng.standard_normal(shape) * (1 if background else body)
+    )
     return np.clip(ndimage.gaussian_filter(image, 0.6), 0, 1)
 
 
-def cells(rng: np.random.Generator, shape: tuple[int, ...], count: int, *, fill: float = 0.5, islands: int = 1) -> Array:
+def cells(
+    rng: np.random.Generator, shape: tuple[int, ...], count: int, *, fill: float = 0.5, islands: int = 1
+) -> Array:
     """Make a label map of ``count`` compact regions, numbered at random, each in ``islands`` parts."""
     points = rng.random((count * islands, len(shape))) * shape
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
@@ -105,9 +111,21 @@ def pictures(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
         cut = np.floor(small * 0.999 * levels).astype(np.uint8)
         yield _of_levels(f"picture of {levels} levels, enlarged", np.kron(cut, np.ones((4,) * dims, np.uint8)))
     factor = rng.uniform(1.5, 4)
-    yield Sample("picture enlarged, linear", PICTURE, _bits(np.clip(ndimage.zoom(small, factor, order=1), 0, 1), 12), clinical=True)
-    yield Sample("picture enlarged, cubic", PICTURE, _bits(np.clip(ndimage.zoom(small, factor, order=3), 0, 1), 12), clinical=True)
-    yield Sample("picture turned, nearest neighbors", PICTURE, ndimage.rotate(enlarged, 17, axes=(0, 1), order=0, reshape=False))
+    yield Sample(
+        "picture enlarged, linear",
+        PICTURE,
+        _bits(np.clip(ndimage.zoom(small, factor, order=1), 0, 1), 12),
+        clinical=True,
+    )
+    yield Sample(
+        "picture enlarged, cubic",
+        PICTURE,
+        _bits(np.clip(ndimage.zoom(small, factor, order=3), 0, 1), 12),
+        clinical=True,
+    )
+    yield Sample(
+        "picture turned, nearest neighbors", PICTURE, ndimage.rotate(enlarged, 17, axes=(0, 1), order=0, reshape=False)
+    )
     for levels in (2, 3, 4, 8, 16, 32):
         cut = np.floor(np.clip(anatomy(rng, shape), 0, 0.999) * levels).astype(np.uint8)
         yield _of_levels(f"picture of {levels} levels", cut)
@@ -118,17 +136,28 @@ def pictures(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     for value in (210, 60, 255, 25, 120):
         center = [int(rng.integers(length // 5, 4 * length // 5)) for length in shape]
         grid = np.meshgrid(*map(np.arange, shape), indexing="ij")
-        organs[sum(((axis - middle) / (length / 8)) ** 2 for axis, middle, length in zip(grid, center, shape, strict=True)) < 1] = value
+        organs[
+            sum(((axis - middle) / (length / 8)) ** 2 for axis, middle, length in zip(grid, center, shape, strict=True))
+            < 1
+        ] = value
     yield Sample("phantom of five gray values", PICTURE, organs)
     if dims == 2:
         channels = [anatomy(rng, shape) for _ in range(3)]
-        yield Sample("color picture", PICTURE, np.stack([_bits(0.7 * channels[0] + 0.3 * one, 8) for one in channels], -1), color=True, clinical=True)
+        yield Sample(
+            "color picture",
+            PICTURE,
+            np.stack([_bits(0.7 * channels[0] + 0.3 * one, 8) for one in channels], -1),
+            color=True,
+            clinical=True,
+        )
         dithered = anatomy(rng, shape) > rng.random(shape)
         yield Sample("dithered picture", PICTURE, dithered.astype(np.uint8) * 255)
 
 
 def _of_levels(name: str, values: Array) -> Sample:
-    """Name a picture of few levels; of two it is a mask, for all its values are its extremes and none can carry noise."""
+    """Name a picture of few levels; of two it is a mask, for all its values are its extremes and none
+    can carry noise.
+    """
     return Sample(name, PICTURE if len(np.unique(values)) > 2 else NEITHER, values)
 
 
@@ -143,13 +172,29 @@ def label_maps(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
     labels = cells(rng, shape, 4)
     yield Sample("label map of floats", LABEL_MAP, labels.astype(np.float32))
     yield Sample("label map of near integers", LABEL_MAP, labels.astype(np.float32) * np.float32(1.0000001))
-    yield Sample("label map of arbitrary numbers", LABEL_MAP, np.array([0, 1002, 17, 2035, 53])[labels].astype(np.int32))
+    yield Sample(
+        "label map of arbitrary numbers", LABEL_MAP, np.array([0, 1002, 17, 2035, 53])[labels].astype(np.int32)
+    )
     table = np.concatenate([[0], np.sort(rng.choice(2100, 60, replace=False)) + 1])
     yield Sample("label map of a table's numbers", LABEL_MAP, table[cells(rng, shape, 60, fill=0.8)].astype(np.int16))
     tiny = np.concatenate([[0], rng.permutation(9000) + 1])
-    yield Sample("label map of thousands of small regions", LABEL_MAP, tiny[cells(rng, shape, min(9000, room // 20), fill=0.7)].astype(np.int32))
-    yield Sample("label map in scaled int16", LABEL_MAP, np.rint(labels * (65535 / 4) - 32768).astype(np.int16), 4 / 65535, 4 * 32768 / 65535)
-    yield Sample("label map with an ignored rim", LABEL_MAP, np.where(ndimage.binary_dilation(labels > 0) & (labels == 0), 255, labels).astype(np.uint8))
+    yield Sample(
+        "label map of thousands of small regions",
+        LABEL_MAP,
+        tiny[cells(rng, shape, min(9000, room // 20), fill=0.7)].astype(np.int32),
+    )
+    yield Sample(
+        "label map in scaled int16",
+        LABEL_MAP,
+        np.rint(labels * (65535 / 4) - 32768).astype(np.int16),
+        4 / 65535,
+        4 * 32768 / 65535,
+    )
+    yield Sample(
+        "label map with an ignored rim",
+        LABEL_MAP,
+        np.where(ndimage.binary_dilation(labels > 0) & (labels == 0), 255, labels).astype(np.uint8),
+    )
     yield Sample("label map without background", LABEL_MAP, cells(rng, shape, 12, fill=9.0).astype(np.uint8))
     yield Sample("label map with -1", LABEL_MAP, labels.astype(np.int16) - 1)
     yield Sample("label map of values as CT", LABEL_MAP, labels.astype(np.int16), 1.0, 0.0)
@@ -180,7 +225,11 @@ def label_maps(rng: np.random.Generator, dims: int) -> Iterator[Sample]:
         yield Sample("color mask", LABEL_MAP, np.stack([mask.astype(np.uint8) * 255] * 3, -1), color=True)
         palette = rng.integers(0, 255, (5, 3)).astype(np.uint8)
         yield Sample("color label map", LABEL_MAP, palette[labels], color=True)
-    yield Sample("label map enlarged by nearest neighbors", LABEL_MAP, np.kron(labels, np.ones((3,) * dims, int)).astype(np.uint8))
+    yield Sample(
+        "label map enlarged by nearest neighbors",
+        LABEL_MAP,
+        np.kron(labels, np.ones((3,) * dims, int)).astype(np.uint8),
+    )
 
 
 def neither(rng: np.random.Generator, dims: int) -> Iterator[Sample]:

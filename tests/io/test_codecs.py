@@ -20,7 +20,15 @@ from pydicom.pixels import get_decoder
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.dicom import codecs
-from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, decode_frame, encode_frame, split_frames
+from monai_salm.io.dicom.codecs import (
+    LOSSLESS,
+    LOSSY,
+    FrameFormat,
+    can_encode,
+    decode_frame,
+    encode_frame,
+    split_frames,
+)
 from monai_salm.io.dicom.codestreams import read_codestream
 from tests.io.builders import dicom_dataset, write_dicom
 
@@ -34,7 +42,9 @@ BASELINE, EXTENDED, JPEG, JPEG_FIRST, JPEG_LS, NEAR, J2K, J2K_LOSSY, HTJ2K, HTJ2
 )
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 
-GRAY = FrameFormat(rows=23, columns=17, samples=1, bits_allocated=16, bits_stored=12, signed=False, photometric="MONOCHROME2")
+GRAY = FrameFormat(
+    rows=23, columns=17, samples=1, bits_allocated=16, bits_stored=12, signed=False, photometric="MONOCHROME2"
+)
 RGB = replace(GRAY, samples=3, bits_allocated=8, bits_stored=8, photometric="RGB")
 FORMATS = {
     "u8": replace(GRAY, bits_allocated=8, bits_stored=8),
@@ -90,7 +100,9 @@ def by_others(encoded: bytes, syntax: str, frame: FrameFormat) -> Iterator[tuple
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values, _ = decoder.as_array(pydicom_encapsulate([encoded]), raw=syntax in LOSSLESS, decoding_plugin=plugin, **options)
+            values, _ = decoder.as_array(
+                pydicom_encapsulate([encoded]), raw=syntax in LOSSLESS, decoding_plugin=plugin, **options
+            )
         yield plugin, values.reshape(frame.shape).astype(f"i{2 * frame.dtype.itemsize}").astype(frame.dtype)
 
 
@@ -131,8 +143,13 @@ def test_round_trip(syntax: str, name: str, content: str, tmp_path: Path) -> Non
     assert again == encoded
     for plugin, values in by_others(encoded, syntax, frame):
         np.testing.assert_array_equal(values, words, err_msg=plugin)
-    # GDCM in SimpleITK converts YBR, and cannot read colors of 16 bits in RLE, RLE that is much larger than the cells, or 8 bits of JPEG-LS in cells of 16.
-    if frame.photometric != "YBR_FULL" and not (syntax == RLE and (name == "rgb16" or tiny)) and not (syntax == JPEG_LS and name == "u8-in-16"):
+    # GDCM in SimpleITK converts YBR, and cannot read colors of 16 bits in RLE, RLE that is much larger than the cells,
+    # or 8 bits of JPEG-LS in cells of 16.
+    if (
+        frame.photometric != "YBR_FULL"
+        and not (syntax == RLE and (name == "rgb16" or tiny))
+        and not (syntax == JPEG_LS and name == "u8-in-16")
+    ):
         np.testing.assert_array_equal(by_simpleitk(encoded, syntax, frame, tmp_path / "frame.dcm"), words)
     if syntax != RLE:
         stream = read_codestream(encoded, codecs._FAMILIES[syntax])
@@ -183,9 +200,13 @@ def test_old_frame_is_imitated() -> None:
     assert read_codestream(encode_frame(words_of(GRAY, "random"), J2K, GRAY, like=narrow), "jpeg2000").precision == 12
     words = words_of(RGB, "random")
     plain = encode_frame(words, J2K, RGB)
-    assert not read_codestream(encode_frame(words, J2K, replace(RGB, photometric="YBR_RCT"), like=plain), "jpeg2000").color_transform
+    assert not read_codestream(
+        encode_frame(words, J2K, replace(RGB, photometric="YBR_RCT"), like=plain), "jpeg2000"
+    ).color_transform
     for predictor in range(1, 8):
-        old = codecs.imagecodecs.jpeg8_encode(words, lossless=True, predictor=predictor, bitspersample=8, colorspace="RGB", outcolorspace="RGB")
+        old = codecs.imagecodecs.jpeg8_encode(
+            words, lossless=True, predictor=predictor, bitspersample=8, colorspace="RGB", outcolorspace="RGB"
+        )
         assert read_codestream(encode_frame(words, JPEG, RGB, like=old), "jpeg").parameter == predictor
         assert read_codestream(encode_frame(words, JPEG_FIRST, RGB, like=old), "jpeg").parameter == 1
     for mode in (0, 1, 2):
@@ -210,7 +231,11 @@ def shipped() -> list[Path]:
 
 def format_of(dataset: pydicom.Dataset) -> FrameFormat:
     size = {"rows": dataset.Rows, "columns": dataset.Columns, "samples": dataset.SamplesPerPixel}
-    bits = {"bits_allocated": dataset.BitsAllocated, "bits_stored": dataset.BitsStored, "signed": bool(dataset.PixelRepresentation)}
+    bits = {
+        "bits_allocated": dataset.BitsAllocated,
+        "bits_stored": dataset.BitsStored,
+        "signed": bool(dataset.PixelRepresentation),
+    }
     return FrameFormat(**size, **bits, photometric=dataset.PhotometricInterpretation)
 
 
@@ -220,7 +245,11 @@ def test_shipped_file(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path)
-    syntax, frame, count = str(dataset.file_meta.TransferSyntaxUID), format_of(dataset), int(dataset.get("NumberOfFrames", 1))
+    syntax, frame, count = (
+        str(dataset.file_meta.TransferSyntaxUID),
+        format_of(dataset),
+        int(dataset.get("NumberOfFrames", 1)),
+    )
     frames = split_frames(memoryview(dataset.PixelData.removesuffix(b"\xfe\xff\xdd\xe0\0\0\0\0")), count, None, syntax)
     if path.stem == "JPEG2000-embedded-sequence-delimiter":  # its codestream is no longer one, for every decoder
         with pytest.raises(RefusedError, match="1024, 3722445056"):
@@ -239,7 +268,9 @@ def test_shipped_file(path: Path) -> None:
                 np.testing.assert_array_equal(values, words, err_msg=plugin)
 
 
-@pytest.mark.parametrize("path", [path for path in shipped() if path.stem in ("JPEG-lossy", "JPGExtended")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in shipped() if path.stem in ("JPEG-lossy", "JPGExtended")], ids=lambda path: path.stem
+)
 def test_jpeg_of_12_bits_reads_as_simpleitk_does(path: Path) -> None:
     dataset = pydicom.dcmread(path)
     words = decode_frame(next(generate_frames(dataset.PixelData, number_of_frames=1)), EXTENDED, format_of(dataset))
@@ -264,7 +295,9 @@ def test_color_of_baseline_jpeg(photometric: str, marker: str) -> None:
     frame = replace(RGB, rows=16, columns=24, photometric=photometric)
     values = words_of(frame, "gradient")
     # JFIF goes with luminance and chroma, Adobe's marker with RGB; both are taken out where they are not asked for.
-    made = codecs.imagecodecs.jpeg8_encode(values, level=98, outcolorspace="YCBCR" if marker == "jfif" else "RGB", subsampling="444")
+    made = codecs.imagecodecs.jpeg8_encode(
+        values, level=98, outcolorspace="YCBCR" if marker == "jfif" else "RGB", subsampling="444"
+    )
     data = made
     if marker in ("none", "letters"):
         start = made.index(b"\xff\xee")
@@ -295,9 +328,13 @@ def test_lossy_color_is_given_as_rgb(syntax: str, photometric: str) -> None:
                 decode_frame(data, syntax, frame)
             return
     elif syntax == J2K_LOSSY:
-        data = codecs.imagecodecs.jpeg2k_encode(values, level=30, codecformat="J2K", reversible=False, mct=photometric == "YBR_ICT")
+        data = codecs.imagecodecs.jpeg2k_encode(
+            values, level=30, codecformat="J2K", reversible=False, mct=photometric == "YBR_ICT"
+        )
     else:
-        data = codecs.imagecodecs.htj2k_encode(values, level=0.02, reversible=False, rgb=photometric == "YBR_ICT", planar=False)
+        data = codecs.imagecodecs.htj2k_encode(
+            values, level=0.02, reversible=False, rgb=photometric == "YBR_ICT", planar=False
+        )
     others = list(by_others(data, syntax, frame))
     assert others
     for plugin, theirs in others:
@@ -316,7 +353,9 @@ def test_hostile_headers_are_refused_before_a_decoder_sees_them(syntax: str, mon
     wide = encode_frame(words_of(replace(GRAY, bits_stored=16), "random"), syntax, replace(GRAY, bits_stored=16))
     monkeypatch.setattr(codecs, "_DECODERS", {})
     for change in ({"rows": 24}, {"columns": 50000}, {"samples": 3}):
-        with pytest.raises(RefusedError, match=r"a compressed frame has \(rows, columns, samples\) \(23, 17, 1\), the dataset says"):
+        with pytest.raises(
+            RefusedError, match=r"a compressed frame has \(rows, columns, samples\) \(23, 17, 1\), the dataset says"
+        ):
             decode_frame(data, syntax, replace(GRAY, **change))
     with pytest.raises(RefusedError, match="a compressed frame has 16 bits, BitsAllocated is 8"):
         decode_frame(wide, syntax, replace(GRAY, bits_allocated=8, bits_stored=8))
@@ -381,7 +420,10 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         encode_frame(words_of(frame, "random") | np.uint32(1 << 31), JPEG_LS, frame)
 
 
-@pytest.mark.parametrize(("module", "package", "syntaxes"), [("imagecodecs", "imagecodecs", (JPEG, J2K, HTJ2K)), ("jpeg_ls", "pyjpegls", (JPEG_LS,))])
+@pytest.mark.parametrize(
+    ("module", "package", "syntaxes"),
+    [("imagecodecs", "imagecodecs", (JPEG, J2K, HTJ2K)), ("jpeg_ls", "pyjpegls", (JPEG_LS,))],
+)
 def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {syntax: encoded_gray(syntax) for syntax in syntaxes}
     monkeypatch.setattr(codecs, module, None)

@@ -23,7 +23,15 @@ from monai_salm import io
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation
 from tests.io import builders
-from tests.io.builders import dicom_dataset, functional_groups, gzip_bytes, nifti_bytes, values_in, write_compressed, write_dicom
+from tests.io.builders import (
+    dicom_dataset,
+    functional_groups,
+    gzip_bytes,
+    nifti_bytes,
+    values_in,
+    write_compressed,
+    write_dicom,
+)
 
 DERIVATION = Derivation(software="monai_salm", version="1.2", description="at most 3 HU", uid_secret=b"secret")
 SILENT = replace(DERIVATION, uid_secret=None, image_type="keep", provenance="none")
@@ -66,7 +74,9 @@ def _dicom(bits: int, stored: int, signed: bool, *, shape: tuple[int, int] = (6,
     return Case(values, write)
 
 
-def _color(kind: str, *, shape: tuple[int, int] = (6, 8), frames: int = 1, bits: int = 8, planar: int = 0, **how: Any) -> Case:
+def _color(
+    kind: str, *, shape: tuple[int, int] = (6, 8), frames: int = 1, bits: int = 8, planar: int = 0, **how: Any
+) -> Case:
     """Make native color; of YBR the values are luminance, beside which chroma is noise."""
     stack = (frames, *shape) if frames > 1 else shape
     high = (1 << bits) - 1
@@ -84,7 +94,12 @@ def _color(kind: str, *, shape: tuple[int, int] = (6, 8), frames: int = 1, bits:
 
     def write(path: Path) -> None:
         size = {"bits_allocated": bits, "bits_stored": bits, "shape": shape, "frames": frames}
-        write_dicom(path, dicom_dataset(photometric=kind, samples=3, extra={"PlanarConfiguration": planar}, **size), words, **how)
+        write_dicom(
+            path,
+            dicom_dataset(photometric=kind, samples=3, extra={"PlanarConfiguration": planar}, **size),
+            words,
+            **how,
+        )
 
     return Case(values, write)
 
@@ -93,8 +108,14 @@ def _stack(frames: int = 3, **how: Any) -> Case:
     """Make an enhanced image with a rescaling for each frame."""
     values = values_in(0, 4095, (frames, 6, 8) if frames > 1 else (6, 8), "u2")
     groups = functional_groups(slopes=tuple(range(1, frames + 1)))
-    changes = {f"PerFrameFunctionalGroupsSequence[{frame}].CTImageFrameTypeSequence[0].FrameType" for frame in range(frames)}
-    return Case(values, lambda path: write_dicom(path, dicom_dataset(frames=frames, extra=groups), values, **how), changes=frozenset(changes))
+    changes = {
+        f"PerFrameFunctionalGroupsSequence[{frame}].CTImageFrameTypeSequence[0].FrameType" for frame in range(frames)
+    }
+    return Case(
+        values,
+        lambda path: write_dicom(path, dicom_dataset(frames=frames, extra=groups), values, **how),
+        changes=frozenset(changes),
+    )
 
 
 def _mosaic() -> Case:
@@ -109,10 +130,28 @@ def _mosaic() -> Case:
     return Case(values, write)
 
 
-LOSSY_CHANGES = frozenset({"TransferSyntaxUID", "PixelData", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"})
+LOSSY_CHANGES = frozenset(
+    {
+        "TransferSyntaxUID",
+        "PixelData",
+        "LossyImageCompression",
+        "LossyImageCompressionRatio",
+        "LossyImageCompressionMethod",
+    }
+)
 
 
-def _compressed(syntax: str, bits: int, stored: int, *, signed: bool = False, frames: int = 1, color: str = "", loss: int = 0, **how: Any) -> Case:
+def _compressed(
+    syntax: str,
+    bits: int,
+    stored: int,
+    *,
+    signed: bool = False,
+    frames: int = 1,
+    color: str = "",
+    loss: int = 0,
+    **how: Any,
+) -> Case:
     low, high = (-(1 << stored - 1), (1 << stored - 1) - 1) if signed else (0, (1 << stored) - 1)
     shape = (*((frames,) if frames > 1 else ()), 32, 34, *((3,) if color else ()))
     values = values_in(low, high, shape, f"{'i' if signed else 'u'}{bits // 8}")
@@ -129,8 +168,16 @@ def _compressed(syntax: str, bits: int, stored: int, *, signed: bool = False, fr
         )
         write_compressed(path, dataset, values, syntax, **how)
 
-    changes = LOSSY_CHANGES | ({"PhotometricInterpretation"} if color not in ("", "RGB") else set()) if loss else frozenset()
-    return Case(values, write, loss, {builders.RLE: "", builders.JPEG_LS: "jpeg_ls", builders.JPEG_LS_NEAR: "jpeg_ls"}.get(syntax, "imagecodecs"), changes)
+    changes = (
+        LOSSY_CHANGES | ({"PhotometricInterpretation"} if color not in ("", "RGB") else set()) if loss else frozenset()
+    )
+    return Case(
+        values,
+        write,
+        loss,
+        {builders.RLE: "", builders.JPEG_LS: "jpeg_ls", builders.JPEG_LS_NEAR: "jpeg_ls"}.get(syntax, "imagecodecs"),
+        changes,
+    )
 
 
 def _nifti(dtype: str, *, shape: tuple[int, ...] = (4, 5, 3), packed: bool = False, **how: Any) -> Case:
@@ -289,7 +336,10 @@ def test_untouched_values_change_nothing_else(case: Case, path: Path, tmp_path: 
         assert changes == []
         assert (tmp_path / "out").read_bytes() == path.read_bytes()
     else:
-        encoded = {"FileMetaInformationGroupLength", "PixelData"}  # differ if an encoder writes other bytes for the same values
+        encoded = {
+            "FileMetaInformationGroupLength",
+            "PixelData",
+        }  # differ if an encoder writes other bytes for the same values
         assert {change.name for change in changes} - encoded == case.changes - encoded | {
             "ImplementationClassUID",
             "ImplementationVersionName",
@@ -344,7 +394,9 @@ def test_silently_changing_back_restores_the_file(request: pytest.FixtureRequest
     changed = io.read_source(tmp_path / "there")
     assert (changed.stored != source.stored).any()
     io.write_like(changed, source.stored, tmp_path / "back", SILENT)
-    if re.search("deflated|RLE|JPEG|HTJ2K|nifti f", request.node.name):  # packed, by another encoder than the source was
+    if re.search(
+        "deflated|RLE|JPEG|HTJ2K|nifti f", request.node.name
+    ):  # packed, by another encoder than the source was
         np.testing.assert_array_equal(io.read_source(tmp_path / "back").stored, source.stored)
     else:
         assert (tmp_path / "back").read_bytes() == path.read_bytes()

@@ -34,7 +34,9 @@ from tests.io.builders import (
 )
 from tests.io.derived import DERIVATION, SECRET, disallowed, protect
 
-SYNTAXES = pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"])
+SYNTAXES = pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"]
+)
 
 
 def make(path: Path, extra: dict[str, Any] | None = None, **how: Any) -> Path:
@@ -95,7 +97,9 @@ def test_attributes_of_a_derived_image(syntax: str, tmp_path: Path) -> None:
     assert image.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
     (equipment,) = dataset.ContributingEquipmentSequence
     assert equipment.Manufacturer == "monai_salm 1.2"
-    assert not {"ManufacturerModelName", "SoftwareVersions"} & set(equipment.dir())  # dcm2niix would take them for the scanner's
+    assert not {"ManufacturerModelName", "SoftwareVersions"} & set(
+        equipment.dir()
+    )  # dcm2niix would take them for the scanner's
     assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109103"
     assert "ContributionDateTime" not in equipment
     assert dataset.file_meta.ImplementationVersionName == "MONAI_SALM"
@@ -220,8 +224,12 @@ def test_items_are_appended(tmp_path: Path) -> None:
     assert len(after.ContributingEquipmentSequence) == 1
 
 
-@pytest.mark.parametrize(("extremes", "expected"), [((10, 1000), (11, 1000)), ((21, 1000), (31, 1000)), ((5, 5), (31, 1000))])
-def test_extreme_values_are_recomputed_as_the_source_did(extremes: tuple[int, int], expected: tuple[int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("extremes", "expected"), [((10, 1000), (11, 1000)), ((21, 1000), (31, 1000)), ((5, 5), (31, 1000))]
+)
+def test_extreme_values_are_recomputed_as_the_source_did(
+    extremes: tuple[int, int], expected: tuple[int, int], tmp_path: Path
+) -> None:
     """With padding, without it, or wrongly: then without it."""
     extra = {
         "SmallestImagePixelValue": extremes[0], "LargestImagePixelValue": extremes[1],
@@ -259,7 +267,9 @@ def test_signed_extremes_have_the_signed_vr(tmp_path: Path) -> None:
         (False, 12, 60000, None, None),
     ],
 )
-def test_padding(signed: bool, bits: int, value: int, limit: int | None, expected: tuple[int, int] | None, tmp_path: Path) -> None:
+def test_padding(
+    signed: bool, bits: int, value: int, limit: int | None, expected: tuple[int, int] | None, tmp_path: Path
+) -> None:
     dataset = dicom_dataset(signed=signed, bits_stored=bits)
     for tag, number in ((0x00280120, value), (0x00280121, limit)):
         if number is not None:
@@ -329,14 +339,23 @@ def _sop(uid: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        (_sop("1.2.840.10008.1.3.10"), "PixelData in an object of class Media Storage Directory Storage, which has none"),
+        (
+            _sop("1.2.840.10008.1.3.10"),
+            "PixelData in an object of class Media Storage Directory Storage, which has none",
+        ),
         (_sop("1.2.3.4"), "PixelData in a private SOP class 1.2.3.4"),
         ({"SOPInstanceUID": None}, "SOPInstanceUID is absent"),
         ({"NumberOfFrames": 2}, "PixelData has 96 bytes, .* need 192; it is truncated"),
         ({"NumberOfFrames": 0}, "NumberOfFrames is 0; a whole number from 1"),
         ({"NumberOfFrames": [1, 2]}, r"NumberOfFrames is 1\\2; a whole number from 1"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_RCT", "PlanarConfiguration": 0}, "YBR_RCT in .* is defined in JPEG 2000 alone"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "PixelData has 96 bytes, .* need 288; it is truncated"),
+        (
+            {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_RCT", "PlanarConfiguration": 0},
+            "YBR_RCT in .* is defined in JPEG 2000 alone",
+        ),
+        (
+            {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+            "PixelData has 96 bytes, .* need 288; it is truncated",
+        ),
         ({"SamplesPerPixel": 3}, "is MONOCHROME2 with 3 samples"),
         ({"PhotometricInterpretation": "RGB"}, "is RGB with 1 samples"),
         ({"SamplesPerPixel": 4, "PhotometricInterpretation": "CMYK"}, "is CMYK with 4 samples"),
@@ -387,7 +406,11 @@ def test_pixels_that_are_no_picture(sop_class: str, kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0", "PixelData is not encapsulated though the transfer syntax is compressed"),
+        (
+            b"1.2.840.10008.1.2.1\0",
+            b"1.2.840.10008.1.2.5\0",
+            "PixelData is not encapsulated though the transfer syntax is compressed",
+        ),
         (b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", "1.2.840.10008.1.2.9 is not known"),
         (b"\2\0\x10\0UI", b"\2\0\x11\0UI", "no TransferSyntaxUID"),
         (b"\x10\0\x20\0LO", b"\x10\0\x10\0PN", r"\(0010,0010\) is there more than once"),
@@ -422,7 +445,9 @@ def test_others_are_not_sniffed(content: bytes, tmp_path: Path) -> None:
 def test_derived_uid() -> None:
     uid = derived_uid(SECRET, SOP_UID)
     assert is_valid_uid(uid)
-    assert uid == "2.25.251108246089428962313637004653880284379"  # Must never change: a later run has to find the same UIDs.
+    assert (
+        uid == "2.25.251108246089428962313637004653880284379"
+    )  # Must never change: a later run has to find the same UIDs.
     assert uid not in (derived_uid(b"other", SOP_UID), derived_uid(SECRET, SERIES_UID))
     assert uid.startswith("2.25.")
     assert len(uid) <= 44
@@ -445,7 +470,9 @@ def test_no_new_conformance_error(syntax: str, tmp_path: Path) -> None:
     errors = [
         {
             line
-            for line in subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, errors="replace", check=False).stderr.splitlines()
+            for line in subprocess.run(
+                ["dciodvfy", "-new", str(file)], capture_output=True, text=True, errors="replace", check=False
+            ).stderr.splitlines()
             if line.startswith("Error")
         }
         for file in (path, path.with_name("out.dcm"))

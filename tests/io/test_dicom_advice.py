@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advice in the messages of the DICOM reader: who follows it gets another outcome, with the tool that it names, or by hand where it names none."""
+"""Advice in the messages of the DICOM reader: who follows it gets another outcome, with the tool that it names, or by
+hand where it names none.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,21 @@ from tests.io.test_dicom_meta import DEFLATED, EXPLICIT, IMPLICIT, MODALITY, ele
 Make = Callable[[Path], None]
 
 
-def _rebuilt(path: Path, meta: Callable[[bytes], bytes] = bytes, dataset: Callable[[bytes], bytes] = bytes, syntax: str = EXPLICIT) -> None:
+def _rebuilt(
+    path: Path,
+    meta: Callable[[bytes], bytes] = bytes,
+    dataset: Callable[[bytes], bytes] = bytes,
+    syntax: str = EXPLICIT,
+) -> None:
     preamble, old_meta, old_dataset = parts(path, syntax)
     new_meta = meta(old_meta)
     put(path, new_meta, dataset(old_dataset), len(new_meta), preamble)
 
 
 def _value_representation(letters: bytes) -> Make:
-    return lambda path: _rebuilt(path, dataset=lambda content: content.replace(MODALITY, MODALITY.replace(b"CS", letters)))
+    return lambda path: _rebuilt(
+        path, dataset=lambda content: content.replace(MODALITY, MODALITY.replace(b"CS", letters))
+    )
 
 
 def _unsorted(path: Path) -> None:
@@ -45,7 +54,11 @@ def _unsorted(path: Path) -> None:
 
 def _palette(path: Path) -> None:
     dataset = dicom_dataset(
-        bits_allocated=8, bits_stored=8, photometric="PALETTE COLOR", shape=(32, 32), extra={"RescaleSlope": None, "RescaleIntercept": None}
+        bits_allocated=8,
+        bits_stored=8,
+        photometric="PALETTE COLOR",
+        shape=(32, 32),
+        extra={"RescaleSlope": None, "RescaleIntercept": None},
     )
     for number in range(3):
         dataset.add_new(0x00281101 + number, "US", [256, 0, 16])
@@ -84,27 +97,49 @@ def _lossy_with_second_meta(path: Path) -> None:
 
 # What is wrong -> how such a file is made, what is said of it, and the command that is advised.
 BY_TOOL: dict[str, tuple[Make, str, str]] = {
-    "no transfer syntax": (lambda path: _rebuilt(path, lambda meta: meta.replace(uid(0x10, EXPLICIT), b"")), "no TransferSyntaxUID", "dcmconv"),
-    "empty transfer syntax": (lambda path: _rebuilt(path, lambda meta: meta.replace(uid(0x10, EXPLICIT), uid(0x10, ""))), "no TransferSyntaxUID", "dcmconv"),
+    "no transfer syntax": (
+        lambda path: _rebuilt(path, lambda meta: meta.replace(uid(0x10, EXPLICIT), b"")),
+        "no TransferSyntaxUID",
+        "dcmconv",
+    ),
+    "empty transfer syntax": (
+        lambda path: _rebuilt(path, lambda meta: meta.replace(uid(0x10, EXPLICIT), uid(0x10, ""))),
+        "no TransferSyntaxUID",
+        "dcmconv",
+    ),
     "order": (_unsorted, r"not in the order of their tags, as \(0008,0060\) shows", "dcmconv"),
     "two values": (
-        lambda path: _rebuilt(path, dataset=lambda content: content.replace(MODALITY, MODALITY + element(8, 0x60, "CS", b"MR"))),
+        lambda path: _rebuilt(
+            path, dataset=lambda content: content.replace(MODALITY, MODALITY + element(8, 0x60, "CS", b"MR"))
+        ),
         r"Modality \(0008,0060\) is there more than once with different values",
         "dcmconv",
     ),
-    "class": (lambda path: _rebuilt(path, lambda meta: meta.replace(b"4.1.1.2\0", b"4.1.1.4\0")), "readers go by the one or the other", "dcmconv"),
+    "class": (
+        lambda path: _rebuilt(path, lambda meta: meta.replace(b"4.1.1.2\0", b"4.1.1.4\0")),
+        "readers go by the one or the other",
+        "dcmconv",
+    ),
     "second transfer syntax": (
         lambda path: _rebuilt(path, dataset=lambda content: uid(0x10, "1.2.840.10008.1.2.4.70") + content),
         "TransferSyntaxUID is there more than once",
         "dcmodify -nb -e '(0002,0010)'",
     ),
-    "second meta group of a lossy file": (_lossy_with_second_meta, "is there a second time and would contradict it", "dcmodify -nb -ie -e '(0002,0010)'"),
+    "second meta group of a lossy file": (
+        _lossy_with_second_meta,
+        "is there a second time and would contradict it",
+        "dcmodify -nb -ie -e '(0002,0010)'",
+    ),
     "character set": (
         lambda path: _rebuilt(path, dataset=lambda content: element(8, 5, "CS", b"ISO\0x\1") + content),
         r"SpecificCharacterSet \(0008,0005\) is in hexadecimal 49 53 4f 00 78 01, which names no character set",
         "dcmodify -nb -m '(0008,0005)=ISO_IR 100'",
     ),
-    "no file meta information": (lambda path: bool(path.write_bytes(parts(path)[2])), "without preamble and file meta information", "dcmconv"),  # type: ignore[dict-item]
+    "no file meta information": (
+        lambda path: bool(path.write_bytes(parts(path)[2])),
+        "without preamble and file meta information",
+        "dcmconv",
+    ),  # type: ignore[dict-item]
     "palette": (_palette, "PALETTE COLOR: a pixel is the number of a color", "gdcmconv --apply-lut"),
     "retired codec": (_progressive, "a codec that no longer is in use, or not yet", "gdcmconv --raw"),
 }
@@ -147,7 +182,10 @@ def test_new_directory_helps(tmp_path: Path) -> None:
         pytest.skip("needs dcmmkdir")
     place.unlink()
     subprocess.run(
-        ["dcmmkdir", "+r", "--input-directory", ".", *(path.name for path in place.parent.iterdir())], cwd=place.parent, check=True, capture_output=True
+        ["dcmmkdir", "+r", "--input-directory", ".", *(path.name for path in place.parent.iterdir())],
+        cwd=place.parent,
+        check=True,
+        capture_output=True,
     )
     found = identify(place)
     assert isinstance(found, Document)
@@ -203,10 +241,26 @@ def _plain(path: Path) -> None:
 
 # What is wrong -> how such a file is made, what is advised, and how that is done.
 BY_HAND: dict[str, tuple[Make, str, Make]] = {
-    "bytes for a VR": (_value_representation(b"\1\2"), r"of Modality \(0008,0060\) is in hexadecimal 01 02, which is none.*correct it to CS", _plain),
-    "lower-case VR": (_value_representation(b"cs"), "is cs, which is none.*correct it to CS", _value_representation(b"CS")),
-    "blank VR": (_value_representation(b"  "), "is in hexadecimal 20 20, which is none.*correct it to CS", _value_representation(b"CS")),
-    "unknown VR": (_value_representation(b"ZZ"), "is ZZ, which is none.*correct it to CS", _value_representation(b"CS")),
+    "bytes for a VR": (
+        _value_representation(b"\1\2"),
+        r"of Modality \(0008,0060\) is in hexadecimal 01 02, which is none.*correct it to CS",
+        _plain,
+    ),
+    "lower-case VR": (
+        _value_representation(b"cs"),
+        "is cs, which is none.*correct it to CS",
+        _value_representation(b"CS"),
+    ),
+    "blank VR": (
+        _value_representation(b"  "),
+        "is in hexadecimal 20 20, which is none.*correct it to CS",
+        _value_representation(b"CS"),
+    ),
+    "unknown VR": (
+        _value_representation(b"ZZ"),
+        "is ZZ, which is none.*correct it to CS",
+        _value_representation(b"CS"),
+    ),
     "explicit in implicit": (
         lambda path: _with_syntax(path, EXPLICIT, IMPLICIT),
         "correct the one or the other",
@@ -222,7 +276,11 @@ BY_HAND: dict[str, tuple[Make, str, Make]] = {
         "correct the one or the other",
         lambda path: _with_syntax(path, EXPLICIT, EXPLICIT),
     ),
-    "unknown transfer syntax": (lambda path: _with_syntax(path, EXPLICIT, "1.2.3.4"), "write it as Explicit VR Little Endian", _plain),
+    "unknown transfer syntax": (
+        lambda path: _with_syntax(path, EXPLICIT, "1.2.3.4"),
+        "write it as Explicit VR Little Endian",
+        _plain,
+    ),
     "floats": (_float_pixels, "convert to integers with a RescaleSlope", _integer_pixels),
     "class without pixels": (
         lambda path: _with_class(path, "1.2.840.10008.5.1.4.1.1.481.5"),
@@ -231,12 +289,16 @@ BY_HAND: dict[str, tuple[Make, str, Make]] = {
     ),
     "cut short": (_cut_short, "get a complete copy of the file", _plain),
     "goes on in another encoding": (
-        lambda path: _rebuilt(path, dataset=lambda content: element(2, 0x16, "AE", b"STATION ") + content, syntax=IMPLICIT),
+        lambda path: _rebuilt(
+            path, dataset=lambda content: element(2, 0x16, "AE", b"STATION ") + content, syntax=IMPLICIT
+        ),
         "get another copy of the file",
         _plain,
     ),
     "goes on in a deflated one": (
-        lambda path: _rebuilt(path, dataset=lambda content: element(2, 0x16, "AE", b"STATION ") + content, syntax=DEFLATED),
+        lambda path: _rebuilt(
+            path, dataset=lambda content: element(2, 0x16, "AE", b"STATION ") + content, syntax=DEFLATED
+        ),
         "get another copy of the file",
         _plain,
     ),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No byte of a DICOM file is lost: the parsed elements are the file, and where nothing is to be said only values change."""
+"""No byte of a DICOM file is lost: the parsed elements are the file, and where nothing is to be said only values
+change.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ NOT_RESTORED = {
     "CT_small.dcm": {"Preamble"} | CREATION,
     "examples_rgb_color.dcm": {"Preamble"} | CREATION,
     "examples_overlay.dcm": {"IconImageSequence"},
-    **dict.fromkeys(["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_padded.dcm"], {"Preamble"} | CREATION | EXTREMES),
+    **dict.fromkeys(
+        ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_padded.dcm"], {"Preamble"} | CREATION | EXTREMES
+    ),
     **dict.fromkeys(["MR_small_bigendian.dcm", "MR_small_expb.dcm"], {"Preamble"} | CREATION | EXTREMES),
     **dict.fromkeys(["CR1/6154", "CR2/6247", "CR3/6278"], CREATION | EXTREMES),
     **dict.fromkeys(["CT2/17106", "CT2/17136", "CT2/17166", "CT2/17196", "CT2N/6293", "CT2N/6924"], CREATION),
@@ -38,14 +42,16 @@ NOT_RESTORED = {
     **dict.fromkeys(["MR2/5011", "MR2/6273", "MR2/6605", "MR2/6935", "MR700/4467", "MR700/4528"], CREATION),
     **dict.fromkeys(["MR700/4558", "MR700/4588", "MR700/4618", "MR700/4648", "MR700/4678"], CREATION),
 }
-"""pydicom's native files that differ from themselves after a change and its undoing, and in what: all that becomes wrong when pixels change, as the
-preamble of a TIFF and the time of creation, and extremes that were wrong before."""
+"""pydicom's native files that differ from themselves after a change and its undoing, and in what: all that becomes
+wrong when pixels change, as the preamble of a TIFF and the time of creation, and extremes that were wrong before."""
 
 
 def check_every_byte(path: Path) -> None:
     """Join what was parsed: to the file, or to what was deflated in it, and at every depth to the value around it."""
     file = read_file(path)
-    head = bytes(file.preamble) + (b"DICM" if file.prefix else b"") + b"".join(bytes(element.raw) for element in file.meta)
+    head = (
+        bytes(file.preamble) + (b"DICM" if file.prefix else b"") + b"".join(bytes(element.raw) for element in file.meta)
+    )
     dataset, content = b"".join(bytes(element.raw) for element in file.elements), path.read_bytes()
     if file.transfer_syntax == DEFLATED:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -59,7 +65,9 @@ def check_every_byte(path: Path) -> None:
 
 
 def check_element(element: Element) -> None:
-    assert bytes(element.raw).endswith(bytes(element.value) + (b"" if not element.undefined else bytes(element.raw[-8:])))
+    assert bytes(element.raw).endswith(
+        bytes(element.value) + (b"" if not element.undefined else bytes(element.raw[-8:]))
+    )
     items = element.items()
     if items is None:
         return

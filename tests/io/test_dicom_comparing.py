@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing a DICOM file with its original: every change that a derived image may not have is seen, whichever software made it."""
+"""Comparing a DICOM file with its original: every change that a derived image may not have is seen, whichever software
+made it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom
 from tests.io import builders
-from tests.io.builders import NEIGHBOR_UID, dicom_dataset, functional_groups, reference, values_in, write_compressed, write_dicom
+from tests.io.builders import (
+    NEIGHBOR_UID,
+    dicom_dataset,
+    functional_groups,
+    reference,
+    values_in,
+    write_compressed,
+    write_dicom,
+)
 from tests.io.derived import DERIVATION, disallowed, protect
 
 Edit = Callable[[Dataset], Any]
@@ -77,7 +87,11 @@ def _overlay(dataset: Dataset) -> None:
     ],
 )
 def test_tampering_is_seen(edit: Edit, name: str, tmp_path: Path) -> None:
-    extra = {"ReferencedImageSequence": reference(NEIGHBOR_UID), "DerivationDescription": "x", "LargestImagePixelValue": 9}
+    extra = {
+        "ReferencedImageSequence": reference(NEIGHBOR_UID),
+        "DerivationDescription": "x",
+        "LargestImagePixelValue": 9,
+    }
     path = write_dicom(tmp_path / "source.dcm", dicom_dataset(extra=extra), values_in(10, 1000, (6, 8), "u2"))
     assert name in tampered(path, edit)
 
@@ -127,7 +141,9 @@ def test_uids_must_be_mapped_one_to_one(tmp_path: Path) -> None:
 
     assert tampered(path, both("1.2.3", "1.2.3")) == set()
     assert tampered(path, both("1.2.3", "1.2.4")) == {"ReferencedImageSequence[1].ReferencedSOPInstanceUID"}
-    assert tampered(path, both("letters", "letters")) == {f"ReferencedImageSequence[{item}].ReferencedSOPInstanceUID" for item in (0, 1)}
+    assert tampered(path, both("letters", "letters")) == {
+        f"ReferencedImageSequence[{item}].ReferencedSOPInstanceUID" for item in (0, 1)
+    }
 
 
 def _bytes(edit: Callable[[np.ndarray[Any, Any]], None]) -> Edit:
@@ -161,10 +177,14 @@ def _set(place: int) -> Edit:
         ("YBR_FULL_422", 0, 7, {"PixelData (chroma)"}),
     ],
 )
-def test_pixel_bytes_that_are_not_the_picture(photometric: str, planar: int, place: int, names: set[str], tmp_path: Path) -> None:
+def test_pixel_bytes_that_are_not_the_picture(
+    photometric: str, planar: int, place: int, names: set[str], tmp_path: Path
+) -> None:
     shape = (3, 6) if photometric == "YBR_FULL_422" else (3, 5)
     extra = {"PlanarConfiguration": planar}
-    dataset = dicom_dataset(bits_allocated=8, bits_stored=8, samples=3, photometric=photometric, shape=shape, extra=extra)
+    dataset = dicom_dataset(
+        bits_allocated=8, bits_stored=8, samples=3, photometric=photometric, shape=shape, extra=extra
+    )
     samples = 2 if photometric == "YBR_FULL_422" else 3
     path = write_dicom(tmp_path / "source.dcm", dataset, np.full((*shape, samples), 99))
     assert tampered(path, _set(place)) == names
@@ -172,7 +192,9 @@ def test_pixel_bytes_that_are_not_the_picture(photometric: str, planar: int, pla
 
 @pytest.mark.parametrize(("signed", "seen"), [(False, True), (True, False)])
 def test_bits_above_the_values(signed: bool, seen: bool, tmp_path: Path) -> None:
-    """Where signs are extended the high bits of a changed sign are those of the value; of a stack every frame counts."""
+    """Where signs are extended the high bits of a changed sign are those of the value; of a stack every
+    frame counts.
+    """
     low = -50 if signed else 0
     dataset = dicom_dataset(frames=3, signed=signed)
     path = write_dicom(tmp_path / "source.dcm", dataset, values_in(low, 99, (3, 6, 8), "i2"))
@@ -201,23 +223,43 @@ PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsS
 @pytest.mark.parametrize(
     ("edit", "names"),
     [
-        (_in_group(PER_FRAME, FrameType=["DERIVED", "SECONDARY", "VOLUME", "NONE"]), {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].FrameType"}),
-        (_in_group(PER_FRAME, FrameType=["DERIVED", "PRIMARY"]), {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].FrameType"}),
+        (
+            _in_group(PER_FRAME, FrameType=["DERIVED", "SECONDARY", "VOLUME", "NONE"]),
+            {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].FrameType"},
+        ),
+        (
+            _in_group(PER_FRAME, FrameType=["DERIVED", "PRIMARY"]),
+            {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].FrameType"},
+        ),
         (_in_group(PER_FRAME, FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]), set()),
-        (_in_group(PER_FRAME, PixelPresentation="COLOR"), {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].PixelPresentation"}),
+        (
+            _in_group(PER_FRAME, PixelPresentation="COLOR"),
+            {f"{PER_FRAME}[0].CTImageFrameTypeSequence[0].PixelPresentation"},
+        ),
         (_in_derivation(DerivationCodeSequence=Sequence([])), {f"{SHARED}[0].DerivationImageSequence[0]"}),
         (_in_derivation(SourceImageSequence=reference("1.2.3")), {f"{SHARED}[0].DerivationImageSequence[0]"}),
-        (lambda dataset: _again("DerivationImageSequence")(dataset[SHARED][0]), {f"{SHARED}[0].DerivationImageSequence[1]"}),
         (
-            lambda dataset: setattr(dataset[PER_FRAME][1], "DerivationImageSequence", dataset[SHARED][0].DerivationImageSequence),
+            lambda dataset: _again("DerivationImageSequence")(dataset[SHARED][0]),
+            {f"{SHARED}[0].DerivationImageSequence[1]"},
+        ),
+        (
+            lambda dataset: setattr(
+                dataset[PER_FRAME][1], "DerivationImageSequence", dataset[SHARED][0].DerivationImageSequence
+            ),
             {f"{PER_FRAME}[1].DerivationImageSequence"},
         ),
         (_again("ReferencedSeriesSequence"), {"ReferencedSeriesSequence[1]"}),
         (_again("SourceImageEvidenceSequence"), {"SourceImageEvidenceSequence[1]"}),
         (_in_evidence(SeriesInstanceUID="1.2.3"), {"SourceImageEvidenceSequence[0]"}),
         (_in_evidence(ReferencedSOPSequence=reference("1.2.3")), {"SourceImageEvidenceSequence[0]"}),
-        (lambda dataset: _edit(SeriesInstanceUID="1.2.3")(dataset.ReferencedSeriesSequence[0]), {"ReferencedSeriesSequence[0]"}),
-        (lambda dataset: _edit(ReferencedInstanceSequence=reference("1.2.3"))(dataset.ReferencedSeriesSequence[0]), {"ReferencedSeriesSequence[0]"}),
+        (
+            lambda dataset: _edit(SeriesInstanceUID="1.2.3")(dataset.ReferencedSeriesSequence[0]),
+            {"ReferencedSeriesSequence[0]"},
+        ),
+        (
+            lambda dataset: _edit(ReferencedInstanceSequence=reference("1.2.3"))(dataset.ReferencedSeriesSequence[0]),
+            {"ReferencedSeriesSequence[0]"},
+        ),
         (
             lambda dataset: _edit(RescaleIntercept="5")(dataset[PER_FRAME][2].PixelValueTransformationSequence[0]),
             {f"{PER_FRAME}[2].PixelValueTransformationSequence[0].RescaleIntercept"},
@@ -234,7 +276,9 @@ def test_statements_of_frames(edit: Edit, names: set[str], tmp_path: Path) -> No
 def test_type_is_only_derived_in_its_place(place: str, tmp_path: Path) -> None:
     item = Dataset()
     item.ImageType = item.FrameType = ["ORIGINAL", "PRIMARY"]
-    path = write_dicom(tmp_path / "source.dcm", dicom_dataset(extra={place: Sequence([item])}), values_in(10, 1000, (6, 8), "u2"))
+    path = write_dicom(
+        tmp_path / "source.dcm", dicom_dataset(extra={place: Sequence([item])}), values_in(10, 1000, (6, 8), "u2")
+    )
 
     def edit(dataset: Dataset) -> None:
         dataset[place][0].ImageType = dataset[place][0].FrameType = ["DERIVED", "PRIMARY"]
@@ -245,7 +289,9 @@ def test_type_is_only_derived_in_its_place(place: str, tmp_path: Path) -> None:
 def compressed(path: Path, syntax: str, photometric: str = "MONOCHROME2", **extra: Any) -> Path:
     pytest.importorskip("imagecodecs", reason="the extra `codecs` is not installed")
     samples = 1 if photometric == "MONOCHROME2" else 3
-    dataset = dicom_dataset(bits_allocated=8, bits_stored=8, samples=samples, photometric=photometric, shape=(32, 34), extra=extra)
+    dataset = dicom_dataset(
+        bits_allocated=8, bits_stored=8, samples=samples, photometric=photometric, shape=(32, 34), extra=extra
+    )
     values = values_in(1, 254, (32, 34, 3) if samples == 3 else (32, 34), "u1")
     return write_compressed(path / "source.dcm", dataset, values, syntax)
 
@@ -284,7 +330,13 @@ def test_decoded_pictures_must_say_so(syntax: str, photometric: str, edit: Edit,
     ],
 )
 def test_earlier_losses_stay_said(edit: Edit, name: str, tmp_path: Path) -> None:
-    path = compressed(tmp_path, builders.JPEG_BASELINE, LossyImageCompression="01", LossyImageCompressionRatio="9", LossyImageCompressionMethod="ISO_10918_1")
+    path = compressed(
+        tmp_path,
+        builders.JPEG_BASELINE,
+        LossyImageCompression="01",
+        LossyImageCompressionRatio="9",
+        LossyImageCompressionMethod="ISO_10918_1",
+    )
     assert tampered(path, edit) == {name}
 
 
@@ -346,7 +398,9 @@ def test_other_number_of_frames(tmp_path: Path) -> None:
 def test_offset_tables_may_go(tmp_path: Path) -> None:
     pytest.importorskip("jpeg_ls", reason="the extra `codecs` is not installed")
     dataset = dicom_dataset(frames=3, shape=(32, 34))
-    path = write_compressed(tmp_path / "source.dcm", dataset, values_in(1, 4000, (3, 32, 34), "u2"), builders.JPEG_LS, table="extended")
+    path = write_compressed(
+        tmp_path / "source.dcm", dataset, values_in(1, 4000, (3, 32, 34), "u2"), builders.JPEG_LS, table="extended"
+    )
     protect(path)
     changes = {change.name: change.allowed for change in dicom.compare_headers(path, tmp_path / "out.dcm")}
     assert changes["ExtendedOffsetTable"]
@@ -355,7 +409,11 @@ def test_offset_tables_may_go(tmp_path: Path) -> None:
 
 def test_pictures_and_documents_cannot_be_compared(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "source.dcm", dicom_dataset(), values_in(10, 1000, (6, 8), "u2"))
-    other = write_dicom(tmp_path / "out.dcm", dicom_dataset(extra={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}), values_in(10, 1000, (6, 8), "u2"))
+    other = write_dicom(
+        tmp_path / "out.dcm",
+        dicom_dataset(extra={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}),
+        values_in(10, 1000, (6, 8), "u2"),
+    )
     with pytest.raises(RefusedError, match="a picture and Segmentation Storage cannot be compared"):
         dicom.compare_headers(path, other)
 

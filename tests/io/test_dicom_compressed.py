@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed DICOM files: exact where the transfer syntax is, written native once where it is lossy; pydicom and SimpleITK read the results."""
+"""Compressed DICOM files: exact where the transfer syntax is, written native once where it is lossy; pydicom and
+SimpleITK read the results.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ pytest.importorskip("imagecodecs", reason="the extra `codecs` is not installed")
 pytest.importorskip("jpeg_ls", reason="the extra `codecs` is not installed")
 
 SILENT = replace(DERIVATION, uid_secret=None, image_type="keep", provenance="none")
-LOSSLESS = [getattr(builders, name) for name in ("RLE", "JPEG_LOSSLESS", "JPEG_FIRST_ORDER", "JPEG_LS", "J2K", "HTJ2K", "HTJ2K_RPCL")]
+LOSSLESS = [
+    getattr(builders, name)
+    for name in ("RLE", "JPEG_LOSSLESS", "JPEG_FIRST_ORDER", "JPEG_LS", "J2K", "HTJ2K", "HTJ2K_RPCL")
+]
 LOSSY = {
     builders.JPEG_BASELINE: "ISO_10918_1",
     builders.JPEG_EXTENDED: "ISO_10918_1",
@@ -39,14 +44,22 @@ LOSSY = {
 UNSCALED = {"RescaleSlope": None, "RescaleIntercept": None}
 
 
-def gray(path: Path, syntax: str, *, bits: int = 12, frames: int = 1, extra: dict[str, Any] | None = None, **how: Any) -> Path:
+def gray(
+    path: Path, syntax: str, *, bits: int = 12, frames: int = 1, extra: dict[str, Any] | None = None, **how: Any
+) -> Path:
     dataset = dicom_dataset(bits_allocated=16, bits_stored=bits, frames=frames, shape=(32, 34), extra=extra)
     stack = (frames,) if frames > 1 else ()
-    return write_compressed(path / "source.dcm", dataset, values_in(1, (1 << bits) - 2, (*stack, 32, 34), "u2"), syntax, **how)
+    return write_compressed(
+        path / "source.dcm", dataset, values_in(1, (1 << bits) - 2, (*stack, 32, 34), "u2"), syntax, **how
+    )
 
 
-def color(path: Path, syntax: str, photometric: str, *, shape: tuple[int, int] = (32, 34), extra: dict[str, Any] | None = None) -> Path:
-    dataset = dicom_dataset(bits_allocated=8, bits_stored=8, samples=3, photometric=photometric, shape=shape, extra=extra)
+def color(
+    path: Path, syntax: str, photometric: str, *, shape: tuple[int, int] = (32, 34), extra: dict[str, Any] | None = None
+) -> Path:
+    dataset = dicom_dataset(
+        bits_allocated=8, bits_stored=8, samples=3, photometric=photometric, shape=shape, extra=extra
+    )
     return write_compressed(path / "source.dcm", dataset, values_in(1, 254, (*shape, 3), "u1"), syntax)
 
 
@@ -58,17 +71,25 @@ def by_simpleitk(path: Path) -> NDArray[Any]:
 @pytest.mark.parametrize("syntax", LOSSLESS)
 @pytest.mark.parametrize("kind", ["gray", "stack", "color"])
 def test_lossless_stays_as_it_is_compressed(kind: str, syntax: str, tmp_path: Path) -> None:
-    path = color(tmp_path, syntax, "RGB", extra=UNSCALED) if kind == "color" else gray(tmp_path, syntax, frames=3 if kind == "stack" else 1, extra=UNSCALED)
+    path = (
+        color(tmp_path, syntax, "RGB", extra=UNSCALED)
+        if kind == "color"
+        else gray(tmp_path, syntax, frames=3 if kind == "stack" else 1, extra=UNSCALED)
+    )
     before, after = pydicom.dcmread(path), protect(path)
     assert after.file_meta.TransferSyntaxUID == syntax
     assert "LossyImageCompression" not in after
     assert after["PixelData"].is_undefined_length
     for keyword in ("PhotometricInterpretation", "PlanarConfiguration", "BitsStored"):
         assert after.get(keyword) == before.get(keyword)
-    np.testing.assert_array_equal(by_simpleitk(path.with_name("out.dcm")), dicom.read_source(path.with_name("out.dcm")).stored)
+    np.testing.assert_array_equal(
+        by_simpleitk(path.with_name("out.dcm")), dicom.read_source(path.with_name("out.dcm")).stored
+    )
 
 
-@pytest.mark.parametrize("how", [{"table": "extended"}, {"table": "none"}, {"fragments": 3}, {"fragments": 2, "table": "none"}, {}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"table": "extended"}, {"table": "none"}, {"fragments": 3}, {"fragments": 2, "table": "none"}, {}], ids=str
+)
 def test_frames_get_a_fragment_each_and_a_right_table(how: dict[str, Any], tmp_path: Path) -> None:
     path = gray(tmp_path, builders.JPEG_LS, frames=3, **how)
     assert ("ExtendedOffsetTable" in pydicom.dcmread(path)) == (how.get("table") == "extended")
@@ -88,7 +109,10 @@ def test_frames_get_a_fragment_each_and_a_right_table(how: dict[str, Any], tmp_p
 def test_frames_are_compressed_as_they_were(tmp_path: Path) -> None:
     """The predictor of lossless JPEG is named in the header of its scan, behind the one component."""
     path = gray(tmp_path, builders.JPEG_LOSSLESS)
-    predictors = [content[content.index(b"\xff\xda\0\x08") + 7] for content in (pydicom.dcmread(path).PixelData, protect(path).PixelData)]
+    predictors = [
+        content[content.index(b"\xff\xda\0\x08") + 7]
+        for content in (pydicom.dcmread(path).PixelData, protect(path).PixelData)
+    ]
     assert predictors == [4, 4]
 
 
@@ -104,7 +128,10 @@ def test_extended_table_is_believed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [builders.JPEG_LS, builders.JPEG_BASELINE])
 def test_elements_after_the_pixels_stay(syntax: str, tmp_path: Path) -> None:
     bits = 8 if syntax == builders.JPEG_BASELINE else 12
-    assert protect(gray(tmp_path, syntax, bits=bits, extra={"DataSetTrailingPadding": b"\1\2\3\4"})).DataSetTrailingPadding == b"\1\2\3\4"
+    assert (
+        protect(gray(tmp_path, syntax, bits=bits, extra={"DataSetTrailingPadding": b"\1\2\3\4"})).DataSetTrailingPadding
+        == b"\1\2\3\4"
+    )
 
 
 @pytest.mark.parametrize("syntax", LOSSY)
@@ -114,8 +141,12 @@ def test_lossy_is_decoded_once(frames: int, syntax: str, tmp_path: Path) -> None
     path = gray(tmp_path, syntax, bits=bits, frames=frames, extra=UNSCALED)
     source = dicom.read_source(path)
     assert source.header.output_transfer_syntax == ExplicitVRLittleEndian
-    assert source.header.notes[-1].endswith("is for lossy compression, so the pixels are written as Explicit VR Little Endian")
-    compressed = sum(map(len, generate_fragments(pydicom.dcmread(path).PixelData))) - 4 * frames  # without the table of offsets
+    assert source.header.notes[-1].endswith(
+        "is for lossy compression, so the pixels are written as Explicit VR Little Endian"
+    )
+    compressed = (
+        sum(map(len, generate_fragments(pydicom.dcmread(path).PixelData))) - 4 * frames
+    )  # without the table of offsets
     after = protect(path)
     assert after.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert not after["PixelData"].is_undefined_length
@@ -162,7 +193,11 @@ def test_lossy_picture_of_odd_length_is_padded(tmp_path: Path) -> None:
 
 def test_earlier_losses_stay_said(tmp_path: Path) -> None:
     """A ratio and a method are kept with all their values, and LossyImageCompression is never reset."""
-    extra = {"LossyImageCompression": "00", "LossyImageCompressionRatio": ["9.5", "4"], "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"]}
+    extra = {
+        "LossyImageCompression": "00",
+        "LossyImageCompressionRatio": ["9.5", "4"],
+        "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"],
+    }
     after = protect(gray(tmp_path, builders.JPEG_BASELINE, bits=8, extra=extra))
     assert after.LossyImageCompression == "01"
     assert list(map(str, after.LossyImageCompressionRatio)) == ["9.5", "4"]
@@ -173,17 +208,26 @@ def test_earlier_losses_stay_said(tmp_path: Path) -> None:
         write = write_dicom if syntax == ExplicitVRLittleEndian else write_compressed
         path = write(tmp_path / "source.dcm", dataset, values, transfer_syntax=syntax)
         after = protect(path)
-        assert (after.LossyImageCompression, list(after.LossyImageCompressionMethod)) == ("01", ["ISO_10918_1", "ISO_15444_1"])
+        assert (after.LossyImageCompression, list(after.LossyImageCompressionMethod)) == (
+            "01",
+            ["ISO_10918_1", "ISO_15444_1"],
+        )
 
 
 def test_empty_loss_attributes_are_filled(tmp_path: Path) -> None:
-    after = protect(gray(tmp_path, builders.JPEG_LS_NEAR, extra={"LossyImageCompressionRatio": "", "LossyImageCompressionMethod": ""}))
+    after = protect(
+        gray(
+            tmp_path, builders.JPEG_LS_NEAR, extra={"LossyImageCompressionRatio": "", "LossyImageCompressionMethod": ""}
+        )
+    )
     assert float(after.LossyImageCompressionRatio) > 1
     assert after.LossyImageCompressionMethod == "ISO_14495_1"
 
 
 def test_silence_keeps_what_the_pixels_need(tmp_path: Path) -> None:
-    """Where nothing is to be said the file still has to say how its pixels are encoded, and an unchanged one is not decoded."""
+    """Where nothing is to be said the file still has to say how its pixels are encoded, and an unchanged one is not
+    decoded.
+    """
     path = color(tmp_path, builders.JPEG_BASELINE, "YBR_FULL_422")
     after = protect(path, SILENT)
     assert (after.LossyImageCompression, after.PhotometricInterpretation) == ("01", "RGB")
@@ -207,9 +251,16 @@ def test_ybr_in_a_lossless_syntax_keeps_its_chroma(tmp_path: Path) -> None:
     path = color(tmp_path, builders.JPEG_LS, "YBR_FULL")
     source = dicom.read_source(path)
     assert source.header.trailing == ()
-    dicom.write_like(source, np.where(source.stored < 200, source.stored + np.uint8(3), source.stored), tmp_path / "out.dcm", DERIVATION)
+    dicom.write_like(
+        source,
+        np.where(source.stored < 200, source.stored + np.uint8(3), source.stored),
+        tmp_path / "out.dcm",
+        DERIVATION,
+    )
     assert disallowed(path) == []
-    before, after = (pydicom.pixels.pixel_array(pydicom.dcmread(file), raw=True).astype(int) for file in (path, tmp_path / "out.dcm"))
+    before, after = (
+        pydicom.pixels.pixel_array(pydicom.dcmread(file), raw=True).astype(int) for file in (path, tmp_path / "out.dcm")
+    )
     np.testing.assert_array_equal(before[..., 1:], after[..., 1:])
     assert (after - before)[..., 0].max() == 3
     assert values_by_pydicom(tmp_path / "out.dcm").shape == (32, 34)
@@ -228,12 +279,24 @@ def test_padding_of_a_lossless_syntax_stays(tmp_path: Path) -> None:
     [
         ("1.2.840.10008.1.2.4.100", {}, "MPEG2 .* video is not protected"),
         ("1.2.840.10008.1.2.4.52", {}, "is not supported"),
-        (builders.JPEG_LS, {"NumberOfFrames": 100000}, r"NumberOfFrames is 100000, but \d+ bytes of fragments hold at most"),
+        (
+            builders.JPEG_LS,
+            {"NumberOfFrames": 100000},
+            r"NumberOfFrames is 100000, but \d+ bytes of fragments hold at most",
+        ),
         (builders.JPEG_LS, {"Rows": 60000, "Columns": 60000}, "make 7200000000 bytes, more than 1000 times"),
         (builders.JPEG_LS, {"Rows": 33}, r"a compressed frame has \(rows, columns, samples\) \(32, 34, 1\)"),
         (builders.JPEG_LS, {"NumberOfFrames": 2}, "for 2 frames|names 1 frames, NumberOfFrames is 2"),
-        (builders.JPEG_LS, {"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR: a pixel is the number of a color"),
-        (builders.JPEG_LS, {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3}, "YBR_FULL_422 in JPEG-LS"),
+        (
+            builders.JPEG_LS,
+            {"PhotometricInterpretation": "PALETTE COLOR"},
+            "PALETTE COLOR: a pixel is the number of a color",
+        ),
+        (
+            builders.JPEG_LS,
+            {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3},
+            "YBR_FULL_422 in JPEG-LS",
+        ),
         (ExplicitVRLittleEndian, {}, "PixelData is encapsulated though the transfer syntax is native"),
     ],
 )

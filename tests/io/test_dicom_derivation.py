@@ -18,10 +18,22 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom
 from monai_salm.io.dicom.uids import derived_uid
-from tests.io.builders import NEIGHBOR_UID, SERIES_UID, SOP_UID, STUDY_UID, dicom_dataset, functional_groups, reference, values_in, write_dicom
+from tests.io.builders import (
+    NEIGHBOR_UID,
+    SERIES_UID,
+    SOP_UID,
+    STUDY_UID,
+    dicom_dataset,
+    functional_groups,
+    reference,
+    values_in,
+    write_dicom,
+)
 from tests.io.derived import DERIVATION, SECRET, protect
 
-SYNTAXES = pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"])
+SYNTAXES = pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"]
+)
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 STATEMENTS = {"DerivationDescription", "DerivationCodeSequence", "SourceImageSequence", "ContributingEquipmentSequence"}
 
@@ -32,7 +44,9 @@ def plain(path: Path, extra: dict[str, Any] | None = None, **how: Any) -> Path:
     return write_dicom(path / "source.dcm", dicom_dataset(extra=extra), values_in(10, 1000, (6, 8), "u2"), **how)
 
 
-def enhanced(path: Path, extra: dict[str, Any] | None = None, *, groups: dict[str, Any] | None = None, **how: Any) -> Path:
+def enhanced(
+    path: Path, extra: dict[str, Any] | None = None, *, groups: dict[str, Any] | None = None, **how: Any
+) -> Path:
     said = functional_groups(**(groups or {"slopes": (1, 2, 3)}))
     dataset = dicom_dataset(frames=3, extra={"SOPClassUID": ENHANCED_CT, **said, **(extra or {})})
     return write_dicom(path / "source.dcm", dataset, values_in(10, 1000, (3, 6, 8), "u2"), **how)
@@ -73,12 +87,19 @@ def test_where_nothing_is_said_only_values_and_uids_differ(tmp_path: Path) -> No
     for path in (plain(tmp_path), enhanced(tmp_path)):
         protect(path, replace(DERIVATION, provenance="none", image_type="keep"))
         changed = {change.name for change in dicom.compare_headers(path, tmp_path / "out.dcm")}
-        assert changed - {"FileMetaInformationGroupLength"} == {"MediaStorageSOPInstanceUID", "SOPInstanceUID", "SeriesInstanceUID"}
+        assert changed - {"FileMetaInformationGroupLength"} == {
+            "MediaStorageSOPInstanceUID",
+            "SOPInstanceUID",
+            "SeriesInstanceUID",
+        }
         assert b"MONAI_SALM" not in (tmp_path / "out.dcm").read_bytes()
         protect(path, replace(DERIVATION, provenance="none", image_type="keep", uid_secret=None))
         before, after = path.read_bytes(), (tmp_path / "out.dcm").read_bytes()
         assert len(before) == len(after)
-        assert sum(one != other for one, other in zip(before, after, strict=True)) in (1, 2)  # bytes of the value that changed
+        assert sum(one != other for one, other in zip(before, after, strict=True)) in (
+            1,
+            2,
+        )  # bytes of the value that changed
 
 
 @SYNTAXES
@@ -86,9 +107,16 @@ def test_frames_say_that_they_are_derived(syntax: str, tmp_path: Path) -> None:
     after = protect(enhanced(tmp_path, transfer_syntax=syntax))
     types = [list(group.CTImageFrameTypeSequence[0].FrameType) for group in after.PerFrameFunctionalGroupsSequence]
     assert types == [["DERIVED", "PRIMARY", "VOLUME", "NONE"]] * 3
-    assert [group.PixelValueTransformationSequence[0].RescaleSlope for group in after.PerFrameFunctionalGroupsSequence] == [1, 2, 3]
+    assert [
+        group.PixelValueTransformationSequence[0].RescaleSlope for group in after.PerFrameFunctionalGroupsSequence
+    ] == [1, 2, 3]
     after = protect(enhanced(tmp_path, groups={"shared_slope": 2}, transfer_syntax=syntax))
-    assert list(after.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence[0].FrameType) == ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    assert list(after.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence[0].FrameType) == [
+        "DERIVED",
+        "PRIMARY",
+        "VOLUME",
+        "NONE",
+    ]
 
 
 @pytest.mark.parametrize("keyword", ["CTImage", "MRImage", "PET", "WholeSlideMicroscopyImage"])
@@ -117,7 +145,9 @@ def test_derivation_image_of_all_frames(undefined: bool, syntax: str, tmp_path: 
         dataset[keyword].is_undefined_length = undefined
         for item in dataset[keyword]:
             item.is_undefined_length_sequence_item = undefined
-    after = protect(write_dicom(tmp_path / "source.dcm", dataset, values_in(10, 1000, (3, 6, 8), "u2"), transfer_syntax=syntax))
+    after = protect(
+        write_dicom(tmp_path / "source.dcm", dataset, values_in(10, 1000, (3, 6, 8), "u2"), transfer_syntax=syntax)
+    )
     for keyword in groups:
         assert after[keyword].is_undefined_length is undefined
         assert {item.is_undefined_length_sequence_item for item in after[keyword]} == {undefined}
@@ -134,7 +164,9 @@ def test_derivation_image_of_all_frames(undefined: bool, syntax: str, tmp_path: 
     (study,) = after.SourceImageEvidenceSequence
     (series,) = study.ReferencedSeriesSequence
     assert (study.StudyInstanceUID, series.SeriesInstanceUID) == (STUDY_UID, SERIES_UID)
-    assert [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence] == [(ENHANCED_CT, SOP_UID)]
+    assert [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence] == [
+        (ENHANCED_CT, SOP_UID)
+    ]
     assert after.SOPInstanceUID == derived_uid(SECRET, SOP_UID)
 
 
@@ -156,7 +188,10 @@ def test_derivation_image_is_appended(tmp_path: Path) -> None:
     earlier.DerivationDescription = "resampled"
     groups["SharedFunctionalGroupsSequence"][0].DerivationImageSequence = Sequence([earlier])
     after = protect(enhanced(tmp_path, groups))
-    assert [item.DerivationDescription for item in after.SharedFunctionalGroupsSequence[0].DerivationImageSequence] == ["resampled", "at most 3 HU"]
+    assert [item.DerivationDescription for item in after.SharedFunctionalGroupsSequence[0].DerivationImageSequence] == [
+        "resampled",
+        "at most 3 HU",
+    ]
 
 
 def test_references_in_groups_are_rewritten(tmp_path: Path) -> None:
@@ -165,11 +200,17 @@ def test_references_in_groups_are_rewritten(tmp_path: Path) -> None:
     series = Dataset()
     series.SeriesInstanceUID = SERIES_UID
     series.ReferencedInstanceSequence = reference(NEIGHBOR_UID)
-    after = protect(enhanced(tmp_path, groups | {"ReferencedSeriesSequence": Sequence([series])}), replace(DERIVATION, changed_uids=frozenset({NEIGHBOR_UID})))
+    after = protect(
+        enhanced(tmp_path, groups | {"ReferencedSeriesSequence": Sequence([series])}),
+        replace(DERIVATION, changed_uids=frozenset({NEIGHBOR_UID})),
+    )
     frame = after.PerFrameFunctionalGroupsSequence[2]
     assert frame.ReferencedImageSequence[0].ReferencedSOPInstanceUID == derived_uid(SECRET, NEIGHBOR_UID)
     assert frame.CTImageFrameTypeSequence[0].FrameType[0] == "DERIVED"
-    assert [item.SeriesInstanceUID for item in after.ReferencedSeriesSequence] == [derived_uid(SECRET, SERIES_UID), SERIES_UID]
+    assert [item.SeriesInstanceUID for item in after.ReferencedSeriesSequence] == [
+        derived_uid(SECRET, SERIES_UID),
+        SERIES_UID,
+    ]
 
 
 def test_classic_images_get_no_common_reference(tmp_path: Path) -> None:
@@ -203,7 +244,10 @@ def test_groups_that_are_no_sequence_are_refused(tmp_path: Path) -> None:
 def test_equipment_of_earlier_changes_stays(tmp_path: Path) -> None:
     earlier = Dataset()
     earlier.Manufacturer = "Other"
-    after = protect(plain(tmp_path, {"ContributingEquipmentSequence": Sequence([earlier])}), replace(DERIVATION, software="soft\\ware", version="1" * 99))
+    after = protect(
+        plain(tmp_path, {"ContributingEquipmentSequence": Sequence([earlier])}),
+        replace(DERIVATION, software="soft\\ware", version="1" * 99),
+    )
     assert [item.Manufacturer for item in after.ContributingEquipmentSequence] == ["Other", f"soft/ware {'1' * 54}"]
     assert after.ContributingEquipmentSequence[1].ContributionDescription == "at most 3 HU"
     assert after.Manufacturer == "Maker"
@@ -217,7 +261,11 @@ def test_description_is_one_line_of_ascii(tmp_path: Path) -> None:
 
 def test_signatures_and_content_qualification(tmp_path: Path) -> None:
     """They go, or become right, whatever is to be said."""
-    extra = {"DigitalSignaturesSequence": Sequence([Dataset()]), "MACParametersSequence": Sequence([Dataset()]), "ContentQualification": "PRODUCT"}
+    extra = {
+        "DigitalSignaturesSequence": Sequence([Dataset()]),
+        "MACParametersSequence": Sequence([Dataset()]),
+        "ContentQualification": "PRODUCT",
+    }
     path = plain(tmp_path, extra | {"InstanceCreationDate": "20200101"})
     after = protect(path, replace(DERIVATION, provenance="none", image_type="keep", uid_secret=None))
     assert [keyword for keyword in (*extra, "InstanceCreationDate") if keyword in after] == ["ContentQualification"]
@@ -225,7 +273,9 @@ def test_signatures_and_content_qualification(tmp_path: Path) -> None:
 
 
 def _conformance_errors(path: Path) -> set[str]:
-    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False
+    )
     return {line for line in done.stderr.splitlines() if line.startswith("Error")}
 
 

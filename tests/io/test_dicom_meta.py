@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File meta information and elements that contradict each other or the dataset: kept where readers agree, refused where they do not."""
+"""File meta information and elements that contradict each other or the dataset: kept where readers agree, refused where
+they do not.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from monai_salm.io import Derivation, ImageHeader, dicom, identify, read_back, r
 from monai_salm.io.dicom.comparing import compare_headers
 from monai_salm.io.dicom.files import read_file
 from monai_salm.io.dicom.uids import derived_uid
-from tests.io.builders import CT, JPEG_BASELINE, SOP_UID, dicom_dataset, reference, values_in, write_compressed, write_dicom
+from tests.io.builders import (
+    CT,
+    JPEG_BASELINE,
+    SOP_UID,
+    dicom_dataset,
+    reference,
+    values_in,
+    write_compressed,
+    write_dicom,
+)
 
 EXPLICIT, IMPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
 SECRET = b"secret"
@@ -41,7 +52,12 @@ MODALITY = element(8, 0x60, "CS", b"CT")
 
 def parts(path: Path, transfer_syntax: str = EXPLICIT) -> tuple[bytes, bytes, bytes]:
     """Give preamble and prefix, the meta group without its length, and the dataset of a small CT slice."""
-    write_dicom(path, dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2"), transfer_syntax=transfer_syntax)
+    write_dicom(
+        path,
+        dicom_dataset(signed=True, bits_stored=16),
+        values_in(-900, 1000, (6, 8), "i2"),
+        transfer_syntax=transfer_syntax,
+    )
     content = path.read_bytes()
     (length,) = struct.unpack("<I", content[START + 8 : START + HEAD])
     end = START + HEAD + length
@@ -49,7 +65,9 @@ def parts(path: Path, transfer_syntax: str = EXPLICIT) -> tuple[bytes, bytes, by
 
 
 def put(path: Path, meta: bytes, dataset: bytes, length: int | None, preamble: bytes) -> Path:
-    path.write_bytes(preamble + (element(2, 0, "UL", struct.pack("<I", length)) if length is not None else b"") + meta + dataset)
+    path.write_bytes(
+        preamble + (element(2, 0, "UL", struct.pack("<I", length)) if length is not None else b"") + meta + dataset
+    )
     return path
 
 
@@ -74,7 +92,9 @@ def pydicom_reads(path: Path) -> tuple[dict[int, object], list[int]]:
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path)
         assert dataset.pixel_array.shape == (6, 8)
-        return {int(item.tag): item.value for item in dataset.file_meta}, [int(item.tag) for item in dataset if item.tag.element]
+        return {int(item.tag): item.value for item in dataset.file_meta}, [
+            int(item.tag) for item in dataset if item.tag.element
+        ]
 
 
 def dcmtk_reads(path: Path, *tags: str) -> list[str]:
@@ -98,11 +118,15 @@ REPEATED = {
 @pytest.mark.parametrize("kind", REPEATED)
 def test_meta_group_a_second_time_stays_where_it_is(kind: str, tmp_path: Path) -> None:
     preamble, meta, dataset = parts(tmp_path / "plain")
-    repeated = {"whole": meta, "whole with length": element(2, 0, "UL", struct.pack("<I", len(meta))) + meta}.get(kind, REPEATED[kind])
+    repeated = {"whole": meta, "whole with length": element(2, 0, "UL", struct.pack("<I", len(meta))) + meta}.get(
+        kind, REPEATED[kind]
+    )
     source = put(tmp_path / "in", meta, repeated + dataset, len(meta), preamble)
     assert isinstance(identify(source), ImageHeader)
     kept = changed(source, tmp_path / "kept", uids="keep", provenance="none", image_type="keep")
-    assert kept.read_bytes().startswith(source.read_bytes()[: START + HEAD + len(meta) + len(repeated)]), "nothing before the dataset is touched"
+    assert kept.read_bytes().startswith(source.read_bytes()[: START + HEAD + len(meta) + len(repeated)]), (
+        "nothing before the dataset is touched"
+    )
     target = changed(source, tmp_path / "out")
     assert disallowed(source, target) == []
     file = read_file(target)
@@ -110,7 +134,9 @@ def test_meta_group_a_second_time_stays_where_it_is(kind: str, tmp_path: Path) -
     assert length == sum(len(item.raw) for item in file.meta[1:]), "the length is that of the first group alone"
     second = b"".join(bytes(item.raw) for item in file.elements if item.tag >> 16 == 2)
     expected = repeated.replace(uid(3, SOP_UID), uid(3, derived_uid(SECRET, SOP_UID)))
-    assert second == (expected[HEAD:] if kind == "whole with length" else expected), "group lengths of a group that grew are removed"
+    assert second == (expected[HEAD:] if kind == "whole with length" else expected), (
+        "group lengths of a group that grew are removed"
+    )
     before, after = pydicom_reads(source), pydicom_reads(target)
     assert before[0].keys() - {0x00020000} <= after[0].keys()
     assert set(before[1]) <= set(after[1])
@@ -127,7 +153,9 @@ def test_second_transfer_syntax_that_differs_is_refused(syntax: str, tmp_path: P
     with pytest.raises(RefusedError, match="TransferSyntaxUID is there more than once"):
         identify(source)
     put(tmp_path / "in", meta + uid(0x10, syntax), dataset, len(meta) + 8 + len(syntax) + len(syntax) % 2, preamble)
-    with pytest.raises(RefusedError, match=r"TransferSyntaxUID \(0002,0010\) is there more than once with different values"):
+    with pytest.raises(
+        RefusedError, match=r"TransferSyntaxUID \(0002,0010\) is there more than once with different values"
+    ):
         identify(source)
 
 
@@ -142,7 +170,9 @@ def test_meta_group_goes_on_in_a_dataset_of_another_encoding(syntax: str, tmp_pa
 def test_second_transfer_syntax_of_a_lossy_file_is_refused(tmp_path: Path) -> None:
     """It is written native, and the second one would say something else."""
     pytest.importorskip("imagecodecs")
-    write_compressed(tmp_path / "in", dicom_dataset(bits_allocated=8, bits_stored=8), values_in(0, 255, (6, 8), "u1"), JPEG_BASELINE)
+    write_compressed(
+        tmp_path / "in", dicom_dataset(bits_allocated=8, bits_stored=8), values_in(0, 255, (6, 8), "u1"), JPEG_BASELINE
+    )
     content = (tmp_path / "in").read_bytes()
     (length,) = struct.unpack("<I", content[START + 8 : START + HEAD])
     end = START + HEAD + length
@@ -234,7 +264,13 @@ def test_elements_twice_with_the_same_bytes_stay(where: str, tmp_path: Path) -> 
     assert len(list(re.finditer(re.escape(twice[:8]), content))) == 2
     assert pydicom_reads(target)[1]
     # Both are compared.
-    assert disallowed(source, put(tmp_path / "less", meta.replace(2 * twice, twice), dataset.replace(2 * twice, twice), None, preamble)) != []
+    assert (
+        disallowed(
+            source,
+            put(tmp_path / "less", meta.replace(2 * twice, twice), dataset.replace(2 * twice, twice), None, preamble),
+        )
+        != []
+    )
 
 
 def _nested(tmp_path: Path, *, same: bool, depth: int) -> Path:
@@ -262,7 +298,11 @@ def _nested(tmp_path: Path, *, same: bool, depth: int) -> Path:
 def _lengths_around(content: bytes, at: int) -> list[int]:
     """Give the places of the lengths of the items and sequences that hold a place."""
     item = struct.pack("<HH", 0xFFFE, 0xE000)
-    found = [start for start in range(at) if content[start : start + 4] == item or content[start + 4 : start + 8] == b"SQ\0\0"]
+    found = [
+        start
+        for start in range(at)
+        if content[start : start + 4] == item or content[start + 4 : start + 8] == b"SQ\0\0"
+    ]
     lengths = [start + (8 if content[start + 4 : start + 6] == b"SQ" else 4) for start in found]
     return [place for place in lengths if place + 4 + struct.unpack_from("<I", content, place)[0] > at]
 
@@ -271,12 +311,17 @@ def _lengths_around(content: bytes, at: int) -> list[int]:
 def test_elements_of_items_twice(depth: int, tmp_path: Path) -> None:
     source = _nested(tmp_path, same=True, depth=depth)
     assert disallowed(source, changed(source, tmp_path / "out")) == []
-    with pytest.raises(RefusedError, match=r"\[0\]\.ReferencedSOPInstanceUID \(0008,1155\) is there more than once with different values"):
+    with pytest.raises(
+        RefusedError,
+        match=r"\[0\]\.ReferencedSOPInstanceUID \(0008,1155\) is there more than once with different values",
+    ):
         identify(_nested(tmp_path, same=False, depth=depth))
 
 
 def test_comparison_of_meta_groups_is_strict(tmp_path: Path) -> None:
-    source = write_dicom(tmp_path / "in", dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2"))
+    source = write_dicom(
+        tmp_path / "in", dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2")
+    )
     target = changed(source, tmp_path / "out")
     content = target.read_bytes()
     assert disallowed(source, target) == []
@@ -294,16 +339,22 @@ def test_comparison_of_meta_groups_is_strict(tmp_path: Path) -> None:
     version = element(2, 0x13, "SH", b"MONAI_SALM")
     assert names(version, version.replace(b"MONAI", b"monai")) == ["ImplementationVersionName"]
     new = uid(3, derived_uid(SECRET, SOP_UID))
-    assert "MediaStorageSOPInstanceUID" in names(content[START : START + HEAD + right], content[START : START + HEAD + right].replace(new, new[:-2] + b"1\0"))
+    assert "MediaStorageSOPInstanceUID" in names(
+        content[START : START + HEAD + right], content[START : START + HEAD + right].replace(new, new[:-2] + b"1\0")
+    )
 
 
 def test_written_meta_group_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a writer gets wrong in it is a failure, though the values are right."""
-    source = write_dicom(tmp_path / "in", dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2"))
+    source = write_dicom(
+        tmp_path / "in", dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2")
+    )
     real = dicom.writing.whole_file  # type: ignore[attr-defined]
     version = element(2, 0x13, "SH", b"MONAI_SALM")
     wrong = version.replace(b"MONAI", b"monai")
-    monkeypatch.setattr(dicom.writing, "whole_file", lambda *args, **kwargs: real(*args, **kwargs).replace(version, wrong))  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        dicom.writing, "whole_file", lambda *args, **kwargs: real(*args, **kwargs).replace(version, wrong)
+    )  # type: ignore[attr-defined]
     with pytest.raises(VerificationError, match="ImplementationVersionName of the written file is SH monai_SALM"):
         changed(source, tmp_path / "out")
 
@@ -312,7 +363,11 @@ def test_written_meta_group_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
 def test_group_lengths_go_where_the_size_changed_alone(group: int, tmp_path: Path) -> None:
     """As the list of changes in the documentation says."""
     preamble, meta, dataset = parts(tmp_path / "plain")
-    at = dataset.index(struct.pack("<H", group)) if group == 0x0008 else dataset.index(struct.pack("<HH", 0x0010, 0x0010))
+    at = (
+        dataset.index(struct.pack("<H", group))
+        if group == 0x0008
+        else dataset.index(struct.pack("<HH", 0x0010, 0x0010))
+    )
     length = element(group, 0, "UL", struct.pack("<I", 7))
     source = put(tmp_path / "in", meta, dataset[:at] + length + dataset[at:], len(meta), preamble)
     target = changed(source, tmp_path / "out")

@@ -13,24 +13,39 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom
 from tests.io.builders import dicom_dataset, functional_groups, values_in, write_dicom
 from tests.io.derived import DERIVATION, protect
 
-SYNTAXES = pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"])
+SYNTAXES = pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["explicit", "implicit", "big"]
+)
 
 
 def stack(path: Path, extra: dict[str, Any] | None = None, frames: int = 3, **how: Any) -> Path:
-    return write_dicom(path / "source.dcm", dicom_dataset(frames=frames, extra=extra), values_in(1, 4000, (frames, 6, 8), "u2"), **how)
+    return write_dicom(
+        path / "source.dcm", dicom_dataset(frames=frames, extra=extra), values_in(1, 4000, (frames, 6, 8), "u2"), **how
+    )
 
 
-def color(path: Path, photometric: str, *, shape: tuple[int, int] = (6, 8), extra: dict[str, Any] | None = None, **how: Any) -> Path:
-    dataset = dicom_dataset(bits_allocated=8, bits_stored=8, photometric=photometric, samples=3, shape=shape, extra=extra)
+def color(
+    path: Path, photometric: str, *, shape: tuple[int, int] = (6, 8), extra: dict[str, Any] | None = None, **how: Any
+) -> Path:
+    dataset = dicom_dataset(
+        bits_allocated=8, bits_stored=8, photometric=photometric, samples=3, shape=shape, extra=extra
+    )
     samples = 2 if photometric == "YBR_FULL_422" else 3
-    return write_dicom(path / "source.dcm", dataset, np.random.default_rng(3).integers(60, 190, (*shape, samples)), **how)
+    return write_dicom(
+        path / "source.dcm", dataset, np.random.default_rng(3).integers(60, 190, (*shape, samples)), **how
+    )
 
 
 def pixel_bytes(path: Path) -> np.ndarray[Any, Any]:
@@ -51,7 +66,9 @@ def pixel_bytes(path: Path) -> np.ndarray[Any, Any]:
     ],
     ids=["per frame", "one shared", "one general", "shared", "empty groups", "general of empty groups", "general"],
 )
-def test_each_frame_has_its_rescaling(groups: dict[str, Any], expected: list[tuple[float, float]], syntax: str, tmp_path: Path) -> None:
+def test_each_frame_has_its_rescaling(
+    groups: dict[str, Any], expected: list[tuple[float, float]], syntax: str, tmp_path: Path
+) -> None:
     source = dicom.read_source(stack(tmp_path, functional_groups(**groups), transfer_syntax=syntax))
     pictures = source.pictures()
     assert [(picture.slope, picture.intercept) for picture in pictures] == expected
@@ -116,8 +133,17 @@ def _measures(**spacing: Any) -> Sequence:
         ({"PixelSpacing": [0, 1], "ImagerPixelSpacing": [0.1, 0.2]}, (1, 0.1, 0.2)),
         ({"SliceThickness": 2}, (2, 0.5, 0.25)),
         ({"SliceThickness": -2}, (1, 0.5, 0.25)),
-        ({"PixelSpacing": None, "SharedFunctionalGroupsSequence": _measures(PixelSpacing=[3, 4], SliceThickness=5)}, (5, 3, 4)),
-        ({"PixelSpacing": None, "PerFrameFunctionalGroupsSequence": Sequence([*_measures(PixelSpacing=[3, 4]), Dataset(), Dataset()])}, (1, 3, 4)),
+        (
+            {"PixelSpacing": None, "SharedFunctionalGroupsSequence": _measures(PixelSpacing=[3, 4], SliceThickness=5)},
+            (5, 3, 4),
+        ),
+        (
+            {
+                "PixelSpacing": None,
+                "PerFrameFunctionalGroupsSequence": Sequence([*_measures(PixelSpacing=[3, 4]), Dataset(), Dataset()]),
+            },
+            (1, 3, 4),
+        ),
     ],
 )
 def test_spacing(extra: dict[str, Any], expected: tuple[float, ...], tmp_path: Path) -> None:
@@ -153,7 +179,9 @@ def test_step_of_luminance_is_a_step_of_every_color(tmp_path: Path) -> None:
     path = color(tmp_path, "YBR_FULL")
     source = dicom.read_source(path)
     dicom.write_like(source, source.stored + np.uint8(2), tmp_path / "out.dcm", DERIVATION)
-    before, after = (pixel_array(pydicom.dcmread(file), as_rgb=True).astype(int) for file in (path, tmp_path / "out.dcm"))
+    before, after = (
+        pixel_array(pydicom.dcmread(file), as_rgb=True).astype(int) for file in (path, tmp_path / "out.dcm")
+    )
     assert np.abs(after - before).max() == 2
 
 
@@ -170,7 +198,10 @@ def test_planes_stay_planes(tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "out.dcm").PlanarConfiguration == 1
 
 
-@pytest.mark.parametrize(("syntax", "vr", "place"), [(ExplicitVRLittleEndian, "OW", -1), (ExplicitVRBigEndian, "OW", -2), (ExplicitVRBigEndian, "OB", -1)])
+@pytest.mark.parametrize(
+    ("syntax", "vr", "place"),
+    [(ExplicitVRLittleEndian, "OW", -1), (ExplicitVRBigEndian, "OW", -2), (ExplicitVRBigEndian, "OB", -1)],
+)
 @pytest.mark.parametrize("planar", [0, 1])
 def test_pad_byte_stays(planar: int, syntax: str, vr: str, place: int, tmp_path: Path) -> None:
     """45 samples lie in 46 bytes, of which the last is none; in big endian words it is the last but one."""
@@ -193,11 +224,18 @@ def test_bytes_after_the_frames_stay(tmp_path: Path) -> None:
         dicom.identify(stack(tmp_path, trailing=bytes(96)))
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
 def test_elements_after_the_pixels_stay(syntax: str, tmp_path: Path) -> None:
     path = stack(tmp_path, {"DataSetTrailingPadding": b"\1\2\3\4"}, transfer_syntax=syntax)
     assert protect(path).DataSetTrailingPadding == b"\1\2\3\4"
-    assert protect(color(tmp_path, "YBR_FULL", extra={"DataSetTrailingPadding": b"\1\2\3\4"}, transfer_syntax=syntax)).DataSetTrailingPadding == b"\1\2\3\4"
+    assert (
+        protect(
+            color(tmp_path, "YBR_FULL", extra={"DataSetTrailingPadding": b"\1\2\3\4"}, transfer_syntax=syntax)
+        ).DataSetTrailingPadding
+        == b"\1\2\3\4"
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -223,21 +261,46 @@ def _region(*places: int | None) -> Dataset:
 
 @SYNTAXES
 def test_regions_of_ultrasound(syntax: str, tmp_path: Path) -> None:
-    """They are given as x and y of the first and the last pixel; those beyond the frame, empty or incomplete are left out."""
-    items = [_region(1, 2, 4, 3), _region(6, 4, 100, 100), _region(8, 0, 9, 5), _region(3, 3, 2, 5), _region(0, None, 3, 3)]
+    """They are given as x and y of the first and the last pixel; those beyond the frame, empty or incomplete are left
+    out.
+    """
+    items = [
+        _region(1, 2, 4, 3),
+        _region(6, 4, 100, 100),
+        _region(8, 0, 9, 5),
+        _region(3, 3, 2, 5),
+        _region(0, None, 3, 3),
+    ]
     path = color(tmp_path, "RGB", extra={"SequenceOfUltrasoundRegions": Sequence(items)}, transfer_syntax=syntax)
     assert dicom.identify(path).regions == ((2, 4, 1, 5), (4, 6, 6, 8))
     assert dicom.identify(stack(tmp_path)).regions == ()
 
 
 def _csa(count: int) -> bytes:
-    """Make the head of a Siemens CSA header and its one entry, as described by nibabel's documentation of the format."""
+    """Make the head of a Siemens CSA header and its one entry, as described by nibabel's documentation
+    of the format.
+    """
     name = b"NumberOfImagesInMosaic".ljust(64, b"\0")
     text = f"{count}".rjust(6).encode()
-    return b"SV10\4\3\2\1" + struct.pack("<2I", 1, 77) + name + struct.pack("<i4s3i", 1, b"US\0\0", 6, 6, 77) + struct.pack("<4i", 6, 6, 77, 6) + text
+    return (
+        b"SV10\4\3\2\1"
+        + struct.pack("<2I", 1, 77)
+        + name
+        + struct.pack("<i4s3i", 1, b"US\0\0", 6, 6, 77)
+        + struct.pack("<4i", 6, 6, 77, 6)
+        + text
+    )
 
 
-def mosaic(path: Path, *, where: str = "number", creator: str = "SIEMENS MR HEADER", count: int = 4, kind: str = "MOSAIC", block: int = 0x10) -> Path:
+def mosaic(
+    path: Path,
+    *,
+    where: str = "number",
+    creator: str = "SIEMENS MR HEADER",
+    count: int = 4,
+    kind: str = "MOSAIC",
+    block: int = 0x10,
+) -> Path:
     dataset = dicom_dataset(extra={"ImageType": ["ORIGINAL", "PRIMARY", "M", kind]})
     if where == "number":
         dataset.add_new(0x00190000 | block, "LO", creator)
@@ -304,7 +367,9 @@ def test_extremes_of_all_frames(tmp_path: Path) -> None:
 
 
 def test_extremes_without_room_are_removed(tmp_path: Path) -> None:
-    dataset = dicom_dataset(bits_allocated=32, bits_stored=32, extra={"SmallestImagePixelValue": 3, "LargestImagePixelValue": 3})
+    dataset = dicom_dataset(
+        bits_allocated=32, bits_stored=32, extra={"SmallestImagePixelValue": 3, "LargestImagePixelValue": 3}
+    )
     path = write_dicom(tmp_path / "source.dcm", dataset, values_in(3, 1 << 20, (6, 8), "u4"))
     written = protect(path)
     assert written.SmallestImagePixelValue == 3
@@ -312,10 +377,17 @@ def test_extremes_without_room_are_removed(tmp_path: Path) -> None:
 
 
 def test_empty_extremes_are_those_of_all_pixels(tmp_path: Path) -> None:
-    extra = {"SmallestImagePixelValue": 1, "LargestImagePixelValue": 4000, "PixelPaddingValue": 1, "PixelPaddingRangeLimit": 100}
+    extra = {
+        "SmallestImagePixelValue": 1,
+        "LargestImagePixelValue": 4000,
+        "PixelPaddingValue": 1,
+        "PixelPaddingRangeLimit": 100,
+    }
     dataset = dicom_dataset(frames=3, extra=extra)
     dataset["SmallestImagePixelValue"].clear()
-    path = write_dicom(tmp_path / "source.dcm", dataset, values_in(1, 4000, (3, 6, 8), "u2"), transfer_syntax=ImplicitVRLittleEndian)
+    path = write_dicom(
+        tmp_path / "source.dcm", dataset, values_in(1, 4000, (3, 6, 8), "u2"), transfer_syntax=ImplicitVRLittleEndian
+    )
     after = protect(path)
     assert (after.SmallestImagePixelValue, after.LargestImagePixelValue) == (1, 4000)
 
@@ -331,6 +403,20 @@ def test_refused_color(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="YBR_FULL_422 with 7 columns of 8 bits"):
         dicom.identify(color(tmp_path, "YBR_FULL_422", shape=(6, 7)))
     with pytest.raises(RefusedError, match=r"PixelData has 96 bytes, .* need 144; it is truncated"):
-        dicom.identify(write_dicom(tmp_path / "a", dicom_dataset(bits_allocated=8, bits_stored=8, samples=3, photometric="RGB"), np.zeros((6, 8, 2))))
+        dicom.identify(
+            write_dicom(
+                tmp_path / "a",
+                dicom_dataset(bits_allocated=8, bits_stored=8, samples=3, photometric="RGB"),
+                np.zeros((6, 8, 2)),
+            )
+        )
     with pytest.raises(RefusedError, match="PixelData of 16 bits in big endian is written as OB"):
-        dicom.identify(write_dicom(tmp_path / "b", dicom_dataset(), values_in(0, 9, (6, 8), "u2"), transfer_syntax=ExplicitVRBigEndian, vr="OB"))
+        dicom.identify(
+            write_dicom(
+                tmp_path / "b",
+                dicom_dataset(),
+                values_in(0, 9, (6, 8), "u2"),
+                transfer_syntax=ExplicitVRBigEndian,
+                vr="OB",
+            )
+        )

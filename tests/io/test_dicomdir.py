@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOMDIR: new UIDs, records of absent files taken out, and links that pydicom and our own walk over the bytes follow."""
+"""DICOMDIR: new UIDs, records of absent files taken out, and links that pydicom and our own walk over
+the bytes follow.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,28 @@ from monai_salm.io.dicom.uids import derived_uid
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
 SECRET = b"secret"
-KINDS = ["DICOMDIR", "DICOMDIR-implicit", "DICOMDIR-bigEnd", "DICOMDIR-reordered", "DICOMDIR-nopatient", "DICOMDIR-empty.dcm"]
+KINDS = [
+    "DICOMDIR",
+    "DICOMDIR-implicit",
+    "DICOMDIR-bigEnd",
+    "DICOMDIR-reordered",
+    "DICOMDIR-nopatient",
+    "DICOMDIR-empty.dcm",
+]
 JPEG_LOSSLESS, EXPLICIT = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.1"
 
 
-def derivation(changed: frozenset[str] = frozenset(), absent: frozenset[str] = frozenset(), syntaxes: dict[str, str] | None = None) -> Derivation:
+def derivation(
+    changed: frozenset[str] = frozenset(), absent: frozenset[str] = frozenset(), syntaxes: dict[str, str] | None = None
+) -> Derivation:
     return Derivation(
-        software="s", version="1", description="d", uid_secret=SECRET, changed_uids=changed, absent_files=absent, transfer_syntaxes=syntaxes or {}
+        software="s",
+        version="1",
+        description="d",
+        uid_secret=SECRET,
+        changed_uids=changed,
+        absent_files=absent,
+        transfer_syntaxes=syntaxes or {},
     )
 
 
@@ -74,12 +91,21 @@ def disallowed(original: Path, other: Path) -> list[str]:
 
 def all_uids(path: Path) -> frozenset[str]:
     keywords = ("ReferencedSOPInstanceUIDInFile", "SeriesInstanceUID")
-    return frozenset(str(item[keyword].value) for item in read(path).DirectoryRecordSequence for keyword in keywords if keyword in item)
+    return frozenset(
+        str(item[keyword].value)
+        for item in read(path).DirectoryRecordSequence
+        for keyword in keywords
+        if keyword in item
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_to_change(name: str, tmp_path: Path) -> None:
-    write_document(SHIPPED / name, tmp_path / "DICOMDIR", derivation(frozenset({"1.2.3"}), frozenset({"NOT/THERE"}), {"1.2.3": EXPLICIT}))
+    write_document(
+        SHIPPED / name,
+        tmp_path / "DICOMDIR",
+        derivation(frozenset({"1.2.3"}), frozenset({"NOT/THERE"}), {"1.2.3": EXPLICIT}),
+    )
     assert (tmp_path / "DICOMDIR").read_bytes() == (SHIPPED / name).read_bytes()
 
 
@@ -134,7 +160,9 @@ def _loaded(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", KINDS[:-1])
-@pytest.mark.parametrize("prefix", ["77654033", "77654033/CR", "98892001/CT5N", "98892003/MR700/4558", "98892003/MR1/15820", "9", "7", ""])
+@pytest.mark.parametrize(
+    "prefix", ["77654033", "77654033/CR", "98892001/CT5N", "98892003/MR700/4558", "98892003/MR1/15820", "9", "7", ""]
+)
 def test_records_of_absent_files_go(name: str, prefix: str, tmp_path: Path) -> None:
     """With the patients, studies and series that are left without any."""
     source, target = SHIPPED / name, tmp_path / "DICOMDIR"
@@ -162,7 +190,9 @@ def test_records_below_an_absent_file_go(tmp_path: Path) -> None:
     source, target = tmp_path / "SOURCE", tmp_path / "DICOMDIR"
     dataset = read(SHIPPED / "DICOMDIR")
     records = {item.seq_item_tell: item for item in dataset.DirectoryRecordSequence}
-    upper = next(item for item in records.values() if item.DirectoryRecordType == "IMAGE" and item.OffsetOfTheNextDirectoryRecord)
+    upper = next(
+        item for item in records.values() if item.DirectoryRecordType == "IMAGE" and item.OffsetOfTheNextDirectoryRecord
+    )
     lower = records[upper.OffsetOfTheNextDirectoryRecord]
     upper.OffsetOfReferencedLowerLevelDirectoryEntity = upper.OffsetOfTheNextDirectoryRecord
     upper.OffsetOfTheNextDirectoryRecord, lower.OffsetOfTheNextDirectoryRecord = lower.OffsetOfTheNextDirectoryRecord, 0
@@ -178,7 +208,9 @@ def test_records_below_an_absent_file_go(tmp_path: Path) -> None:
 def test_other_software_reads_it(tmp_path: Path) -> None:
     absent = frozenset(file for file in document(SHIPPED / "DICOMDIR").files if file.startswith("98892003"))
     write_document(SHIPPED / "DICOMDIR", tmp_path / "DICOMDIR", derivation(all_uids(SHIPPED / "DICOMDIR"), absent))
-    done = subprocess.run(["dcdirdmp", str(tmp_path / "DICOMDIR")], capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        ["dcdirdmp", str(tmp_path / "DICOMDIR")], capture_output=True, text=True, errors="replace", check=False
+    )
     text = done.stdout + done.stderr
     assert done.returncode == 0
     assert ("98892001" in text, "98892003" in text) == (True, False)
@@ -193,11 +225,21 @@ def test_transfer_syntax_follows(tmp_path: Path) -> None:
     element = struct.pack("<HH2sH", 0x0004, 0x1512, b"UI", 20) + EXPLICIT.encode() + b"\0"
     at = content.index(element, 2000)
     # Of the same length, so that the places stay.
-    source.write_bytes(content[:at] + element.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0") + content[at + len(element) :])
-    record = next(item for item in read(source).DirectoryRecordSequence if item.get("ReferencedTransferSyntaxUIDInFile") == "1.2.840.10008.1.2.5")
+    source.write_bytes(
+        content[:at]
+        + element.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
+        + content[at + len(element) :]
+    )
+    record = next(
+        item
+        for item in read(source).DirectoryRecordSequence
+        if item.get("ReferencedTransferSyntaxUIDInFile") == "1.2.840.10008.1.2.5"
+    )
     write_document(source, target, derivation(syntaxes={record.ReferencedSOPInstanceUIDInFile: EXPLICIT}))
     assert disallowed(source, target) == []
-    assert {item.get("ReferencedTransferSyntaxUIDInFile", EXPLICIT) for item in read(target).DirectoryRecordSequence} == {EXPLICIT}
+    assert {
+        item.get("ReferencedTransferSyntaxUIDInFile", EXPLICIT) for item in read(target).DirectoryRecordSequence
+    } == {EXPLICIT}
 
 
 def test_icons_go_and_undefined_lengths_stay(tmp_path: Path) -> None:

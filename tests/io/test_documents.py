@@ -20,7 +20,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import identify
@@ -29,11 +34,27 @@ from monai_salm.io.dicom.comparing import compare_headers
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of, unprotected_in, write_document
 from monai_salm.io.dicom.files import read_file
 from monai_salm.io.dicom.uids import derived_uid
-from tests.io.builders import CT, FRAME_UID, NEIGHBOR_UID, SERIES_UID, SOP_UID, STUDY_UID, dicom_dataset, reference, values_in, write_dicom
+from tests.io.builders import (
+    CT,
+    FRAME_UID,
+    NEIGHBOR_UID,
+    SERIES_UID,
+    SOP_UID,
+    STUDY_UID,
+    dicom_dataset,
+    reference,
+    values_in,
+    write_dicom,
+)
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 SECRET = b"secret"
-SEG, RTDOSE, SR, KO = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.59"
+SEG, RTDOSE, SR, KO = (
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.481.2",
+    "1.2.840.10008.5.1.4.1.1.88.33",
+    "1.2.840.10008.5.1.4.1.1.88.59",
+)
 SYNTAXES = pytest.mark.parametrize(
     "syntax",
     [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
@@ -86,7 +107,9 @@ def referred(dataset: Dataset) -> set[str]:
 def values(path: Path) -> dict[int, Any]:
     """Give the bytes of every element of the top level but of sequences and UIDs."""
     whole = read(path)
-    return {int(raw.tag): raw.value for raw in read(path).elements() if dictionary_vr(whole, raw.tag) not in ("SQ", "UI")}
+    return {
+        int(raw.tag): raw.value for raw in read(path).elements() if dictionary_vr(whole, raw.tag) not in ("SQ", "UI")
+    }
 
 
 def dictionary_vr(dataset: Dataset, tag: int) -> str:
@@ -99,7 +122,9 @@ def disallowed(original: Path, other: Path) -> list[str]:
     return [change.name for change in compare_headers(original, other) if not change.allowed]
 
 
-def make(path: Path, *, sop_class: str = SR, extra: dict[str, Any] | None = None, syntax: str = ExplicitVRLittleEndian) -> Path:
+def make(
+    path: Path, *, sop_class: str = SR, extra: dict[str, Any] | None = None, syntax: str = ExplicitVRLittleEndian
+) -> Path:
     """Write an object without pixel data that refers to a neighbor."""
     keep = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
     dataset = Dataset()
@@ -132,7 +157,10 @@ def test_references_and_identity_are_renewed(name: str, tmp_path: Path) -> None:
     assert disallowed(SHIPPED / name, tmp_path / "out") == []
     after = read(tmp_path / "out")
     assert referred(after) - {str(before.StudyInstanceUID)} == {derived_uid(SECRET, uid) for uid in old}
-    assert (after.StudyInstanceUID, after.get("FrameOfReferenceUID")) == (before.StudyInstanceUID, before.get("FrameOfReferenceUID"))
+    assert (after.StudyInstanceUID, after.get("FrameOfReferenceUID")) == (
+        before.StudyInstanceUID,
+        before.get("FrameOfReferenceUID"),
+    )
     assert values(tmp_path / "out") == values(SHIPPED / name)
     if before.file_meta:
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
@@ -142,14 +170,24 @@ def test_references_and_identity_are_renewed(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "out").read_bytes()[:8] == (SHIPPED / name).read_bytes()[:8]
 
 
-@pytest.mark.skipif(shutil.which("dcmdump") is None or shutil.which("dciodvfy") is None, reason="needs dcmdump of dcmtk and dciodvfy of dicom3tools")
-@pytest.mark.parametrize("name", ["rtplan.dcm", "rtdose_rle.dcm", "liver_1frame.dcm", "liver_expb_1frame.dcm", "test-SR.dcm", "waveform_ecg.dcm"])
+@pytest.mark.skipif(
+    shutil.which("dcmdump") is None or shutil.which("dciodvfy") is None,
+    reason="needs dcmdump of dcmtk and dciodvfy of dicom3tools",
+)
+@pytest.mark.parametrize(
+    "name",
+    ["rtplan.dcm", "rtdose_rle.dcm", "liver_1frame.dcm", "liver_expb_1frame.dcm", "test-SR.dcm", "waveform_ecg.dcm"],
+)
 def test_other_software_reads_it(name: str, tmp_path: Path) -> None:
     write_document(SHIPPED / name, tmp_path / "out", derivation(*referred(read(SHIPPED / name))))
     errors = []
     for path in (SHIPPED / name, tmp_path / "out"):
-        done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
-        errors.append({re.sub(r"<[0-9.]+>", "<UID>", line) for line in done.stderr.splitlines() if line.startswith("Error")})
+        done = subprocess.run(
+            ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False
+        )
+        errors.append(
+            {re.sub(r"<[0-9.]+>", "<UID>", line) for line in done.stderr.splitlines() if line.startswith("Error")}
+        )
     assert errors[1] - errors[0] == set()
     dump = subprocess.run(["dcmdump", "-q", str(tmp_path / "out")], capture_output=True, check=False)
     assert (dump.returncode, dump.stderr) == (0, b"")
@@ -171,14 +209,22 @@ def test_every_syntax(syntax: str, own: bool, tmp_path: Path) -> None:
     assert after.ReferencedImageSequence[0].ReferencedSOPInstanceUID == item.ReferencedSOPInstanceUID == new
     assert item.ReferencedImageSequence[0].ReferencedSOPInstanceUID == new
     assert item.is_undefined_length_sequence_item
-    assert after.SOPInstanceUID == after.file_meta.MediaStorageSOPInstanceUID == (derived_uid(SECRET, SOP_UID) if own else SOP_UID)
+    assert (
+        after.SOPInstanceUID
+        == after.file_meta.MediaStorageSOPInstanceUID
+        == (derived_uid(SECRET, SOP_UID) if own else SOP_UID)
+    )
     assert after.SeriesInstanceUID == (derived_uid(SECRET, SERIES_UID) if own else SERIES_UID)
     assert (after.StudyInstanceUID, after.file_meta.TransferSyntaxUID) == (STUDY_UID, syntax)
 
 
 def test_keeping_uids_changes_nothing(tmp_path: Path) -> None:
     path = make(tmp_path / "in")
-    write_document(path, tmp_path / "out", Derivation(software="s", version="1", description="d", changed_uids=frozenset({NEIGHBOR_UID})))
+    write_document(
+        path,
+        tmp_path / "out",
+        Derivation(software="s", version="1", description="d", changed_uids=frozenset({NEIGHBOR_UID})),
+    )
     assert (tmp_path / "out").read_bytes() == path.read_bytes()
 
 
@@ -196,7 +242,11 @@ def test_instance_that_only_the_file_meta_information_names(tmp_path: Path) -> N
 
 def test_pixels_of_labels_stay(tmp_path: Path) -> None:
     for bits in (1, 8):
-        dataset = dicom_dataset(bits_allocated=bits, bits_stored=bits, extra={"SOPClassUID": SEG, "ReferencedImageSequence": reference(NEIGHBOR_UID)})
+        dataset = dicom_dataset(
+            bits_allocated=bits,
+            bits_stored=bits,
+            extra={"SOPClassUID": SEG, "ReferencedImageSequence": reference(NEIGHBOR_UID)},
+        )
         path = write_dicom(tmp_path / "in", dataset, values_in(0, 1, (6, 8), "u1"))
         write_document(path, tmp_path / "out", derivation(NEIGHBOR_UID))
         assert read(tmp_path / "out").PixelData == read(path).PixelData
@@ -237,7 +287,9 @@ def _icon() -> Sequence:
 def test_icons_go_even_where_nothing_else_changes(tmp_path: Path) -> None:
     nested = reference("1.2.3")
     nested[0].IconImageSequence = _icon()
-    path = make(tmp_path / "in", sop_class=KO, extra={"ReferencedInstanceSequence": nested, "IconImageSequence": _icon()})
+    path = make(
+        tmp_path / "in", sop_class=KO, extra={"ReferencedInstanceSequence": nested, "IconImageSequence": _icon()}
+    )
     assert document(path).notes == ("IconImageSequence, a small copy of the pixels, is removed",)
     write_document(path, tmp_path / "out", derivation())
     after = read(tmp_path / "out")
@@ -251,13 +303,19 @@ def test_icons_go_even_where_nothing_else_changes(tmp_path: Path) -> None:
 def test_signatures_go_only_with_a_change(tmp_path: Path) -> None:
     signed = reference("1.2.3")
     signed[0].DigitalSignaturesSequence = Sequence([Dataset()])
-    extra = {"ReferencedInstanceSequence": signed, "DigitalSignaturesSequence": Sequence([Dataset()]), "MACParametersSequence": Sequence([Dataset()])}
+    extra = {
+        "ReferencedInstanceSequence": signed,
+        "DigitalSignaturesSequence": Sequence([Dataset()]),
+        "MACParametersSequence": Sequence([Dataset()]),
+    }
     path = make(tmp_path / "in", extra=extra)
     assert document(path).notes == ("digital signatures are removed where references change",)
     write_document(path, tmp_path / "out", derivation("1.2.4"))
     assert (tmp_path / "out").read_bytes() == path.read_bytes()
     write_document(path, tmp_path / "out", derivation(NEIGHBOR_UID))
-    assert not {"DigitalSignaturesSequence", "MACParametersSequence"} & {element.keyword for element in read(tmp_path / "out").iterall()}
+    assert not {"DigitalSignaturesSequence", "MACParametersSequence"} & {
+        element.keyword for element in read(tmp_path / "out").iterall()
+    }
     assert disallowed(path, tmp_path / "out") == []
 
 
@@ -340,8 +398,17 @@ def test_pictures_around_the_dataset_are_told(tmp_path: Path) -> None:
 def test_bytes_by_chance_are_no_picture(tmp_path: Path) -> None:
     """Three bytes of a JPEG occur by chance in megabytes, and headers of vendors are long."""
     noise = np.random.default_rng(0).bytes(1 << 20)
-    for content in (b"SV10\4\3\2\1" + noise, b"SV10" + noise + b"\xff\xd8\xff\xe0" + noise, b"SV10" + b"0.5\0\0\0\0\x0212\0\0" * 9999, b"SV10" + bytes(9999)):
-        path = write_dicom(tmp_path / "in", _private(0x0029, 0x10, "OB", content + bytes(len(content) % 2)), values_in(0, 9, (6, 8), "u2"))
+    for content in (
+        b"SV10\4\3\2\1" + noise,
+        b"SV10" + noise + b"\xff\xd8\xff\xe0" + noise,
+        b"SV10" + b"0.5\0\0\0\0\x0212\0\0" * 9999,
+        b"SV10" + bytes(9999),
+    ):
+        path = write_dicom(
+            tmp_path / "in",
+            _private(0x0029, 0x10, "OB", content + bytes(len(content) % 2)),
+            values_in(0, 9, (6, 8), "u2"),
+        )
         assert unprotected_in(read_file(path)) == ""
 
 
@@ -357,7 +424,9 @@ def test_pixels_in_a_sequence_are_told(tmp_path: Path) -> None:
     dataset = _private(0x0011, 0x01, "SQ", _icon())  # type: ignore[arg-type]
     dataset.DigitalSignaturesSequence = Sequence([Dataset()])
     path = write_dicom(tmp_path / "in", dataset, values_in(0, 9, (6, 8), "u2"))
-    assert unprotected_in(read_file(path)).split(" that may be")[0] == "PixelData (7FE0,0010) in a sequence holds 2 bytes"
+    assert (
+        unprotected_in(read_file(path)).split(" that may be")[0] == "PixelData (7FE0,0010) in a sequence holds 2 bytes"
+    )
     assert notes_of(read_file(path)) == ("digital signatures no longer hold and are removed",)
 
 
@@ -377,7 +446,9 @@ def test_maps_and_labels(extra: dict[str, Any], notes: str, tmp_path: Path) -> N
     assert bool(document(path).notes) == bool(notes)
 
 
-@pytest.mark.parametrize("sop_class", [CT, "1.2.840.10008.5.1.4.1.1.6.2", "1.2.840.10008.5.1.1.29", "1.2.840.10008.5.1.4.1.1.77.1.6"])
+@pytest.mark.parametrize(
+    "sop_class", [CT, "1.2.840.10008.5.1.4.1.1.6.2", "1.2.840.10008.5.1.1.29", "1.2.840.10008.5.1.4.1.1.77.1.6"]
+)
 def test_pictures(sop_class: str, tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "in", dicom_dataset(extra={"SOPClassUID": sop_class}), values_in(0, 9, (6, 8), "u2"))
     assert document_of(path, read_file(path)) is None
@@ -392,14 +463,21 @@ def test_shipped_pictures(name: str) -> None:
 
 def test_video_is_a_picture(tmp_path: Path) -> None:
     path = make(tmp_path / "in", sop_class="1.2.3.4")
-    path.write_bytes(path.read_bytes().replace(b"\x14\0" + ExplicitVRLittleEndian.encode() + b"\0", b"\x18\0" + b"1.2.840.10008.1.2.4.102\0"))
+    path.write_bytes(
+        path.read_bytes().replace(
+            b"\x14\0" + ExplicitVRLittleEndian.encode() + b"\0", b"\x18\0" + b"1.2.840.10008.1.2.4.102\0"
+        )
+    )
     assert document_of(path, read_file(path)) is None
 
 
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66"}, "Raw Data Storage: it may hold a picture, or the signal of one"),
+        (
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66"},
+            "Raw Data Storage: it may hold a picture, or the signal of one",
+        ),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.2"}, "MR Spectroscopy Storage: it may hold"),
         ({"SOPClassUID": SR}, "PixelData in an object of class Comprehensive SR Storage, which has none"),
         ({"SOPClassUID": "1.2.3.4"}, "PixelData in a private SOP class 1.2.3.4: it may be a picture"),
@@ -427,7 +505,9 @@ def test_private_class(size: int, tmp_path: Path) -> None:
         assert document(path).kind == "private SOP class 1.2.3.4"
         assert document(path).notes == ("its private elements are not looked into",)
         return
-    with pytest.raises(RefusedError, match=r"65546 bytes of private elements in a private SOP class 1.2.3.4, more than 65536"):
+    with pytest.raises(
+        RefusedError, match=r"65546 bytes of private elements in a private SOP class 1.2.3.4, more than 65536"
+    ):
         document_of(path, read_file(path))
 
 

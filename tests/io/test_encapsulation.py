@@ -56,7 +56,9 @@ def test_fragments_are_joined() -> None:
     assert split_frames(items(b"", *every), 4, (offsets, [len(frame) for frame in FRAMES]), RLE) == FRAMES
     value, starts, lengths = encapsulate_extended(FRAMES)
     extended = (np.frombuffer(starts, "<u8").tolist(), np.frombuffer(lengths, "<u8").tolist())
-    assert split_frames(memoryview(value), 4, extended, JPEG) == [frame[:length] for frame, length in zip(expected, extended[1], strict=True)]
+    assert split_frames(memoryview(value), 4, extended, JPEG) == [
+        frame[:length] for frame, length in zip(expected, extended[1], strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,12 @@ def test_fragments_are_joined() -> None:
         (memoryview(bytes(items(b"", b"abcd"))[:-2]), 1, None, "says 4 bytes where 2 are left"),
         (memoryview(bytes(items(b"", b"abcd")) + b"junk"), 1, None, "no item at byte 20"),
         (items(b"\0\0", b"abcd"), 2, None, "no multiple of 4"),
-        (items(struct.pack("<I", 0), b"abcd", b"abcd"), 2, None, "the basic offset table names 1 frames, NumberOfFrames is 2"),
+        (
+            items(struct.pack("<I", 0), b"abcd", b"abcd"),
+            2,
+            None,
+            "the basic offset table names 1 frames, NumberOfFrames is 2",
+        ),
         (items(struct.pack("<2I", 0, 11), b"abcd", b"abcd"), 2, None, "the basic offset table does not fit"),
         (items(struct.pack("<2I", 12, 0), b"abcd", b"abcd"), 2, None, "the basic offset table does not fit"),
         (items(b"", b"abcd", b"abcd", b"abcd"), 2, None, "3 fragments of 1 images for 2 frames"),
@@ -76,7 +83,9 @@ def test_fragments_are_joined() -> None:
         (items(b"", b"abcd", b"abcd"), 2, ([0, 12], [4, 5]), "ExtendedOffsetTableLengths does not fit"),
     ],
 )
-def test_damaged_encapsulation(value: memoryview, frames: int, extended: tuple[list[int], list[int]] | None, message: str) -> None:
+def test_damaged_encapsulation(
+    value: memoryview, frames: int, extended: tuple[list[int], list[int]] | None, message: str
+) -> None:
     with pytest.raises(RefusedError, match=message):
         split_frames(value, frames, extended, J2K)
 

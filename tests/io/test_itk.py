@@ -24,10 +24,14 @@ sitk: Any = pytest.importorskip("SimpleITK")
 DERIVATION = Derivation(software="monai_salm", version="1.2", description="x", uid_secret=b"secret")
 VALUES = values_in(-500, 500, (4, 5, 3), "i2")
 NRRD = (
-    "type: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 5 3\nspace directions: (0.5,0,0) (0,0.6,0.8) (0,0,2)\n"
+    "type: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 5 3\nspace directions: (0.5,0,0) "
+    "(0,0.6,0.8) (0,0,2)\n"
     "kinds: domain domain domain\nendian: little\nencoding: raw\n"
 )
-META = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 4 5 3\nElementSpacing = 0.5 1 2\nElementType = MET_SHORT\n"
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 4 5 "
+    "3\nElementSpacing = 0.5 1 2\nElementType = MET_SHORT\n"
+)
 DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 
 
@@ -59,7 +63,14 @@ def write_with_simpleitk(path: Path, values: Any, *, packed: bool = False, vecto
 def facts(path: Path) -> Any:
     image = sitk.ReadImage(str(path))
     keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    return image.GetSpacing(), image.GetOrigin(), image.GetDirection(), image.GetSize(), image.GetPixelIDTypeAsString(), keys
+    return (
+        image.GetSpacing(),
+        image.GetOrigin(),
+        image.GetDirection(),
+        image.GetSize(),
+        image.GetPixelIDTypeAsString(),
+        keys,
+    )
 
 
 def step(values: Any) -> Any:
@@ -86,7 +97,9 @@ def test_files_of_simpleitk(dtype: str, suffix: str, packed: bool, tmp_path: Pat
     assert itk.sniff(path)
     source = itk.read_source(path)
     assert itk.identify(path, "picture") == source.header
-    assert source.header == ImageHeader(path=path, format="itk", shape=(4, 5, 3), dtype=np.dtype(dtype), spacing=(0.5, 0.75, 2.0))
+    assert source.header == ImageHeader(
+        path=path, format="itk", shape=(4, 5, 3), dtype=np.dtype(dtype), spacing=(0.5, 0.75, 2.0)
+    )
     assert not source.stored.flags.writeable
     np.testing.assert_array_equal(source.stored, values)
     assert source.range_stored == (float(info.min), float(info.max))
@@ -135,7 +148,10 @@ def test_axes_that_share_noise(vector: bool, last: int, suffix: str, tmp_path: P
 
 
 def test_axes_of_a_list_in_the_middle(tmp_path: Path) -> None:
-    header = "type: uchar\ndimension: 4\nsizes: 4 2 5 3\nkinds: space list domain ???\nspace directions: (2,0,0) none (0,3,0) (0,0,4)\nencoding: raw\n"
+    header = (
+        "type: uchar\ndimension: 4\nsizes: 4 2 5 3\nkinds: space list domain ???\nspace directions: (2,0,0) none "
+        "(0,3,0) (0,0,4)\nencoding: raw\n"
+    )
     values = values_in(0, 255, (4, 2, 5, 3), "u1")
     (tmp_path / "a.nrrd").write_bytes(nrrd_bytes(header, values.tobytes(order="F")))
     source = itk.read_source(tmp_path / "a.nrrd")
@@ -155,12 +171,32 @@ def test_axes_of_a_list_in_the_middle(tmp_path: Path) -> None:
         (".nrrd", nrrd_bytes(NRRD.replace("raw", "gz"), gzip.compress(VALUES.tobytes(order="F"), mtime=99) + b"tail")),
         (".mha", meta_bytes(META.replace("MSB = False", "MSB = True"), VALUES.astype(">i2").tobytes(order="F"))),
         (".mha", meta_bytes(META + "HeaderSize = -1\n", b"between" + VALUES.tobytes(order="F"))),
-        (".mha", meta_bytes().partition(b"LOCAL\n")[0].replace(b"\n", b"\r\n") + b"LOCAL\r\n" + VALUES.tobytes(order="F")),
-        (".mha", meta_bytes(META.replace(" = ", ": ").replace("ObjectType: Image\n", ""), VALUES.tobytes(order="F") + b"tail")),
+        (
+            ".mha",
+            meta_bytes().partition(b"LOCAL\n")[0].replace(b"\n", b"\r\n") + b"LOCAL\r\n" + VALUES.tobytes(order="F"),
+        ),
+        (
+            ".mha",
+            meta_bytes(
+                META.replace(" = ", ": ").replace("ObjectType: Image\n", ""), VALUES.tobytes(order="F") + b"tail"
+            ),
+        ),
         (".mha", packed_meta_bytes(zlib.compress(VALUES.tobytes(order="F"), 1) + b"tail", 4)),
         (".mha", packed_meta_bytes(gzip.compress(VALUES.tobytes(order="F"), 1, mtime=99))),
     ],
-    ids=["big", "skip", "crlf", "tail", "gzip tail", "mha big", "mha skip", "mha crlf", "mha tail", "mha zlib", "mha gzip"],
+    ids=[
+        "big",
+        "skip",
+        "crlf",
+        "tail",
+        "gzip tail",
+        "mha big",
+        "mha skip",
+        "mha crlf",
+        "mha tail",
+        "mha zlib",
+        "mha gzip",
+    ],
 )
 def test_odd_files(suffix: str, content: bytes, tmp_path: Path) -> None:
     path, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
@@ -179,7 +215,9 @@ def test_odd_files(suffix: str, content: bytes, tmp_path: Path) -> None:
 def test_size_of_a_stream_is_renewed(tmp_path: Path) -> None:
     values = np.zeros((20, 20, 20), "i2")
     stream = zlib.compress(values.tobytes())
-    header = META.replace("4 5 3", "20 20 20").replace("DimSize", f"CompressedData = True\nCompressedDataSize =  {len(stream)} \nDimSize")
+    header = META.replace("4 5 3", "20 20 20").replace(
+        "DimSize", f"CompressedData = True\nCompressedDataSize =  {len(stream)} \nDimSize"
+    )
     (tmp_path / "a.mha").write_bytes(meta_bytes(header, stream + b"tail"))
     source = replace(itk.read_back(itk_picture(tmp_path / "a.mha"), tmp_path / "a.mha"))
     stored = values_in(-500, 500, values.shape, "i2")
@@ -242,12 +280,18 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(("suffix", "content", "size"), MORE, ids=["raw", "gzip", "skip", "plane", "mha skip", "mha zlib"])
+@pytest.mark.parametrize(
+    ("suffix", "content", "size"), MORE, ids=["raw", "gzip", "skip", "plane", "mha skip", "mha zlib"]
+)
 def test_more_voxels_than_the_header_says_are_refused(suffix: str, content: bytes, size: int, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     for read in (itk.identify, itk.read_source):
-        with pytest.raises(RefusedError, match=rf"holds {size} bytes before or behind the voxels, as many as [0-9.]+ times the picture .* repair the header"):
+        with pytest.raises(
+            RefusedError,
+            match=rf"holds {size} bytes before or behind the voxels, as many as [0-9.]+ times the picture .* repair "
+            r"the header",
+        ):
             read(path)
 
 
@@ -268,7 +312,10 @@ def test_bytes_behind_a_detached_header_are_refused(suffix: str, tmp_path: Path)
     assert itk.identify(header).unprotected == ""
     header.write_bytes(text + b"\n\n" + VALUES.tobytes())
     for path in (header, data):
-        with pytest.raises(RefusedError, match=r"the voxels are in another file, yet 1[0-9]+ bytes follow it; repair the header, or cut them off"):
+        with pytest.raises(
+            RefusedError,
+            match=r"the voxels are in another file, yet 1[0-9]+ bytes follow it; repair the header, or cut them off",
+        ):
             itk.identify(path)
 
 
@@ -276,7 +323,10 @@ def test_pictures_beside_voxels_are_told(tmp_path: Path) -> None:
     jpeg = b"\xff\xd8\xff\xe0 JFIF"
     for content in (nrrd_bytes(voxels=VALUES.tobytes(order="F") + jpeg), nrrd_bytes(NRRD + "icon:=data:image/png,\n")):
         (tmp_path / "a.nrrd").write_bytes(content)
-        assert itk.read_source(tmp_path / "a.nrrd").header.unprotected == "bytes beside its voxels hold another picture, which is not protected"
+        assert (
+            itk.read_source(tmp_path / "a.nrrd").header.unprotected
+            == "bytes beside its voxels hold another picture, which is not protected"
+        )
     (tmp_path / "a.nrrd").write_bytes(nrrd_bytes(voxels=VALUES.tobytes(order="F") + bytes(999)))
     assert itk.read_source(tmp_path / "a.nrrd").header.unprotected == ""
 
@@ -397,12 +447,21 @@ META_REFUSED = [
         (meta_bytes(META + "HeaderSize = -1\n", VALUES.tobytes()[1:]), "the voxels overlap the header"),
         (meta_bytes(data="LIST"), "several files"),
         (meta_bytes(data="a%03d.raw 1 3 1"), "several files"),
-        (nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes()[:-2])), "holds 118 bytes, the header needs 120"),
+        (
+            nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes()[:-2])),
+            "holds 118 bytes, the header needs 120",
+        ),
         (nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes() + b"x")), "more than the 120 bytes"),
         (nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes())[:-4]), "truncated"),
         (nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes())[:-4] + b"1234"), "damaged"),
-        (nrrd_bytes(NRRD.replace("raw", "gzip").replace("4 5 3", "4000 500 300"), gzip.compress(VALUES.tobytes())), "truncated"),
-        (nrrd_bytes("type: float\ndimension: 4\nsizes: 1 2 2 2\nencoding: raw\nendian: big\n", bytes(32)), "add the field kinds"),
+        (
+            nrrd_bytes(NRRD.replace("raw", "gzip").replace("4 5 3", "4000 500 300"), gzip.compress(VALUES.tobytes())),
+            "truncated",
+        ),
+        (
+            nrrd_bytes("type: float\ndimension: 4\nsizes: 1 2 2 2\nencoding: raw\nendian: big\n", bytes(32)),
+            "add the field kinds",
+        ),
     ],
 )
 def test_refused(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -453,12 +512,18 @@ def test_what_headers_say(tmp_path: Path) -> None:
 
     for modality, code in (("MET_MOD_CT", "CT"), ("MET_MOD_MR", "MR"), ("MET_MOD_OTHER", ""), ("XX", "")):
         assert header(meta_bytes(f"{META}Modality = {modality}\n")).modality == code
-    assert header(meta_bytes(META + "ElementMax = 7\n")).notes == ("its header gives the lowest and highest value, which are those before noise",)
-    assert header(nrrd_bytes(NRRD + "max: 7\n")).notes == ("its header gives the lowest and highest value, which are those before noise",)
+    assert header(meta_bytes(META + "ElementMax = 7\n")).notes == (
+        "its header gives the lowest and highest value, which are those before noise",
+    )
+    assert header(nrrd_bytes(NRRD + "max: 7\n")).notes == (
+        "its header gives the lowest and highest value, which are those before noise",
+    )
     assert header(nrrd_bytes(NRRD + "modality:=DWMRI\n")).modality == "MR"
     assert header(nrrd_bytes()).spacing == (0.5, 1.0, 2.0)
     assert header(nrrd_bytes(NRRD + 'space units: "cm" "cm" "cm"\n')).spacing == (5.0, 10.0, 20.0)
-    bare = NRRD.replace("space directions: (0.5,0,0) (0,0.6,0.8) (0,0,2)\n", "").replace("kinds: domain domain domain\n", "")
+    bare = NRRD.replace("space directions: (0.5,0,0) (0,0.6,0.8) (0,0,2)\n", "").replace(
+        "kinds: domain domain domain\n", ""
+    )
     assert header(nrrd_bytes(bare)).spacing == (1.0, 1.0, 1.0)
     assert header(nrrd_bytes(bare + 'spacings: 2 3 nan\nunits: "mm" "um" ""\n')).spacing == (2.0, 0.003, 1.0)
 
@@ -497,14 +562,22 @@ def test_bad_values_and_targets_are_refused(tmp_path: Path) -> None:
         (nrrd_bytes(), nrrd_bytes().replace(b"by hand", b"by paw"), "# written by paw"),
         (nrrd_bytes(), nrrd_bytes().replace(b"value\n", b"value\r\n"), "(comments, order or line ends of the header)"),
         (nrrd_bytes(), nrrd_bytes(voxels=VALUES.tobytes() + b"x"), "(bytes after the voxels)"),
-        (nrrd_bytes(NRRD + "byte skip: -1\n"), nrrd_bytes(NRRD + "byte skip: -1\n", b"x" + VALUES.tobytes()), "(bytes before the voxels)"),
+        (
+            nrrd_bytes(NRRD + "byte skip: -1\n"),
+            nrrd_bytes(NRRD + "byte skip: -1\n", b"x" + VALUES.tobytes()),
+            "(bytes before the voxels)",
+        ),
         (
             nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes(), mtime=1)),
             nrrd_bytes(NRRD.replace("raw", "gzip"), gzip.compress(VALUES.tobytes(), mtime=2)),
             "(gzip header)",
         ),
         (meta_bytes(), meta_bytes(META.replace("0.5", "0.6")), "ElementSpacing"),
-        (meta_bytes(META + "CompressedDataSize = 5\n"), meta_bytes(META + "CompressedDataSize = 6\n"), "CompressedDataSize"),
+        (
+            meta_bytes(META + "CompressedDataSize = 5\n"),
+            meta_bytes(META + "CompressedDataSize = 6\n"),
+            "CompressedDataSize",
+        ),
     ],
 )
 def test_tampering_is_seen(before: bytes, after: bytes, name: str, tmp_path: Path) -> None:
@@ -517,8 +590,13 @@ def test_tampering_is_seen(before: bytes, after: bytes, name: str, tmp_path: Pat
 
 def test_second_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     values = values_in(0, 4000, (6, 8), "u2")
-    write_dicom(tmp_path / "a.dcm", dicom_dataset(shape=(6, 8), bits_allocated=16, bits_stored=12, signed=False), values)
-    by_rows, by_columns = read_with_simpleitk(tmp_path / "a.dcm", rows_first=True), read_with_simpleitk(tmp_path / "a.dcm")
+    write_dicom(
+        tmp_path / "a.dcm", dicom_dataset(shape=(6, 8), bits_allocated=16, bits_stored=12, signed=False), values
+    )
+    by_rows, by_columns = (
+        read_with_simpleitk(tmp_path / "a.dcm", rows_first=True),
+        read_with_simpleitk(tmp_path / "a.dcm"),
+    )
     assert by_rows is not None
     assert by_columns is not None
     assert by_rows.shape == (6, 8)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture, label map, or cannot tell: no made array of any kind is taken for the wrong one, and few clinical pictures are left open."""
+"""Picture, label map, or cannot tell: no made array of any kind is taken for the wrong one, and few clinical pictures
+are left open.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ RNG = np.random.default_rng(0)
 
 
 def judged(sample: Sample) -> str:
-    return judge(sample.values, slope=sample.slope, intercept=sample.intercept, trailing=int(sample.color), color=sample.color).kind
+    return judge(
+        sample.values, slope=sample.slope, intercept=sample.intercept, trailing=int(sample.color), color=sample.color
+    ).kind
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -107,7 +111,11 @@ def page_maker() -> ModuleType:
 
 
 def test_page_has_no_wrong_decision(page_maker: ModuleType) -> None:
-    rows = [line.strip("| ").split(" | ") for line in page_maker.PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and "---" not in line]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in page_maker.PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
     heads, body = rows[0], [row for row in rows if row[0] != rows[0][0]]
     wrong = heads.index("wrong")
     assert len(body) > 60

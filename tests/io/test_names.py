@@ -59,7 +59,9 @@ def _write_all(folder: Path, name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("place", ["file", "folder"])
-def test_every_format_under_every_name(name: str, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_format_under_every_name(
+    name: str, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "in" / (name if place == "folder" else "plain")
     names = _write_all(tmp_path / "in" / "written", name if place == "file" else "plain")
     (tmp_path / "in" / "written").rename(folder)
@@ -171,7 +173,9 @@ def test_names_are_printed_on_any_terminal(encoding: str, tmp_path: Path, monkey
         ["verify", out, out],
         ["keygen", out + "k"],
     ):
-        printed, logged = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True) for _ in range(2))
+        printed, logged = (
+            io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True) for _ in range(2)
+        )
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", printed)
             patch.setattr(sys, "stderr", logged)
@@ -195,7 +199,12 @@ def test_zip_members_keep_their_bytes(tmp_path: Path) -> None:
     mr_slice(tmp_path / "a.dcm", 1)
     mr_slice(tmp_path / "b.dcm", 2)
     sitk.WriteImage(sitk.GetImageFromArray((body(1) // 3).astype(np.uint8)), str(tmp_path / "c.jpg"))
-    raw = {b"caf\xe9.dcm": "a.dcm", b"\xb0" * 120 + b".dcm": "b.dcm", "größe".encode() + b".jpg": "c.jpg", b"n\xe9e.jpg": "c.jpg"}
+    raw = {
+        b"caf\xe9.dcm": "a.dcm",
+        b"\xb0" * 120 + b".dcm": "b.dcm",
+        "größe".encode() + b".jpg": "c.jpg",
+        b"n\xe9e.jpg": "c.jpg",
+    }
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as packed:
         for number, path in enumerate(raw.values()):
             packed.write(tmp_path / path, f"{number}" * len(list(raw)[number]))
@@ -206,7 +215,9 @@ def test_zip_members_keep_their_bytes(tmp_path: Path) -> None:
     result = protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn())
     assert {fate.status for fate in result.fates.values()} == {"protected"}
     with zipfile.ZipFile(tmp_path / "out.zip") as packed:
-        names = [entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437") for entry in packed.infolist()]
+        names = [
+            entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437") for entry in packed.infolist()
+        ]
     assert sorted(names) == sorted(name.replace(b".jpg", b".png") for name in raw)
     report = verify(tmp_path / "in.zip", tmp_path / "out.zip")
     assert report.to_json()["counts"] == {"protected": 4, "copied": 0, "absent": 0, "mismatch": 0}
@@ -249,7 +260,9 @@ def test_temporary_name_is_short_and_leaves_nothing(tmp_path: Path) -> None:
         temporary.write_bytes(b"1")
     assert tree(tmp_path) == {target.name: b"1"}
     with (
-        pytest.raises(RefusedError, match=r"cannot be written under this name \(File name too long; its name has 256 bytes"),
+        pytest.raises(
+            RefusedError, match=r"cannot be written under this name \(File name too long; its name has 256 bytes"
+        ),
         atomic_target(tmp_path / ("a" * 256)),
     ):
         pass

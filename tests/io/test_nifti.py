@@ -27,7 +27,9 @@ COLOR = np.random.default_rng(1).integers(0, 256, (4, 5, 3, 2, 3), "u1")
 LABELS = np.array([0, 2, 1])[np.repeat(np.arange(3), 40)].reshape(6, 5, 4).astype("u1")
 
 
-def _pair(folder: Path, values: StoredArray = VALUES, *, name: str = "a", gap: bytes = b"", tail: bytes = b"", **how: Any) -> tuple[Path, Path]:
+def _pair(
+    folder: Path, values: StoredArray = VALUES, *, name: str = "a", gap: bytes = b"", tail: bytes = b"", **how: Any
+) -> tuple[Path, Path]:
     """Write header and voxels into two files."""
     content = nifti_bytes(values, **{"magic": b"ni1\0", "vox_offset": len(gap), **how})
     header, image = folder / f"{name}.hdr", folder / f"{name}.img"
@@ -43,7 +45,11 @@ def _rewritten(path: Path, target: Path, changed: StoredArray) -> bytes:
     nifti.write_like(source, changed, target, DERIVATION)
     again = nifti.read_back(source, target)
     np.testing.assert_array_equal(again.stored, changed)
-    assert (again.header.shape, again.header.trailing, again.slope) == (source.header.shape, source.header.trailing, source.slope)
+    assert (again.header.shape, again.header.trailing, again.slope) == (
+        source.header.shape,
+        source.header.trailing,
+        source.slope,
+    )
     return target.read_bytes()
 
 
@@ -93,12 +99,20 @@ def test_trailing_axes(dim: tuple[int, ...], shape: tuple[int, ...], trailing: t
     np.testing.assert_array_equal(source.stored, VALUES.reshape(shape + trailing, order="F"))
     _rewritten(path, tmp_path / "b.nii", source.stored + np.int16(1))
     assert nifti.compare_headers(path, tmp_path / "b.nii") == []
-    np.testing.assert_array_equal(nibabel.load(tmp_path / "b.nii").dataobj.get_unscaled().reshape(dim), (source.stored + 1).reshape(dim, order="A"))
+    np.testing.assert_array_equal(
+        nibabel.load(tmp_path / "b.nii").dataobj.get_unscaled().reshape(dim),
+        (source.stored + 1).reshape(dim, order="A"),
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "dim", "trailing"),
-    [(COLOR[..., 0, :], (4, 5, 3), (3,)), (COLOR, (4, 5, 3, 2), (2, 3)), (COLOR[:, :, 0, 0], (4, 5), (3,)), (COLOR, (4, 5, 3, 1, 2), (2, 3))],
+    [
+        (COLOR[..., 0, :], (4, 5, 3), (3,)),
+        (COLOR, (4, 5, 3, 2), (2, 3)),
+        (COLOR[:, :, 0, 0], (4, 5), (3,)),
+        (COLOR, (4, 5, 3, 1, 2), (2, 3)),
+    ],
 )
 def test_color_comes_last(values: StoredArray, dim: tuple[int, ...], trailing: tuple[int, ...], tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
@@ -109,7 +123,9 @@ def test_color_comes_last(values: StoredArray, dim: tuple[int, ...], trailing: t
     written = _rewritten(path, tmp_path / "b.nii", 255 - source.stored)
     assert written[352:] == bytes(255 - byte for byte in path.read_bytes()[352:-4]) + b"tail"
     voxels = np.asanyarray(nibabel.load(tmp_path / "b.nii").dataobj.get_unscaled())
-    np.testing.assert_array_equal(np.stack([voxels[name] for name in "RGB"], axis=-1).reshape(values.shape), 255 - values)
+    np.testing.assert_array_equal(
+        np.stack([voxels[name] for name in "RGB"], axis=-1).reshape(values.shape), 255 - values
+    )
 
 
 def _kind(path: Path, said: Kind | None = None) -> str:
@@ -122,7 +138,9 @@ def test_white_background_is_no_label(tmp_path: Path) -> None:
     colors[:, 5:15, 5:15] = np.random.default_rng(1).integers(0, 256, (3, 10, 10, 9))
     (tmp_path / "a.nii").write_bytes(nifti_bytes(colors, dim=(20, 20, 9), datatype=128, bitpix=24))
     assert isinstance(nifti.identify(tmp_path / "a.nii"), ImageHeader)
-    (tmp_path / "b.nii").write_bytes(nifti_bytes(np.full((3, 9, 9, 9), 255, "u1"), dim=(9, 9, 9), datatype=128, bitpix=24))
+    (tmp_path / "b.nii").write_bytes(
+        nifti_bytes(np.full((3, 9, 9, 9), 255, "u1"), dim=(9, 9, 9), datatype=128, bitpix=24)
+    )
     with pytest.raises(UndecidedError, match="there is nothing in it to protect"):
         nifti.identify(tmp_path / "b.nii")
 
@@ -274,7 +292,9 @@ def test_label_map_of_a_pair_is_a_document(tmp_path: Path) -> None:
 
 def test_label_intent_of_values_that_are_no_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(nifti_bytes(VALUES.astype(np.float32) + np.float32(0.5), intent_code=1002))
-    with pytest.raises(UndecidedError, match="intent code is 1002 says label map, but not all values are whole numbers"):
+    with pytest.raises(
+        UndecidedError, match="intent code is 1002 says label map, but not all values are whole numbers"
+    ):
         nifti.identify(tmp_path / "a.nii")
 
 
@@ -309,7 +329,10 @@ def test_vectors_may_be_colors_and_estimates_pictures(intent: int, tmp_path: Pat
         nifti.identify(tmp_path / "a.nii")
 
 
-@pytest.mark.parametrize("values", [-LABELS.astype("i2"), LABELS * np.float32(0.5), np.full((2, 2), np.nan, "f4"), np.full((2, 2), 70000, "i4")])
+@pytest.mark.parametrize(
+    "values",
+    [-LABELS.astype("i2"), LABELS * np.float32(0.5), np.full((2, 2), np.nan, "f4"), np.full((2, 2), 70000, "i4")],
+)
 def test_what_is_no_label_is_refused(values: StoredArray, tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(nifti_bytes(values))
     with pytest.raises(RefusedError, match=r"a\.nii has values that are no labels"):
@@ -361,7 +384,9 @@ def test_gzip_comment_and_extra_fields_are_kept(extra: bytes, kept: bytes, tmp_p
     (tmp_path / "a").write_bytes(head + (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little") + packed[10:])
     written = _rewritten(tmp_path / "a", tmp_path / "b", -VALUES)
     flags = b"\x1d" if kept else b"\x19"
-    assert written.startswith(b"\x1f\x8b\x08" + flags + b"\1\2\3\4\2\3" + (lengths[1] + kept if kept else b"") + b"scan.nii\0of me\0")
+    assert written.startswith(
+        b"\x1f\x8b\x08" + flags + b"\1\2\3\4\2\3" + (lengths[1] + kept if kept else b"") + b"scan.nii\0of me\0"
+    )
     assert gzip.decompress(written) == nifti_bytes(-VALUES)
     assert nifti.compare_headers(tmp_path / "a", tmp_path / "b") == []
 
@@ -409,8 +434,14 @@ def test_nan_stays(tmp_path: Path) -> None:
         ({"dim": (32767, 32767, 32767)}, "claims 70362301923678 bytes, at most 16 GiB"),
         ({"dim": (32767,) * 7}, "at most 16 GiB"),
         ({"version": 2, "dim": (2**62,) * 7}, "at most 16 GiB"),
-        ({"dim": (1000, 1000, 1000)}, r"2000000352 bytes(, there are only \d+ bytes| in \d+ compressed ones, more than 200 times as many)"),
-        ({"dim": (300, 300, 300)}, r"truncated: .* 54000352 bytes, (at most \d+ can be compressed in|there are only) \d+ bytes"),
+        (
+            {"dim": (1000, 1000, 1000)},
+            r"2000000352 bytes(, there are only \d+ bytes| in \d+ compressed ones, more than 200 times as many)",
+        ),
+        (
+            {"dim": (300, 300, 300)},
+            r"truncated: .* 54000352 bytes, (at most \d+ can be compressed in|there are only) \d+ bytes",
+        ),
         ({"vox_offset": 0}, "vox_offset is 0"),
         ({"vox_offset": 351}, "vox_offset is 351"),
         ({"vox_offset": -352}, "vox_offset is -352"),
@@ -457,14 +488,20 @@ SECOND = VALUES.tobytes(order="F")
     ],
     ids=["volumes behind", "plane behind", "volume before", "volume behind an extension"],
 )
-def test_more_voxels_than_dim_says_are_refused(how: dict[str, Any], size: int, times: str, packed: bool, tmp_path: Path) -> None:
+def test_more_voxels_than_dim_says_are_refused(
+    how: dict[str, Any], size: int, times: str, packed: bool, tmp_path: Path
+) -> None:
     tail, between = how.get("tail", b""), how.get("between", b"")
     content = nifti_bytes(VALUES, tail=tail, **({"vox_offset": how["vox_offset"]} if between else {}))
     if between:
         content = content[:348] + between + SECOND
     (tmp_path / "a").write_bytes(gzip_bytes(content) if packed else content)
     for read in (nifti.identify, nifti.read_source):
-        with pytest.raises(RefusedError, match=rf"holds {size} bytes before or behind the voxels, as many as {times} times the picture .* repair the header"):
+        with pytest.raises(
+            RefusedError,
+            match=rf"holds {size} bytes before or behind the voxels, as many as {times} times the picture .* repair "
+            r"the header",
+        ):
             read(tmp_path / "a")
 
 
@@ -487,7 +524,12 @@ def test_pictures_in_extensions_are_told(tmp_path: Path) -> None:
         return struct.pack("<2i", 8 + len(data), code) + data
 
     jpeg = b"\xff\xd8\xff\xe0 JFIF"
-    for code, data in ((2, bytes(128) + b"DICM"), (6, jpeg), (32, b"<a>data:image/png</a>"), (40, np.arange(-500, 500, dtype="<i2").tobytes())):
+    for code, data in (
+        (2, bytes(128) + b"DICM"),
+        (6, jpeg),
+        (32, b"<a>data:image/png</a>"),
+        (40, np.arange(-500, 500, dtype="<i2").tobytes()),
+    ):
         (tmp_path / "a").write_bytes(nifti_bytes(VALUES, extension=extension(code, data)))
         assert nifti.read_source(tmp_path / "a").header.unprotected.startswith("bytes beside its voxels")
     header, _ = _pair(tmp_path, extension=extension(6, jpeg))

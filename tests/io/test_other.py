@@ -66,11 +66,22 @@ def test_text_goes_out(content: bytes, tmp_path: Path) -> None:
 def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(front + b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0")
     document = other.identify(tmp_path / "a")
-    assert (document.kind, document.notes) == ("PDF", ("no picture was found in the PDF, whose lines and text are not looked at",))
+    assert (document.kind, document.notes) == (
+        "PDF",
+        ("no picture was found in the PDF, whose lines and text are not looked at",),
+    )
 
 
 def _stream(data: bytes, keys: bytes = b"") -> bytes:
-    return b"%PDF-1.7\n4 0 obj\n<< /Length " + str(len(data)).encode() + b" " + keys + b" >>\nstream\n" + data + b"\nendstream\nendobj\n%%EOF\n"
+    return (
+        b"%PDF-1.7\n4 0 obj\n<< /Length "
+        + str(len(data)).encode()
+        + b" "
+        + keys
+        + b" >>\nstream\n"
+        + data
+        + b"\nendstream\nendobj\n%%EOF\n"
+    )
 
 
 def _flate(data: bytes, keys: bytes = b"") -> bytes:
@@ -150,7 +161,10 @@ def test_pdf_of_text_has_no_picture(content: bytes, tmp_path: Path) -> None:
         (_made(lambda stream: np.savez(stream, a=np.arange(3))), "a zip file"),
         (_made(_zip)[:-10], r"the zip file is damaged or cut \(.*\); get a complete copy, and unpack it"),
         (_made(_zip)[:60], "the zip file is damaged or cut"),
-        (_made(_zip).replace(b"PK\1\2", b"PK\1\3"), r"the zip file is damaged or cut \(Bad magic number for central directory\)"),
+        (
+            _made(_zip).replace(b"PK\1\2", b"PK\1\3"),
+            r"the zip file is damaged or cut \(Bad magic number for central directory\)",
+        ),
         (b"PK\7\x08" + _made(_zip)[:60], "the zip file is damaged or cut"),
         (_made(lambda stream: np.save(stream, np.arange(3))), "a NumPy array, which may hold unprotected pictures"),
         (_made(_tar), "a tar archive"),
@@ -195,7 +209,10 @@ def test_what_may_hold_pictures_is_refused(content: bytes, reason: str | None, t
     assert str(tmp_path) not in str(caught.value)
 
 
-@pytest.mark.parametrize(("form", "name"), [("BMP", "BMP"), ("GIF", "GIF"), ("WEBP", "WebP"), ("JPEG2000", "JPEG 2000"), ("PPM", "pixmap"), ("ICO", "icon")])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("BMP", "BMP"), ("GIF", "GIF"), ("WEBP", "WebP"), ("JPEG2000", "JPEG 2000"), ("PPM", "pixmap"), ("ICO", "icon")],
+)
 def test_other_pictures_are_named(form: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(_pillow(form))
     with pytest.raises(RefusedError, match=name):
@@ -210,30 +227,73 @@ def test_voxels_of_a_pair_are_named(tmp_path: Path) -> None:
         other.identify(tmp_path / "a.img")
 
 
-@pytest.mark.parametrize("name", [".gitkeep", "__init__.py", "a.TXT", "job.done", "DONE", "_SUCCESS", "README", ".nojekyll", "sub-1.bval", "table.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".gitkeep",
+        "__init__.py",
+        "a.TXT",
+        "job.done",
+        "DONE",
+        "_SUCCESS",
+        "README",
+        ".nojekyll",
+        "sub-1.bval",
+        "table.csv",
+    ],
+)
 def test_empty_file_that_never_was_a_picture_goes_out(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     assert other.identify(tmp_path / name) == Document(path=tmp_path / name, format="other", kind="empty file")
 
 
 @pytest.mark.parametrize(
-    "name", ["a.dcm", "a.nii", "a.nii.gz", "a.png", "IM0001", "1.2.840.78", ".dcm", ".hidden.nii", "a.zip", "a.img", "a.pdf", "a.npy", "a.unknown"]
+    "name",
+    [
+        "a.dcm",
+        "a.nii",
+        "a.nii.gz",
+        "a.png",
+        "IM0001",
+        "1.2.840.78",
+        ".dcm",
+        ".hidden.nii",
+        "a.zip",
+        "a.img",
+        "a.pdf",
+        "a.npy",
+        "a.unknown",
+    ],
 )
 def test_empty_file_that_may_have_been_a_picture_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(RefusedError, match="the file is empty, and may have been a picture; get a complete copy, or remove it"):
+    with pytest.raises(
+        RefusedError, match="the file is empty, and may have been a picture; get a complete copy, or remove it"
+    ):
         other.identify(tmp_path / name)
 
 
 def test_list_of_members_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(_made(_zip))
     monkeypatch.setattr(other, "_MOST_DIRECTORY", 10)
-    with pytest.raises(RefusedError, match=r"damaged or cut \(its list of members has \d+ bytes, at most 10 are read\)"):
+    with pytest.raises(
+        RefusedError, match=r"damaged or cut \(its list of members has \d+ bytes, at most 10 are read\)"
+    ):
         other.identify(tmp_path / "a")
 
 
 def test_litter() -> None:
-    for name in (".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini", "._scan.dcm", "__MACOSX", "__MACOSX/a/._b", "a/Thumbs.db", "a\\Thumbs.db"):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "thumbs.db",
+        "desktop.ini",
+        "._scan.dcm",
+        "__MACOSX",
+        "__MACOSX/a/._b",
+        "a/Thumbs.db",
+        "a\\Thumbs.db",
+    ):
         assert other.is_litter(name)
     for name in ("DS_Store", "scan.dcm", "thumbs.dbx", "_.a", "a.DS_Store", "a/b", ".hidden", "a._b"):
         assert not other.is_litter(name)

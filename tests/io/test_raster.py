@@ -44,7 +44,12 @@ def pillow(path: Path) -> Any:
 def facts(path: Path) -> Any:
     with Image.open(path) as image:
         image.load()
-        return image.mode, image.size, image.format, {key: value for key, value in image.info.items() if key != "compression"}
+        return (
+            image.mode,
+            image.size,
+            image.format,
+            {key: value for key, value in image.info.items() if key != "compression"},
+        )
 
 
 def step(values: Any) -> Any:
@@ -93,11 +98,17 @@ def test_pictures(name: str, tmp_path: Path) -> None:
     file, values, how = SOURCES[name]
     path = save(tmp_path / file, values, **how)
     before, target = path.read_bytes(), tmp_path / f"b{path.suffix}"
-    stored = values[..., :3] if values.ndim == 3 and values.shape[2] > 2 else values[..., 0] if values.ndim == 3 else values
+    stored = (
+        values[..., :3] if values.ndim == 3 and values.shape[2] > 2 else values[..., 0] if values.ndim == 3 else values
+    )
     assert raster.sniff(path)
     source = raster.read_source(path)
     assert raster.identify(path, "picture") == source.header
-    assert (source.header.format, source.header.shape, source.header.trailing) == ("raster", stored.shape[:2], stored.shape[2:])
+    assert (source.header.format, source.header.shape, source.header.trailing) == (
+        "raster",
+        stored.shape[:2],
+        stored.shape[2:],
+    )
     assert (source.header.spacing, source.header.output_suffix, source.header.notes) == ((1.0, 1.0), "", ())
     assert source.stored.dtype == source.header.dtype == np.dtype(stored.dtype.newbyteorder("="))
     assert not source.stored.flags.writeable
@@ -125,14 +136,25 @@ def test_pictures(name: str, tmp_path: Path) -> None:
 
 
 def test_chunks_of_a_png_stay(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", np.random.default_rng(1).integers(0, 256, (300, 400, 3), "u1"), pnginfo=info(), dpi=(300, 300))
+    path = save(
+        tmp_path / "a.png",
+        np.random.default_rng(1).integers(0, 256, (300, 400, 3), "u1"),
+        pnginfo=info(),
+        dpi=(300, 300),
+    )
     path.write_bytes(path.read_bytes() + b"tail")
     source = raster.read_source(path)
     raster.write_like(source, step(source.stored), tmp_path / "b.png", DERIVATION)
     before, after = (png.read(file.read_bytes()) for file in (path, tmp_path / "b.png"))
     assert len([chunk for chunk in before.chunks if chunk.kind == b"IDAT"]) > 1
     kinds = [chunk.kind for chunk in after.chunks]
-    assert kinds == [b"IHDR", *(kind for kind in kinds if kind not in (b"IHDR", b"IDAT", b"prVt", b"IEND")), b"IDAT", b"prVt", b"IEND"]
+    assert kinds == [
+        b"IHDR",
+        *(kind for kind in kinds if kind not in (b"IHDR", b"IDAT", b"prVt", b"IEND")),
+        b"IDAT",
+        b"prVt",
+        b"IEND",
+    ]
     rest = [[(chunk.kind, chunk.data) for chunk in file.chunks if chunk.kind != b"IDAT"] for file in (before, after)]
     assert rest[0] == rest[1]
     assert before.tail == after.tail == b"tail"
@@ -146,7 +168,9 @@ def test_only_strips_of_a_tiff_change(tmp_path: Path) -> None:
     raster.write_like(source, stored, tmp_path / "b.tif", DERIVATION)
     before, after = path.read_bytes(), (tmp_path / "b.tif").read_bytes()
     start = before.index(GRAY16.tobytes())
-    assert [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new] == [start + 2 * (4 * 7 + 2)]
+    assert [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new] == [
+        start + 2 * (4 * 7 + 2)
+    ]
 
 
 def test_old_strips_are_wiped(tmp_path: Path) -> None:
@@ -168,7 +192,10 @@ def test_old_strips_are_wiped(tmp_path: Path) -> None:
     assert [change for change in raster.compare_headers(path, tmp_path / "b.tif") if not change.allowed] == []
 
 
-@pytest.mark.parametrize(("place", "code", "reason"), [(0, 190, "a run of 67 bytes"), (-2, 255, "a strip holds"), (-2, 9, "damaged"), (0, 5, r".")])
+@pytest.mark.parametrize(
+    ("place", "code", "reason"),
+    [(0, 190, "a run of 67 bytes"), (-2, 255, "a strip holds"), (-2, 9, "damaged"), (0, 5, r".")],
+)
 def test_runs_of_packbits_end_with_their_rows(place: int, code: int, reason: str, tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", np.repeat(GRAY[:, :1], 60, axis=1), compression="packbits")
     with Image.open(path) as image:
@@ -204,17 +231,26 @@ def test_strip_fields_that_are_too_small_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     source = raster.read_source(path)
     with pytest.raises(RefusedError, match="tag 279 has values of 2 bytes"):
-        raster.write_like(source, np.random.default_rng(1).integers(0, 256, values.shape, "u1"), tmp_path / "b.tif", DERIVATION)
+        raster.write_like(
+            source, np.random.default_rng(1).integers(0, 256, values.shape, "u1"), tmp_path / "b.tif", DERIVATION
+        )
     assert not (tmp_path / "b.tif").exists()
 
 
 @pytest.mark.parametrize("values", [GRAY, COLOR], ids=["gray", "color"])
-@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"icc_profile": PROFILE * 30, "exif": exif(), "dpi": (300, 200), "comment": "hello"}])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"progressive": True}, {"icc_profile": PROFILE * 30, "exif": exif(), "dpi": (300, 200), "comment": "hello"}],
+)
 def test_jpeg_becomes_png(values: Any, how: dict[str, Any], tmp_path: Path) -> None:
     path, target = save(tmp_path / "a.jpg", values, quality=90, **how), tmp_path / "a.png"
     before = path.read_bytes()
     source = raster.read_source(path)
-    assert (source.header.output_suffix, source.header.shape, source.header.trailing) == (".png", (10, 7), values.shape[2:])
+    assert (source.header.output_suffix, source.header.shape, source.header.trailing) == (
+        ".png",
+        (10, 7),
+        values.shape[2:],
+    )
     lost = ("not carried over to the PNG: COM",) if how.get("comment") else ()
     assert source.header.notes == ("a JPEG is lossy, so the picture is written as PNG", *lost)
     np.testing.assert_array_equal(source.stored, pillow(path))
@@ -241,7 +277,9 @@ def test_lost_metadata_of_a_jpeg_are_seen(tmp_path: Path) -> None:
         file = png.read((tmp_path / "a.png").read_bytes())
         parts = [file.raster.raw[chunk.start : chunk.end] for chunk in file.chunks if chunk.kind != changed]
         (tmp_path / "a.png").write_bytes(b"".join([png.SIGNATURE, *parts]))
-        assert [change.name for change in raster.compare_headers(path, tmp_path / "a.png") if not change.allowed] == [name]
+        assert [change.name for change in raster.compare_headers(path, tmp_path / "a.png") if not change.allowed] == [
+            name
+        ]
     save(tmp_path / "b.jpg", COLOR, icc_profile=PROFILE, exif=exif(maker="Other"), dpi=(300, 200))
     assert [change.name for change in raster.compare_headers(path, tmp_path / "b.jpg")] == ["(segment E1)"]
     save(tmp_path / "b.tif", COLOR)
@@ -294,7 +332,9 @@ def test_other_pictures_in_a_file_are_told(tmp_path: Path) -> None:
         save(tmp_path / name, COLOR, exif=block)
         assert "which is not protected" in raster.read_source(tmp_path / name).header.unprotected
     save(tmp_path / "a.tif", COLOR, tiffinfo={700: small.getvalue()})
-    assert "may hold another picture, which is not protected" in raster.read_source(tmp_path / "a.tif").header.unprotected
+    assert (
+        "may hold another picture, which is not protected" in raster.read_source(tmp_path / "a.tif").header.unprotected
+    )
 
 
 def _texts(small: bytes) -> dict[str, Any]:
@@ -318,7 +358,10 @@ def _encoded(form: str, values: Any = GRAY) -> bytes:
 @pytest.mark.parametrize("name", ["base64", "packed", "international", "raw profile"])
 def test_pictures_in_texts_of_a_png_are_told(name: str, tmp_path: Path) -> None:
     save(tmp_path / "a.png", COLOR, pnginfo=_texts(_encoded("JPEG"))[name])
-    assert raster.read_source(tmp_path / "a.png").header.unprotected == "its metadata hold another picture, which is not protected"
+    assert (
+        raster.read_source(tmp_path / "a.png").header.unprotected
+        == "its metadata hold another picture, which is not protected"
+    )
     assert raster.read_source(tmp_path / "a.png").header.left_out == ""
 
 
@@ -326,7 +369,11 @@ NOISE = np.random.default_rng(5).bytes(5000)
 CROPPED = _encoded("PNG", np.random.default_rng(6).integers(0, 256, (40, 40), "u1"))[-900:]
 
 
-@pytest.mark.parametrize("tail", [_encoded("PNG"), _encoded("JPEG"), CROPPED, NOISE], ids=["picture", "JPEG", "rest of an older picture", "long"])
+@pytest.mark.parametrize(
+    "tail",
+    [_encoded("PNG"), _encoded("JPEG"), CROPPED, NOISE],
+    ids=["picture", "JPEG", "rest of an older picture", "long"],
+)
 def test_what_follows_a_png_is_left_out(tail: bytes, tmp_path: Path) -> None:
     plain = save(tmp_path / "a.png", COLOR).read_bytes()
     (tmp_path / "a.png").write_bytes(plain + tail)
@@ -358,8 +405,15 @@ def test_pictures_in_private_chunks_of_a_png_are_left_out(data: bytes, tmp_path:
     assert source.header.left_out == f"{len(data)} bytes of the private chunk 'mkBT', which may be another picture"
     for values in (source.stored, step(source.stored)):
         raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
-        assert [chunk.kind for chunk in png.read((tmp_path / "b.png").read_bytes()).chunks] == [b"IHDR", b"prVt", b"IDAT", b"IEND"]
-        assert [(change.name, change.allowed) for change in raster.compare_headers(tmp_path / "a.png", tmp_path / "b.png")] == [("mkBT", True)]
+        assert [chunk.kind for chunk in png.read((tmp_path / "b.png").read_bytes()).chunks] == [
+            b"IHDR",
+            b"prVt",
+            b"IDAT",
+            b"IEND",
+        ]
+        assert [
+            (change.name, change.allowed) for change in raster.compare_headers(tmp_path / "a.png", tmp_path / "b.png")
+        ] == [("mkBT", True)]
     assert raster.compare_headers(tmp_path / "a.png", tmp_path / "a.png") == []
 
 
@@ -385,7 +439,10 @@ def test_other_pictures_in_a_jpeg_are_told(tmp_path: Path) -> None:
         (plain + film, "2012 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
         (plain + NOISE, "5000 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
         (with_segment(depth), "pictures in its application segments, such as previews or a depth map"),
-        (with_segment(b"JFXX\0\x10" + _encoded("JPEG")), "pictures in its application segments, such as previews or a depth map"),
+        (
+            with_segment(b"JFXX\0\x10" + _encoded("JPEG")),
+            "pictures in its application segments, such as previews or a depth map",
+        ),
         (plain + b"\r\n", ""),
         (plain + bytes(5000), ""),
     ):
@@ -398,7 +455,10 @@ def test_other_pictures_in_a_jpeg_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tag", [33628, 33629, 34361, 34412, 43314])
 def test_stacks_of_microscopes_are_refused(tag: int, tmp_path: Path) -> None:
     save(tmp_path / "a.tif", GRAY16, tiffinfo={tag: 4})
-    with pytest.raises(RefusedError, match=r"a stack of MetaMorph \(STK\) or another microscope, .* convert the file to a TIFF of one plain picture"):
+    with pytest.raises(
+        RefusedError,
+        match=r"a stack of MetaMorph \(STK\) or another microscope, .* convert the file to a TIFF of one plain picture",
+    ):
         raster.read_source(tmp_path / "a.tif")
 
 
@@ -410,7 +470,10 @@ def test_planes_that_no_field_accounts_for_are_refused(compression: str | None, 
         (tmp_path / "a.tif").write_bytes(plain + tail)
         assert raster.read_source(tmp_path / "a.tif").header.unprotected == ""
     (tmp_path / "a.tif").write_bytes(plain + values.tobytes() * 2)
-    with pytest.raises(RefusedError, match=r"holds 40\d\d bytes that no strip and no field accounts for, as many as 2.* times the picture"):
+    with pytest.raises(
+        RefusedError,
+        match=r"holds 40\d\d bytes that no strip and no field accounts for, as many as 2.* times the picture",
+    ):
         raster.read_source(tmp_path / "a.tif")
 
 
@@ -421,7 +484,12 @@ def test_layers_and_previews_of_a_tiff_are_told(tmp_path: Path) -> None:
         (34675, PROFILE, False), (33723, b"\x1c\2\5" * 900, False), (65000, b"a long text " * 200, False),
     ):  # fmt: skip
         save(tmp_path / "a.tif", GRAY, tiffinfo={tag: data})
-        assert raster.read_source(tmp_path / "a.tif").header.unprotected.endswith("may hold another picture, which is not protected") == told
+        assert (
+            raster.read_source(tmp_path / "a.tif").header.unprotected.endswith(
+                "may hold another picture, which is not protected"
+            )
+            == told
+        )
 
 
 def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
@@ -433,7 +501,10 @@ def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
 
 def test_pictures_beside_a_mask_are_told(tmp_path: Path) -> None:
     mask = np.kron(np.array([[0, 1], [2, 0]], "u1"), np.ones((20, 20), "u1"))
-    for name, told in (("a.png", "bytes behind the end of the PNG, which may be another picture"), ("a.jpg", "bytes behind its end, such as another picture")):
+    for name, told in (
+        ("a.png", "bytes behind the end of the PNG, which may be another picture"),
+        ("a.jpg", "bytes behind its end, such as another picture"),
+    ):
         path = save(tmp_path / name, mask * 100, **({"quality": 100} if name == "a.jpg" else {}))
         for kind, more in (("", b""), (told, _encoded("JPEG"))):
             path.write_bytes(path.read_bytes() + more)
@@ -514,7 +585,10 @@ IDAT = (b"IDAT", zlib.compress(bytes(80)))
         (chunks(head(), (b"acTL", bytes(8)), IDAT), "acTL, so it is an animation"),
         (chunks(head(), (b"CgBI", bytes(4)), IDAT), "critical chunk b'CgBI'"),
         (chunks(head(), IDAT).replace(b"IDAT", b"IDAt"), "checksum of chunk b'IDAt'"),
-        (chunks(head(), IDAT).replace(struct.pack(">I", len(IDAT[1])) + b"IDAT", b"\xff\xff\xff\xffIDAT"), "truncated: a chunk of 4294967295 bytes"),
+        (
+            chunks(head(), IDAT).replace(struct.pack(">I", len(IDAT[1])) + b"IDAT", b"\xff\xff\xff\xffIDAT"),
+            "truncated: a chunk of 4294967295 bytes",
+        ),
         (b"\xff\xd8\xff\xd9", "has 0 frames"),
         (b"\xff\xd8\xff\xe0\0\x02\xff\xc0\0\x0b\x08\0\x0a\0\x07\x01\x01\x11\0\xff\xd9", "damaged or truncated"),
         (b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\x01\x11\0\xff\xd9", "claims 65535 rows"),
@@ -562,7 +636,10 @@ def test_other_modes_are_refused(tmp_path: Path) -> None:
         ({"compression": "jpeg"}, "Compression is 7"),
         ({"compression": "packbits", "tiffinfo": {317: 2}}, "Predictor is 2"),
         ({"save_all": True, "append_images": [Image.fromarray(COLOR)]}, "several pages"),
-        ({"description": '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'}, "OME-TIFF"),
+        (
+            {"description": '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'},
+            "OME-TIFF",
+        ),
         ({"description": "ImageJ=1.54f\nimages=3\nslices=3"}, "a stack of ImageJ"),
         ({"big_tiff": True}, "BigTIFF"),
     ],
@@ -595,7 +672,9 @@ def test_other_tiffs_are_refused(how: dict[str, Any], reason: str, tmp_path: Pat
     ],
 )
 def test_hostile_directories_are_refused(tag: int, kind: int, value: int, reason: str, tmp_path: Path) -> None:
-    content = bytearray(save(tmp_path / "a.tif", GRAY, tiffinfo={266: 1, 284: 1, 305: "software", 306: "a"}).read_bytes())
+    content = bytearray(
+        save(tmp_path / "a.tif", GRAY, tiffinfo={266: 1, 284: 1, 305: "software", 306: "a"}).read_bytes()
+    )
     found = content.find(struct.pack("<H", tag), 8)
     fields = {struct.unpack_from("<H", content, place)[0]: place for place in range(10, 10 + 12 * content[8], 12)}
     place = fields.get(tag, fields[306])
@@ -632,7 +711,9 @@ def test_tampering_is_seen(change: Any, name: str, tmp_path: Path) -> None:
     length = int.from_bytes(raw[place - 4 : place], "big")
     crc = struct.pack(">I", zlib.crc32(raw[place : place + 4 + length]))
     (tmp_path / "b.png").write_bytes(raw[: place + 4 + length] + crc + raw[place + 8 + length :])
-    assert [(change.name, change.allowed) for change in raster.compare_headers(path, tmp_path / "b.png")] == [(name, False)]
+    assert [(change.name, change.allowed) for change in raster.compare_headers(path, tmp_path / "b.png")] == [
+        (name, False)
+    ]
 
 
 def test_other_alpha_and_formats_are_seen(tmp_path: Path) -> None:
@@ -643,7 +724,11 @@ def test_other_alpha_and_formats_are_seen(tmp_path: Path) -> None:
     assert [change.name for change in raster.compare_headers(path, tmp_path / "b.png")] == ["(alpha)"]
     assert [change.name for change in raster.compare_headers(path, tmp_path / "c.png")] == ["IHDR", "(alpha)"]
     assert [change.name for change in raster.compare_headers(path, tmp_path / "d.tif")] == ["(format)"]
-    assert not any(change.allowed for name in ("b.png", "c.png", "d.tif") for change in raster.compare_headers(path, tmp_path / name))
+    assert not any(
+        change.allowed
+        for name in ("b.png", "c.png", "d.tif")
+        for change in raster.compare_headers(path, tmp_path / name)
+    )
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

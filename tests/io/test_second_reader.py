@@ -20,7 +20,9 @@ pytest.importorskip("SimpleITK")
 
 
 def test_affine_of_nan_is_read_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """VNL writes thirty lines about it to standard error, past every switch of ITK; who trains on arrays never looks at it, so it is protected."""
+    """VNL writes thirty lines about it to standard error, past every switch of ITK; who trains on arrays never looks at
+    it, so it is protected.
+    """
     rows = {f"srow_{axis}": (np.nan,) * 4 for axis in "xyz"}
     nifti_file(tmp_path / "in" / "a.nii", block(1)[0], sform_code=1, **rows)
     assert protect(tmp_path / "in", tmp_path / "out", drawn()).fates["a.nii"].status == "protected"
@@ -57,7 +59,13 @@ def test_process_ends_with_ours(tmp_path: Path) -> None:
         "assert r(Path(sys.argv[1])) is not None; print(s._simpleitk._process.pid)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program, str(path)], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     assert not done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)

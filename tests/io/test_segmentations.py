@@ -31,9 +31,23 @@ def slices(tmp_path: Path) -> list[Dataset]:
     """CT slices, one of which no test segments."""
     found = []
     for number, uid in enumerate(UIDS):
-        extra = {"SOPInstanceUID": uid, "ImagePositionPatient": [-10, -20, 2.0 * number], "InstanceNumber": number + 1, "SliceThickness": 2.0}
-        names = {"PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyTime": "", "ReferringPhysicianName": "", "PositionReferenceIndicator": ""}
-        path = write_dicom(tmp_path / f"{number}.dcm", dicom_dataset(shape=SHAPE, extra=extra | names), np.zeros(SHAPE, np.int64))
+        extra = {
+            "SOPInstanceUID": uid,
+            "ImagePositionPatient": [-10, -20, 2.0 * number],
+            "InstanceNumber": number + 1,
+            "SliceThickness": 2.0,
+        }
+        names = {
+            "PatientBirthDate": "",
+            "PatientSex": "",
+            "StudyID": "",
+            "StudyTime": "",
+            "ReferringPhysicianName": "",
+            "PositionReferenceIndicator": "",
+        }
+        path = write_dicom(
+            tmp_path / f"{number}.dcm", dicom_dataset(shape=SHAPE, extra=extra | names), np.zeros(SHAPE, np.int64)
+        )
         found.append(pydicom.dcmread(path))
     return found
 
@@ -64,8 +78,13 @@ def write_seg(
 ) -> Path:
     """Write a SEG object of two segments; ``edit`` changes it before."""
     seg = pytest.importorskip("highdicom").seg
-    tissue, organ = (pydicom.sr.coding.Code(*code) for code in (("85756007", "SCT", "Tissue"), ("10200004", "SCT", "Liver")))
-    described = [seg.SegmentDescription(n, label, tissue, organ, "MANUAL") for n, label in zip(numbers, ("liver", "tumor"), strict=True)]
+    tissue, organ = (
+        pydicom.sr.coding.Code(*code) for code in (("85756007", "SCT", "Tissue"), ("10200004", "SCT", "Liver"))
+    )
+    described = [
+        seg.SegmentDescription(n, label, tissue, organ, "MANUAL")
+        for n, label in zip(numbers, ("liver", "tumor"), strict=True)
+    ]
     made = seg.Segmentation(
         slices, pixels, kind, described, f"{SOP_UID}.8", 100, f"{SOP_UID}.9", 1, "maker", "model", "1", "0", **options
     )  # fmt: skip
@@ -76,13 +95,17 @@ def write_seg(
 
 
 def frame_sources(made: Dataset) -> list[Dataset]:
-    """Give for each frame the item that names the image that it is the mask of, where highdicom lets several frames share one."""
+    """Give for each frame the item that names the image that it is the mask of, where highdicom lets several frames
+    share one.
+    """
     for frame in made.PerFrameFunctionalGroupsSequence:
         frame.DerivationImageSequence = deepcopy(frame.DerivationImageSequence)
     return [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in made.PerFrameFunctionalGroupsSequence]
 
 
-def test_binary_segments_of_a_series_with_an_empty_slice(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
+def test_binary_segments_of_a_series_with_an_empty_slice(
+    tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
+) -> None:
     found = read_segmentation(write_seg(tmp_path / "seg.dcm", slices, masks))
     assert found.segments == {1: "liver", 2: "tumor"}
     assert list(found.planes) == UIDS
@@ -98,7 +121,9 @@ def test_order_of_the_sources_changes_nothing(tmp_path: Path, slices: list[Datas
 
 def test_fractional_segments_start_at_a_half(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
     fractions = np.where(masks > 0, 0.5, 0.49).astype(np.float32)
-    found = read_segmentation(write_seg(tmp_path / "seg.dcm", slices, fractions, "FRACTIONAL", max_fractional_value=100))
+    found = read_segmentation(
+        write_seg(tmp_path / "seg.dcm", slices, fractions, "FRACTIONAL", max_fractional_value=100)
+    )
     np.testing.assert_array_equal(np.stack([found.planes[uid] for uid in UIDS]), labels_of(masks))
 
 
@@ -110,7 +135,9 @@ def test_label_map(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint
     np.testing.assert_array_equal(np.stack([found.planes[uid] for uid in UIDS]), labels)
 
 
-def test_background_other_than_zero_becomes_zero(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
+def test_background_other_than_zero_becomes_zero(
+    tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
+) -> None:
     def fill(made: Dataset) -> None:
         made.PixelPaddingValue = 9
         made.PixelData = made.PixelData.replace(b"\0", b"\x09")
@@ -119,7 +146,9 @@ def test_background_other_than_zero_becomes_zero(tmp_path: Path, slices: list[Da
     np.testing.assert_array_equal(np.stack([found.planes[uid] for uid in UIDS]), labels_of(masks))
 
 
-def test_series_that_is_listed_but_not_segmented_has_no_planes(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
+def test_series_that_is_listed_but_not_segmented_has_no_planes(
+    tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
+) -> None:
     def list_another(made: Dataset) -> None:
         other = Dataset()
         other.SeriesInstanceUID = f"{SOP_UID}.70"
@@ -140,7 +169,9 @@ def test_frames_of_one_multi_frame_image(tmp_path: Path, slices: list[Dataset], 
     np.testing.assert_array_equal(found.planes[UIDS[0]], labels_of(masks))
 
 
-def test_number_of_the_only_frame_of_an_image_changes_nothing(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
+def test_number_of_the_only_frame_of_an_image_changes_nothing(
+    tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
+) -> None:
     def number(made: Dataset) -> None:
         for item in frame_sources(made):
             item.ReferencedFrameNumber = 1
@@ -152,7 +183,10 @@ def test_number_of_the_only_frame_of_an_image_changes_nothing(tmp_path: Path, sl
 def test_overlapping_segments_are_refused(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
     masks[0, 1, 2:4, 1] = 1
     path = write_seg(tmp_path / "seg.dcm", slices, masks)
-    with pytest.raises(RefusedError, match=f"^its segments 'liver' and 'tumor' overlap in 2 pixels of {UIDS[0]}; a label map holds 1 label a pixel"):
+    with pytest.raises(
+        RefusedError,
+        match=f"^its segments 'liver' and 'tumor' overlap in 2 pixels of {UIDS[0]}; a label map holds 1 label a pixel",
+    ):
         read_segmentation(path)
 
 
@@ -196,7 +230,11 @@ def _twice(made: Dataset) -> None:
     ("edit", "message"),
     [
         (_unnamed, r"its frame 2 names no image that it is the mask of \(no SourceImageSequence"),
-        (_moved, r"its frame 2 does not say that its pixels lie on those of its image \(SpatialLocationsPreserved is NO, not YES\)"),
+        (
+            _moved,
+            r"its frame 2 does not say that its pixels lie on those of its image \(SpatialLocationsPreserved is "
+            r"NO, not YES\)",
+        ),
         (_unsure, r"its frame 2 does not say .* \(SpatialLocationsPreserved is absent, not YES\)"),
         (_of_all, r"its frame 1 is the mask of 3 images, where each series may have 1"),
         (_of_frames, "highdicom cannot read it as a SEG object"),
@@ -204,7 +242,16 @@ def _twice(made: Dataset) -> None:
         (_unlisted, r"its frame 2 is the mask of '.*\.77', which its ReferencedSeriesSequence does not list"),
         (_twice, r"highdicom cannot read it as a SEG object \(.*uniquely identify frames"),
     ],
-    ids=["no image", "resampled", "not said", "all images", "several frames", "several stacks", "not listed", "two masks"],
+    ids=[
+        "no image",
+        "resampled",
+        "not said",
+        "all images",
+        "several frames",
+        "several stacks",
+        "not listed",
+        "two masks",
+    ],
 )
 def test_frames_that_are_no_mask_of_one_image_are_refused(
     tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8], edit: Callable[[Dataset], None], message: str
@@ -233,7 +280,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, slices: list[Data
         read_segmentation(Path(slices[0].filename))
 
 
-def test_breach_of_the_standard_that_harms_no_label_is_quiet(tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]) -> None:
+def test_breach_of_the_standard_that_harms_no_label_is_quiet(
+    tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
+) -> None:
     def lengthen(made: Dataset) -> None:
         made.SegmentSequence[0].SegmentLabel = "liver" * 20
 

@@ -24,7 +24,9 @@ def _files(*folders: Path) -> list[Path]:
 
 
 PYDICOM = _files(Path(pydicom.__file__).parent / "data" / "test_files")
-NIBABEL = _files(Path(nibabel.__file__).parent / "tests" / "data", Path(nibabel.__file__).parent / "nicom" / "tests" / "data")
+NIBABEL = _files(
+    Path(nibabel.__file__).parent / "tests" / "data", Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
+)
 
 
 def _rewritten(path: Path, target: Path) -> bool:

@@ -44,14 +44,23 @@ def phase(low: int, high: int, size: int = 48) -> NDArray[np.int16]:
 
 
 def ct(path: Path, modality: str, values: NDArray[np.int16] | None = None, intercept: int = -1024) -> Path:
-    return mr_slice(path, 1, hounsfield() if values is None else values, Modality=modality, RescaleSlope=1, RescaleIntercept=intercept)
+    return mr_slice(
+        path,
+        1,
+        hounsfield() if values is None else values,
+        Modality=modality,
+        RescaleSlope=1,
+        RescaleIntercept=intercept,
+    )
 
 
 def _run(source: Path, out: Path, **options: object) -> ProtectResult:
     chosen = drawn(**options)
     result = protect(source, out, chosen)
     if result.to_json()["counts"]["protected"]:
-        assert not verify(source, out, options=BudgetOptions(window=chosen.parsed_window(), modality=chosen.modality)).mismatches
+        assert not verify(
+            source, out, options=BudgetOptions(window=chosen.parsed_window(), modality=chosen.modality)
+        ).mismatches
     return result
 
 
@@ -128,7 +137,9 @@ def test_no_anatomy_is_told_from_anatomy_outside_the_window(tmp_path: Path) -> N
     assert _run(air.parent, tmp_path / "copied", copy_unprotected=True).fates["a.dcm"].status == "copied"
     bone = ct(tmp_path / "bone" / "a.dcm", "CT", RANDOM.integers(1900, 2400, (48, 48)).astype(np.int16))
     reason = _run(bone.parent, tmp_path / "out").fates["a.dcm"].reason
-    found = re.fullmatch(r"none of its 2\d+ anatomy voxels, which are 8\d\d to 13\d\d, lies inside .* such as --window=(.+,.+)", reason)
+    found = re.fullmatch(
+        r"none of its 2\d+ anatomy voxels, which are 8\d\d to 13\d\d, lies inside .* such as --window=(.+,.+)", reason
+    )
     assert found is not None, reason
     assert _run(bone.parent, tmp_path / "given", window=found[1]).fates["a.dcm"].status == "protected"
 
@@ -168,7 +179,9 @@ def test_one_picture_in_two_encodings(how: str, tmp_path: Path) -> None:
         dataset.PatientID = "other"
     dataset.save_as(tmp_path / "in" / "b.dcm", implicit_vr=how == "implicit")
     reason = scan(tmp_path / "in").refused["b.dcm"]
-    assert reason.endswith("and it is the same picture in another encoding, or with another header; keep one of the two")
+    assert reason.endswith(
+        "and it is the same picture in another encoding, or with another header; keep one of the two"
+    )
     first.unlink()
     assert not scan(tmp_path / "in").refused
     assert _run(tmp_path / "in", tmp_path / "out").fates["b.dcm"].status == "protected"
@@ -193,6 +206,8 @@ def test_picture_with_a_taken_uid_that_cannot_be_decoded(tmp_path: Path) -> None
     dataset.save_as(tmp_path / "b.dcm")
     content = (tmp_path / "b.dcm").read_bytes()
     (tmp_path / "b.dcm").write_bytes(content[:-600] + bytes(580) + content[-20:])
-    assert re.search(r"whether it is the same picture is not known \(.+\); keep one of the two", scan(tmp_path).refused["b.dcm"])
+    assert re.search(
+        r"whether it is the same picture is not known \(.+\); keep one of the two", scan(tmp_path).refused["b.dcm"]
+    )
     (tmp_path / "b.dcm").unlink()
     assert not scan(tmp_path).refused

@@ -78,7 +78,9 @@ def test_unpack(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_methods(tmp_path: Path, method: int) -> None:
     content = random.Random(0).randbytes(200_000) + bytes(3_000_000)
-    source = _zip(tmp_path / "in.zip", (_entry("a", compress_type=method), content), (_entry("empty", compress_type=method), b""))
+    source = _zip(
+        tmp_path / "in.zip", (_entry("a", compress_type=method), content), (_entry("empty", compress_type=method), b"")
+    )
     assert not unpack(source, tmp_path / "out").refused
     assert tree(tmp_path / "out") == {"a": content, "empty": b""}
     pack(tmp_path / "out", source, tmp_path / "again.zip")
@@ -135,7 +137,9 @@ def test_empty_name(tmp_path: Path) -> None:
     struct.pack_into("<L", data, start + 42, len(local))
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, len(central) + 50, len(local) + start, 0)
     source.write_bytes(local + data[:start] + central + data[start : start + 50] + end)
-    assert unpack(source, tmp_path / "out").refused == {"(no name)": "it has no name; pack it again under a plain relative name"}
+    assert unpack(source, tmp_path / "out").refused == {
+        "(no name)": "it has no name; pack it again under a plain relative name"
+    }
     assert tree(tmp_path / "out") == {"good": b"1"}
 
 
@@ -150,7 +154,12 @@ def test_empty_name(tmp_path: Path) -> None:
     ids=["link", "pipe", "folder without a slash", "DOS folder without a slash"],
 )
 def test_special_member(tmp_path: Path, attributes: dict[str, Any], reason: str) -> None:
-    source = _zip(tmp_path / "in.zip", (_entry("sub/strange", **attributes), b"/etc/passwd"), ("sub/strange/evil", b"2"), ("good", b"1"))
+    source = _zip(
+        tmp_path / "in.zip",
+        (_entry("sub/strange", **attributes), b"/etc/passwd"),
+        ("sub/strange/evil", b"2"),
+        ("good", b"1"),
+    )
     result = unpack(source, tmp_path / "out")
     assert reason in result.refused["sub/strange"]
     assert tree(tmp_path / "out") == {"good": b"1", "sub/strange/evil": b"2"}
@@ -184,7 +193,9 @@ def test_special_member(tmp_path: Path, attributes: dict[str, Any], reason: str)
 )
 def test_member_whose_entry_lies(tmp_path: Path, offset: int, layout: str, value: int, reason: str) -> None:
     content = random.Random(1).randbytes(300) + bytes(600)
-    source = _patched(_zip(tmp_path / "in.zip", ("good", b"1"), ("bad", content), ("last", b"3")), "bad", layout, offset, value)
+    source = _patched(
+        _zip(tmp_path / "in.zip", ("good", b"1"), ("bad", content), ("last", b"3")), "bad", layout, offset, value
+    )
     refused = unpack(source, tmp_path / "out").refused
     assert reason in refused["bad"]
     assert "\n" not in refused["bad"]
@@ -202,7 +213,9 @@ def test_content_beyond_the_declared_size_shows_even_if_the_checksum_fits(tmp_pa
 def test_damaged_content(tmp_path: Path) -> None:
     source = _zip(tmp_path / "in.zip", (_entry("bad", compress_type=zipfile.ZIP_STORED), b"content"), ("good", b"1"))
     source.write_bytes(source.read_bytes().replace(b"content", b"c0ntent"))
-    assert unpack(source, tmp_path / "out").refused == {"bad": "damaged: Bad CRC-32 for file 'bad'; copy or pack it again"}
+    assert unpack(source, tmp_path / "out").refused == {
+        "bad": "damaged: Bad CRC-32 for file 'bad'; copy or pack it again"
+    }
     assert tree(tmp_path / "out") == {"good": b"1"}
 
 
@@ -221,7 +234,9 @@ def test_damaged_content(tmp_path: Path) -> None:
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 def test_names_that_collide(tmp_path: Path, names: list[str], refused: dict[str, str]) -> None:
-    source = _zip(tmp_path / "in.zip", ("good", b"1"), *((name, b"" if name.endswith("/") else name.encode()) for name in names))
+    source = _zip(
+        tmp_path / "in.zip", ("good", b"1"), *((name, b"" if name.endswith("/") else name.encode()) for name in names)
+    )
     result = unpack(source, tmp_path / "out")
     assert set(result.refused) == set(refused)
     assert all(reason in result.refused[name] for name, reason in refused.items())
@@ -289,10 +304,15 @@ def test_quoted_local_headers_overlap(tmp_path: Path) -> None:
         data = header + (data or kernel)
         offsets.insert(0, len(data))
     central = b"".join(
-        struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 8, 0, 33, 0, offset - 31, 10_000, 1, 0, 0, 0, 0, 0, len(data) - offset) + name
+        struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 8, 0, 33, 0, offset - 31, 10_000, 1, 0, 0, 0, 0, 0, len(data) - offset
+        )
+        + name
         for name, offset in zip(names, offsets, strict=True)
     )
-    (tmp_path / "in.zip").write_bytes(data + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3, 3, len(central), len(data), 0))
+    (tmp_path / "in.zip").write_bytes(
+        data + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3, 3, len(central), len(data), 0)
+    )
     with pytest.raises(UsageError, match="shares bytes"):
         unpack(tmp_path / "in.zip", tmp_path / "out")
 
@@ -352,7 +372,9 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             unpack(source, tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 8, 2))  # type: ignore[attr-defined]
-        with pytest.raises(DiskError, match=r"out: No space left on device: about 3,009 bytes are needed, 2 are free; free some"):
+        with pytest.raises(
+            DiskError, match=r"out: No space left on device: about 3,009 bytes are needed, 2 are free; free some"
+        ):
             unpack(source, tmp_path / "out")
 
 
@@ -361,7 +383,10 @@ def test_disk_that_fills_up_ends_the_unpacking(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(DiskError, match=r"DICOMDIR: No space left on device: about 9 bytes are needed, [\d,]+ are free; free some space"):
+    with pytest.raises(
+        DiskError,
+        match=r"DICOMDIR: No space left on device: about 9 bytes are needed, [\d,]+ are free; free some space",
+    ):
         unpack(_export(tmp_path / "in.zip"), tmp_path / "out")
     assert not tree(tmp_path / "out")
 
@@ -394,7 +419,10 @@ def test_packing_what_was_unpacked_gives_the_same_bytes(tmp_path: Path) -> None:
         tmp_path / "in.zip",
         (_entry("top/", compress_type=zipfile.ZIP_STORED), b""),
         (_entry("top/z", comment=b"the last", extra=unix), b"z" * 100),
-        (_entry("top/a", compress_type=zipfile.ZIP_STORED, create_system=0, external_attr=0x20, internal_attr=1), b"a" * 100),
+        (
+            _entry("top/a", compress_type=zipfile.ZIP_STORED, create_system=0, external_attr=0x20, internal_attr=1),
+            b"a" * 100,
+        ),
         (_entry("top/Müller", external_attr=(stat.S_IFREG | 0o755) << 16), b"m"),
         comment=b"exported by a PACS",
     )
@@ -429,7 +457,9 @@ def test_extra_fields_that_speak_of_the_old_content_are_left_out(tmp_path: Path)
 
 
 def test_pack_leaves_out_what_is_absent_and_adds_what_is_new(tmp_path: Path) -> None:
-    source = _zip(tmp_path / "in.zip", ("top/", b""), ("top/b.jpg", b"1"), ("top/a", b"2"), ("gone", b"3"), comment=b"c")
+    source = _zip(
+        tmp_path / "in.zip", ("top/", b""), ("top/b.jpg", b"1"), ("top/a", b"2"), ("gone", b"3"), comment=b"c"
+    )
     out = unpack(source, tmp_path / "out").folder
     (out / "gone").unlink()
     (out / "top" / "b.jpg").rename(out / "top" / "b.png")
@@ -450,7 +480,11 @@ def test_pack_leaves_out_what_is_absent_and_adds_what_is_new(tmp_path: Path) -> 
         assert opened.read("top/a") == b"protected"
     pack(out, source, tmp_path / "third.zip")
     assert (tmp_path / "third.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
-    assert tree(unpack(tmp_path / "again.zip", tmp_path / "back").folder) == {"top/a": b"protected", "new": b"4", "top/b.png": b"1"}
+    assert tree(unpack(tmp_path / "again.zip", tmp_path / "back").folder) == {
+        "top/a": b"protected",
+        "new": b"4",
+        "top/b.png": b"1",
+    }
 
 
 def test_file_in_place_of_a_folder_entry(tmp_path: Path) -> None:
@@ -502,7 +536,9 @@ def test_many_members(tmp_path: Path) -> None:
 
 
 def _outcome(source: Path, folder: Path) -> set[str] | None:
-    """Unpack; give the refused names, or None if the archive cannot be used, and see that every message is one printable line."""
+    """Unpack; give the refused names, or None if the archive cannot be used, and see that every message is one
+    printable line.
+    """
     try:
         refused = unpack(source, folder).refused
     except UsageError as error:
@@ -518,7 +554,10 @@ def test_mutated_archives(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as opened:
         for number in range(4):
-            method, extra = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2], struct.pack("<HHBL", 0x5455, 5, 1, 1_600_000_000)
+            method, extra = (
+                (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2],
+                struct.pack("<HHBL", 0x5455, 5, 1, 1_600_000_000),
+            )
             opened.writestr(_entry(f"d/{number}.dcm", compress_type=method, extra=extra), b"pixels" * 20)
         opened.writestr("d/Müller/", b"")
         opened.comment = b"comment"
@@ -529,7 +568,9 @@ def test_mutated_archives(tmp_path: Path) -> None:
         data = bytearray(original)
         for _ in range(generator.randint(1, 6)):
             where = generator.randrange(tail if generator.random() < 0.5 else 0, len(data))
-            data[where] = generator.choice((0, 0xFF, data[where] ^ 1 << generator.randrange(8), generator.randrange(256), ord("/"), ord(".")))
+            data[where] = generator.choice(
+                (0, 0xFF, data[where] ^ 1 << generator.randrange(8), generator.randrange(256), ord("/"), ord("."))
+            )
         if generator.random() < 0.1:
             del data[generator.randrange(len(data)) :][: generator.randint(1, 40)]
         source.write_bytes(data)
@@ -543,7 +584,9 @@ def test_mutated_archives(tmp_path: Path) -> None:
             pack(folder, source, tmp_path / "again.zip")
             with zipfile.ZipFile(tmp_path / "again.zip") as packed:
                 assert packed.testzip() is None
-                assert sorted(packed.read(info) for info in packed.infolist() if not info.is_dir()) == sorted(tree(folder).values())
+                assert sorted(packed.read(info) for info in packed.infolist() if not info.is_dir()) == sorted(
+                    tree(folder).values()
+                )
         assert {path.name for path in tmp_path.iterdir()} <= {"in.zip", "again.zip", "out"}
         shutil.rmtree(folder, ignore_errors=True)
     assert used > 500

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user says of pictures and label maps counts first; what cannot be told is refused; files of a folder are judged together."""
+"""What the user says of pictures and label maps counts first; what cannot be told is refused; files of a folder are
+judged together.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,11 @@ def test_what_cannot_be_told_is_refused_until_somebody_says(tmp_path: Path) -> N
 
 def test_a_pattern_that_matches_nothing_is_misspelt(tmp_path: Path) -> None:
     nifti_file(tmp_path / "in" / "nested.nii", NESTED)
-    with pytest.raises(UsageError, match=r"--label-maps 'lables/\*' matches none of the 1 files; paths are relative to the input, such as 'nested.nii'"):
+    with pytest.raises(
+        UsageError,
+        match=r"--label-maps 'lables/\*' matches none of the 1 files; paths are relative to the input, such as "
+        r"'nested.nii'",
+    ):
         scan(tmp_path / "in", choices=KindChoices(label_maps=("lables/*",)))
 
 
@@ -80,15 +86,24 @@ def test_a_changed_label_map_is_a_mismatch(tmp_path: Path) -> None:
 
 
 def test_folder_of_labels_says_which_are_pictures_and_which_are_not(tmp_path: Path) -> None:
-    """Of the input's own label folder nothing changes, and the pictures that it is of are some, whatever they look like."""
+    """Of the input's own label folder nothing changes, and the pictures that it is of are some, whatever they look
+    like.
+    """
     for number in range(4):
         nifti_file(tmp_path / "in" / "imagesTr" / f"c{number}_0000.nii.gz", block(number)[0])
         nifti_file(tmp_path / "in" / "labelsTr" / f"c{number}.nii.gz", block(number)[1])
     nifti_file(tmp_path / "in" / "labelsTr" / "unclear.nii.gz", NESTED)
     done = protect(
-        tmp_path / "in", tmp_path / "out", small(task="segmentation", labels=tmp_path / "in" / "labelsTr", surrogate="small-unet", rounds=1, sample="auto")
+        tmp_path / "in",
+        tmp_path / "out",
+        small(
+            task="segmentation", labels=tmp_path / "in" / "labelsTr", surrogate="small-unet", rounds=1, sample="auto"
+        ),
     )
-    assert {path.partition("/")[0]: fate.status for path, fate in sorted(done.fates.items())} == {"imagesTr": "protected", "labelsTr": "copied"}
+    assert {path.partition("/")[0]: fate.status for path, fate in sorted(done.fates.items())} == {
+        "imagesTr": "protected",
+        "labelsTr": "copied",
+    }
     outer = KindChoices.with_labels(tmp_path / "in" / "labelsTr")
     assert outer.of(tmp_path / "other", "c1_0000.nii.gz") == "picture"
     assert outer.of(tmp_path / "other", "deep/c1_0000.nii.gz") is None
@@ -119,7 +134,8 @@ def test_empty_label_map_among_others_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modality", "scale", "status"), [("CT", 1, "refused"), ("MR", 10, "refused"), ("MR", 100, "refused"), ("OT", 1, "refused"), ("SEG", 1, "copied")]
+    ("modality", "scale", "status"),
+    [("CT", 1, "refused"), ("MR", 10, "refused"), ("MR", 100, "refused"), ("OT", 1, "refused"), ("SEG", 1, "copied")],
 )
 def test_labels_in_image_objects(tmp_path: Path, modality: str, scale: int, status: str) -> None:
     values = cells(np.random.default_rng(1), (48, 48), 6).astype(np.int16) * scale

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that is full or closed ends a run at its first file, or before it, in one line; the run goes on to the same bytes once there is room."""
+"""A disk that is full or closed ends a run at its first file, or before it, in one line; the run goes on to the same
+bytes once there is room.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ from monai_salm.evaluate.state import EvaluationState
 from monai_salm.pipeline import protect, scan
 from tests.exports import drawn, mr_export, mr_labels, mr_slice, small, tree, zip_file
 
-LINE = r": No space left on device: (about|more than) ([\d,]+) bytes are needed, ([\d,]+) are free; free some space, or give a folder on another disk"
+LINE = (
+    r": No space left on device: (about|more than) ([\d,]+) bytes are needed, ([\d,]+) are free; free some space, "
+    r"or give a folder on another disk"
+)
 
 
 def _numbers(error: DiskError) -> tuple[int, int]:
@@ -47,7 +52,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         place = tmp_path / f"disk{len(mounted)}"
         place.mkdir()
         program = shutil.which("mount")
-        if program is None or subprocess.run([program, "-t", "tmpfs", "-o", f"size={size}k", "none", str(place)], capture_output=True, check=False).returncode:
+        if (
+            program is None
+            or subprocess.run(
+                [program, "-t", "tmpfs", "-o", f"size={size}k", "none", str(place)], capture_output=True, check=False
+            ).returncode
+        ):
             pytest.skip("no disk can be mounted here")
         mounted.append(place)
         return place
@@ -68,7 +78,9 @@ def _fill(disk: Path, leave: int) -> Path:
 # Before anything is written ------------------------------------------------------------------------------------------
 
 
-def test_output_that_cannot_fit_is_told_before_anything_is_written(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+def test_output_that_cannot_fit_is_told_before_anything_is_written(
+    tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
     size, disk = _pictures(tmp_path / "in"), small_disk(300)
     with pytest.raises(DiskError, match=LINE) as caught:
         protect(tmp_path / "in", disk / "out", drawn())
@@ -99,7 +111,11 @@ def test_closed_folders_are_told_before_anything_is_written(tmp_path: Path, smal
     disk = small_disk(300)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for out, work in ((disk / "out", tmp_path / "work"), (tmp_path / "out", disk / "work")):
-        with pytest.raises(DiskError, match=r"disk0/(out|work): cannot be written, for the disk or the folder .*disk0 is read-only; give another folder"):
+        with pytest.raises(
+            DiskError,
+            match=r"disk0/(out|work): cannot be written, for the disk or the folder .*disk0 is read-only; give "
+            r"another folder",
+        ):
             protect(tmp_path / "in", out, drawn(work_dir=work))
         assert not out.exists()
         assert not work.exists()
@@ -108,7 +124,9 @@ def test_closed_folders_are_told_before_anything_is_written(tmp_path: Path, smal
 # In the middle -------------------------------------------------------------------------------------------------------
 
 
-def test_run_stops_at_the_first_file_and_goes_on(tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_stops_at_the_first_file_and_goes_on(
+    tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _pictures(tmp_path / "in")
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     disk = small_disk(1000)
@@ -158,7 +176,9 @@ class _Disk:
         monkeypatch.setattr(Path, "open", opened)
 
     def _check(self, path: Path) -> None:
-        if path.match(self.full_for) or (path.name.startswith(".salm-") and _of(path.parent / Path(self.full_for).name, path)):
+        if path.match(self.full_for) or (
+            path.name.startswith(".salm-") and _of(path.parent / Path(self.full_for).name, path)
+        ):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -168,7 +188,19 @@ def _of(target: Path, temporary: Path) -> bool:
     return _mark(target.name) in temporary.name
 
 
-@pytest.mark.parametrize("name", ["plan.json", "search.json", "search.safetensors", "surrogate.safetensors", "uid.key", "manifest.jsonl", "image.dcm", "n.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plan.json",
+        "search.json",
+        "search.safetensors",
+        "surrogate.safetensors",
+        "uid.key",
+        "manifest.jsonl",
+        "image.dcm",
+        "n.txt",
+    ],
+)
 def test_every_file_of_a_run_may_meet_a_full_disk(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 4)
     (tmp_path / "in" / "n.txt").write_text("notes")
@@ -209,7 +241,9 @@ def test_noise_state_and_report_may_meet_a_full_disk(tmp_path: Path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} == {"noise"}
 
 
-def test_packing_may_meet_a_full_disk(tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_may_meet_a_full_disk(
+    tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _pictures(tmp_path / "in")
     zip_file(tmp_path / "in.zip", tmp_path / "in")
     protect(tmp_path / "in.zip", tmp_path / "whole.zip", drawn())
@@ -228,7 +262,9 @@ def test_packing_may_meet_a_full_disk(tmp_path: Path, small_disk: Callable[[int]
     assert (disk / "out.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
 
 
-def test_files_written_by_workers_end_the_run_too(tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_written_by_workers_end_the_run_too(
+    tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _pictures(tmp_path / "in")
     disk = small_disk(1000)
     room = sys.modules["monai_salm.pipeline.output"]
@@ -238,10 +274,15 @@ def test_files_written_by_workers_end_the_run_too(tmp_path: Path, small_disk: Ca
         protect(tmp_path / "in", disk / "out", drawn(workers=2))
 
 
-def test_command_ends_with_one_line(tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_ends_with_one_line(
+    tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     _pictures(tmp_path / "in")
     disk = small_disk(200)
-    for command in (["protect", str(tmp_path / "in"), str(disk / "out"), "--method", "random", "--quiet"], ["keygen", str(disk / "key")]):
+    for command in (
+        ["protect", str(tmp_path / "in"), str(disk / "out"), "--method", "random", "--quiet"],
+        ["keygen", str(disk / "key")],
+    ):
         if command[0] == "keygen":
             _fill(disk, 0)
         with pytest.raises(SystemExit) as stopped:
@@ -258,7 +299,8 @@ def test_result_that_cannot_be_printed_is_told(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 1)
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "monai_salm", "scan", "in", "--json", "--quiet"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False,
+            [sys.executable, "-m", "monai_salm", "scan", "in", "--json", "--quiet"], cwd=tmp_path, stdout=full,
+            stderr=subprocess.PIPE, check=False,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
     assert done.returncode == 1

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOMDIRs as they are found in practice: records follow files with other names, and what is removed is told and judged alike by protect and verify."""
+"""DICOMDIRs as they are found in practice: records follow files with other names, and what is removed is told and
+judged alike by protect and verify.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def test_names_that_mean_one_file(record: str, file: str, folder: str) -> None:
     assert meant_files([record], folder, [path, f"{folder}/DICOM/IM11.dcm", "DICOM2/IM1"]) == {record: [path]}
 
 
-@pytest.mark.parametrize("file", ["IM1.jpg", "IM1.dcm.txt", "IM1/IM1", "IM12.dcm", "IM1.1", "other/DICOM/IM1", "disk/IM1"])
+@pytest.mark.parametrize(
+    "file", ["IM1.jpg", "IM1.dcm.txt", "IM1/IM1", "IM12.dcm", "IM1.1", "other/DICOM/IM1", "disk/IM1"]
+)
 def test_names_that_mean_another_file(file: str) -> None:
     assert meant_files(["IM1"], ".", [file]) == {"IM1": []}
     assert meant_files(["../IM1"], "disc", ["IM1"]) == {"../IM1": []}
@@ -61,8 +65,12 @@ def test_exact_name_wins_and_is_meant_by_no_other() -> None:
 
 
 def test_what_cannot_be_told() -> None:
-    assert ambiguity(meant_files(["IM1"], ".", ["im1", "IM1.dcm"]), ".").startswith("its record IM1 may be of IM1.dcm or of im1")
-    assert ambiguity(meant_files(["IM1", "im1"], "d", ["d/Im1.dcm"]), "d").startswith("its records IM1 and im1 may both be of d/Im1.dcm")
+    assert ambiguity(meant_files(["IM1"], ".", ["im1", "IM1.dcm"]), ".").startswith(
+        "its record IM1 may be of IM1.dcm or of im1"
+    )
+    assert ambiguity(meant_files(["IM1", "im1"], "d", ["d/Im1.dcm"]), "d").startswith(
+        "its records IM1 and im1 may both be of d/Im1.dcm"
+    )
     assert ambiguity(meant_files(["IM1", "/IM1"], "d", ["d/IM1"]), "d") == "", "one name, written in two ways"
     assert ambiguity({}, ".") == ""
 
@@ -73,7 +81,9 @@ def test_what_a_protected_directory_lists() -> None:
     assert directory_problems("disc/DICOMDIR", old, old, everything, everything) == []
     lost = directory_problems("disc/DICOMDIR", old, old, everything, everything - {"disc/A/1"})
     assert lost == ["it lists 1 files that are not there, the first of them A/1"]
-    assert directory_problems("disc/DICOMDIR", old, _document("A/2"), everything, everything - {"disc/A/1"}) == [], "removed on purpose"
+    assert directory_problems("disc/DICOMDIR", old, _document("A/2"), everything, everything - {"disc/A/1"}) == [], (
+        "removed on purpose"
+    )
     gone = directory_problems("disc/DICOMDIR", old, _document("A/2"), everything, everything)
     assert gone == ["it no longer lists 1 files that are there, the first of them A/1"]
     # Of two files that a record could mean the one that is not handed out was the one.
@@ -86,7 +96,12 @@ def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file-set of three pictures, the last of which is constant and is refused."""
     folder = tmp_path_factory.mktemp("disc")
     for number in range(3):
-        mr_slice(folder / "loose" / f"{number}.dcm", number, np.full((24, 24), 7) if number == 2 else None, StudyDate="20200101")
+        mr_slice(
+            folder / "loose" / f"{number}.dcm",
+            number,
+            np.full((24, 24), 7) if number == 2 else None,
+            StudyDate="20200101",
+        )
     return file_set(folder / "set", sorted((folder / "loose").iterdir())).parent
 
 
@@ -122,7 +137,9 @@ KINDS: dict[str, tuple[Callable[[str], str], str]] = {
 
 @pytest.mark.parametrize("lower_records", [False, True], ids=["upper records", "lower records"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_records_follow_their_files(kind: str, lower_records: bool, disc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_follow_their_files(
+    kind: str, lower_records: bool, disc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rename, name = KINDS[kind]
     place = _renamed(disc, tmp_path / "in", rename, name)
     if lower_records:
@@ -137,10 +154,14 @@ def test_records_follow_their_files(kind: str, lower_records: bool, disc: Path, 
         assert set(result.fates) == expected
         (refused,) = (path for path, fate in result.fates.items() if fate.status == "refused")
         directory = place.relative_to(root).as_posix()
-        assert result.fates[directory].left_out.startswith("1 of its 3 records are of files that are not handed out (first ")
+        assert result.fates[directory].left_out.startswith(
+            "1 of its 3 records are of files that are not handed out (first "
+        )
         assert [problem["status"] for problem in result.to_json()["problems"]] == ["refused", "incomplete"]
         listed = scan(out).listed[directory]
-        assert sorted(path for (path,) in listed.values()) == sorted(path for path in expected - {refused, directory} if "other" not in path)
+        assert sorted(path for (path,) in listed.values()) == sorted(
+            path for path in expected - {refused, directory} if "other" not in path
+        )
         for item in pydicom.dcmread(out / directory).DirectoryRecordSequence:
             if "ReferencedFileID" in item:
                 (path,) = listed["/".join(item.ReferencedFileID)]
@@ -163,7 +184,9 @@ def test_files_in_other_folders_are_absent(disc: Path, tmp_path: Path) -> None:
 
 
 def test_two_files_for_one_record(disc: Path, tmp_path: Path) -> None:
-    """The one with the exact name is meant; where neither has it, the DICOMDIR is refused, and renaming one helps, as the message says."""
+    """The one with the exact name is meant; where neither has it, the DICOMDIR is refused, and renaming one helps, as
+    the message says.
+    """
     place = _renamed(disc, tmp_path / "in", lambda name: name)
     first = min(path for path in tree(place.parent) if path != "DICOMDIR")
     mr_slice(place.parent / f"{first}.dcm", 8)
@@ -192,14 +215,20 @@ def test_verify_tells_a_removed_record_from_a_lost_one(disc: Path, tmp_path: Pat
     directory = identify(tmp_path / "out" / "DICOMDIR")
     assert isinstance(directory, Document)
     shutil.copy(tmp_path / "out" / "DICOMDIR", tmp_path / "right")
-    silent = Derivation(software="", version="", description="", provenance="none", absent_files=frozenset({kept.removesuffix(".dcm")}))
+    silent = Derivation(
+        software="", version="", description="", provenance="none", absent_files=frozenset({kept.removesuffix(".dcm")})
+    )
     write_document(Document(path=tmp_path / "right", format="dicom", kind=""), tmp_path / "out" / "DICOMDIR", silent)
     (mismatch,) = verify(place.parent, tmp_path / "out").mismatches
     assert any("is gone; the object is" in problem for problem in mismatch.problems)
     assert any(problem.startswith("it no longer lists 1 files that are there") for problem in mismatch.problems)
     shutil.copy(tmp_path / "right", tmp_path / "out" / "DICOMDIR")
     (tmp_path / "out" / kept).unlink()
-    assert any("it lists 1 files that are not there" in problem for file in verify(place.parent, tmp_path / "out").mismatches for problem in file.problems)
+    assert any(
+        "it lists 1 files that are not there" in problem
+        for file in verify(place.parent, tmp_path / "out").mismatches
+        for problem in file.problems
+    )
 
 
 def test_records_twice_are_refused(disc: Path, tmp_path: Path) -> None:

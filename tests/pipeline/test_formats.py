@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of input from end to end: other software writes it, `protect` and `verify` run, and other software reads what came out."""
+"""Every kind of input from end to end: other software writes it, `protect` and `verify` run, and other software reads
+what came out.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,29 @@ from monai_salm.evaluate import EvaluateOptions, VictimScores, evaluate
 from monai_salm.io import Document, identify, read_segmentation
 from monai_salm.pipeline import ProtectResult, protect, scan, verify
 from monai_salm.pipeline.verify import VerifyReport
-from tests.exports import ROOT_UID, block, body, dicom_object, drawn, file_set, mr_export, mr_series, mr_slice, nifti_export, nifti_file, small, tree, zip_file
+from tests.exports import (
+    ROOT_UID,
+    block,
+    body,
+    dicom_object,
+    drawn,
+    file_set,
+    mr_export,
+    mr_series,
+    mr_slice,
+    nifti_export,
+    nifti_file,
+    small,
+    tree,
+    zip_file,
+)
 from tests.io.builders import RLE, dicom_dataset, functional_groups, reference, write_compressed, write_dicom
 
-US_LOOP, ENHANCED_CT, SECONDARY = "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.7"
+US_LOOP, ENHANCED_CT, SECONDARY = (
+    "1.2.840.10008.5.1.4.1.1.3.1",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.7",
+)
 KO, SR = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.88.33"
 PLAIN: dict[str, Any] = {"WindowCenter": None, "WindowWidth": None, "RescaleSlope": None, "RescaleIntercept": None}
 
@@ -66,7 +87,15 @@ def _dicom(path: Path, values: NDArray[Any], **how: Any) -> None:
     bits = values.dtype.itemsize * 8
     photometric = {"photometric": "RGB", "samples": 3} if colors else {}
     extra = PLAIN | {"ImagePositionPatient": None, "ImageOrientationPatient": None} | how.pop("extra")
-    dataset = dicom_dataset(bits_allocated=bits, bits_stored=bits, shape=grid[-2:], frames=frames, signed=values.dtype.kind == "i", extra=extra, **photometric)
+    dataset = dicom_dataset(
+        bits_allocated=bits,
+        bits_stored=bits,
+        shape=grid[-2:],
+        frames=frames,
+        signed=values.dtype.kind == "i",
+        extra=extra,
+        **photometric,
+    )
     if "transfer_syntax" in how:
         write_compressed(path, dataset, values, how["transfer_syntax"])
     else:
@@ -90,12 +119,18 @@ SLOPES = (1.0, 2.0, 0.5)
 
 def _enhanced(folder: Path) -> None:
     values = np.stack([np.where(body(n) > 0, body(n) // 4 - 60, -1000) / slope for n, slope in enumerate(SLOPES)])
-    _dicom(folder / "a.dcm", values.round().astype(np.int16), extra={"SOPClassUID": ENHANCED_CT} | functional_groups(slopes=SLOPES))
+    _dicom(
+        folder / "a.dcm",
+        values.round().astype(np.int16),
+        extra={"SOPClassUID": ENHANCED_CT} | functional_groups(slopes=SLOPES),
+    )
 
 
 def _rle(folder: Path) -> None:
     _dicom(folder / "a.dcm", body(1).astype(np.uint16), extra={"Modality": "MR"}, transfer_syntax=RLE)
-    _dicom(folder / "b.dcm", _colors(2), extra={"SOPInstanceUID": f"{ROOT_UID}.77", "Modality": "XC"}, transfer_syntax=RLE)
+    _dicom(
+        folder / "b.dcm", _colors(2), extra={"SOPInstanceUID": f"{ROOT_UID}.77", "Modality": "XC"}, transfer_syntax=RLE
+    )
 
 
 def _volumes_in_time(folder: Path) -> None:
@@ -113,7 +148,9 @@ def _pair(folder: Path) -> None:
 def _itk(folder: Path) -> None:
     sitk: Any = pytest.importorskip("SimpleITK")
     for number, name in enumerate(("a.nrrd", "b.mha", "c.nrrd", "d.mha", "e.mhd")):
-        sitk.WriteImage(sitk.GetImageFromArray(block(number)[0]), str(folder / name), useCompression=number > 1 and name != "e.mhd")
+        sitk.WriteImage(
+            sitk.GetImageFromArray(block(number)[0]), str(folder / name), useCompression=number > 1 and name != "e.mhd"
+        )
 
 
 def _raster(folder: Path) -> None:
@@ -144,10 +181,14 @@ def test_protect_and_verify(tmp_path: Path, export: str) -> None:
     source.mkdir()
     make(source)
     result = protect(source, output, drawn())
-    assert result.to_json()["counts"] == {"protected": count, "copied": len(headers), "refused": 0, "failed": 0}, result.to_json()["problems"]
+    assert result.to_json()["counts"] == {"protected": count, "copied": len(headers), "refused": 0, "failed": 0}, (
+        result.to_json()["problems"]
+    )
     assert sorted(tree(output)) == sorted(tree(source))
     report = verify(source, output)
-    assert report.to_json()["counts"] == {"protected": count, "copied": len(headers), "absent": 0, "mismatch": 0}, report.mismatches
+    assert report.to_json()["counts"] == {"protected": count, "copied": len(headers), "absent": 0, "mismatch": 0}, (
+        report.mismatches
+    )
     by_path = {file.path: file for file in report.files}
     for path, fate in result.fates.items():
         if path in headers:
@@ -163,7 +204,9 @@ def test_protect_and_verify(tmp_path: Path, export: str) -> None:
         assert 0 < by_path[path].ssim < 1  # type: ignore[operator]
         assert not change[before == before.min()].any(), "air"
     assert verify(source, output, check_epsilon=Epsilon.parse("8/255")).mismatches == []
-    assert {file.path for file in verify(source, output, check_epsilon=Epsilon.parse("2/255")).mismatches} == result.fates.keys() - set(headers)
+    assert {
+        file.path for file in verify(source, output, check_epsilon=Epsilon.parse("2/255")).mismatches
+    } == result.fates.keys() - set(headers)
 
 
 def test_colors_share_one_noise_and_saturated_ones_stay(tmp_path: Path) -> None:
@@ -172,7 +215,9 @@ def test_colors_share_one_noise_and_saturated_ones_stay(tmp_path: Path) -> None:
     protect(tmp_path / "in", tmp_path / "out", drawn())
     before, after = (_pydicom(tmp_path / folder / "a.dcm").astype(int) for folder in ("in", "out"))
     change = after - before
-    assert change[12, 12].tolist()[0] == change[12, 12].tolist()[2] == 0, "255 and 0 are the ends of the picture's range"
+    assert change[12, 12].tolist()[0] == change[12, 12].tolist()[2] == 0, (
+        "255 and 0 are the ends of the picture's range"
+    )
     free = (before > 0).all(axis=-1) & (change != 0).all(axis=-1)
     assert free.sum() > 100
     assert (change[free] == change[free][:, :1]).all()
@@ -187,7 +232,10 @@ def test_one_color_that_changes_outside_the_anatomy_is_found(tmp_path: Path, sam
     dataset.PixelData = dataset.PixelData[:sample] + b"\1" + dataset.PixelData[sample + 1 :]
     dataset.save_as(tmp_path / "out" / "a.dcm")
     (mismatch,) = verify(tmp_path / "in", tmp_path / "out").mismatches
-    assert (mismatch.changed_outside, mismatch.problems) == (1, ["1 voxels changed outside the anatomy, the limit is none"])
+    assert (mismatch.changed_outside, mismatch.problems) == (
+        1,
+        ["1 voxels changed outside the anatomy, the limit is none"],
+    )
 
 
 def test_each_frame_of_an_enhanced_ct_keeps_the_bound_in_hounsfield_units(tmp_path: Path) -> None:
@@ -199,7 +247,8 @@ def test_each_frame_of_an_enhanced_ct_keeps_the_bound_in_hounsfield_units(tmp_pa
     assert largest == [12, 6, 24]
     assert result.fates["a.dcm"].epsilon_stored == 24
     assert not verify(tmp_path / "in", tmp_path / "out", check_epsilon=Epsilon.parse("12 HU")).mismatches
-    # One value of the frame of slope 2 by 7 steps is 14 HU: within the 24 steps that the file states, but beyond its own frame's.
+    # One value of the frame of slope 2 by 7 steps is 14 HU: within the 24 steps that the file states, but beyond its
+    # own frame's.
     dataset = pydicom.dcmread(tmp_path / "out" / "a.dcm")
     pixels = dataset.pixel_array.copy()
     place = tuple(np.argwhere(pixels[1] != before[1])[0])
@@ -207,8 +256,12 @@ def test_each_frame_of_an_enhanced_ct_keeps_the_bound_in_hounsfield_units(tmp_pa
     dataset.PixelData = pixels.tobytes()
     dataset.save_as(tmp_path / "out" / "a.dcm")
     for epsilon in ("12 HU", None):
-        (mismatch,) = verify(tmp_path / "in", tmp_path / "out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None).mismatches
-        assert any(problem.startswith("picture 2: the largest change is") for problem in mismatch.problems), mismatch.problems
+        (mismatch,) = verify(
+            tmp_path / "in", tmp_path / "out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None
+        ).mismatches
+        assert any(problem.startswith("picture 2: the largest change is") for problem in mismatch.problems), (
+            mismatch.problems
+        )
 
 
 def test_jpeg_becomes_png(tmp_path: Path) -> None:
@@ -243,7 +296,9 @@ def test_two_jpeg_files_that_would_take_one_name_are_not_both_written(tmp_path: 
     image.fromarray(_gray(1)).save(tmp_path / "in" / "a.jpeg")
     result = protect(tmp_path / "in", tmp_path / "out", drawn())
     assert {path: fate.status for path, fate in result.fates.items()} == {"a.jpeg": "protected", "a.jpg": "refused"}
-    assert result.fates["a.jpg"].reason.startswith("it would be written as a.png, and so would a.jpeg; rename one of the two")
+    assert result.fates["a.jpg"].reason.startswith(
+        "it would be written as a.png, and so would a.jpeg; rename one of the two"
+    )
     assert sorted(tree(tmp_path / "out")) == ["a.png"]
     assert not verify(tmp_path / "in", tmp_path / "out").mismatches
 
@@ -268,7 +323,11 @@ def test_header_does_not_wait_for_a_file_of_its_own_name(tmp_path: Path) -> None
     flat[0, 0, :2] = 7.5, 3.25
     sitk.WriteImage(sitk.GetImageFromArray(flat), str(tmp_path / "in" / "a.mha"))
     result = protect(tmp_path / "in", tmp_path / "out", drawn())
-    assert {path: fate.status for path, fate in result.fates.items()} == {"a.mha": "refused", "a.mhd": "copied", "a.raw": "protected"}
+    assert {path: fate.status for path, fate in result.fates.items()} == {
+        "a.mha": "refused",
+        "a.mhd": "copied",
+        "a.raw": "protected",
+    }
 
 
 def test_directory_as_input_takes_its_file_set_and_nothing_else(tmp_path: Path) -> None:
@@ -281,7 +340,10 @@ def test_directory_as_input_takes_its_file_set_and_nothing_else(tmp_path: Path) 
     assert sorted(tree(tmp_path / "out")) == sorted({"DICOMDIR", *identify(place).files})  # type: ignore[union-attr]
     assert result.to_json()["counts"] == {"protected": 2, "copied": 1, "refused": 0, "failed": 0}
     assert not verify(place, tmp_path / "out" / "DICOMDIR").mismatches
-    assert {file.path for file in verify(place.parent, tmp_path / "out").mismatches} == {"stranger.dcm", "viewer.txt"}, "of the folder these are lost"
+    assert {file.path for file in verify(place.parent, tmp_path / "out").mismatches} == {
+        "stranger.dcm",
+        "viewer.txt",
+    }, "of the folder these are lost"
 
 
 def test_directory_that_lists_a_file_above_itself_does_not_take_it(tmp_path: Path) -> None:
@@ -309,7 +371,16 @@ def _mixed(folder: Path) -> Path:
     return folder
 
 
-PUBLIC = {"case0/image.dcm", "case1/image.dcm", "case2/image.dcm", "ko.dcm", "sr.dcm", "notes.txt", "report.pdf", "labels.nii.gz"}
+PUBLIC = {
+    "case0/image.dcm",
+    "case1/image.dcm",
+    "case2/image.dcm",
+    "ko.dcm",
+    "sr.dcm",
+    "notes.txt",
+    "report.pdf",
+    "labels.nii.gz",
+}
 
 
 def test_what_is_no_picture_goes_along_and_litter_stays(tmp_path: Path) -> None:
@@ -334,7 +405,9 @@ def test_workers_give_the_same_bytes_with_documents_present(tmp_path: Path, work
     protect(tmp_path / "in", tmp_path / "one", drawn())
     protect(tmp_path / "in", tmp_path / "two", drawn(workers=workers))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert (tmp_path / "one.work" / "manifest.jsonl").read_bytes() == (tmp_path / "two.work" / "manifest.jsonl").read_bytes()
+    assert (tmp_path / "one.work" / "manifest.jsonl").read_bytes() == (
+        tmp_path / "two.work" / "manifest.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(("name", "place"), [("out.zip", "out.zip"), ("out", "out/export.zip")], ids=["zip", "folder"])
@@ -343,7 +416,9 @@ def test_zip_becomes_a_zip(tmp_path: Path, name: str, place: str) -> None:
     result = protect(source, tmp_path / name, drawn())
     assert result.output == tmp_path / place
     assert result.to_json()["counts"] == {"protected": 3, "copied": 5, "refused": 0, "failed": 0}
-    assert not [path.name for path in result.work_dir.iterdir() if path.name in ("input", "output")], "unpacked pictures are left"
+    assert not [path.name for path in result.work_dir.iterdir() if path.name in ("input", "output")], (
+        "unpacked pictures are left"
+    )
     with zipfile.ZipFile(result.output) as packed:
         assert packed.testzip() is None
         assert set(packed.namelist()) == PUBLIC
@@ -358,22 +433,38 @@ def test_zip_becomes_a_zip(tmp_path: Path, name: str, place: str) -> None:
 def test_zip_in_a_folder_is_verified_by_the_arguments_of_protect(tmp_path: Path) -> None:
     source = zip_file(tmp_path / "export.zip", mr_export(tmp_path / "in", 1))
     protect(source, tmp_path / "out", drawn())
-    assert verify(source, tmp_path / "out").to_json()["counts"] == {"protected": 1, "copied": 0, "absent": 0, "mismatch": 0}
+    assert verify(source, tmp_path / "out").to_json()["counts"] == {
+        "protected": 1,
+        "copied": 0,
+        "absent": 0,
+        "mismatch": 0,
+    }
 
 
 def test_unprotected_copies_do_not_make_their_series_wrong(tmp_path: Path) -> None:
     mr_series(tmp_path / "in", 0, slices=3)
-    names = {"SeriesInstanceUID": f"{ROOT_UID}.21.1", "StudyInstanceUID": f"{ROOT_UID}.31.1", "SOPInstanceUID": f"{ROOT_UID}.11.9"}
+    names = {
+        "SeriesInstanceUID": f"{ROOT_UID}.21.1",
+        "StudyInstanceUID": f"{ROOT_UID}.31.1",
+        "SOPInstanceUID": f"{ROOT_UID}.11.9",
+    }
     mr_slice(tmp_path / "in" / "air.dcm", 9, np.pad([[6]], (8, 7)), ImagePositionPatient=[0, 0, 9.0], **names)
     dicom_object(tmp_path / "in" / "ko.dcm", KO, 1, [names["SOPInstanceUID"]])
     result = protect(tmp_path / "in", tmp_path / "out", drawn(sample="series", copy_unprotected=True))
     assert result.to_json()["counts"] == {"protected": 3, "copied": 2, "refused": 0, "failed": 0}
     assert [file.path for file in verify(tmp_path / "in", tmp_path / "out").mismatches] == ["air.dcm"]
-    assert pydicom.dcmread(tmp_path / "out" / "ko.dcm").ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == names["SOPInstanceUID"]
+    assert (
+        pydicom.dcmread(tmp_path / "out" / "ko.dcm").ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+        == names["SOPInstanceUID"]
+    )
 
 
 def test_pictures_refer_to_unprotected_copies_by_their_old_names(tmp_path: Path) -> None:
-    names = {"SeriesInstanceUID": f"{ROOT_UID}.21.1", "StudyInstanceUID": f"{ROOT_UID}.31.1", "SOPInstanceUID": f"{ROOT_UID}.11.9"}
+    names = {
+        "SeriesInstanceUID": f"{ROOT_UID}.21.1",
+        "StudyInstanceUID": f"{ROOT_UID}.31.1",
+        "SOPInstanceUID": f"{ROOT_UID}.11.9",
+    }
     mr_series(tmp_path / "in", 0, slices=3, ReferencedImageSequence=reference(names["SOPInstanceUID"]))
     mr_slice(tmp_path / "in" / "air.dcm", 9, np.pad([[6]], (8, 7)), ImagePositionPatient=[0, 0, 9.0], **names)
     protect(tmp_path / "in", tmp_path / "out", drawn(sample="series", copy_unprotected=True))
@@ -401,7 +492,9 @@ def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         protect(source, tmp_path / "out.zip", drawn())
     result = protect(source, tmp_path / "out.zip", drawn(resume=True))
     assert result.output.read_bytes() == (tmp_path / "whole.zip").read_bytes()
-    assert (tmp_path / "out.zip.work" / "manifest.jsonl").read_bytes() == (tmp_path / "whole.zip.work" / "manifest.jsonl").read_bytes()
+    assert (tmp_path / "out.zip.work" / "manifest.jsonl").read_bytes() == (
+        tmp_path / "whole.zip.work" / "manifest.jsonl"
+    ).read_bytes()
     protect(source, tmp_path / "out.zip", drawn(resume=True))
     assert result.output.read_bytes() == (tmp_path / "whole.zip").read_bytes(), "a finished run may be resumed, too"
 
@@ -409,7 +502,14 @@ def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 def _series_with_seg(folder: Path, numbers: range) -> None:
     """Write series of volume slices, each with a SEG object of its bright lesion, by highdicom."""
     highdicom: Any = pytest.importorskip("highdicom")
-    names = {"PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyTime": "", "ReferringPhysicianName": "", "PositionReferenceIndicator": ""}
+    names = {
+        "PatientBirthDate": "",
+        "PatientSex": "",
+        "StudyID": "",
+        "StudyTime": "",
+        "ReferringPhysicianName": "",
+        "PositionReferenceIndicator": "",
+    }
     names |= {"SliceThickness": 2.0, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}
     tissue = pydicom.sr.coding.Code("85756007", "SCT", "Tissue")
     for number in numbers:
@@ -420,7 +520,18 @@ def _series_with_seg(folder: Path, numbers: range) -> None:
             warnings.simplefilter("ignore")
             described = highdicom.seg.SegmentDescription(1, "lesion", tissue, tissue, "MANUAL")
             seg = highdicom.seg.Segmentation(
-                slices, masks, "BINARY", [described], f"{ROOT_UID}.60.{number + 1}", 100, f"{ROOT_UID}.61.{number + 1}", 1, "maker", "model", "1", "0"
+                slices,
+                masks,
+                "BINARY",
+                [described],
+                f"{ROOT_UID}.60.{number + 1}",
+                100,
+                f"{ROOT_UID}.61.{number + 1}",
+                1,
+                "maker",
+                "model",
+                "1",
+                "0",
             )
             seg.save_as(folder / str(number) / "seg.dcm")
 
@@ -428,17 +539,28 @@ def _series_with_seg(folder: Path, numbers: range) -> None:
 def test_segmentation_by_seg_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _series_with_seg(tmp_path / "in", range(3))
     _series_with_seg(tmp_path / "test", range(3, 5))
-    result = protect(tmp_path / "in", tmp_path / "out", small(task="segmentation", rounds=1, surrogate="small-unet", working_size=16))
+    result = protect(
+        tmp_path / "in", tmp_path / "out", small(task="segmentation", rounds=1, surrogate="small-unet", working_size=16)
+    )
     assert result.to_json()["counts"] == {"protected": 12, "copied": 3, "refused": 0, "failed": 0}
     plan = json.loads((tmp_path / "out.work" / "plan.json").read_text())
-    assert {sample["sample_id"]: sample["target"] for sample in plan["samples"]} == {f"{ROOT_UID}.21.{n + 1}": f"{n}/seg.dcm" for n in range(3)}
-    assert verify(tmp_path / "in", tmp_path / "out").to_json()["counts"] == {"protected": 12, "copied": 3, "absent": 0, "mismatch": 0}
+    assert {sample["sample_id"]: sample["target"] for sample in plan["samples"]} == {
+        f"{ROOT_UID}.21.{n + 1}": f"{n}/seg.dcm" for n in range(3)
+    }
+    assert verify(tmp_path / "in", tmp_path / "out").to_json()["counts"] == {
+        "protected": 12,
+        "copied": 3,
+        "absent": 0,
+        "mismatch": 0,
+    }
     old, new = (read_segmentation(tmp_path / folder / "1" / "seg.dcm").planes for folder in ("in", "out"))
     written = {str(pydicom.dcmread(tmp_path / "out" / "1" / f"slice{n}.dcm").SOPInstanceUID) for n in range(1, 5)}
     assert set(new) == written
     assert [plane.tolist() for plane in new.values()] == [plane.tolist() for plane in old.values()]
     # Victims are not trained here, but all folders are read and paired as for one.
-    monkeypatch.setattr("monai_salm.evaluate.grid.train_victim", lambda *_, **__: VictimScores({"dice": 0.0}, 0.0, (0.0,), 0.0))
+    monkeypatch.setattr(
+        "monai_salm.evaluate.grid.train_victim", lambda *_, **__: VictimScores({"dice": 0.0}, 0.0, (0.0,), 0.0)
+    )
     options = EvaluateOptions(task="segmentation", epochs=1, working_size=16, device="cpu", utility=False)
     report = evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "test", options)
     assert report.counts == {"clean": 3, "protected": 3, "test": 2}

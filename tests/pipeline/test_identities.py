@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Old and new UIDs of two folders: what is lost, stale or contradictory is said; what was not handed out is only counted."""
+"""Old and new UIDs of two folders: what is lost, stale or contradictory is said; what was not handed out is only
+counted.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,24 @@ from monai_salm.pipeline.identities import Found, Identities
 
 def _picture(uid: str, series: str = "", references: Iterable[str] = ()) -> ImageHeader:
     return ImageHeader(
-        path=Path(uid), format="dicom", shape=(2, 2), dtype=np.dtype("i2"), identifiers=_names(uid, series), references=frozenset(references)
+        path=Path(uid), format="dicom", shape=(2, 2), dtype=np.dtype("i2"), identifiers=_names(uid, series),
+        references=frozenset(references)
     )  # fmt: skip
 
 
 def _document(uid: str, series: str = "", references: Iterable[str] = (), files: Iterable[str] = ()) -> Document:
     return Document(
-        path=Path(uid), format="dicom", kind="x", identifiers=_names(uid, series), references=frozenset(references), files=frozenset(files)
+        path=Path(uid), format="dicom", kind="x", identifiers=_names(uid, series), references=frozenset(references),
+        files=frozenset(files)
     )  # fmt: skip
 
 
 def _names(uid: str, series: str) -> dict[str, str]:
-    return {key: value for key, value in (("SOPInstanceUID", uid), ("SeriesInstanceUID", series), ("StudyInstanceUID", "1.0")) if value}
+    return {
+        key: value
+        for key, value in (("SOPInstanceUID", uid), ("SeriesInstanceUID", series), ("StudyInstanceUID", "1.0"))
+        if value
+    }
 
 
 Pairs = dict[str, tuple[Found, Found | None]]
@@ -38,14 +46,21 @@ def _identities(pairs: Pairs) -> Identities:
 
 def _problems(pairs: Pairs) -> dict[str, list[str]]:
     identities = _identities(pairs)
-    return {path: found for path, (old, new) in pairs.items() if new is not None and (found := identities.problems(path, old, new))}
+    return {
+        path: found
+        for path, (old, new) in pairs.items()
+        if new is not None and (found := identities.problems(path, old, new))
+    }
 
 
 PICTURE: tuple[Found, Found] = (_picture("1.1", "1.2"), _picture("2.1", "2.2", ["1.1"]))
 
 
 def test_references_that_follow_are_no_problem() -> None:
-    pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "3.2", ["1.1", "1.2"]), _document("4.1", "4.2", ["2.1", "2.2"]))}
+    pairs: Pairs = {
+        "p": PICTURE,
+        "d": (_document("3.1", "3.2", ["1.1", "1.2"]), _document("4.1", "4.2", ["2.1", "2.2"])),
+    }
     identities = _identities(pairs)
     assert identities.new == {"1.1": "2.1", "1.2": "2.2", "3.1": "4.1", "3.2": "4.2"}
     assert _problems(pairs) == {}
@@ -58,15 +73,22 @@ def test_lost_reference() -> None:
 
 
 def test_stale_reference() -> None:
-    """Both what is old and what is missing are said of a reference that did not follow, also of one beside the right one."""
+    """Both what is old and what is missing are said of a reference that did not follow, also of one beside the right
+    one.
+    """
     pairs: Pairs = {"p": PICTURE, "d": (_document("3.1", "", ["1.1"]), _document("3.1", "", ["1.1"]))}
-    assert _problems(pairs) == {"d": ["the reference to 1.1 is gone; the object is 2.1 now", "it still refers to 1.1, which is 2.1 now"]}
+    assert _problems(pairs) == {
+        "d": ["the reference to 1.1 is gone; the object is 2.1 now", "it still refers to 1.1, which is 2.1 now"]
+    }
     pairs["d"] = (_document("3.1", "", ["1.1"]), _document("4.1", "", ["1.1", "2.1"]))
     assert _problems(pairs) == {"d": ["it still refers to 1.1, which is 2.1 now"]}
 
 
 def test_reference_to_an_object_that_keeps_its_uid() -> None:
-    pairs: Pairs = {"p": (_picture("1.1"), _picture("1.1")), "d": (_document("3.1", "", ["1.1"]), _document("3.1", "", ["1.1"]))}
+    pairs: Pairs = {
+        "p": (_picture("1.1"), _picture("1.1")),
+        "d": (_document("3.1", "", ["1.1"]), _document("3.1", "", ["1.1"])),
+    }
     assert _problems(pairs) == {}
     pairs["d"] = (_document("3.1", "", ["1.1"]), _document("4.1"))
     assert _problems(pairs) == {"d": ["the reference to 1.1 is gone; the object is 1.1 now"]}
@@ -88,12 +110,18 @@ def test_document_may_not_name_what_it_was_itself() -> None:
 
 
 def test_one_old_uid_with_two_new_ones() -> None:
-    pairs: Pairs = {"a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")), "b": (_picture("1.2", "1.9"), _picture("2.2", "2.8"))}
+    pairs: Pairs = {
+        "a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")),
+        "b": (_picture("1.2", "1.9"), _picture("2.2", "2.8")),
+    }
     assert _problems(pairs) == {"b": ["SeriesInstanceUID 1.9 became 2.8 here and 2.9 elsewhere"]}
 
 
 def test_one_new_uid_for_two_old_ones() -> None:
-    pairs: Pairs = {"a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")), "b": (_picture("1.2", "1.9"), _picture("2.1", "2.9"))}
+    pairs: Pairs = {
+        "a": (_picture("1.1", "1.9"), _picture("2.1", "2.9")),
+        "b": (_picture("1.2", "1.9"), _picture("2.1", "2.9")),
+    }
     assert _problems(pairs) == {"b": ["SOPInstanceUID 2.1 stands for 1.2 here and for 1.1 elsewhere"]}
 
 

@@ -135,7 +135,15 @@ def test_scan_json(tmp_path: Path) -> None:
     assert result["counts"] == {"protect": 3, "copy": 1, "refuse": 1, "ignored": 1}
     assert [file["path"] for file in result["files"]] == ["a.dcm", "b.dcm", "notes.txt", "raw.bin", "v.nii"]
     assert result["ignored"] == [".DS_Store"]
-    assert result["files"][0] == {"path": "a.dcm", "fate": "protect", "reason": "", "format": "dicom", "modality": "MR", "shape": [24, 24], "notes": []}
+    assert result["files"][0] == {
+        "path": "a.dcm",
+        "fate": "protect",
+        "reason": "",
+        "format": "dicom",
+        "modality": "MR",
+        "shape": [24, 24],
+        "notes": [],
+    }
     assert result["files"][1]["reason"] == "copy of a.dcm"
     assert (result["files"][2]["fate"], result["files"][2]["reason"]) == ("copy", "no picture (text)")
     assert result["files"][3]["fate"] == "refuse"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of labels as spreadsheets, pandas and people write them: read as they are meant, or refused with what helps."""
+"""Tables of labels as spreadsheets, pandas and people write them: read as they are meant, or refused
+with what helps.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,10 @@ def _labels(values: Sequence[object], key: str = "path") -> str:
         "path;label\n" + ROWS.format("", ";").replace("1\n", "1,0\n"),
     ],
     ids=[
-        "semicolon", "tab", "bar", "sep comma", "sep semicolon", "sep in quotes", "sep tab", "blanks", "comments", "header as comment", "index of pandas",
-        "unnamed index", "named index", "quotes", "case", "columns of nothing", "rows of nothing", "dot", "backslashes", "drive", "server", "other root",
+        "semicolon", "tab", "bar", "sep comma", "sep semicolon", "sep in quotes", "sep tab", "blanks", "comments",
+        "header as comment", "index of pandas",
+        "unnamed index", "named index", "quotes", "case", "columns of nothing", "rows of nothing", "dot", "backslashes",
+        "drive", "server", "other root",
         "byte order mark", "UTF-16", "UTF-16 big endian", "old Mac", "zeros in front", "floats", "decimal commas",
     ],
 )  # fmt: skip
@@ -103,10 +107,14 @@ def test_table_is_read_as_it_is_meant(tmp_path: Path, inventory: Inventory, cont
     ],
     ids=["floats of a merge", "zeros in front", "exponent", "minus zero", "among text", "in order", "beyond floats"],
 )
-def test_numbers_compare_as_numbers(tmp_path: Path, inventory: Inventory, values: list[str], classes: list[str]) -> None:
+def test_numbers_compare_as_numbers(
+    tmp_path: Path, inventory: Inventory, values: list[str], classes: list[str]
+) -> None:
     labels = _read(tmp_path, _labels(values), inventory)
     assert labels.classes == classes
-    assert [labels.classes[int(str(labels.targets[f"sub dir/im{n}.dcm"]))] for n in range(4)] == [one_spelling(value) for value in values]
+    assert [labels.classes[int(str(labels.targets[f"sub dir/im{n}.dcm"]))] for n in range(4)] == [
+        one_spelling(value) for value in values
+    ]
 
 
 def test_numbers_that_a_float_does_not_hold_stay_text() -> None:
@@ -116,7 +124,9 @@ def test_numbers_that_a_float_does_not_hold_stay_text() -> None:
     assert one_spelling("0,50", decimal_comma=True) == "0.5"
 
 
-@pytest.mark.parametrize("text", ["", "nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "null", "None", "?", "NaT", "#VALUE!", "#DIV/0!"])
+@pytest.mark.parametrize(
+    "text", ["", "nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "null", "None", "?", "NaT", "#VALUE!", "#DIV/0!"]
+)
 def test_what_is_no_label_is_counted_and_told(tmp_path: Path, inventory: Inventory, text: str) -> None:
     assert is_missing(text)
     labels = _read(tmp_path, _labels(["a", "b", text, "a"]), inventory)
@@ -143,16 +153,24 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
         ("path,label,Label \nsub dir/im0.dcm,0,1\n", "two columns 'label' and 'Label'"),
         ("path,label,label.1\nsub dir/im0.dcm,0,1\n", "'label' and 'label.1' were two of one name"),
         ("path,path,label\nsub dir/im0.dcm,x,1\n", "two columns 'path' and 'path'"),
-        (_labels(["benign", "malignant", "Benign", "malignant"]), r"the classes 'Benign' \(1\) and 'benign' \(1\) differ in their spelling alone"),
-        (_labels(["no finding", "mass", "no_finding", "No  Finding"]), r"'No  Finding' \(1\) and 'no finding' \(1\) and 'no_finding' \(1\)"),
-        (_labels(["0", "True", "1", "False"]), r"'0' \(1\), '1' \(1\), 'False' \(1\), 'True' \(1\) say yes and no in 2 ways"),
+        (_labels(["benign", "malignant", "Benign", "malignant"]),
+        r"the classes 'Benign' \(1\) and 'benign' \(1\) "
+        r"differ in their spelling alone"),
+        (_labels(["no finding", "mass", "no_finding", "No  Finding"]),
+        r"'No  Finding' \(1\) and 'no finding' \(1\) and 'no_finding' \(1\)"),
+        (_labels(["0", "True", "1", "False"]), r"'0' \(1\), '1' \(1\), 'False' \(1\), 'True' \(1\) say yes and no in "
+                                               r"2 ways"),
         ("label,path\n0,sub dir/im0.dcm\n", "put the column 'path' first"),
         ("path,,label\nsub dir/im0.dcm,0,1\n", "column 2 has values but no name"),
         ("path,label\nsub dir/im0.dcm,NA\n", "holds no label in 1 rows"),
         ('path,label\n"sub dir/im0.dcm,0\nsub dir/im1.dcm,1\n', "cannot be read .*; see to its quotes"),
-        ("path,label\nsub dir/im0.dcm,0\nsub dir/im1.dcm,1\nsub dir/im0.dcm,1\n", r"line 4 gives .* the label \('1',\), line 2 the label \('0',\)"),
-        ("PatientID,label\nA,0\nA,1\n", "line 3 gives 'A' the label .*, line 2 the label .*; keep one, or label smaller units"),
-        ("path,edema\nsub dir/im0.dcm,0\nsub dir/im1.dcm,-1\n", r"they are no findings of 0 and 1: line 3 has '-1' in column 'edema'"),
+        ("path,label\nsub dir/im0.dcm,0\nsub dir/im1.dcm,1\nsub dir/im0.dcm,1\n",
+        r"line 4 gives .* the label \('1',\), line 2 the label \('0',\)"),
+        ("PatientID,label\nA,0\nA,1\n", "line 3 gives 'A' the label .*, line 2 the label .*; keep one, or label "
+                                        "smaller units"),
+        ("path,edema\nsub dir/im0.dcm,0\nsub dir/im1.dcm,-1\n",
+        r"they are no findings of 0 and 1: line 3 has '-1' in "
+        r"column 'edema'"),
         ("path,label\nC:\\a\\sub dir\\im0.dcm,0\nC:\\b\\sub dir\\im1.dcm,1\n", "its paths begin with 'C:/a/', 'C:/b/'"),
         ("path,label\nSUB DIR/IM0.DCM,0\n", "'SUB DIR/IM0.DCM' is not there, but 'sub dir/im0.dcm' differs in case"),
         ("path,label\nsub dir/im0,0\n", "'sub dir/im0.dcm' has another suffix"),
@@ -163,17 +181,23 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
         ("PatientID,label\n1.23457E+14,0\n", "'123456789012345' has more digits"),
         ("path,label\nsub dir/im0\0.dcm,0\n", "line 2 has a zero byte inside a field"),
         (b"PK\x03\x04more", "is an Excel workbook or a zip; save it as 'CSV UTF-8'"),
-        ("path,label\nsub dir/im0.dcm,gr\u00f6\u00dfer\n".encode("latin-1"), "line 2 is not UTF-8.*Excel saves as 'CSV UTF-8'"),
+        ("path,label\nsub dir/im0.dcm,gr\u00f6\u00dfer\n".encode("latin-1"),
+        "line 2 is not UTF-8.*Excel saves as 'CSV UTF-8'"),
         ("path,label\nsub dir/im0.dcm,0\n".encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
     ],
     ids=[
-        "twin columns", "twins in case", "twins of pandas", "twin keys", "case of classes", "blanks in classes", "truth in two ways", "key behind",
-        "nameless column", "nothing but NA", "open quote", "contradiction", "contradicting patient", "uncertain finding", "two roots", "case of path",
-        "no suffix", "other folder", "lost zeros", "float of a number", "case of patient", "rounded number", "zero byte", "workbook", "Latin-1",
+        "twin columns", "twins in case", "twins of pandas", "twin keys", "case of classes", "blanks in classes",
+        "truth in two ways", "key behind",
+        "nameless column", "nothing but NA", "open quote", "contradiction", "contradicting patient",
+        "uncertain finding", "two roots", "case of path",
+        "no suffix", "other folder", "lost zeros", "float of a number", "case of patient", "rounded number",
+        "zero byte", "workbook", "Latin-1",
         "UTF-16 without mark",
     ],
 )  # fmt: skip
-def test_what_is_not_clear_is_refused_with_what_helps(tmp_path: Path, inventory: Inventory, content: str | bytes, message: str) -> None:
+def test_what_is_not_clear_is_refused_with_what_helps(
+    tmp_path: Path, inventory: Inventory, content: str | bytes, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         _read(tmp_path, content, inventory)
 
@@ -182,7 +206,10 @@ def test_what_comes_near_is_told_where_others_match(tmp_path: Path, inventory: I
     labels = _read(tmp_path, "PatientID,label\n10,0\nA,1\n007,0\nB,1\n", inventory)
     assert sorted(labels.targets) == ["sub dir/im0.dcm", "sub dir/im2.dcm"]
     assert labels.unmatched == ["10", "B"]
-    assert labels.refused == {"sub dir/im1.dcm": "it has no label: the table has '10' where '010' is written as text, with its zeros; write it as it is"}
+    assert labels.refused == {
+        "sub dir/im1.dcm": "it has no label: the table has '10' where '010' is written as text, with its zeros; write "
+        "it as it is"
+    }
     assert labels.notes == ["'10' belongs to no picture, but '010' is written as text, with its zeros"]
     plan = build_plan(inventory, BudgetOptions(), labels=labels)
     assert "'010' is written as text" in plan.refused["sub dir/im1.dcm"]
@@ -209,8 +236,12 @@ def test_all_pictures_of_a_patient_that_comes_near_are_refused_for_it(tmp_path: 
     assert sorted(labels.refused) == ["0.dcm", "1.dcm"]
 
 
-@pytest.mark.parametrize("values", [["1-2", "12", "1-2", "12"], ["-1", "1", "-1", "1"], ["a+", "a-", "a", "a+"], ["T2*", "T2", "T2*", "T2"]])
-def test_classes_that_differ_in_more_than_their_spelling_are_classes(tmp_path: Path, inventory: Inventory, values: list[str]) -> None:
+@pytest.mark.parametrize(
+    "values", [["1-2", "12", "1-2", "12"], ["-1", "1", "-1", "1"], ["a+", "a-", "a", "a+"], ["T2*", "T2", "T2*", "T2"]]
+)
+def test_classes_that_differ_in_more_than_their_spelling_are_classes(
+    tmp_path: Path, inventory: Inventory, values: list[str]
+) -> None:
     assert sorted(_read(tmp_path, _labels(values), inventory).classes) == sorted(set(values))
 
 
@@ -226,7 +257,11 @@ def test_rows_that_belong_to_no_picture_are_named(tmp_path: Path, inventory: Inv
     assert labels.unmatched == ["line 6 without path", "other/x.dcm", "other/y.dcm"]
     found = labels.to_json(inventory)
     assert found["classes"] == {"a": 1, "b": 1}
-    assert (found["rows"], found["unmatched_rows"]["count"], found["unlabeled_pictures"]["first"]) == (5, 3, ["sub dir/im2.dcm", "sub dir/im3.dcm"])
+    assert (found["rows"], found["unmatched_rows"]["count"], found["unlabeled_pictures"]["first"]) == (
+        5,
+        3,
+        ["sub dir/im2.dcm", "sub dir/im3.dcm"],
+    )
     assert describe_labels(found) == [
         "labels: classes of column 'label': a 1, b 1 of 2 pictures",
         "labels: 3 rows without a picture: line 6 without path, other/x.dcm, other/y.dcm",
@@ -235,12 +270,20 @@ def test_rows_that_belong_to_no_picture_are_named(tmp_path: Path, inventory: Inv
 
 
 @pytest.mark.parametrize(
-    "values", [[str(40 + n) for n in range(24)], [f"{n / 7:.3f}" for n in range(24)], [f"id{n // 2 * 2 if n < 4 else n}" for n in range(24)]]
+    "values",
+    [
+        [str(40 + n) for n in range(24)],
+        [f"{n / 7:.3f}" for n in range(24)],
+        [f"id{n // 2 * 2 if n < 4 else n}" for n in range(24)],
+    ],
 )
 def test_column_of_no_classes_is_refused_with_the_others(tmp_path: Path, many: Inventory, values: list[str]) -> None:
     rows = {f"case{n}/image.dcm": [values[n], n % 3, "x"] for n in range(24)}
     table = label_table(tmp_path / "l.csv", rows, columns=("label", "grade", "site"))
-    with pytest.raises(UsageError, match=r"column 'label' has \d\d different values in 24, such as .*, of which 'grade' \(3 values\) may be one"):
+    with pytest.raises(
+        UsageError,
+        match=r"column 'label' has \d\d different values in 24, such as .*, of which 'grade' \(3 values\) may be one",
+    ):
         labels_from_table(table, many)
     assert labels_from_table(table, many, "grade").classes == ["0", "1", "2"]
 
@@ -252,12 +295,19 @@ def test_column_of_many_classes_is_told(tmp_path: Path, many: Inventory) -> None
 
 
 def test_folders_of_their_own_are_no_classes(many: Inventory) -> None:
-    with pytest.raises(UsageError, match=r"the folder of a picture has 24 different values in 24, .*; give --labels FILE"):
+    with pytest.raises(
+        UsageError, match=r"the folder of a picture has 24 different values in 24, .*; give --labels FILE"
+    ):
         labels_from_folders(many)
 
 
-@pytest.mark.parametrize(("names", "message"), [(("benign", "Benign"), "differ in their spelling"), (("1", "01"), "differ in their spelling")])
-def test_folders_of_one_class_in_two_spellings_are_refused(tmp_path: Path, names: tuple[str, str], message: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("benign", "Benign"), "differ in their spelling"), (("1", "01"), "differ in their spelling")],
+)
+def test_folders_of_one_class_in_two_spellings_are_refused(
+    tmp_path: Path, names: tuple[str, str], message: str
+) -> None:
     for number, name in enumerate(names):
         mr_slice(tmp_path / "train" / name / f"{number}.dcm", number)
     with pytest.raises(UsageError, match=message):
@@ -323,7 +373,9 @@ def test_damaged_tables_are_read_or_refused_in_one_line(tmp_path: Path, many: In
             text = text[:place] + chance.choice(PIECES) + text[place + chance.choice((0, 0, 1, 3)) :]
         content = text.encode(chance.choice(("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le")), "replace")
         try:
-            labels = _read(tmp_path, content[: chance.randrange(len(content) + 1)] if chance.random() < 0.1 else content, many)
+            labels = _read(
+                tmp_path, content[: chance.randrange(len(content) + 1)] if chance.random() < 0.1 else content, many
+            )
             assert describe_labels(labels.to_json(many))
             read += 1
         except UsageError as error:

@@ -12,10 +12,27 @@ import pytest
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Segmentation
 from monai_salm.pipeline import Inventory, ProtectOptions, labels, scan
-from monai_salm.pipeline.labels import LabelAssignment, describe_labels, label_maps, labels_from_folders, labels_from_table, segmentations_in
+from monai_salm.pipeline.labels import (
+    LabelAssignment,
+    describe_labels,
+    label_maps,
+    labels_from_folders,
+    labels_from_table,
+    segmentations_in,
+)
 from monai_salm.pipeline.plan import BudgetOptions, build_plan
 from monai_salm.pipeline.protect import find_labels
-from tests.exports import ROOT_UID, block, dicom_object, label_table, mr_export, mr_series, mr_slice, nifti_export, nifti_file
+from tests.exports import (
+    ROOT_UID,
+    block,
+    dicom_object,
+    label_table,
+    mr_export,
+    mr_series,
+    mr_slice,
+    nifti_export,
+    nifti_file,
+)
 
 
 @pytest.fixture
@@ -35,10 +52,21 @@ def inventory(tmp_path: Path) -> Inventory:
         ("PatientID", "P{0}"),
         ("AccessionNumber", "A{0}"),
     ],
-    ids=["path in the input", "file in the input", "path beside the table", "instance", "series", "study", "patient", "accession"],
+    ids=[
+        "path in the input",
+        "file in the input",
+        "path beside the table",
+        "instance",
+        "series",
+        "study",
+        "patient",
+        "accession",
+    ],
 )
 def test_key_columns(tmp_path: Path, inventory: Inventory, key: str, form: str) -> None:
-    table = label_table(tmp_path / "labels.csv", {form.format(n, n + 1): ("ill", "healthy")[n % 2] for n in range(4)}, key)
+    table = label_table(
+        tmp_path / "labels.csv", {form.format(n, n + 1): ("ill", "healthy")[n % 2] for n in range(4)}, key
+    )
     labels = labels_from_table(table, inventory)
     assert labels.classes == ["healthy", "ill"]
     assert labels.targets == {f"case{n}/image.dcm": 1 - n % 2 for n in range(4)}
@@ -55,7 +83,9 @@ def test_named_column_and_byte_order_mark(tmp_path: Path, inventory: Inventory) 
 
 
 def test_findings(tmp_path: Path, inventory: Inventory) -> None:
-    table = label_table(tmp_path / "l.csv", {"P0": ["0", "1"], "P1": ["1.0", "0"], "P2": ["", "1"]}, "PatientID", ("edema", "mass"))
+    table = label_table(
+        tmp_path / "l.csv", {"P0": ["0", "1"], "P1": ["1.0", "0"], "P2": ["", "1"]}, "PatientID", ("edema", "mass")
+    )
     labels = labels_from_table(table, inventory)
     assert labels.multi_label
     assert labels.classes == ["edema", "mass"]
@@ -91,7 +121,9 @@ def test_findings(tmp_path: Path, inventory: Inventory) -> None:
         "ragged",
     ],
 )
-def test_table_that_cannot_be_used(tmp_path: Path, inventory: Inventory, text: str, column: str | None, message: str) -> None:
+def test_table_that_cannot_be_used(
+    tmp_path: Path, inventory: Inventory, text: str, column: str | None, message: str
+) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -136,7 +168,12 @@ def test_file_outside_any_folder_has_no_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("image", "label"),
-    [("v0.nii.gz", "v0.nii.gz"), ("v0_0000.nii.gz", "v0.nii.gz"), ("sub/v0.nii.gz", "sub/v0.nii.gz"), ("sub/v0.nii.gz", "v0.nii.gz")],
+    [
+        ("v0.nii.gz", "v0.nii.gz"),
+        ("v0_0000.nii.gz", "v0.nii.gz"),
+        ("sub/v0.nii.gz", "sub/v0.nii.gz"),
+        ("sub/v0.nii.gz", "v0.nii.gz"),
+    ],
     ids=["Decathlon", "nnU-Net", "same path", "same name"],
 )
 def test_label_maps(tmp_path: Path, image: str, label: str) -> None:
@@ -197,7 +234,9 @@ def test_seg_object_is_the_label_map_of_its_whole_series(tmp_path: Path, segment
     assert (found.key, found.classes, found.refused) == ("SEG", [], {})
 
 
-def test_views_that_a_seg_object_does_not_list_have_no_label(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+def test_views_that_a_seg_object_does_not_list_have_no_label(
+    tmp_path: Path, segmented: dict[str, list[str] | str]
+) -> None:
     segmented["seg.dcm"] = _instances(1, 2)
     mr_series(tmp_path, 0, slices=4, Modality="DX")
     dicom_object(tmp_path / "seg.dcm", SEG, 1, _instances(1, 2))
@@ -210,10 +249,15 @@ def test_two_seg_objects_of_one_series_are_none(tmp_path: Path, segmented: dict[
     assert (found.rows, found.unmatched) == (3, [])
     assert found.targets == {"other.dcm": "c.dcm"}
     assert set(found.refused) == {f"slice{number}.dcm" for number in range(1, 5)}
-    assert found.refused["slice1.dcm"] == "it has the segmentations a.dcm and b.dcm, where 1 can be its label map; leave the others out"
+    assert (
+        found.refused["slice1.dcm"]
+        == "it has the segmentations a.dcm and b.dcm, where 1 can be its label map; leave the others out"
+    )
 
 
-def test_seg_object_that_cannot_be_read_refuses_its_series_with_the_reason(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
+def test_seg_object_that_cannot_be_read_refuses_its_series_with_the_reason(
+    tmp_path: Path, segmented: dict[str, list[str] | str]
+) -> None:
     segmented.update({"a.dcm": "its segments overlap", "c.dcm": [f"{ROOT_UID}.10.6"]})
     inventory = _with_seg(tmp_path, "a.dcm", "c.dcm")
     found = segmentations_in(inventory)
@@ -224,7 +268,9 @@ def test_seg_object_that_cannot_be_read_refuses_its_series_with_the_reason(tmp_p
 
 
 def test_input_without_a_usable_seg_object(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
-    with pytest.raises(UsageError, match=r"no SEG object .* \(there is none that segments one of its pictures\); give --labels FOLDER"):
+    with pytest.raises(
+        UsageError, match=r"no SEG object .* \(there is none that segments one of its pictures\); give --labels FOLDER"
+    ):
         segmentations_in(_with_seg(tmp_path / "none"))
     segmented["seg.dcm"] = "its segments overlap"
     with pytest.raises(UsageError, match=r"\(its segmentation seg\.dcm cannot be used: its segments overlap\)"):
@@ -239,7 +285,9 @@ def test_series_with_a_seg_object_is_one_sample(tmp_path: Path, segmented: dict[
     inventory = _with_seg(tmp_path, "seg.dcm")
     found = find_labels(inventory, ProtectOptions(task="segmentation"))
     plan = build_plan(inventory, BudgetOptions(), labels=found)
-    assert [(sample.sample_id, len(sample.files), sample.target) for sample in plan.samples] == [(f"{ROOT_UID}.21.1", 4, "seg.dcm")]
+    assert [(sample.sample_id, len(sample.files), sample.target) for sample in plan.samples] == [
+        (f"{ROOT_UID}.21.1", 4, "seg.dcm")
+    ]
     assert plan.refused["other.dcm"] == "it has no label (SEG); add it to the labels, or leave the file out"
     with pytest.raises(UsageError, match="no such folder"):
         find_labels(inventory, ProtectOptions(task="segmentation", labels=tmp_path / "maps"))
@@ -254,11 +302,15 @@ def _map_folders(folder: Path, images: dict[str, int], maps: dict[str, int]) -> 
     return label_maps(folder / "maps", scan(folder / "in"))
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".jpg", ".bmp", ".dcm"])
+@pytest.mark.parametrize(
+    "suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".jpg", ".bmp", ".dcm"]
+)
 @pytest.mark.parametrize("other", [".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".png"])
 def test_case_of_nnunet_in_every_format(tmp_path: Path, suffix: str, other: str) -> None:
     """Channels of one case share its label map, whatever the suffixes of both are."""
-    found = _map_folders(tmp_path, {f"c_0000{suffix}": 0, f"c_0001{suffix}": 1, f"d_0000{suffix}": 2}, {f"c{other}": 0, f"d{other}": 2})
+    found = _map_folders(
+        tmp_path, {f"c_0000{suffix}": 0, f"c_0001{suffix}": 1, f"d_0000{suffix}": 2}, {f"c{other}": 0, f"d{other}": 2}
+    )
     names = {path: Path(str(target)).name for path, target in found.targets.items()}
     assert names == {f"c_0000{suffix}": f"c{other}", f"c_0001{suffix}": f"c{other}", f"d_0000{suffix}": f"d{other}"}
     assert (found.refused, found.unmatched) == ({}, [])
@@ -267,27 +319,37 @@ def test_case_of_nnunet_in_every_format(tmp_path: Path, suffix: str, other: str)
 @pytest.mark.parametrize(
     ("images", "maps", "expected", "reason"),
     [
-        (["A/i.nii", "B/i.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"}, "[AB]/i.nii has the same name; put label maps into folders"),
-        (["A/i.nii", "B/i.nii"], ["A/i.nii", "i.nii"], {"A/i.nii": "A/i.nii"}, "2 label maps have its name|has the same name"),
+        (["A/i.nii", "B/i.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"},
+        "[AB]/i.nii has the same name; put label maps into folders"),
+        (["A/i.nii", "B/i.nii"], ["A/i.nii", "i.nii"], {"A/i.nii": "A/i.nii"},
+        "2 label maps have its name|has the same name"),
         (["A/i.nii", "B/i.nii"], ["A/i.mha", "B/i.mha"], {"A/i.nii": "A/i.mha", "B/i.nii": "B/i.mha"}, ""),
-        (["i.nii", "c.nii"], ["i.mha", "i.nrrd", "c.nii"], {"c.nii": "c.nii"}, "2 label maps have its name, 'i.mha', 'i.nrrd'; keep one"),
+        (["i.nii", "c.nii"], ["i.mha", "i.nrrd", "c.nii"], {"c.nii": "c.nii"},
+        "2 label maps have its name, 'i.mha', 'i.nrrd'; keep one"),
         (["i.nii", "i.mha", "c.nii"], ["i.nrrd", "c.nii"], {"c.nii": "c.nii"}, "which is that of i.(nii|mha), too"),
-        (["i.nii", "i.mha", "c.nii"], ["i.nii", "c.nii"], {"i.nii": "i.nii", "c.nii": "c.nii"}, "which is that of i.nii, too"),
+        (["i.nii", "i.mha", "c.nii"], ["i.nii", "c.nii"], {"i.nii": "i.nii", "c.nii": "c.nii"},
+        "which is that of i.nii, too"),
         (["f_0007.nii", "f_0008.nii", "c.nii"], ["f.nii", "c.nii"], {"c.nii": "c.nii"}, ""),
         (["i.nii", "c.nii"], ["i_seg.nii", "c.nii"], {"c.nii": "c.nii"}, "may be i_seg.nii, which has another name"),
         (["i.nii", "c.nii"], ["I.NII", "c.nii"], {"c.nii": "c.nii"}, "may be I.NII, which has another name"),
         (["i_0000.nii", "c.nii"], ["i_mask.nii.gz", "c.nii"], {"c.nii": "c.nii"}, "may be i_mask.nii.gz"),
-        (["A/i_0000.nii", "A/i_0001.nii", "B/i_0000.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"}, "has the same name"),
+        (["A/i_0000.nii", "A/i_0001.nii", "B/i_0000.nii", "c.nii"], ["i.nii", "c.nii"], {"c.nii": "c.nii"},
+        "has the same name"),
     ],
     ids=[
-        "one for two", "path says which", "same folders", "two for one", "two formats", "two formats, one exact", "frames", "suffix of masks", "case",
+        "one for two", "path says which", "same folders", "two for one", "two formats", "two formats, one exact",
+        "frames", "suffix of masks", "case",
         "channel and mask", "channels of two cases",
     ],
 )  # fmt: skip
-def test_label_map_is_not_guessed(tmp_path: Path, images: list[str], maps: list[str], expected: dict[str, str], reason: str) -> None:
+def test_label_map_is_not_guessed(
+    tmp_path: Path, images: list[str], maps: list[str], expected: dict[str, str], reason: str
+) -> None:
     numbers = {name: n for n, name in enumerate(images)}
     found = _map_folders(tmp_path, numbers, dict.fromkeys(maps, 0))
-    assert {path: Path(str(target)).relative_to(tmp_path / "maps").as_posix() for path, target in found.targets.items()} == expected
+    assert {
+        path: Path(str(target)).relative_to(tmp_path / "maps").as_posix() for path, target in found.targets.items()
+    } == expected
     assert len(found.unmatched) == len(maps) - len(set(expected.values()))
     plan = build_plan(scan(tmp_path / "in"), BudgetOptions(), labels=found)
     assert set(plan.refused) == set(images) - set(expected)
@@ -297,7 +359,10 @@ def test_label_map_is_not_guessed(tmp_path: Path, images: list[str], maps: list[
 
 
 def test_one_label_map_for_all_labels_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none of its 1 files .*could be i.nii, but B/i.nii has the same name; put label maps into folders"):
+    with pytest.raises(
+        UsageError,
+        match=r"none of its 1 files .*could be i.nii, but B/i.nii has the same name; put label maps into folders",
+    ):
         _map_folders(tmp_path, {"A/i.nii": 0, "B/i.nii": 1}, {"i.nii": 0})
 
 
@@ -310,5 +375,9 @@ def test_input_itself_is_no_folder_of_label_maps(tmp_path: Path) -> None:
 def test_label_maps_are_counted(tmp_path: Path) -> None:
     found = _map_folders(tmp_path, {"a.nii": 0, "b.nii": 1, "c.nii": 2}, {"a.nii": 0, "b.nii": 1, "x.nii": 0})
     told = found.to_json(scan(tmp_path / "in"))
-    assert (told["rows"], told["unmatched_rows"], told["unlabeled_pictures"]) == (3, {"count": 1, "first": ["x.nii"]}, {"count": 1, "first": ["c.nii"]})
+    assert (told["rows"], told["unmatched_rows"], told["unlabeled_pictures"]) == (
+        3,
+        {"count": 1, "first": ["x.nii"]},
+        {"count": 1, "first": ["c.nii"]},
+    )
     assert "labels: 1 picture without a label: c.nii" in describe_labels(told)

@@ -71,7 +71,10 @@ def _share_of(noise: NDArray[Any], label: int, settings: dict[str, Any]) -> floa
     """Give how much of what two classes' waves make up in noise is one class's."""
     grid = np.meshgrid(*(np.arange(n) for n in noise.shape), indexing="ij")
     power = [
-        sum(abs((noise * np.exp(-2j * np.pi * sum(f * axis for f, axis in zip(wave, grid, strict=True)))).sum()) ** 2 for wave in waves)
+        sum(
+            abs((noise * np.exp(-2j * np.pi * sum(f * axis for f, axis in zip(wave, grid, strict=True)))).sum()) ** 2
+            for wave in waves
+        )
         for waves in class_waves(settings["class_directions"], noise.ndim, settings["texture_period"])
     ]
     return float(power[label] / sum(power))
@@ -86,7 +89,10 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
     assert settings["texture_period"] >= 2
     assert len(settings["class_directions"]) == 2, "found, and kept for further images"
     for number in range(4):
-        before, after = (pydicom.dcmread(tmp_path / folder / f"case{number}" / "image.dcm").pixel_array.astype(float) for folder in ("in", "out"))
+        before, after = (
+            pydicom.dcmread(tmp_path / folder / f"case{number}" / "image.dcm").pixel_array.astype(float)
+            for folder in ("in", "out")
+        )
         assert _share_of(after - before, number % 2, settings) > 0.6
     image = torch.from_numpy(body(9).astype(np.float32))[None]
     values = image[0].numpy().astype(np.float64)
@@ -95,7 +101,9 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
         transform = SALMProtect(surrogate=surrogate, rounds=rounds)
         for label in (0, 1):
             protected = torch.as_tensor(transform(image, label))
-            assert torch.equal(torch.as_tensor(transform(image, label)), protected), "the surrogate learned from an image"
+            assert torch.equal(torch.as_tensor(transform(image, label)), protected), (
+                "the surrogate learned from an image"
+            )
             change = protected.double() - image.double()
             assert 0 < change.abs().max() <= 8 / 255 * window.width
             assert not change[image == 0].any()
@@ -107,14 +115,21 @@ def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypa
     mr_export(tmp_path / "in", 4)
     labels = mr_labels(tmp_path / "l.csv", 4)
     first = str(tmp_path / "0.work" / "surrogate.safetensors")
-    for number, (found, surrogate, kept) in enumerate([((1, None), "small-cnn", [1, None]), ((0, 1), first, [1, None]), ((0, 1), "small-cnn", [0, 1])]):
+    for number, (found, surrogate, kept) in enumerate(
+        [((1, None), "small-cnn", [1, None]), ((0, 1), first, [1, None]), ((0, 1), "small-cnn", [0, 1])]
+    ):
         monkeypatch.setattr(search, "class_directions", lambda *_, found=found, **__: found)
         protect(tmp_path / "in", tmp_path / f"{number}", small(labels=labels, surrogate=surrogate))
-        assert load_surrogate(tmp_path / f"{number}.work" / "surrogate.safetensors")[1].search["class_directions"] == kept
+        assert (
+            load_surrogate(tmp_path / f"{number}.work" / "surrogate.safetensors")[1].search["class_directions"] == kept
+        )
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
-    slices, maps = (find_method("salm", task, perturbed_fraction=0.3, rounds=None, seed=5) for task in ("classification", "segmentation"))
+    slices, maps = (
+        find_method("salm", task, perturbed_fraction=0.3, rounds=None, seed=5)
+        for task in ("classification", "segmentation")
+    )
     assert isinstance(slices.search, MinMinSettings)
     assert isinstance(maps.search, MinMinSettings)
     assert slices.search.texture_period >= 2
@@ -125,7 +140,10 @@ def test_salm_has_no_textures_for_label_maps() -> None:
     assert isinstance(fewer, MinMinSettings)
     assert fewer.max_rounds == 2
     for name in set(METHODS) - {"salm"}:
-        chosen = [find_method(name, task, perturbed_fraction=0.3, rounds=None, seed=5) for task in ("classification", "segmentation")]
+        chosen = [
+            find_method(name, task, perturbed_fraction=0.3, rounds=None, seed=5)
+            for task in ("classification", "segmentation")
+        ]
         assert METHODS[name].segmentation is not None or chosen[0] == chosen[1]
 
 
@@ -133,7 +151,9 @@ def test_salm_has_no_textures_for_label_maps() -> None:
 def test_task_of_a_method(method: str) -> None:
     for task, strangers in (("classification", SEGMENTING), ("segmentation", CLASSIFYING)):
         if method in strangers:
-            with pytest.raises(UsageError, match=rf"method '{method}' is not for {task}; give one of salm, .*em") as caught:
+            with pytest.raises(
+                UsageError, match=rf"method '{method}' is not for {task}; give one of salm, .*em"
+            ) as caught:
                 check_method(method, task)
             assert not strangers & set(str(caught.value).partition("give one of ")[2].split(", "))
         else:
@@ -168,8 +188,14 @@ def test_surrogate_with_a_place_for_each_cell(tmp_path: Path) -> None:
 
 def test_surrogate_of_a_finished_run_is_refused(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
-    with pytest.raises(UsageError, match=r"'tap' trains a surrogate of its own; give a network's name instead of s\.safetensors"):
-        protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2), method="tap", surrogate="s.safetensors"))
+    with pytest.raises(
+        UsageError, match=r"'tap' trains a surrogate of its own; give a network's name instead of s\.safetensors"
+    ):
+        protect(
+            tmp_path / "in",
+            tmp_path / "out",
+            small(labels=mr_labels(tmp_path / "l.csv", 2), method="tap", surrogate="s.safetensors"),
+        )
 
 
 def test_choices_of_the_user() -> None:

@@ -15,7 +15,20 @@ from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
 from monai_salm.pipeline.labels import labels_from_table
 from monai_salm.pipeline.plan import BudgetOptions
-from tests.exports import ROOT_UID, block, body, drawn, label_table, mr_export, mr_labels, mr_series, mr_slice, nifti_export, nifti_file, small
+from tests.exports import (
+    ROOT_UID,
+    block,
+    body,
+    drawn,
+    label_table,
+    mr_export,
+    mr_labels,
+    mr_series,
+    mr_slice,
+    nifti_export,
+    nifti_file,
+    small,
+)
 
 
 def _plan(source: Path, options: BudgetOptions | None = None, **arguments: Any) -> ProtectionPlan:
@@ -60,7 +73,11 @@ def test_digest_changes_with_every_setting(tmp_path: Path, change: dict[str, Any
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize("change", [{"workers": 2}, {"work_dir": Path("x")}, {"resume": True}, {"device": "auto"}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [{"workers": 2}, {"work_dir": Path("x")}, {"resume": True}, {"device": "auto"}],
+    ids=lambda change: next(iter(change)),
+)
 def test_digest_does_not_depend_on_place_and_speed(tmp_path: Path, change: dict[str, Any]) -> None:
     mr_export(tmp_path / "in", 2)
     options = small(labels=mr_labels(tmp_path / "l.csv", 2))
@@ -100,7 +117,9 @@ def test_labels_of_series_make_series_the_samples(tmp_path: Path, key: str, samp
         mr_series(tmp_path / "in" / str(number), number, slices=3)
     inventory = scan(tmp_path / "in")
     names = sorted({header.identifiers[key] for header in inventory.pictures.values()})
-    labels = labels_from_table(label_table(tmp_path / "l.csv", {name: n % 2 for n, name in enumerate(names)}, key), inventory)
+    labels = labels_from_table(
+        label_table(tmp_path / "l.csv", {name: n % 2 for n, name in enumerate(names)}, key), inventory
+    )
     assert len(build_plan(inventory, BudgetOptions(), labels=labels).samples) == samples
 
 
@@ -111,7 +130,11 @@ def test_labels_of_series_make_series_the_samples(tmp_path: Path, key: str, samp
 def test_series_that_is_no_volume_is_refused(tmp_path: Path, change: str, reason: str) -> None:
     mr_series(tmp_path / "in", 0, slices=3)
     if change == "shape":
-        own = {"SeriesInstanceUID": f"{ROOT_UID}.21.1", "SOPInstanceUID": f"{ROOT_UID}.11.99", "ImagePositionPatient": [0, 0, 50.0]}
+        own = {
+            "SeriesInstanceUID": f"{ROOT_UID}.21.1",
+            "SOPInstanceUID": f"{ROOT_UID}.11.99",
+            "ImagePositionPatient": [0, 0, 50.0],
+        }
         mr_slice(tmp_path / "in" / "odd.dcm", 0, body(0, 20), **own)
     inventory = scan(tmp_path / "in")
     names = [header.identifiers["SOPInstanceUID"] for header in inventory.pictures.values()]
@@ -124,12 +147,23 @@ def test_series_that_is_no_volume_is_refused(tmp_path: Path, change: str, reason
 
 def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Path) -> None:
     paths = mr_series(tmp_path / "in", 0, slices=6)
-    mr_slice(paths[0], 0, body(0, 16) * 8, SeriesInstanceUID=f"{ROOT_UID}.21.1", SOPInstanceUID=f"{ROOT_UID}.11.1.1", StudyInstanceUID=f"{ROOT_UID}.31.1")
+    mr_slice(
+        paths[0],
+        0,
+        body(0, 16) * 8,
+        SeriesInstanceUID=f"{ROOT_UID}.21.1",
+        SOPInstanceUID=f"{ROOT_UID}.11.1.1",
+        StudyInstanceUID=f"{ROOT_UID}.31.1",
+    )
     names = {path.name: number % 2 for number, path in enumerate(paths[1:])}
-    plan = _plan(tmp_path / "in", labels=labels_from_table(label_table(tmp_path / "l.csv", names), scan(tmp_path / "in")))
+    plan = _plan(
+        tmp_path / "in", labels=labels_from_table(label_table(tmp_path / "l.csv", names), scan(tmp_path / "in"))
+    )
     complete = _plan(tmp_path / "in")
     assert list(plan.refused) == ["slice6.dcm"]
-    assert {f.path: f.canvas for s in plan.samples for f in s.files}.items() < {f.path: f.canvas for s in complete.samples for f in s.files}.items()
+    assert {f.path: f.canvas for s in plan.samples for f in s.files}.items() < {
+        f.path: f.canvas for s in complete.samples for f in s.files
+    }.items()
     protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "l.csv", rounds=1))
     assert not verify(tmp_path / "in", tmp_path / "out").mismatches
 
@@ -144,7 +178,9 @@ def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Pat
     ],
     ids=["CT", "given", "plain film", "MR"],
 )
-def test_window_of_a_modality(tmp_path: Path, modality: str, options: BudgetOptions, window: tuple[float, float] | None) -> None:
+def test_window_of_a_modality(
+    tmp_path: Path, modality: str, options: BudgetOptions, window: tuple[float, float] | None
+) -> None:
     mr_slice(tmp_path / "a.dcm", 1, Modality=modality, WindowCenter=310, WindowWidth=600)
     (sample,) = _plan(tmp_path, options).samples
     budget = sample.files[0].canvas.budgets[0]

@@ -41,7 +41,9 @@ SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 
 def _every_kind(folder: Path) -> Path:
-    """Write an input of files that are protected, copied and refused for many reasons, most of which only their values tell."""
+    """Write an input of files that are protected, copied and refused for many reasons, most of which only their values
+    tell.
+    """
     sitk: Any = pytest.importorskip("SimpleITK")
     image: Any = pytest.importorskip("PIL.Image")
     nibabel: Any = pytest.importorskip("nibabel")
@@ -56,7 +58,11 @@ def _every_kind(folder: Path) -> Path:
     mr_slice(folder / "air.dcm", 21, body(1) - 1900, Modality="CT")
     mr_slice(folder / "flat.dcm", 22, np.full((24, 24), 7, np.int16))
     for place in range(4):
-        own = {"SeriesInstanceUID": f"{ROOT_UID}.60.1", "SOPInstanceUID": f"{ROOT_UID}.61.{place}", "ImagePositionPatient": [0, 0, 2.0 * place]}
+        own = {
+            "SeriesInstanceUID": f"{ROOT_UID}.60.1",
+            "SOPInstanceUID": f"{ROOT_UID}.61.{place}",
+            "ImagePositionPatient": [0, 0, 2.0 * place],
+        }
         values = body(place) - 100 if place < 2 else body(place) * 0 + 2000 + np.arange(24, dtype=np.int16)
         mr_slice(folder / "series" / f"{place}.dcm", 30 + place, values.astype(np.int16), Modality="CT", **own)
     nifti_file(folder / "v.nii", block(0)[0])
@@ -89,17 +95,31 @@ def test_scan_dry_run_and_run_agree_on_every_file(tmp_path: Path, sample: str) -
     done = {path: FATES[fate.status] for path, fate in result.fates.items()}
     assert dry == done
     assert scanned == done
-    assert preview["counts"] | {"samples": 0} == {"incomplete": 0} | {fate: list(done.values()).count(fate) for fate in ("protect", "copy", "refuse")} | {
-        "samples": 0
+    assert preview["counts"] | {"samples": 0} == {"incomplete": 0} | {
+        fate: list(done.values()).count(fate) for fate in ("protect", "copy", "refuse")
+    } | {"samples": 0}
+    refused = {
+        "cut.dcm",
+        "raw.bin",
+        "metal.dcm",
+        "air.dcm",
+        "flat.dcm",
+        "hounsfield.nii",
+        "lost.nii",
+        "bad.mhd",
+        "bad.raw",
+        "bad.nrrd",
+        "c.jpg",
     }
-    refused = {"cut.dcm", "raw.bin", "metal.dcm", "air.dcm", "flat.dcm", "hounsfield.nii", "lost.nii", "bad.mhd", "bad.raw", "bad.nrrd", "c.jpg"}
     assert refused <= {path for path, fate in done.items() if fate == "refuse"}
     assert {"series/2.dcm", "series/3.dcm"} <= {path for path, fate in done.items() if fate == "refuse"}
 
 
 def test_scan_of_a_zip_agrees_with_its_run(tmp_path: Path) -> None:
     packed = zip_file(tmp_path / "in.zip", _every_kind(tmp_path / "in"))
-    scanned = {file["path"]: file["fate"] for file in forecast(scan(packed, unpack_into=tmp_path / "spare"), drawn())["files"]}
+    scanned = {
+        file["path"]: file["fate"] for file in forecast(scan(packed, unpack_into=tmp_path / "spare"), drawn())["files"]
+    }
     preview = ProtectionRun(packed, tmp_path / "out.zip", drawn()).preview()
     done = {path: FATES[fate.status] for path, fate in protect(packed, tmp_path / "out.zip", drawn()).fates.items()}
     assert scanned == {file["path"]: file["fate"] for file in preview["files"]} == done
@@ -107,7 +127,10 @@ def test_scan_of_a_zip_agrees_with_its_run(tmp_path: Path) -> None:
 
 def test_scan_with_the_options_that_save_files(tmp_path: Path) -> None:
     source = _every_kind(tmp_path / "in")
-    scanned = {file["path"]: file["fate"] for file in forecast(scan(source), drawn(modality="ct", window="-2000,3000"))["files"]}
+    scanned = {
+        file["path"]: file["fate"]
+        for file in forecast(scan(source), drawn(modality="ct", window="-2000,3000"))["files"]
+    }
     assert scanned["hounsfield.nii"] == scanned["metal.dcm"] == scanned["air.dcm"] == "protect"
 
 
@@ -130,15 +153,25 @@ def _series(folder: Path) -> dict[str, Any]:
     for number in range(4):
         mr_series(folder / "in" / str(number), number, slices=4)
     mr_slice(folder / "in" / "loose.dcm", 9)
-    return {"labels": label_table(folder / "l.csv", {f"S{number}": number % 2 for number in range(4)} | {"P9": 1}, "PatientID")}
+    return {
+        "labels": label_table(
+            folder / "l.csv", {f"S{number}": number % 2 for number in range(4)} | {"P9": 1}, "PatientID"
+        )
+    }
 
 
-@pytest.mark.parametrize("make", [_labelled, _with_label_maps, _series], ids=["single volume", "label maps", "single slice"])
-def test_dry_run_with_labels_foresees_what_the_search_refuses(tmp_path: Path, make: Callable[[Path], dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    "make", [_labelled, _with_label_maps, _series], ids=["single volume", "label maps", "single slice"]
+)
+def test_dry_run_with_labels_foresees_what_the_search_refuses(
+    tmp_path: Path, make: Callable[[Path], dict[str, Any]]
+) -> None:
     options = small(**make(tmp_path), rounds=1)
     dry = {file["path"]: file for file in ProtectionRun(tmp_path / "in", tmp_path / "out", options).preview()["files"]}
     fates = protect(tmp_path / "in", tmp_path / "out", options).fates
-    assert {path: file["fate"] for path, file in dry.items()} == {path: FATES[fate.status] for path, fate in fates.items()}
+    assert {path: file["fate"] for path, file in dry.items()} == {
+        path: FATES[fate.status] for path, fate in fates.items()
+    }
     refused = {path: fate.reason for path, fate in fates.items() if fate.status == "refused"}
     assert {path: file["reason"] for path, file in dry.items() if file["fate"] == "refuse"} == refused
     assert refused
@@ -170,9 +203,15 @@ def test_what_cannot_be_done_is_found_before_anything_is_written(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     mr_export(tmp_path / "in", 4)
     (tmp_path / "in" / "case0" / "image.safetensors").write_bytes(b"no surrogate")
-    table = label_table(tmp_path / "l.csv", {f"case{n}/image.dcm": label for n, label in enumerate(options.get("table", [0, 1, 0, 1]))})
+    table = label_table(
+        tmp_path / "l.csv", {f"case{n}/image.dcm": label for n, label in enumerate(options.get("table", [0, 1, 0, 1]))}
+    )
     given: dict[str, Any] = {"labels": table} if options.get("method") != "random" else {}
-    given |= {name: value.replace("{in}", str(tmp_path / "in")) if isinstance(value, str) else value for name, value in options.items() if name != "table"}
+    given |= {
+        name: value.replace("{in}", str(tmp_path / "in")) if isinstance(value, str) else value
+        for name, value in options.items()
+        if name != "table"
+    }
     given["labels"] = Path(given["labels"])
     source = zip_file(tmp_path / "in.zip", tmp_path / "in") if packed else tmp_path / "in"
     before = tree(tmp_path)
@@ -187,7 +226,9 @@ def test_label_maps_of_one_value_are_found_before_anything_is_written(tmp_path: 
     nifti_export(tmp_path / "in", 2, labels=tmp_path / "maps")
     for path in (tmp_path / "maps").iterdir():
         nifti_file(path, np.zeros((16, 16, 12), np.uint8))
-    run = ProtectionRun(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation", surrogate="small-unet"))
+    run = ProtectionRun(
+        tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation", surrogate="small-unet")
+    )
     with pytest.raises(UsageError, match=r"the label maps hold 1 value\(s\)"):
         run.preview()
     with pytest.raises(UsageError, match=r"the label maps hold 1 value\(s\)"):
@@ -214,7 +255,10 @@ def test_surrogate_of_other_samples_is_found_before_anything_is_written(tmp_path
     protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4), rounds=1))
     surrogate = str(tmp_path / "out.work" / "surrogate.safetensors")
     if "labels" in change:
-        options = small(surrogate=surrogate, labels=label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": "abc"[n % 3] for n in range(4)}))
+        options = small(
+            surrogate=surrogate,
+            labels=label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": "abc"[n % 3] for n in range(4)}),
+        )
     else:
         nifti_export(tmp_path / "volumes", 2)
         options = small(surrogate=surrogate, labels=lesion_table(tmp_path / "m.csv", ["v0.nii.gz", "v1.nii.gz"]))
@@ -260,9 +304,18 @@ def test_dry_run_finds_folders_that_do_not_do(tmp_path: Path) -> None:
         ({"method": "magic"}, "method 'magic' is unknown"),
         ({"method": "tap", "task": "segmentation"}, "method 'tap' is not for segmentation"),
         ({"labels": Path("l.csv"), "labels_from_folders": True}, "contradict each other"),
-        ({"label_column": "grade", "labels_from_folders": True}, "--label-column 'grade' is of a table, which --labels-from-folders does not read"),
-        ({"label_column": "grade", "task": "segmentation"}, "--label-column 'grade' is of a table, which --task segmentation does not read"),
-        ({"labels_from_folders": True, "task": "segmentation"}, "--labels-from-folders gives classes, --task segmentation needs label maps"),
+        (
+            {"label_column": "grade", "labels_from_folders": True},
+            "--label-column 'grade' is of a table, which --labels-from-folders does not read",
+        ),
+        (
+            {"label_column": "grade", "task": "segmentation"},
+            "--label-column 'grade' is of a table, which --task segmentation does not read",
+        ),
+        (
+            {"labels_from_folders": True, "task": "segmentation"},
+            "--labels-from-folders gives classes, --task segmentation needs label maps",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
 )
@@ -275,13 +328,21 @@ def test_dry_run_says_what_is_copied_unprotected(tmp_path: Path) -> None:
     source, options = _every_kind(tmp_path / "in"), drawn(copy_unprotected=True)
     preview = ProtectionRun(source, tmp_path / "out", options).preview()
     fates = protect(source, tmp_path / "out", options).fates
-    assert {file["path"]: file["fate"] for file in preview["files"]} == {path: FATES[fate.status] for path, fate in fates.items()}
-    assert preview["counts"]["unprotected"] == sum("copied unprotected: " in file["reason"] for file in preview["files"]) > 5
+    assert {file["path"]: file["fate"] for file in preview["files"]} == {
+        path: FATES[fate.status] for path, fate in fates.items()
+    }
+    assert (
+        preview["counts"]["unprotected"]
+        == sum("copied unprotected: " in file["reason"] for file in preview["files"])
+        > 5
+    )
 
 
 def test_largest_seed_can_be_used(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 4)
-    result = protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4), rounds=1, seed=2**32 - 1))
+    result = protect(
+        tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4), rounds=1, seed=2**32 - 1)
+    )
     assert result.to_json()["counts"]["protected"] == 4
 
 
@@ -293,11 +354,20 @@ def test_modality_of_verify_and_scan_is_checked_too() -> None:
 
 def test_options_that_random_noise_does_not_use_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mr_export(tmp_path / "in", 2)
-    options = drawn(labels=mr_labels(tmp_path / "l.csv", 2), label_column="label", task="classification", rounds=3, surrogate="small-cnn")
+    options = drawn(
+        labels=mr_labels(tmp_path / "l.csv", 2),
+        label_column="label",
+        task="classification",
+        rounds=3,
+        surrogate="small-cnn",
+    )
     with caplog.at_level(logging.WARNING):
         protect(tmp_path / "in", tmp_path / "out", options)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "method 'random' makes its noise without labels, network or rounds: --labels, --label-column, --surrogate, --rounds not used"
+    assert (
+        line == "method 'random' makes its noise without labels, network or rounds: --labels, --label-column, "
+        "--surrogate, --rounds not used"
+    )
 
 
 def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
@@ -310,7 +380,9 @@ def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["monai_salm.pipeline.protect"], "make_noise", stop)  # the package has a function of this name
+    monkeypatch.setattr(
+        sys.modules["monai_salm.pipeline.protect"], "make_noise", stop
+    )  # the package has a function of this name
     run = ProtectionRun(tmp_path / "in", tmp_path / "out", options)
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         run.search()
@@ -323,7 +395,8 @@ def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
     preview = ProtectionRun(tmp_path / "in", tmp_path / "more", options).preview()
     assert preview["labels"] == run.labels
     assert json.loads(json.dumps(preview["labels"])) == {
-        "key": "path", "column": "label", "multi_label": False, "classes": {"0": 2, "1": 2}, "labeled_pictures": 4, "rows": 6,
+        "key": "path", "column": "label", "multi_label": False, "classes": {"0": 2, "1": 2}, "labeled_pictures": 4,
+        "rows": 6,
         "unmatched_rows": {"count": 1, "first": ["elsewhere.dcm"]},
         "unlabeled_rows": {"count": 1, "first": ["case4/image.dcm (no value in column 'label', line 6 ('NA'))"]},
         "unlabeled_pictures": {"count": 2, "first": ["case4/image.dcm", "case5/image.dcm"]}, "notes": [],
@@ -333,5 +406,7 @@ def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
 def test_classes_of_label_maps_are_told(tmp_path: Path) -> None:
     nifti_export(tmp_path / "in", 3, labels=tmp_path / "maps")
     nifti_file(tmp_path / "maps" / "v2.nii.gz", block(2)[1] * 5)
-    preview = ProtectionRun(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation", surrogate="small-unet")).preview()
+    preview = ProtectionRun(
+        tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation", surrogate="small-unet")
+    ).preview()
     assert preview["labels"]["classes"] == {"0": 3, "1": 2, "5": 1}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work folder holds what takes the noise off again, and copies of patients' files: its owner alone may look into it, at any moment of a run."""
+"""The work folder holds what takes the noise off again, and copies of patients' files: its owner alone may look into
+it, at any moment of a run.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, wo
 
 
 @pytest.mark.parametrize("stop_at", ["write_sample", "write_documents", "pack"])
-def test_zip_is_private_while_it_is_unpacked(tmp_path: Path, umask: int, stop_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_is_private_while_it_is_unpacked(
+    tmp_path: Path, umask: int, stop_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mr_export(tmp_path / "in", 3)
     (tmp_path / "in" / "notes.txt").write_text("notes")
     zip_file(tmp_path / "in.zip", tmp_path / "in")
@@ -116,8 +120,15 @@ def _umask() -> int:
     return now
 
 
-def test_disk_without_rights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_disk_without_rights_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     mr_export(tmp_path / "in", 1)
-    monkeypatch.setattr(sys.modules["monai_salm.pipeline.protect"], "make_private", lambda folder: folder.mkdir() is not None)
+    monkeypatch.setattr(
+        sys.modules["monai_salm.pipeline.protect"], "make_private", lambda folder: folder.mkdir() is not None
+    )
     protect(tmp_path / "in", tmp_path / "out", drawn())
-    assert "out.work: others may read the private work folder, for its disk knows no rights; give --work-dir on another disk" in caplog.text
+    assert (
+        "out.work: others may read the private work folder, for its disk knows no rights; give --work-dir on "
+        "another disk" in caplog.text
+    )

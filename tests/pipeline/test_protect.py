@@ -19,10 +19,25 @@ from monai_salm.io import read_source
 from monai_salm.pipeline import ProtectionPlan, ProtectOptions, ProtectResult, protect, verify
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.manifest import FileFate
-from tests.exports import ROOT_UID, block, drawn, label_table, lesion_table, mr_export, mr_labels, mr_series, mr_slice, nifti_export, nifti_file, small, tree
+from tests.exports import (
+    ROOT_UID,
+    block,
+    drawn,
+    label_table,
+    lesion_table,
+    mr_export,
+    mr_labels,
+    mr_series,
+    mr_slice,
+    nifti_export,
+    nifti_file,
+    small,
+    tree,
+)
 
 MANIFEST_FIELDS = (
-    "path", "status", "reason", "sample_id", "modality", "epsilon_real", "epsilon_stored", "max_change_stored", "changed_fraction", "psnr", "sha256_in",
+    "path", "status", "reason", "sample_id", "modality", "epsilon_real", "epsilon_stored", "max_change_stored",
+    "changed_fraction", "psnr", "sha256_in",
     "sha256_out",
 )  # fmt: skip
 FEW_FILES_FIELDS = ("left_out", "unprotected")
@@ -148,7 +163,9 @@ def test_file_that_cannot_be_copied_does_not_stop_the_rest(tmp_path: Path, monke
     def copy(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sys.modules["monai_salm.pipeline.output"], "copy_file", copy)  # the package has a function of this name
+    monkeypatch.setattr(
+        sys.modules["monai_salm.pipeline.output"], "copy_file", copy
+    )  # the package has a function of this name
     result = protect(_mixed(tmp_path), tmp_path / "out", drawn(copy_unprotected=True))
     assert result.to_json()["counts"] == {"protected": 3, "copied": 0, "refused": 2, "failed": 0}
     assert result.fates["raw.bin"].reason.endswith("it could not be copied either: Permission denied")
@@ -173,7 +190,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
 
     mr_export(tmp_path / "in", 2)
     real = write.write_like
-    monkeypatch.setattr(write, "write_like", lambda source, stored, target, derivation: real(source, source.stored, target, derivation))
+    monkeypatch.setattr(
+        write, "write_like", lambda source, stored, target, derivation: real(source, source.stored, target, derivation)
+    )
     result = protect(tmp_path / "in", tmp_path / "out", drawn())
     assert {fate.status for fate in result.fates.values()} == {"failed"}
     assert all("read back, are not those that were meant" in fate.reason for fate in result.fates.values())
@@ -193,7 +212,10 @@ def test_damaged_label_map_refuses_its_image_alone(tmp_path: Path) -> None:
 def test_images_given_as_label_maps_are_refused(tmp_path: Path) -> None:
     for number in range(2):
         for folder in ("in", "maps"):
-            nifti_file(tmp_path / folder / f"{number}.nii", number + np.arange(16 * 16 * 12, dtype=np.int16).reshape(16, 16, 12))
+            nifti_file(
+                tmp_path / folder / f"{number}.nii",
+                number + np.arange(16 * 16 * 12, dtype=np.int16).reshape(16, 16, 12),
+            )
     with pytest.raises(UsageError, match="more than 256 classes; are they label maps"):
         protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation"))
 
@@ -201,7 +223,14 @@ def test_images_given_as_label_maps_are_refused(tmp_path: Path) -> None:
 def test_work_folder_is_private_and_complete(tmp_path: Path) -> None:
     protect(tmp_path / "in", tmp_path / "out", _instances(tmp_path))
     work = tmp_path / "out.work"
-    assert sorted(path.name for path in work.iterdir()) == ["manifest.jsonl", "noise", "plan.json", "search.json", "surrogate.safetensors", "uid.key"]
+    assert sorted(path.name for path in work.iterdir()) == [
+        "manifest.jsonl",
+        "noise",
+        "plan.json",
+        "search.json",
+        "surrogate.safetensors",
+        "uid.key",
+    ]
     assert stat.S_IMODE((work / "uid.key").stat().st_mode) == 0o600
     assert len(bytes.fromhex((work / "uid.key").read_text())) == 32
 

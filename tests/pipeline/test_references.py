@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References of an export: what gets a new UID in turn, and what a DICOMDIR and a detached header say of files that are not handed out."""
+"""References of an export: what gets a new UID in turn, and what a DICOMDIR and a detached header say of files that are
+not handed out.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,14 @@ PICTURE = _picture("1.1", "1.2")
 KEY, REPORT, MAP = _document("3.1", "3.2", ["4.1"]), _document("4.1", "4.2", ["5.1"]), _document("5.1", "5.2", ["1.1"])
 
 
-@pytest.mark.parametrize("documents", [(KEY, REPORT, MAP), (MAP, REPORT, KEY), (REPORT, MAP, KEY)], ids=["against", "along", "mixed"])
+@pytest.mark.parametrize(
+    "documents", [(KEY, REPORT, MAP), (MAP, REPORT, KEY), (REPORT, MAP, KEY)], ids=["against", "along", "mixed"]
+)
 def test_what_refers_to_a_changed_document_changes_in_turn(documents: tuple[Document, ...]) -> None:
     assert renewed_uids([PICTURE], documents) == {"1.1", "1.2", "3.1", "3.2", "4.1", "4.2", "5.1", "5.2"}
-    assert renewed_uids([PICTURE], (KEY, REPORT)) == {"1.1", "1.2"}, "without the segmentation nothing leads to the picture"
+    assert renewed_uids([PICTURE], (KEY, REPORT)) == {"1.1", "1.2"}, (
+        "without the segmentation nothing leads to the picture"
+    )
     assert renewed_uids([], documents) == frozenset()
 
 
@@ -57,7 +63,17 @@ def test_what_refers_to_a_changed_document_changes_in_turn(documents: tuple[Docu
         (_document("6.1", "0", ["1.1"]), {"6.1"}),
         (_document("6.1", "6.2", ["1.1"], format="other"), set()),
     ],
-    ids=["its series", "in its series", "stranger", "its study", "no UID", "no series", "UID 0", "series 0", "no DICOM"],
+    ids=[
+        "its series",
+        "in its series",
+        "stranger",
+        "its study",
+        "no UID",
+        "no series",
+        "UID 0",
+        "series 0",
+        "no DICOM",
+    ],
 )
 def test_what_refers_to_a_changed_picture(document: Document, renewed: set[str]) -> None:
     assert renewed_uids([PICTURE], [document]) == {"1.1", "1.2"} | renewed
@@ -65,7 +81,11 @@ def test_what_refers_to_a_changed_picture(document: Document, renewed: set[str])
 
 def test_a_series_is_renewed_as_a_whole() -> None:
     """Or one series of the archive would become two, of which one has the old UID and the other the new."""
-    changed, unchanged, far = _document("6.1", "6.9", ["1.1"]), _document("6.2", "6.9", ["7.7"]), _document("8.1", "8.9", ["6.2"])
+    changed, unchanged, far = (
+        _document("6.1", "6.9", ["1.1"]),
+        _document("6.2", "6.9", ["7.7"]),
+        _document("8.1", "8.9", ["6.2"]),
+    )
     assert renewed_uids([PICTURE], [far, unchanged, changed]) == {"1.1", "1.2", "6.1", "6.2", "6.9", "8.1", "8.9"}
 
 
@@ -80,7 +100,9 @@ def test_studies_keep_their_names() -> None:
 
 
 def _export(folder: Path) -> Path:
-    """Write two pictures, a chain of documents that leads to the first, and documents that refer to nothing that changes."""
+    """Write two pictures, a chain of documents that leads to the first, and documents that refer to nothing that
+    changes.
+    """
     mr_export(folder, 2)
     dicom_object(folder / "ko.dcm", KO, 1, [f"{ROOT_UID}.40.3"])
     dicom_object(folder / "sr.dcm", SR, 2, [f"{ROOT_UID}.40.4"])
@@ -101,7 +123,9 @@ def test_chain_is_written_with_new_uids_and_what_is_outside_it_byte_for_byte(tmp
     assert "renewed" not in result.fates["alone.dcm"].reason
     objects = {name: pydicom.dcmread(tmp_path / "out" / name) for name in before}
     for name, target in (("ko.dcm", "sr.dcm"), ("sr.dcm", "struct.dcm"), ("struct.dcm", "case0/image.dcm")):
-        assert [item.ReferencedSOPInstanceUID for item in objects[name].ReferencedInstanceSequence] == [objects[target].SOPInstanceUID]
+        assert [item.ReferencedSOPInstanceUID for item in objects[name].ReferencedInstanceSequence] == [
+            objects[target].SOPInstanceUID
+        ]
     assert objects["beside.dcm"].SeriesInstanceUID == objects["sr.dcm"].SeriesInstanceUID
     report = verify(tmp_path / "in", tmp_path / "out")
     assert report.to_json()["counts"] == {"protected": 2, "copied": 6, "absent": 0, "mismatch": 0}
@@ -120,12 +144,17 @@ def test_kept_uids_leave_documents_as_they_are(tmp_path: Path) -> None:
 
 
 def _disc(folder: Path) -> tuple[Path, dict[str, str]]:
-    """Write a file-set of three pictures, the last of which is refused, and give its DICOMDIR and the pictures' paths by SOP Instance UID."""
+    """Write a file-set of three pictures, the last of which is refused, and give its DICOMDIR and the pictures' paths
+    by SOP Instance UID.
+    """
     for number in range(3):
         mr_slice(folder / f"{number}.dcm", number, StudyDate="20200101")
     mr_slice(folder / "2.dcm", 2, np.full((24, 24), 7), StudyDate="20200101")
     place = file_set(folder.parent / "in", sorted(folder.iterdir()))
-    return place, {str(pydicom.dcmread(path).SOPInstanceUID): path.relative_to(place.parent).as_posix() for path in place.parent.rglob("IM*")}
+    return place, {
+        str(pydicom.dcmread(path).SOPInstanceUID): path.relative_to(place.parent).as_posix()
+        for path in place.parent.rglob("IM*")
+    }
 
 
 def test_directory_lists_what_is_handed_out(tmp_path: Path) -> None:
@@ -137,7 +166,11 @@ def test_directory_lists_what_is_handed_out(tmp_path: Path) -> None:
     assert isinstance(document, Document)
     assert document.files == set(paths.values()) - {refused}
     assert not verify(place.parent, tmp_path / "out").mismatches
-    records = [item for item in pydicom.dcmread(tmp_path / "out" / "DICOMDIR").DirectoryRecordSequence if "ReferencedFileID" in item]
+    records = [
+        item
+        for item in pydicom.dcmread(tmp_path / "out" / "DICOMDIR").DirectoryRecordSequence
+        if "ReferencedFileID" in item
+    ]
     for item in records:
         instance = pydicom.dcmread(tmp_path / "out" / Path(*item.ReferencedFileID))
         assert instance.SOPInstanceUID == item.ReferencedSOPInstanceUIDInFile
@@ -146,10 +179,27 @@ def test_directory_lists_what_is_handed_out(tmp_path: Path) -> None:
 
 
 def test_directory_lists_documents_too_and_is_written_last(tmp_path: Path) -> None:
-    """Its name sorts before those of the documents that it lists, and it cannot tell what is absent before these are there."""
+    """Its name sorts before those of the documents that it lists, and it cannot tell what is absent before these are
+    there.
+    """
     mr_slice(tmp_path / "loose" / "0.dcm", 0, StudyDate="20200101")
-    extra = {"StudyDate": "20200101", "ContentDate": "20200101", "ContentTime": "120000", "InstanceNumber": 1, "StructureSetLabel": "x", "Modality": "RTSTRUCT"}
-    dicom_object(tmp_path / "loose" / "z.dcm", RTSTRUCT, 3, [FIRST_PICTURE], StructureSetDate="20200101", StructureSetTime="120000", **extra)
+    extra = {
+        "StudyDate": "20200101",
+        "ContentDate": "20200101",
+        "ContentTime": "120000",
+        "InstanceNumber": 1,
+        "StructureSetLabel": "x",
+        "Modality": "RTSTRUCT",
+    }
+    dicom_object(
+        tmp_path / "loose" / "z.dcm",
+        RTSTRUCT,
+        3,
+        [FIRST_PICTURE],
+        StructureSetDate="20200101",
+        StructureSetTime="120000",
+        **extra,
+    )
     place = file_set(tmp_path / "in", sorted((tmp_path / "loose").iterdir()))
     assert len(identify(place).files) == 2  # type: ignore[union-attr]
     result = protect(tmp_path / "in", tmp_path / "out", drawn())
@@ -178,18 +228,26 @@ def _pair(folder: Path, values: Any) -> Path:
 
 
 def test_header_of_values_that_are_not_handed_out_stays_in_too(tmp_path: Path) -> None:
-    _pair(tmp_path / "in", np.full((8, 8, 8), 7, dtype=np.int16) + np.random.default_rng(0).integers(0, 3, (8, 8, 8), np.int16))
+    _pair(
+        tmp_path / "in",
+        np.full((8, 8, 8), 7, dtype=np.int16) + np.random.default_rng(0).integers(0, 3, (8, 8, 8), np.int16),
+    )
     nifti_file(tmp_path / "in" / "good.nii", block(0)[0])
     result = protect(tmp_path / "in", tmp_path / "out", drawn())
     assert sorted(tree(tmp_path / "out")) == ["good.nii"]
     assert result.fates["v.img"].status == "refused"
-    assert (result.fates["v.hdr"].status, result.fates["v.hdr"].reason) == ("refused", "the file of its values, v.img, is not handed out")
+    assert (result.fates["v.hdr"].status, result.fates["v.hdr"].reason) == (
+        "refused",
+        "the file of its values, v.img, is not handed out",
+    )
     protect(tmp_path / "in", tmp_path / "all", drawn(copy_unprotected=True))
     assert tree(tmp_path / "all")["v.hdr"] == tree(tmp_path / "in")["v.hdr"]
     assert not [file for file in verify(tmp_path / "in", tmp_path / "out").files if file.verdict == "mismatch"]
 
 
-def test_document_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_document_that_cannot_be_written_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from monai_salm.errors import RefusedError
     from monai_salm.pipeline import references
 
@@ -215,4 +273,9 @@ def test_write_documents_says_what_it_did(tmp_path: Path) -> None:
     derivation = Derivation(software="s", version="1", description="")
     with warnings.catch_warnings():
         (fate,) = write_documents(inventory, {"notes.txt": digest}, tmp_path / "out", derivation, frozenset())
-    assert (fate.status, fate.reason, fate.sha256_in, fate.sha256_out) == ("copied", "no picture (text)", digest, digest)
+    assert (fate.status, fate.reason, fate.sha256_in, fate.sha256_out) == (
+        "copied",
+        "no picture (text)",
+        digest,
+        digest,
+    )

@@ -16,7 +16,20 @@ from monai_salm.disk import atomic_target
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, protect
 from monai_salm.surrogate import load_surrogate, surrogate_bytes
-from tests.exports import block, body, drawn, label_table, lesion_table, mr_export, mr_labels, mr_slice, nifti_export, nifti_file, small, tree
+from tests.exports import (
+    block,
+    body,
+    drawn,
+    label_table,
+    lesion_table,
+    mr_export,
+    mr_labels,
+    mr_slice,
+    nifti_export,
+    nifti_file,
+    small,
+    tree,
+)
 
 COUNT = 4
 
@@ -69,14 +82,18 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
     ],
     ids=["round 1", "last round", "noise", "surrogate", "file 1", "file 3", "before files"],
 )
-def test_stopped_run_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int) -> None:
+def test_stopped_run_goes_on_to_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int
+) -> None:
     with monkeypatch.context() as patch:
         _stop_after(patch, module, name, calls)
         with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
     result = protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
     assert tree(tmp_path / "out") == tree(finished / "out")
-    assert (tmp_path / "out.work" / "manifest.jsonl").read_bytes() == (finished / "out.work" / "manifest.jsonl").read_bytes()
+    assert (tmp_path / "out.work" / "manifest.jsonl").read_bytes() == (
+        finished / "out.work" / "manifest.jsonl"
+    ).read_bytes()
     assert result.to_json()["counts"] == {"protected": COUNT, "copied": 0, "refused": 1, "failed": 0}
     assert not (tmp_path / "out.work" / "search.safetensors").exists()
 
@@ -146,18 +163,26 @@ def test_unprotected_copies_of_an_earlier_run_are_taken_back(tmp_path: Path) -> 
 )
 def test_going_on_with_other_options_names_them(finished: Path, change: dict[str, Any], named: str) -> None:
     options = ProtectOptions(**(vars(_options(finished, resume=True)) | change))
-    with pytest.raises(UsageError, match=rf"are not those that the run was begun with: {named}; give those again, or start"):
+    with pytest.raises(
+        UsageError, match=rf"are not those that the run was begun with: {named}; give those again, or start"
+    ):
         protect(finished / "in", finished / "out", options)
     with pytest.raises(UsageError, match=named):
         ProtectionRun(finished / "in", finished / "out", options).preview()
 
 
 def test_going_on_with_other_labels_names_them(finished: Path, tmp_path: Path) -> None:
-    table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("healthy", "ill")[n in (0, 1)] for n in range(COUNT)})
-    with pytest.raises(UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is ill now; give"):
+    table = label_table(
+        tmp_path / "m.csv", {f"case{n}/image.dcm": ("healthy", "ill")[n in (0, 1)] for n in range(COUNT)}
+    )
+    with pytest.raises(
+        UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is ill now; give"
+    ):
         protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
     table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("well", "ill")[n % 2] for n in range(COUNT)})
-    with pytest.raises(UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is well now; give"):
+    with pytest.raises(
+        UsageError, match=r"begun with: 2 labels changed: of case0/image.dcm it was healthy, is well now; give"
+    ):
         protect(finished / "in", finished / "out", small(labels=table, rounds=3, resume=True))
     table = label_table(tmp_path / "m.csv", {f"case{n}/image.dcm": ("healthy", "ill")[n % 2] for n in range(3)})
     with pytest.raises(UsageError, match=r"begun with: 1 files refused now, but not before: 'case3/image.dcm'; give"):
@@ -171,7 +196,10 @@ def test_going_on_with_other_labels_names_them(finished: Path, tmp_path: Path) -
         (lambda folder: (folder / "case1" / "image.dcm").unlink(), "1 files gone: 'case1/image.dcm'"),
         (lambda folder: mr_export(folder, COUNT + 5), "5 files new: .* and 2 more"),
         (lambda folder: (folder / "notes.txt").write_text("y"), "1 files changed: 'notes.txt'"),
-        (lambda folder: (folder / "case1" / "image.dcm").write_bytes(b"\0junk"), "1 files refused now, but not before: 'case1/image.dcm'"),
+        (
+            lambda folder: (folder / "case1" / "image.dcm").write_bytes(b"\0junk"),
+            "1 files refused now, but not before: 'case1/image.dcm'",
+        ),
     ],
     ids=["changed", "gone", "new", "document", "damaged"],
 )
@@ -211,7 +239,9 @@ def test_finished_search_goes_on_with_what_it_refused(tmp_path: Path) -> None:
     first = protect(tmp_path / "in", tmp_path / "out", small(**options))
     (tmp_path / "out" / "v0.nii.gz").unlink()
     again = protect(tmp_path / "in", tmp_path / "out", small(**options, resume=True))
-    assert {path: (fate.status, fate.reason) for path, fate in again.fates.items()} == {path: (fate.status, fate.reason) for path, fate in first.fates.items()}
+    assert {path: (fate.status, fate.reason) for path, fate in again.fates.items()} == {
+        path: (fate.status, fate.reason) for path, fate in first.fates.items()
+    }
     assert again.fates["v1.nii.gz"].status == "refused"
 
 
@@ -223,7 +253,9 @@ def test_going_on_where_nothing_was_begun(tmp_path: Path) -> None:
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
 
-@pytest.mark.parametrize(("name", "content"), [("plan.json", b"{"), ("manifest.jsonl", b"{\n{}\n")], ids=["plan", "manifest"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("plan.json", b"{"), ("manifest.jsonl", b"{\n{}\n")], ids=["plan", "manifest"]
+)
 def test_damaged_work_folder(tmp_path: Path, name: str, content: bytes) -> None:
     mr_export(tmp_path / "in", 2)
     protect(tmp_path / "in", tmp_path / "out", drawn())
@@ -244,7 +276,16 @@ def test_damaged_work_folder(tmp_path: Path, name: str, content: bytes) -> None:
         ("out", "out/w", "the work folder .* lies in the output .*, which is handed out"),
         ("out", "out", "the work folder .* lies in the output .*, which is handed out"),
     ],
-    ids=["output is input", "output in input", "work in input", "full output", "full work", "file", "work in output", "work is output"],
+    ids=[
+        "output is input",
+        "output in input",
+        "work in input",
+        "full output",
+        "full work",
+        "file",
+        "work in output",
+        "work is output",
+    ],
 )
 def test_folders_that_do_not_do(tmp_path: Path, output: str, work: str, message: str) -> None:
     mr_export(tmp_path / "in", 2)
@@ -282,7 +323,9 @@ def test_output_may_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def _uids(folder: Path) -> list[str]:
-    return [str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in sorted(folder.rglob("*.dcm"))]
+    return [
+        str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in sorted(folder.rglob("*.dcm"))
+    ]
 
 
 def test_key_decides_the_new_uids(tmp_path: Path) -> None:
@@ -291,7 +334,11 @@ def test_key_decides_the_new_uids(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name * 64)
     runs = {"none": None, "a": tmp_path / "a", "b": tmp_path / "b", "a again": tmp_path / "a"}
     for name, key in runs.items():
-        protect(tmp_path / "in", tmp_path / name / "out" if name not in "ab" else tmp_path / f"{name}-out", drawn(key_file=key, seed=len(name)))
+        protect(
+            tmp_path / "in",
+            tmp_path / name / "out" if name not in "ab" else tmp_path / f"{name}-out",
+            drawn(key_file=key, seed=len(name)),
+        )
     none, a, b, again = (_uids(tmp_path / name) for name in ("none/out", "a-out", "b-out", "a again/out"))
     assert a == again
     protect(tmp_path / "in", tmp_path / "seed", drawn(seed=77))
@@ -299,8 +346,13 @@ def test_key_decides_the_new_uids(tmp_path: Path) -> None:
     assert len({*none, *a, *b, *_uids(tmp_path / "in")}) == 8
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "the key cannot be read"), (b"", "the key has 0 bytes"), (b"short\n", "the key has 5 bytes")])
-def test_key_that_cannot_be_used_is_found_before_the_search(tmp_path: Path, content: bytes | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "the key cannot be read"), (b"", "the key has 0 bytes"), (b"short\n", "the key has 5 bytes")],
+)
+def test_key_that_cannot_be_used_is_found_before_the_search(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     mr_export(tmp_path / "in", 2)
     if content is not None:
         (tmp_path / "key").write_bytes(content)
@@ -333,12 +385,18 @@ def test_frozen_surrogate_of_another_task_is_refused(finished: Path, tmp_path: P
     surrogate = str(finished / "out.work" / "surrogate.safetensors")
     nifti_export(tmp_path / "in", 2)
     with pytest.raises(UsageError, match=r"it was trained on 2D samples of the classes .*, these are 3D"):
-        protect(tmp_path / "in", tmp_path / "out", small(surrogate=surrogate, labels=lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])))
+        protect(
+            tmp_path / "in",
+            tmp_path / "out",
+            small(surrogate=surrogate, labels=lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])),
+        )
 
 
 @pytest.mark.parametrize(("surrogate", "task"), [("small-resnet", "segmentation"), ("small-unet", "classification")])
 def test_network_of_the_wrong_kind_is_refused(tmp_path: Path, surrogate: str, task: str) -> None:
     nifti_export(tmp_path / "in", 2, labels=tmp_path / "maps")
-    labels = tmp_path / "maps" if task == "segmentation" else lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])
+    labels = (
+        tmp_path / "maps" if task == "segmentation" else lesion_table(tmp_path / "l.csv", ["v0.nii.gz", "v1.nii.gz"])
+    )
     with pytest.raises(UsageError, match=f"network '{surrogate}' gives .*; give a network for {task}"):
         protect(tmp_path / "in", tmp_path / "out", small(surrogate=surrogate, task=task, labels=labels))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search says before it starts and when it is done: how long it takes, and whether its surrogate learned the noise."""
+"""What a search says before it starts and when it is done: how long it takes, and whether its surrogate learned the
+noise.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def _samples(count: int) -> WorkingSet:
     images = [np.random.default_rng(number).uniform(0.2, 0.8, (24, 24)).astype(np.float32) for number in range(count)]
     return WorkingSet([
         WorkingSample(
-            sample_id=f"{number:03d}", image_model=image, carrier_voxels=np.ones(image.shape, np.int64), levels=4, step_model=0.01,
+            sample_id=f"{number:03d}", image_model=image, carrier_voxels=np.ones(image.shape, np.int64), levels=4,
+            step_model=0.01,
             carrier_share=np.ones(image.shape, np.float32), anatomy_voxels=image.size, target=int(number % 4 == 0),
         )
         for number, image in enumerate(images)
@@ -57,13 +60,18 @@ def test_estimate_grows_with_what_is_to_be_done() -> None:
     assert search_seconds(many, samples, many.start(samples)) > 10 * search_seconds(few, samples, few.start(samples))
 
 
-def test_search_says_how_long_before_it_starts_and_what_was_learned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_search_says_how_long_before_it_starts_and_what_was_learned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mr_export(tmp_path / "in", 8)
     with caplog.at_level(logging.INFO):
         result = protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "labels.csv")))
     said = [record.getMessage() for record in caplog.records]
     first = next(number for number, line in enumerate(said) if line.startswith("round 1:"))
-    assert any(line.startswith("searching the noise of 8 images takes ") and line.endswith(" at most (2 rounds)") for line in said[:first])
+    assert any(
+        line.startswith("searching the noise of 8 images takes ") and line.endswith(" at most (2 rounds)")
+        for line in said[:first]
+    )
     assert "surrogate" in result.search.surrogate
     assert result.to_json()["surrogate"] == result.search.surrogate
     again = protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "labels.csv", resume=True))

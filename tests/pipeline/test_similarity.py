@@ -15,7 +15,9 @@ def _picture(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).uniform(0.2, 0.8, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("shape", [(24, 30), (24, 30, 5), (40, 24, 30), (5, 7), (11, 3), (1, 9), (2, 2), (4, 4, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(24, 30), (24, 30, 5), (40, 24, 30), (5, 7), (11, 3), (1, 9), (2, 2), (4, 4, 4)], ids=str
+)
 def test_same_picture_is_one_and_a_changed_one_is_less(shape: tuple[int, ...]) -> None:
     before = _picture(*shape)
     assert structural_similarity(before, before) == pytest.approx(1, abs=1e-12)
@@ -41,12 +43,17 @@ def test_is_the_mean_over_the_slices_of_the_shortest_axis() -> None:
         assert structural_similarity(*turned) == pytest.approx(np.mean(slices))
     many = [np.repeat(values[..., :1], 18, axis=2).transpose(2, 0, 1)[:, :, :] for values in (before, after)]
     many = [np.pad(values, ((0, 0), (4, 4), (0, 0)), mode="wrap") for values in many]
-    assert structural_similarity(*many) == pytest.approx(structural_similarity(many[0][0], many[1][0])), "more slices than are taken at once"
+    assert structural_similarity(*many) == pytest.approx(structural_similarity(many[0][0], many[1][0])), (
+        "more slices than are taken at once"
+    )
 
 
 def test_is_what_its_definition_says() -> None:
     """Wang et al. 2004: a Gaussian window of 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1."""
-    before, after = _picture(24, 26).astype(np.float64), np.clip(_picture(24, 26) + 0.1 * _picture(26, 24).T, 0, 1).astype(np.float64)
+    before, after = (
+        _picture(24, 26).astype(np.float64),
+        np.clip(_picture(24, 26) + 0.1 * _picture(26, 24).T, 0, 1).astype(np.float64),
+    )
     offsets = np.arange(-5, 6)
     line = np.exp(-(offsets**2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
@@ -58,5 +65,9 @@ def test_is_what_its_definition_says() -> None:
     spread = [mean(values**2) - middle**2 for values, middle in ((before, first), (after, second))]
     together = mean(before * after) - first * second
     c1, c2 = 0.01**2, 0.03**2
-    expected = (2 * first * second + c1) * (2 * together + c2) / ((first**2 + second**2 + c1) * (spread[0] + spread[1] + c2))
-    assert structural_similarity(before.astype(np.float32), after.astype(np.float32)) == pytest.approx(expected.mean(), abs=1e-5)
+    expected = (
+        (2 * first * second + c1) * (2 * together + c2) / ((first**2 + second**2 + c1) * (spread[0] + spread[1] + c2))
+    )
+    assert structural_similarity(before.astype(np.float32), after.astype(np.float32)) == pytest.approx(
+        expected.mean(), abs=1e-5
+    )

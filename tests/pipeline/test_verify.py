@@ -42,7 +42,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _verify_copy(done: Path, tmp_path: Path, name: str, change: Callable[[Path, Path], object], epsilon: str | None = None) -> VerifyReport:
+def _verify_copy(
+    done: Path, tmp_path: Path, name: str, change: Callable[[Path, Path], object], epsilon: str | None = None
+) -> VerifyReport:
     """Change a copy of an output, and verify it."""
     shutil.copytree(done / f"{name}-out", tmp_path / "out")
     change(done / name, tmp_path / "out")
@@ -54,9 +56,18 @@ def _verify_copy(done: Path, tmp_path: Path, name: str, change: Callable[[Path, 
 def test_clean_pass(done: Path, name: str, epsilon: str | None) -> None:
     report = verify(done / name, done / f"{name}-out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None)
     copied = int(name == "mr")
-    assert report.to_json()["counts"] == {"protected": len(report.files) - copied, "copied": copied, "absent": 0, "mismatch": 0}
+    assert report.to_json()["counts"] == {
+        "protected": len(report.files) - copied,
+        "copied": copied,
+        "absent": 0,
+        "mismatch": 0,
+    }
     assert report.to_json()["bound_not_stated"] == (3 if name == "nifti" and epsilon is None else 0)
-    assert all(file.changed_outside == 0 and file.psnr and file.psnr > 30 for file in report.files if file.verdict == "protected")
+    assert all(
+        file.changed_outside == 0 and file.psnr and file.psnr > 30
+        for file in report.files
+        if file.verdict == "protected"
+    )
 
 
 def _set_pixel(path: Path, original: Path, place: tuple[int, int], change: int) -> None:
@@ -83,24 +94,38 @@ def _set_bytes(path: Path, offset: int, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "path", "problem"),
     [
-        (lambda before, after: _set_pixel(after / IMAGE, before / IMAGE, (12, 12), 99), IMAGE, "the largest change is 99 stored units, the limit 1"),
-        (lambda before, after: _set_pixel(after / IMAGE, before / IMAGE, (0, 0), 1), IMAGE, "1 voxels changed outside the anatomy"),
-        (lambda before, after: shutil.copy(before / IMAGE, after / IMAGE), IMAGE, "no voxel differs from the original: an unprotected picture"),
-        (lambda _, after: _set_attribute(after / IMAGE, "PatientName", "Roe^Jane"), IMAGE, "PatientName is PN Roe^Jane, in the original PN Doe^Jane"),
-        (lambda _, after: _set_attribute(after / IMAGE, "RescaleSlope", 2), IMAGE, "RescaleSlope is DS 2.0, in the original DS 1.0"),
-        (lambda _, after: shutil.copy(after / IMAGE, after / "extra.dcm"), "extra.dcm", "it is not in the original folder"),
-        (lambda _, after: (after / IMAGE).write_bytes((after / IMAGE).read_bytes()[:-50]), IMAGE, "the protected file cannot be read: truncated"),
-        (lambda _, after: (after / IMAGE).write_bytes(b""), IMAGE, "the protected file cannot be read: the file is empty"),
+        (lambda before, after: _set_pixel(after / IMAGE, before / IMAGE, (12, 12), 99), IMAGE,
+        "the largest change is 99 stored units, the limit 1"),
+        (lambda before, after: _set_pixel(after / IMAGE, before / IMAGE, (0, 0), 1), IMAGE,
+        "1 voxels changed outside the anatomy"),
+        (lambda before, after: shutil.copy(before / IMAGE, after / IMAGE), IMAGE,
+        "no voxel differs from the original: an unprotected picture"),
+        (lambda _, after: _set_attribute(after / IMAGE, "PatientName", "Roe^Jane"), IMAGE,
+        "PatientName is PN Roe^Jane, in the original PN Doe^Jane"),
+        (lambda _, after: _set_attribute(after / IMAGE, "RescaleSlope", 2), IMAGE,
+        "RescaleSlope is DS 2.0, in the original DS 1.0"),
+        (lambda _, after: shutil.copy(after / IMAGE, after / "extra.dcm"), "extra.dcm",
+        "it is not in the original folder"),
+        (lambda _, after: (after / IMAGE).write_bytes((after / IMAGE).read_bytes()[:-50]), IMAGE,
+        "the protected file cannot be read: truncated"),
+        (lambda _, after: (after / IMAGE).write_bytes(b""), IMAGE,
+        "the protected file cannot be read: the file is "
+        "empty"),
         (lambda _, after: shutil.copy(after / "case0" / "image.dcm", after / IMAGE), IMAGE, "largest change"),
-        (lambda before, after: _set_pixel(after / "padded.dcm", before / "padded.dcm", (0, 0), 1), "padded.dcm", "padding was entered or left"),
-        (lambda _, after: (after / "raw.bin").write_bytes(b"\0y"), "raw.bin", "it should be as it was, but its bytes differ"),
+        (lambda before, after: _set_pixel(after / "padded.dcm", before / "padded.dcm", (0, 0), 1), "padded.dcm",
+        "padding was entered or left"),
+        (lambda _, after: (after / "raw.bin").write_bytes(b"\0y"), "raw.bin",
+        "it should be as it was, but its bytes differ"),
     ],
     ids=[
-        "beyond the bound", "outside the anatomy", "unprotected", "PatientName", "RescaleSlope", "extra file", "truncated", "empty", "other image", "padding",
+        "beyond the bound", "outside the anatomy", "unprotected", "PatientName", "RescaleSlope", "extra file",
+        "truncated", "empty", "other image", "padding",
         "copied file",
     ],
 )  # fmt: skip
-def test_wrong_dicom_file_is_named(done: Path, tmp_path: Path, change: Callable[[Path, Path], object], path: str, problem: str) -> None:
+def test_wrong_dicom_file_is_named(
+    done: Path, tmp_path: Path, change: Callable[[Path, Path], object], path: str, problem: str
+) -> None:
     report = _verify_copy(done, tmp_path, "mr", change)
     (mismatch,) = report.mismatches
     assert mismatch.path == path
@@ -109,7 +134,12 @@ def test_wrong_dicom_file_is_named(done: Path, tmp_path: Path, change: Callable[
 
 def test_padding_that_is_entered_is_named(done: Path, tmp_path: Path) -> None:
     value = 2000 - int(read_source(done / "mr" / "padded.dcm").stored[12, 12])
-    report = _verify_copy(done, tmp_path, "mr", lambda before, after: _set_pixel(after / "padded.dcm", before / "padded.dcm", (12, 12), value))
+    report = _verify_copy(
+        done,
+        tmp_path,
+        "mr",
+        lambda before, after: _set_pixel(after / "padded.dcm", before / "padded.dcm", (12, 12), value),
+    )
     (mismatch,) = report.mismatches
     assert "padding was entered or left" in mismatch.problems
 
@@ -119,14 +149,20 @@ def test_padding_that_is_entered_is_named(done: Path, tmp_path: Path) -> None:
     [
         (lambda path: _set_bytes(path, 148, b"other"), None, "descrip"),
         (lambda path: _set_bytes(path, 352, b"\1\0"), None, "1 voxels changed outside the anatomy"),
-        (lambda path: _set_bytes(path, 352 + 2 * (8 + 8 * 16 + 6 * 256), b"\x7f\x7f"), "8/255", "the largest change is"),
+        (
+            lambda path: _set_bytes(path, 352 + 2 * (8 + 8 * 16 + 6 * 256), b"\x7f\x7f"),
+            "8/255",
+            "the largest change is",
+        ),
         (lambda path: _set_bytes(path, 70, b"\x10\0\x20\0"), None, "cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), None, "cannot be read: truncated"),
         (lambda path: path.write_bytes(path.read_bytes() + b"junk"), None, "(bytes after the voxels) is 4 bytes"),
     ],
     ids=["descrip", "outside the anatomy", "beyond the bound", "datatype", "truncated", "appended"],
 )
-def test_wrong_nifti_file_is_named(done: Path, tmp_path: Path, change: Callable[[Path], object], epsilon: str | None, problem: str) -> None:
+def test_wrong_nifti_file_is_named(
+    done: Path, tmp_path: Path, change: Callable[[Path], object], epsilon: str | None, problem: str
+) -> None:
     report = _verify_copy(done, tmp_path, "nifti", lambda _, after: change(after / VOLUME), epsilon)
     (mismatch,) = report.mismatches
     assert mismatch.path == VOLUME
@@ -136,7 +172,11 @@ def test_wrong_nifti_file_is_named(done: Path, tmp_path: Path, change: Callable[
 def test_smaller_epsilon_is_broken_by_every_file(done: Path) -> None:
     for name in ("mr", "nifti"):
         stated = verify(done / name, done / f"{name}-out").files
-        assert all((file.epsilon_stored is not None) == (file.bound == "file") == (name == "mr") for file in stated if file.verdict == "protected")
+        assert all(
+            (file.epsilon_stored is not None) == (file.bound == "file") == (name == "mr")
+            for file in stated
+            if file.verdict == "protected"
+        )
         report = verify(done / name, done / f"{name}-out", check_epsilon=Epsilon.parse("2/255"))
         assert all(file.max_change_stored > file.epsilon_stored > 0 for file in report.mismatches)  # type: ignore[operator]
         assert len(report.mismatches) == report.to_json()["counts"]["mismatch"] >= 3
@@ -157,7 +197,10 @@ def test_modality_of_volumes(tmp_path: Path) -> None:
         values = np.pad(body(number, 24)[..., None].repeat(8, axis=2), ((4, 4), (4, 4), (0, 0))) // 3 - 100
         nifti_file(tmp_path / "in" / f"{number}.nii", np.where(values == -100, -1000, values).astype(np.int16))
     protect(tmp_path / "in", tmp_path / "out", drawn(modality="CT"))
-    assert verify(tmp_path / "in", tmp_path / "out", options=BudgetOptions(modality="CT")).to_json()["counts"]["protected"] == 2
+    assert (
+        verify(tmp_path / "in", tmp_path / "out", options=BudgetOptions(modality="CT")).to_json()["counts"]["protected"]
+        == 2
+    )
 
 
 def test_same_folder_twice_is_no_verification(done: Path) -> None:
@@ -167,7 +210,9 @@ def test_same_folder_twice_is_no_verification(done: Path) -> None:
 
 @pytest.fixture(scope="module")
 def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run over a file-set of three pictures with a report that refers to one of them, a key object that refers to the report, and a text."""
+    """One run over a file-set of three pictures with a report that refers to one of them, a key object that refers to
+    the report, and a text.
+    """
     folder = tmp_path_factory.mktemp("disc")
     for number in range(3):
         mr_slice(folder / "loose" / f"{number}.dcm", number, StudyDate="20200101")
@@ -180,7 +225,9 @@ def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _verify_disc(disc: Path, tmp_path: Path, change: Callable[[Path], object], *, allow_absent: bool = False) -> VerifyReport:
+def _verify_disc(
+    disc: Path, tmp_path: Path, change: Callable[[Path], object], *, allow_absent: bool = False
+) -> VerifyReport:
     shutil.copytree(disc / "out", tmp_path / "out")
     change(tmp_path / "out")
     return verify(disc / "in", tmp_path / "out", allow_absent=allow_absent)
@@ -208,20 +255,45 @@ def test_documents_that_follow_are_no_mismatch(disc: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "path", "problem"),
     [
-        (lambda out: _set_attribute(out / "sr.dcm", "SeriesDescription", "other findings"), "sr.dcm", "SeriesDescription is LO other findings"),
-        (lambda out: _set_attribute(out / "sr.dcm", "PatientID", "P9"), "sr.dcm", "PatientID is LO P9, in the original LO P0"),
+        (
+            lambda out: _set_attribute(out / "sr.dcm", "SeriesDescription", "other findings"),
+            "sr.dcm",
+            "SeriesDescription is LO other findings",
+        ),
+        (
+            lambda out: _set_attribute(out / "sr.dcm", "PatientID", "P9"),
+            "sr.dcm",
+            "PatientID is LO P9, in the original LO P0",
+        ),
         (lambda out: _refer_to(out / "sr.dcm", "1.2.3.4"), "sr.dcm", f"the reference to {ROOT_UID}.10.1 is gone"),
         (lambda out: _refer_to(out / "sr.dcm", f"{ROOT_UID}.10.1"), "sr.dcm", f"it still refers to {ROOT_UID}.10.1"),
         (lambda out: _refer_to(out / "ko.dcm", f"{ROOT_UID}.40.2"), "ko.dcm", f"it still refers to {ROOT_UID}.40.2"),
         (lambda out: _set_attribute(out / "alone.dcm", "Modality", "KO"), "alone.dcm", "Modality is CS KO"),
-        (lambda out: _refer_to(out / "alone.dcm", "1.2.4"), "alone.dcm", "it refers to 1.2.4, where the original refers to 1.2.3"),
+        (
+            lambda out: _refer_to(out / "alone.dcm", "1.2.4"),
+            "alone.dcm",
+            "it refers to 1.2.4, where the original refers to 1.2.3",
+        ),
         (lambda out: (out / "notes.txt").write_text("y"), "notes.txt", "it should be as it was, but its bytes differ"),
         (lambda out: (out / "sr.dcm").write_text("y"), "sr.dcm", "bytes differ"),
         (lambda out: (out / "sr.dcm").write_bytes((out / "sr.dcm").read_bytes()[:-40]), "sr.dcm", "its bytes differ"),
     ],
-    ids=["content", "patient", "wrong UID", "old UID", "old UID of a document", "Modality", "reference without need", "text", "a text", "truncated"],
+    ids=[
+        "content",
+        "patient",
+        "wrong UID",
+        "old UID",
+        "old UID of a document",
+        "Modality",
+        "reference without need",
+        "text",
+        "a text",
+        "truncated",
+    ],
 )
-def test_altered_document_is_named(disc: Path, tmp_path: Path, change: Callable[[Path], object], path: str, problem: str) -> None:
+def test_altered_document_is_named(
+    disc: Path, tmp_path: Path, change: Callable[[Path], object], path: str, problem: str
+) -> None:
     (mismatch,) = _verify_disc(disc, tmp_path, change).mismatches
     assert mismatch.path == path
     assert any(problem in found for found in mismatch.problems), mismatch.problems
@@ -232,7 +304,9 @@ def test_document_as_it_was_beside_protected_pictures_is_a_mismatch(disc: Path, 
     problems = {file.path: " ".join(file.problems) for file in report.mismatches}
     assert f"it still refers to {ROOT_UID}.10.1" in problems["sr.dcm"]
     assert f"the reference to {ROOT_UID}.40.2 is gone" not in problems["sr.dcm"]
-    assert "the object is " + f"{ROOT_UID}.40.2 now" in problems["ko.dcm"], "the key object names a report that nobody has"
+    assert "the object is " + f"{ROOT_UID}.40.2 now" in problems["ko.dcm"], (
+        "the key object names a report that nobody has"
+    )
 
 
 def test_unprotected_picture_among_protected_ones_is_a_mismatch(disc: Path, tmp_path: Path) -> None:
@@ -265,7 +339,9 @@ def test_what_was_not_handed_out_is_counted(disc: Path, tmp_path: Path) -> None:
     assert {file.path: file.dangling for file in report.files if file.dangling} == {"sr.dcm": [f"{ROOT_UID}.10.1"]}
 
 
-def _second(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, NDArray[np.float64]], NDArray[np.float64] | None]) -> None:
+def _second(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, NDArray[np.float64]], NDArray[np.float64] | None]
+) -> None:
     """Let the second reader see other values than there are."""
     pytest.importorskip("SimpleITK")
     module: Any = sys.modules["monai_salm.pipeline.verify"]  # the package has a function of this name
@@ -302,14 +378,18 @@ def test_second_reader_that_finds_more_is_heard(done: Path, name: str, monkeypat
     _second(monkeypatch, lambda path, values: values + 100.0 * _is_output(path))
     problems = _by_reader(done, name)
     assert len(problems) == {"mr": 4, "nifti": 3}[name]
-    assert all("SimpleITK finds a change of 1" in found[0] and "real units, this package one of" in found[0] for found in problems.values())
+    assert all(
+        "SimpleITK finds a change of 1" in found[0] and "real units, this package one of" in found[0]
+        for found in problems.values()
+    )
 
 
 def test_second_reader_that_finds_nothing_is_heard(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first: dict[str, NDArray[np.float64]] = {}
     _second(monkeypatch, lambda path, values: first.setdefault(path.name, values))
     assert _by_reader(done, "nifti") == {
-        f"v{number}.nii": ["SimpleITK finds no change: a reader of its kind sees the unprotected picture"] for number in range(3)
+        f"v{number}.nii": ["SimpleITK finds no change: a reader of its kind sees the unprotected picture"]
+        for number in range(3)
     }  # fmt: skip
 
 
@@ -320,7 +400,11 @@ def test_second_reader_that_finds_another_shape_is_heard(done: Path, monkeypatch
 
 @pytest.mark.parametrize(
     "change",
-    [lambda path, values: values + 3.0 + 100 * _is_output(path), lambda path, values: None, lambda path, values: None if _is_output(path) else values],
+    [
+        lambda path, values: values + 3.0 + 100 * _is_output(path),
+        lambda path, values: None,
+        lambda path, values: None if _is_output(path) else values,
+    ],
     ids=["misreads the original", "reads nothing", "reads the original alone"],
 )
 def test_second_reader_that_is_no_judge_is_not_heard(done: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -347,7 +431,9 @@ def test_dcmtk_judges_dicom_files_exactly(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("found", "problems"), [(True, 0), (None, 0), (False, 4)])
-def test_dcmtk_that_finds_more_is_heard(done: Path, monkeypatch: pytest.MonkeyPatch, found: bool | None, problems: int) -> None:
+def test_dcmtk_that_finds_more_is_heard(
+    done: Path, monkeypatch: pytest.MonkeyPatch, found: bool | None, problems: int
+) -> None:
     monkeypatch.setattr(sys.modules["monai_salm.pipeline.verify"], "dcmtk_finds_within", lambda *_: found)
     report = verify(done / "mr", done / "mr-out")
     assert len(report.mismatches) == problems
@@ -368,11 +454,22 @@ def test_similarity_is_below_one_where_something_changed(done: Path, tmp_path: P
     assert mismatch.psnr is None
 
 
-@pytest.mark.parametrize("extra", [{"PhotometricInterpretation": "PALETTE COLOR"}, {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}])
-def test_label_map_whose_pixels_are_not_supported_is_compared_by_its_bytes(extra: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "extra", [{"PhotometricInterpretation": "PALETTE COLOR"}, {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}]
+)
+def test_label_map_whose_pixels_are_not_supported_is_compared_by_its_bytes(
+    extra: dict[str, Any], tmp_path: Path
+) -> None:
     mr_export(tmp_path / "in", 2)
     references = [str(pydicom.dcmread(tmp_path / "in" / IMAGE).SOPInstanceUID)]
-    mr_slice(tmp_path / "in" / "labels.dcm", 9, body(9) > 0, Modality="SEG", ReferencedImageSequence=reference(references[0]), **extra)
+    mr_slice(
+        tmp_path / "in" / "labels.dcm",
+        9,
+        body(9) > 0,
+        Modality="SEG",
+        ReferencedImageSequence=reference(references[0]),
+        **extra,
+    )
     protect(tmp_path / "in", tmp_path / "out", drawn())
     written = tmp_path / "out" / "labels.dcm"
     assert written.read_bytes() != (tmp_path / "in" / "labels.dcm").read_bytes()

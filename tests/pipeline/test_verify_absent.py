@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not in the protected folder, and what is there in its place: named, and a mismatch unless somebody who knows says that it is right."""
+"""What is not in the protected folder, and what is there in its place: named, and a mismatch unless somebody who knows
+says that it is right.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,18 @@ import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import VerifyReport, protect, verify
-from tests.exports import ROOT_UID, dicom_object, drawn, file_set, label_table, mr_export, mr_slice, nifti_export, small, zip_file
+from tests.exports import (
+    ROOT_UID,
+    dicom_object,
+    drawn,
+    file_set,
+    label_table,
+    mr_export,
+    mr_slice,
+    nifti_export,
+    small,
+    zip_file,
+)
 
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
 LOST = "case2/image.dcm"
@@ -48,7 +61,10 @@ def _protected(export: Path, **changes: object) -> Path:
 def test_whatever_is_lost_is_named_and_a_mismatch(export: Path, lost: str, with_manifest: bool) -> None:
     out = _protected(export)
     before = verify(export, out)
-    assert (before.to_json()["counts"], before.mismatches) == ({"protected": 5, "copied": 2, "absent": 1, "mismatch": 0}, [])
+    assert (before.to_json()["counts"], before.mismatches) == (
+        {"protected": 5, "copied": 2, "absent": 1, "mismatch": 0},
+        [],
+    )
     (out / lost).unlink()
     if not with_manifest:
         shutil.rmtree(export.parent / "out.work")
@@ -56,7 +72,10 @@ def test_whatever_is_lost_is_named_and_a_mismatch(export: Path, lost: str, with_
     (mismatch,) = report.mismatches
     assert mismatch.path == lost
     fate = "protected" if lost.endswith("image.dcm") or lost == "copy.dcm" else "copied"
-    assert mismatch.problems == [f"it is absent, and {f'''the run's manifest says that it was {fate}''' if with_manifest else 'nothing says why'}"]
+    assert mismatch.problems == [
+        "it is absent, and "
+        f"{f'''the run's manifest says that it was {fate}''' if with_manifest else 'nothing says why'}"
+    ]
     assert _absent(report).keys() == {lost, "raw.bin"}
     assert report.to_json()["counts"]["mismatch"] == 1
     allowed = verify(export, out, allow_absent=True)
@@ -89,13 +108,17 @@ def test_refused_file_that_was_copied_on_demand_and_is_lost(export: Path) -> Non
     out = _protected(export, copy_unprotected=True)
     assert verify(export, out).to_json()["counts"]["absent"] == 0
     (out / "raw.bin").unlink()
-    assert [file.problems for file in verify(export, out).mismatches] == [["it is absent, and the run's manifest says that it was copied"]]
+    assert [file.problems for file in verify(export, out).mismatches] == [
+        ["it is absent, and the run's manifest says that it was copied"]
+    ]
 
 
 def test_manifest_of_the_run_excuses_what_it_refused(export: Path, tmp_path: Path) -> None:
     """No rule of the files says that a picture has no label; only the run knows."""
     names = [f"case{number}/image.dcm" for number in range(3)]
-    labels = label_table(tmp_path / "labels.csv", {name: ("healthy", "ill")[number % 2] for number, name in enumerate(names)})
+    labels = label_table(
+        tmp_path / "labels.csv", {name: ("healthy", "ill")[number % 2] for number, name in enumerate(names)}
+    )
     out = tmp_path / "out"
     protect(export, out, small(labels=labels, rounds=1))
     report = verify(export, out)
@@ -105,7 +128,8 @@ def test_manifest_of_the_run_excuses_what_it_refused(export: Path, tmp_path: Pat
     assert "refused by the run, says its manifest: it has no label" in reason
     assert (
         report.record
-        == f"2 absent files are accepted, because {tmp_path / 'out.work' / 'manifest.jsonl'}, which the run itself wrote, says that it refused them"
+        == f"2 absent files are accepted, because {tmp_path / 'out.work' / 'manifest.jsonl'}, which the run itself "
+        "wrote, says that it refused them"
     )
     shutil.rmtree(tmp_path / "out.work")
     report = verify(export, out)
@@ -130,13 +154,22 @@ def _of_other_files(manifest: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (lambda path: _refuse_in(path, path="../../etc/passwd"), "it is of another run: ../../etc/passwd is not in the original folder"),
-        (lambda path: _refuse_in(path, sha256_in="0" * 64), "it is of another run: case0/image.dcm had other bytes there"),
+        (
+            lambda path: _refuse_in(path, path="../../etc/passwd"),
+            "it is of another run: ../../etc/passwd is not in the original folder",
+        ),
+        (
+            lambda path: _refuse_in(path, sha256_in="0" * 64),
+            "it is of another run: case0/image.dcm had other bytes there",
+        ),
         (_of_other_files, "it is of another run, which wrote other files"),
         (lambda path: path.write_text("{}\n{}\n"), "line 1 is damaged"),
         (lambda path: path.write_bytes(b"\xff\xfe\n\n"), "it cannot be read"),
         (lambda path: path.write_text('["a"]\n["b"]\n'), "line 1 is damaged"),
-        (lambda path: path.write_text('{"path": null, "status": "refused"}\n'), "it is of another run: None is not in the original folder"),
+        (
+            lambda path: path.write_text('{"path": null, "status": "refused"}\n'),
+            "it is of another run: None is not in the original folder",
+        ),
     ],
     ids=["path outside", "other originals", "other outputs", "damaged", "not text", "lists", "no path"],
 )
@@ -219,12 +252,16 @@ def test_copy_whose_first_file_is_gone(export: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"source_reference": False}, {"uids": "keep"}, {"provenance": "minimal"}], ids=["full", "no reference", "old UIDs", "minimal"]
+    "options",
+    [{}, {"source_reference": False}, {"uids": "keep"}, {"provenance": "minimal"}],
+    ids=["full", "no reference", "old UIDs", "minimal"],
 )
 def test_swapped_arguments_are_recognized_from_the_files(export: Path, options: dict[str, object]) -> None:
     out = _protected(export, **options)
     shutil.rmtree(export.parent / "out.work")
-    with pytest.raises(UsageError, match=r"the arguments look swapped: .*out was made from .*in; give .*in first, and .*out after it$"):
+    with pytest.raises(
+        UsageError, match=r"the arguments look swapped: .*out was made from .*in; give .*in first, and .*out after it$"
+    ):
         verify(out, export)
     assert verify(export, out).mismatches == []
 
@@ -246,7 +283,9 @@ def test_images_that_are_protected_again_are_not_taken_for_swapped(export: Path,
         protect(out, tmp_path / provenance, drawn(seed=1, provenance=provenance))
         report = verify(out, tmp_path / provenance)
         assert report.mismatches == []
-        assert {file.bound for file in report.files if file.verdict == "protected"} == {"file" if provenance == "full" else "none"}, "the old bound is no bound"
+        assert {file.bound for file in report.files if file.verdict == "protected"} == {
+            "file" if provenance == "full" else "none"
+        }, "the old bound is no bound"
         with pytest.raises(UsageError, match="swapped"):
             verify(tmp_path / provenance, out)
 
@@ -262,7 +301,11 @@ def test_work_folder_is_no_side(export: Path, inside: str) -> None:
 def test_folders_with_nothing_in_common(export: Path, tmp_path: Path) -> None:
     _protected(export)
     mr_slice(tmp_path / "other" / "x.dcm", 77)
-    with pytest.raises(UsageError, match=r"has none of the 8 paths of .*in \(such as case0/image.dcm\), but others \(such as x.dcm\); give the original"):
+    with pytest.raises(
+        UsageError,
+        match=r"has none of the 8 paths of .*in \(such as case0/image.dcm\), but others \(such as x.dcm\); give the "
+        r"original",
+    ):
         verify(export, tmp_path / "other")
 
 

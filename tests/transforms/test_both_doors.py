@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's surrogate gives the same values in a pipeline as with ``protect --surrogate``, within the budget that the run has for the file."""
+"""A run's surrogate gives the same values in a pipeline as with ``protect --surrogate``, within the budget that the run
+has for the file.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,32 @@ CT = {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "RescaleSlop
 
 
 def ct_slice(path: Path, number: int, **extra: Any) -> Path:
-    """Write a CT instance of signed values: air, and a body of 20 to 140 HU with a brighter lesion in every second one."""
+    """Write a CT instance of signed values: air, and a body of 20 to 140 HU with a brighter lesion in
+    every second one.
+    """
     generator = np.random.default_rng(number)
     values = np.where(body(number) > 0, 1044 + generator.integers(0, 120, (24, 24)) + 60 * (body(number) > 500), 24)
-    return mr_slice(path, number, values.astype(np.int16), **(CT | {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1} | extra))
+    return mr_slice(
+        path,
+        number,
+        values.astype(np.int16),
+        **(CT | {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1} | extra),
+    )
 
 
 def _slices(make: Callable[..., Path], **extra: Any) -> Callable[[Path, int, int], list[Path]]:
-    return lambda folder, first, count: [make(folder / f"case{n}" / "image.dcm", n, **extra) for n in range(first, first + count)]
+    return lambda folder, first, count: [
+        make(folder / f"case{n}" / "image.dcm", n, **extra) for n in range(first, first + count)
+    ]
 
 
 def _volumes(dtype: Any, **fields: Any) -> Callable[[Path, int, int], list[Path]]:
     def make(folder: Path, first: int, count: int) -> list[Path]:
         # Brighter from one to the next: each has a window of its own.
-        return [nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * (1 + n / 10)).astype(dtype), **fields) for n in range(first, first + count)]
+        return [
+            nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * (1 + n / 10)).astype(dtype), **fields)
+            for n in range(first, first + count)
+        ]
 
     return make
 
@@ -50,9 +64,17 @@ def _shared_series(folder: Path, first: int, count: int) -> list[Path]:
     """Write slices of two MR series, dark and bright: each slice alone would have another window than its series."""
     paths = []
     for n in range(first, first + count):
-        place = {"SeriesInstanceUID": f"{ROOT_UID}.77.{first}", "StudyInstanceUID": f"{ROOT_UID}.78.{first}", "PatientID": f"S{first}"}
+        place = {
+            "SeriesInstanceUID": f"{ROOT_UID}.77.{first}",
+            "StudyInstanceUID": f"{ROOT_UID}.78.{first}",
+            "PatientID": f"S{first}",
+        }
         values = (body(n) * (1 + (n - first) / 3)).astype(np.int16)
-        paths.append(mr_slice(folder / f"slice{n}.dcm", n, values, RescaleSlope=1.35, ImagePositionPatient=[0, 0, float(n)], **place))
+        paths.append(
+            mr_slice(
+                folder / f"slice{n}.dcm", n, values, RescaleSlope=1.35, ImagePositionPatient=[0, 0, float(n)], **place
+            )
+        )
     return paths
 
 
@@ -69,7 +91,11 @@ def _frames(folder: Path, first: int, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for n in range(first, first + count):
-        own: dict[str, Any] = {"SOPInstanceUID": f"{ROOT_UID}.12.{n + 1}", "SeriesInstanceUID": f"{ROOT_UID}.22.{n + 1}", "PatientID": f"P{n}"}
+        own: dict[str, Any] = {
+            "SOPInstanceUID": f"{ROOT_UID}.12.{n + 1}",
+            "SeriesInstanceUID": f"{ROOT_UID}.22.{n + 1}",
+            "PatientID": f"P{n}",
+        }
         own |= {"Modality": "XA", "WindowCenter": 400, "WindowWidth": 800, "RescaleSlope": 1, "RescaleIntercept": 0}
         dataset = dicom_dataset(shape=(24, 24), frames=8, extra=own)
         paths.append(write_dicom(folder / f"a{n}.dcm", dataset, np.stack([body(n * 8 + frame) for frame in range(8)])))
@@ -81,10 +107,12 @@ KINDS: dict[str, Callable[[Path, int, int], list[Path]]] = {
     "NIfTI scl_slope": _volumes(np.uint16, slope=0.5, intercept=10.0),
     "NIfTI float32": _volumes(np.float32),
     "NIfTI float32 fractions": lambda folder, first, count: [
-        nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * 0.7317).astype(np.float32)) for n in range(first, first + count)
+        nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * 0.7317).astype(np.float32))
+        for n in range(first, first + count)
     ],
     "NIfTI float64": lambda folder, first, count: [
-        nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * 0.7317).astype(np.float64)) for n in range(first, first + count)
+        nifti_file(folder / f"v{n}.nii.gz", (block(n)[0] * 0.7317).astype(np.float64))
+        for n in range(first, first + count)
     ],
     "CT": _slices(ct_slice),
     "MR": _slices(mr_slice, RescaleSlope=1.35, RescaleIntercept=3),
@@ -95,11 +123,16 @@ KINDS: dict[str, Callable[[Path, int, int], list[Path]]] = {
 
 
 def _labels(table: Path, folder: Path, paths: list[Path], first: int) -> Path:
-    return label_table(table, {path.relative_to(folder).as_posix(): ("healthy", "ill")[n % 2] for n, path in enumerate(paths, start=first)})
+    return label_table(
+        table,
+        {path.relative_to(folder).as_posix(): ("healthy", "ill")[n % 2] for n, path in enumerate(paths, start=first)},
+    )
 
 
 class Runs(dict[str, Path]):
-    """For each kind, once it is asked for: a first run, and a second one over other files with the surrogate of the first."""
+    """For each kind, once it is asked for: a first run, and a second one over other files with the surrogate of the
+    first.
+    """
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         super().__init__()
@@ -170,7 +203,11 @@ def test_files_of_the_first_run_keep_its_bound(runs: dict[str, Path], kind: str)
     chain, manifest = _chain(folder, rounds=1), _manifest(folder / "first.work")
     for path, label in _cases(folder, "old", 0):
         before, after = _load(path), np.asarray(chain({"image": path, "label": label})["image"])
-        assert 0 < np.abs(after.astype(float) - before).max() <= manifest[path.relative_to(folder / "old").as_posix()]["epsilon_real"] * (1 + 1e-6)
+        assert (
+            0
+            < np.abs(after.astype(float) - before).max()
+            <= manifest[path.relative_to(folder / "old").as_posix()]["epsilon_real"] * (1 + 1e-6)
+        )
 
 
 def test_noise_does_not_depend_on_the_other_samples(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -178,17 +215,28 @@ def test_noise_does_not_depend_on_the_other_samples(runs: dict[str, Path], tmp_p
     shutil.copytree(folder / "new" / "case5", tmp_path / "alone" / "case5")
     table = label_table(tmp_path / "l.csv", {"case5/image.dcm": "ill"})
     options = small(labels=table, surrogate=str(folder / "first.work" / "surrogate.safetensors"))
-    assert protect(tmp_path / "alone", tmp_path / "out", options).to_json()["counts"]["protected"] == 1, "one class of those that it knows"
-    written = [read_source(path).stored for path in (tmp_path / "out" / "case5" / "image.dcm", folder / "second" / "case5" / "image.dcm")]
+    assert protect(tmp_path / "alone", tmp_path / "out", options).to_json()["counts"]["protected"] == 1, (
+        "one class of those that it knows"
+    )
+    written = [
+        read_source(path).stored
+        for path in (tmp_path / "out" / "case5" / "image.dcm", folder / "second" / "case5" / "image.dcm")
+    ]
     assert np.array_equal(*written)
 
 
 @pytest.mark.parametrize("method", ["random-mask", "em-augmented"])
 def test_other_methods_depend_on_the_image_alone(tmp_path: Path, method: str) -> None:
     olds, news = (KINDS["MR"](tmp_path / name, first, 4) for name, first in (("old", 0), ("new", 4)))
-    protect(tmp_path / "old", tmp_path / "first", small(labels=_labels(tmp_path / "a.csv", tmp_path / "old", olds, 0), method=method))
+    protect(
+        tmp_path / "old",
+        tmp_path / "first",
+        small(labels=_labels(tmp_path / "a.csv", tmp_path / "old", olds, 0), method=method),
+    )
     options = small(
-        labels=_labels(tmp_path / "b.csv", tmp_path / "new", news, 4), method=method, surrogate=str(tmp_path / "first.work" / "surrogate.safetensors")
+        labels=_labels(tmp_path / "b.csv", tmp_path / "new", news, 4),
+        method=method,
+        surrogate=str(tmp_path / "first.work" / "surrogate.safetensors"),
     )
     protect(tmp_path / "new", tmp_path / "second", options)
     chain = _chain(tmp_path)
@@ -211,9 +259,13 @@ def test_other_methods_depend_on_the_image_alone(tmp_path: Path, method: str) ->
     ],
     ids=str,
 )
-def test_options_that_differ_from_the_surrogates_are_named(runs: dict[str, Path], tmp_path: Path, changes: dict[str, Any], advice: str) -> None:
+def test_options_that_differ_from_the_surrogates_are_named(
+    runs: dict[str, Path], tmp_path: Path, changes: dict[str, Any], advice: str
+) -> None:
     folder = runs["MR"]
-    options = small(**{"labels": folder / "b.csv", "surrogate": str(folder / "first.work" / "surrogate.safetensors")} | changes)
+    options = small(
+        **{"labels": folder / "b.csv", "surrogate": str(folder / "first.work" / "surrogate.safetensors")} | changes
+    )
     with pytest.raises(UsageError, match=f"differ; give {advice}$"):
         protect(folder / "new", tmp_path / "out", options)
     assert not list(tmp_path.iterdir()), "before anything is written"
@@ -225,7 +277,9 @@ def test_options_that_differ_from_the_surrogates_are_named(runs: dict[str, Path]
 def test_ct_without_its_file_is_known_by_the_readers_metadata(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = runs["CT"]
     path = Path(shutil.copy(folder / "new" / "case4" / "image.dcm", tmp_path / "gone.dcm"))
-    loaded = Compose([LoadImaged("image", prune_metadata=False), EnsureChannelFirstd("image", channel_dim="no_channel")])({"image": path, "label": "healthy"})
+    loaded = Compose(
+        [LoadImaged("image", prune_metadata=False), EnsureChannelFirstd("image", channel_dim="no_channel")]
+    )({"image": path, "label": "healthy"})
     path.unlink()
     change = np.abs(np.asarray(_chain(folder).transforms[-1](loaded)["image"]) - np.asarray(loaded["image"]))
     assert change.max() == _manifest(folder / "second.work")["case4/image.dcm"]["epsilon_real"] // 1 == 12
@@ -235,7 +289,9 @@ def test_ct_without_its_file_is_known_by_the_readers_metadata(runs: dict[str, Pa
 def test_slice_without_its_file_has_the_window_of_its_series(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = runs["MR of one series"]
     path = Path(shutil.copy(folder / "old" / "slice2.dcm", tmp_path / "gone.dcm"))
-    loaded = Compose([LoadImaged("image", prune_metadata=False), EnsureChannelFirstd("image", channel_dim="no_channel")])({"image": path, "label": "healthy"})
+    loaded = Compose(
+        [LoadImaged("image", prune_metadata=False), EnsureChannelFirstd("image", channel_dim="no_channel")]
+    )({"image": path, "label": "healthy"})
     path.unlink()
     protected = np.asarray(_chain(folder).transforms[-1](loaded)["image"])
     limit = _manifest(folder / "first.work")["slice2.dcm"]["epsilon_real"]
@@ -243,7 +299,9 @@ def test_slice_without_its_file_has_the_window_of_its_series(runs: dict[str, Pat
 
 
 @pytest.mark.parametrize(
-    "change", [lambda i: i * 2, lambda i: i + 0.2, lambda i: i.flip(1), lambda i: i[:, 2:]], ids=["scaled", "shifted", "flipped", "cropped"]
+    "change",
+    [lambda i: i * 2, lambda i: i + 0.2, lambda i: i.flip(1), lambda i: i[:, 2:]],
+    ids=["scaled", "shifted", "flipped", "cropped"],
 )
 @pytest.mark.parametrize("kind", ["NIfTI int16", "MR"])
 def test_image_that_was_changed_after_loading_is_refused(runs: dict[str, Path], kind: str, change: Any) -> None:
@@ -274,7 +332,11 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(first, first + 4):
             mr_series(folder / name / f"s{n}", n, slices=5, RescaleSlope=1.35)
     tables = {
-        name: label_table(folder / f"{name}.csv", {f"{ROOT_UID}.21.{n + 1}": ("healthy", "ill")[n % 2] for n in range(first, first + 4)}, "SeriesInstanceUID")
+        name: label_table(
+            folder / f"{name}.csv",
+            {f"{ROOT_UID}.21.{n + 1}": ("healthy", "ill")[n % 2] for n in range(first, first + 4)},
+            "SeriesInstanceUID",
+        )
         for name, first in (("old", 0), ("new", 4))
     }
     protect(folder / "old", folder / "first", small(labels=tables["old"]))
@@ -292,7 +354,11 @@ def test_series_folder_is_a_volume(series: Path) -> None:
         before, after = _load(path), np.asarray(chain({"image": path, "label": label})["image"])
         assert before.shape == (1, 16, 16, 5)
         assert np.array_equal(after, _load(series / "second" / f"s{n}"))
-        assert 0 < np.abs(after - before).max() <= min(line["epsilon_real"] for line in manifest.values() if line["path"].startswith(f"s{n}/")) * (1 + 1e-6)
+        assert (
+            0
+            < np.abs(after - before).max()
+            <= min(line["epsilon_real"] for line in manifest.values() if line["path"].startswith(f"s{n}/")) * (1 + 1e-6)
+        )
 
 
 def test_slices_of_a_series_may_come_in_any_order(series: Path) -> None:
@@ -307,7 +373,11 @@ def test_slices_of_a_series_may_come_in_any_order(series: Path) -> None:
 def test_series_folder_for_a_surrogate_of_slices_is_refused_with_advice_that_helps(series: Path) -> None:
     chain = _chain(series / "flat")
     loaded = Compose(_LOAD)({"image": series / "new" / "s5", "label": "ill"})
-    with pytest.raises(UsageError, match=r"trained on 2D images, this one has 3 axes; give the surrogate of a run over volumes, or load each slice"):
+    with pytest.raises(
+        UsageError,
+        match=r"trained on 2D images, this one has 3 axes; give the surrogate of a run over volumes, or load each "
+        r"slice",
+    ):
         chain.transforms[-1](loaded)
     for path in (series / "new" / "s5").iterdir():
         assert not np.array_equal(np.asarray(chain({"image": path, "label": "ill"})["image"]), _load(path))
@@ -316,7 +386,9 @@ def test_series_folder_for_a_surrogate_of_slices_is_refused_with_advice_that_hel
 def test_half_a_series_is_refused_with_advice_that_helps(series: Path) -> None:
     chain = _chain(series)
     loaded = Compose(_LOAD)({"image": series / "new" / "s5", "label": "ill"})
-    with pytest.raises(UsageError, match="does not hold the values of a series in this folder; load one series whole, or each slice"):
+    with pytest.raises(
+        UsageError, match="does not hold the values of a series in this folder; load one series whole, or each slice"
+    ):
         chain.transforms[-1](loaded | {"image": loaded["image"][..., :3]})
     chain({"image": series / "new" / "s5", "label": "ill"})
 
@@ -338,7 +410,9 @@ def test_label_map_follows_the_axes_of_its_image(tmp_path: Path) -> None:
     frozen = {"task": "segmentation", "surrogate": str(tmp_path / "first.work" / "surrogate.safetensors")}
     protect(tmp_path / "new", tmp_path / "second", small(labels=tmp_path / "new-maps", **frozen))
     keys = ["image", "label"]
-    chain = Compose([LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), _chain(tmp_path).transforms[-1]])
+    chain = Compose(
+        [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), _chain(tmp_path).transforms[-1]]
+    )
     item = {"image": tmp_path / "new" / "v3.nii.gz", "label": tmp_path / "new-maps" / "v3.nii.gz"}
     assert np.array_equal(np.asarray(chain(item)["image"]), _load(tmp_path / "second" / "v3.nii.gz"))
 
@@ -346,9 +420,15 @@ def test_label_map_follows_the_axes_of_its_image(tmp_path: Path) -> None:
 def test_classes_that_are_named_by_numbers_are_found_by_their_names(tmp_path: Path) -> None:
     for n in range(4):
         nifti_file(tmp_path / "in" / f"v{n}.nii.gz", block(n)[0])
-    protect(tmp_path / "in", tmp_path / "first", small(labels=label_table(tmp_path / "l.csv", {f"v{n}.nii.gz": 1 + n % 2 for n in range(4)})))
+    protect(
+        tmp_path / "in",
+        tmp_path / "first",
+        small(labels=label_table(tmp_path / "l.csv", {f"v{n}.nii.gz": 1 + n % 2 for n in range(4)})),
+    )
     chain, path = _chain(tmp_path), tmp_path / "in" / "v0.nii.gz"
-    results = [np.asarray(chain({"image": path, "label": label})["image"]) for label in (1, "1", "01", 1.0, np.array([1]))]
+    results = [
+        np.asarray(chain({"image": path, "label": label})["image"]) for label in (1, "1", "01", 1.0, np.array([1]))
+    ]
     assert all(np.array_equal(result, results[0]) for result in results)
     assert not np.array_equal(np.asarray(chain({"image": path, "label": 2})["image"]), results[0])
     with pytest.raises(UsageError, match=r"label 0 is none of the classes \['1', '2'\]"):

@@ -26,10 +26,17 @@ def surrogates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     mr_export(folder / "2D", 4)
     nifti_export(folder / "3D", 4, suffix=".nii")
     nifti_export(folder / "maps", 4, suffix=".nii", labels=folder / "labels")
-    tables = {"2D": mr_labels(folder / "a.csv", 4), "3D": lesion_table(folder / "b.csv", (f"v{n}.nii" for n in range(4)))}
+    tables = {
+        "2D": mr_labels(folder / "a.csv", 4),
+        "3D": lesion_table(folder / "b.csv", (f"v{n}.nii" for n in range(4))),
+    }
     for name, labels in tables.items():
         protect(folder / name, folder / f"{name}-out", small(labels=labels))
-    protect(folder / "maps", folder / "maps-out", small(labels=folder / "labels", task="segmentation", surrogate="small-unet"))
+    protect(
+        folder / "maps",
+        folder / "maps-out",
+        small(labels=folder / "labels", task="segmentation", surrogate="small-unet"),
+    )
     return {name: folder / f"{name}-out.work" / "surrogate.safetensors" for name in ("2D", "3D", "maps")}
 
 
@@ -129,7 +136,9 @@ def test_sparsity() -> None:
 
 def test_masks_of_dictionaries() -> None:
     data = {"image": _image("2D")[0], "score": torch.rand(1, 24, 24)}
-    result = SparsityMaskd("score", 0.25, anatomy_key="mask_image", new_key_prefix="top_")(AnatomyMaskd("image", new_key_prefix="mask_")(data))
+    result = SparsityMaskd("score", 0.25, anatomy_key="mask_image", new_key_prefix="top_")(
+        AnatomyMaskd("image", new_key_prefix="mask_")(data)
+    )
     assert set(result) == {"image", "score", "mask_image", "top_score"}
     assert float(result["top_score"].sum()) == int(float(result["mask_image"].sum()) * 0.25)
     assert not result["top_score"][result["mask_image"] == 0].any()

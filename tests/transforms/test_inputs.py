@@ -53,7 +53,10 @@ def _pending() -> MetaTensor:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (lambda: _image().requires_grad_(), r"the image requires a gradient, which cannot flow .*; give image.detach\(\)"),
+        (
+            lambda: _image().requires_grad_(),
+            r"the image requires a gradient, which cannot flow .*; give image.detach\(\)",
+        ),
         (lambda: _image().requires_grad_() * 1, r"the image requires a gradient"),
         (_pending, "the image has 1 pending operations"),
         (lambda: _image()[:, :0], "the image of shape .* is empty"),
@@ -70,7 +73,24 @@ def _pending() -> MetaTensor:
         (lambda: torch.zeros_like(_image()), "empty or constant|does not hold the values"),
         (lambda: torch.full_like(_image(), 3, dtype=torch.int64) << 58, "constant|does not hold the values"),
     ],
-    ids=["leaf", "no leaf", "lazy", "empty", "half", "bfloat16", "bool", "complex", "nothing", "path", "dict", "no channel", "NaN", "inf", "zeros", "huge"],
+    ids=[
+        "leaf",
+        "no leaf",
+        "lazy",
+        "empty",
+        "half",
+        "bfloat16",
+        "bool",
+        "complex",
+        "nothing",
+        "path",
+        "dict",
+        "no channel",
+        "NaN",
+        "inf",
+        "zeros",
+        "huge",
+    ],
 )
 def test_odd_image_is_one_line(door: Door, image: Callable[[], Any], message: str) -> None:
     with pytest.raises(SalmError, match=message) as caught:
@@ -132,7 +152,11 @@ def test_odd_label_is_one_line(run: Path, label: Any, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"rounds": 0}, "rounds 0 must be at least 1"), ({"device": "nonsense"}, "device 'nonsense' cannot be used"), ({"device": "cuda:99"}, "cannot be used")],
+    [
+        ({"rounds": 0}, "rounds 0 must be at least 1"),
+        ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
+        ({"device": "cuda:99"}, "cannot be used"),
+    ],
     ids=str,
 )
 def test_odd_arguments(run: Path, arguments: dict[str, Any], message: str) -> None:
@@ -161,7 +185,9 @@ def test_integers_that_cannot_hold_what_was_written_are_refused(tmp_path: Path) 
     nifti_file(tmp_path / "in" / "v.nii.gz", values, slope=0.5, intercept=0.0)
     protect(tmp_path / "in", tmp_path / "out", small(method="random"))
     transform, real = SALMProtect(noise=tmp_path / "out.work" / "noise"), torch.from_numpy(values // 2)[None]
-    with pytest.raises(UsageError, match="the protected values are not whole, and the image is int16; load it as float32"):
+    with pytest.raises(
+        UsageError, match="the protected values are not whole, and the image is int16; load it as float32"
+    ):
         transform(real)
     assert not torch.equal(transform(real.float()).as_tensor(), real.float())
 
@@ -204,7 +230,12 @@ def test_damaged_noise_is_told(run: Path, tmp_path: Path, damage: str) -> None:
     for name in list(store):
         path, noise = store._path(name), store.read(name)
         tensors: dict[str, Any] = {"mask": noise.mask, "values": noise.values}
-        metadata = {"format": "monai_salm.noise/1", "sample_id": name, "shape": json.dumps(noise.shape), "levels": str(noise.levels)}
+        metadata = {
+            "format": "monai_salm.noise/1",
+            "sample_id": name,
+            "shape": json.dumps(noise.shape),
+            "levels": str(noise.levels),
+        }
         metadata["record"] = json.dumps(store.record(name))
         if damage == "cut":
             path.write_bytes(path.read_bytes()[:-9])

@@ -53,12 +53,16 @@ def _canvas(surrogate: Path, image: MetaTensor) -> Canvas:
 
 
 def _labels(path: Path, modality: str, scale: int = 1, **extra: Any) -> Path:
-    return mr_slice(path, 1, cells(np.random.default_rng(1), (48, 48), 6).astype(np.int16) * scale, Modality=modality, **extra)
+    return mr_slice(
+        path, 1, cells(np.random.default_rng(1), (48, 48), 6).astype(np.int16) * scale, Modality=modality, **extra
+    )
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "metadata"])
 @pytest.mark.parametrize(("modality", "scale"), [("CT", 1), ("MR", 10), ("OT", 1)])
-def test_labels_in_an_image_object_are_refused_as_by_a_run(surrogate: Path, tmp_path: Path, modality: str, scale: int, form: str) -> None:
+def test_labels_in_an_image_object_are_refused_as_by_a_run(
+    surrogate: Path, tmp_path: Path, modality: str, scale: int, form: str
+) -> None:
     path = _labels(tmp_path / "in" / "a.dcm", modality, scale)
     assert protect(tmp_path / "in", tmp_path / "out", drawn()).fates["a.dcm"].status == "refused"
     image = _load(path, **WHOLE)
@@ -66,14 +70,19 @@ def test_labels_in_an_image_object_are_refused_as_by_a_run(surrogate: Path, tmp_
         image.meta["filename_or_obj"] = str(path.parent)
     if form == "metadata":
         path.unlink()
-    with pytest.raises(RefusedError, match=r"so it may be a label map, which noise would ruin; leave it out .*protect --pictures PATTERN") as caught:
+    with pytest.raises(
+        RefusedError,
+        match=r"so it may be a label map, which noise would ruin; leave it out .*protect --pictures PATTERN",
+    ) as caught:
         SALMProtect(surrogate=surrogate)(image, "healthy")
     assert "\n" not in str(caught.value)
 
 
 def test_label_map_as_an_array_is_refused(surrogate: Path) -> None:
     with pytest.raises(RefusedError, match=r"the image: .* so it may be a label map"):
-        SALMProtect(surrogate=surrogate)(cells(np.random.default_rng(1), (48, 48), 6)[None].astype(np.float32), "healthy")
+        SALMProtect(surrogate=surrogate)(
+            cells(np.random.default_rng(1), (48, 48), 6)[None].astype(np.float32), "healthy"
+        )
 
 
 def test_flat_slice_of_a_volume_that_is_a_picture_is_none(surrogate: Path, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs over NIfTI files of integers, of rescaled integers and of floats, over DICOM instances, and over a DICOM series."""
+    """Runs over NIfTI files of integers, of rescaled integers and of floats, over DICOM instances, and over a DICOM
+    series.
+    """
     folder = tmp_path_factory.mktemp("runs")
     nifti_export(folder / "integers", 3)
     nifti_export(folder / "rescaled", 3, dtype=np.uint16, slope=0.5, intercept=10.0)
@@ -41,7 +43,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(path: Path, reader: str | None = None) -> MetaTensor:
-    image: MetaTensor = Compose([LoadImaged("image", reader=reader), EnsureChannelFirstd("image", channel_dim="no_channel")])({"image": path})["image"]
+    image: MetaTensor = Compose(
+        [LoadImaged("image", reader=reader), EnsureChannelFirstd("image", channel_dim="no_channel")]
+    )({"image": path})["image"]
     return image
 
 
@@ -116,7 +120,9 @@ def _frames() -> Any:
 
 def test_frames_are_those_that_were_written(tmp_path: Path) -> None:
     """Each with an anatomy of its own: one of the whole stack, as of a volume, would give other values."""
-    dataset = dicom_dataset(shape=(24, 24), frames=3, extra={"Modality": "XA", "RescaleSlope": 1, "RescaleIntercept": 0})
+    dataset = dicom_dataset(
+        shape=(24, 24), frames=3, extra={"Modality": "XA", "RescaleSlope": 1, "RescaleIntercept": 0}
+    )
     (tmp_path / "in").mkdir()
     write_dicom(tmp_path / "in" / "a.dcm", dataset, _frames())
     protect(tmp_path / "in", tmp_path / "out", drawn())
@@ -134,9 +140,18 @@ def test_files_that_no_reader_gives_as_one_picture_are_refused(tmp_path: Path, c
         nifti_file(tmp_path / "in" / "a.nii", values)
         image = values[None]
     else:
-        extra = {"SOPClassUID": ENHANCED_CT, "RescaleSlope": None, "RescaleIntercept": None, **functional_groups(slopes=(1.0, 2.0, 0.5))}
+        extra = {
+            "SOPClassUID": ENHANCED_CT,
+            "RescaleSlope": None,
+            "RescaleIntercept": None,
+            **functional_groups(slopes=(1.0, 2.0, 0.5)),
+        }
         values = np.where(_frames() > 0, _frames(), -1000)
-        write_dicom(tmp_path / "in" / "a.dcm", dicom_dataset(shape=(24, 24), frames=3, bits_stored=16, signed=True, extra=extra), values)
+        write_dicom(
+            tmp_path / "in" / "a.dcm",
+            dicom_dataset(shape=(24, 24), frames=3, bits_stored=16, signed=True, extra=extra),
+            values,
+        )
         slopes = np.reshape((1.0, 2.0, 0.5), (3, 1, 1))
         image = (values * slopes + np.arange(3).reshape(3, 1, 1))[None]
     assert protect(tmp_path / "in", tmp_path / "out", drawn()).to_json()["counts"]["protected"] == 1
@@ -164,13 +179,18 @@ def test_types(runs: Path, make: Callable[[Any], Any], dtype: torch.dtype) -> No
 
 def test_sample_id(runs: Path) -> None:
     transform = SALMProtectd("image", noise=_noise(runs, "integers"), id_key="id")
-    stored = {name: transform.transform.stored.store.record(name)["files"][0]["fingerprint"] for name in transform.transform.stored.store}  # type: ignore[union-attr]
+    stored = {
+        name: transform.transform.stored.store.record(name)["files"][0]["fingerprint"]
+        for name in transform.transform.stored.store
+    }  # type: ignore[union-attr]
     images = [_load(runs / "integers" / f"v{number}.nii.gz") for number in range(2)]
     from monai_salm.transforms.array import image_fingerprint
 
     names = [image_fingerprint(image) for image in images]
     assert set(names) < set(stored)
-    assert torch.equal(transform({"image": images[0], "id": names[0]})["image"], SALMProtect(noise=_noise(runs, "integers"))(images[0]))
+    assert torch.equal(
+        transform({"image": images[0], "id": names[0]})["image"], SALMProtect(noise=_noise(runs, "integers"))(images[0])
+    )
     with pytest.raises(UsageError, match=rf"does not hold the values of sample '{names[1]}'"):
         transform({"image": images[0], "id": names[1]})
     with pytest.raises(UsageError, match="no noise for sample 'unknown'"):
@@ -197,7 +217,9 @@ def test_changed_image_is_refused(runs: Path, name: str, change: Callable[[Any],
     image = _load(runs / name / "v0.nii.gz").as_tensor()
     changed = change(image)
     if changed.shape == (1, 12, 16, 16):  # the axis order of other readers
-        assert torch.equal(SALMProtect(noise=_noise(runs, name))(changed).transpose(1, 3), SALMProtect(noise=_noise(runs, name))(image))
+        assert torch.equal(
+            SALMProtect(noise=_noise(runs, name))(changed).transpose(1, 3), SALMProtect(noise=_noise(runs, name))(image)
+        )
         return
     with pytest.raises(UsageError, match="apply SALMProtect right after loading"):
         SALMProtect(noise=_noise(runs, name))(changed)
@@ -230,7 +252,11 @@ def test_wrong_arguments(arguments: dict[str, str], message: str) -> None:
         SALMProtectd("image", **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda transform: pickle.loads(pickle.dumps(transform))], ids=["copy", "pickle"])  # noqa: S301
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, lambda transform: pickle.loads(pickle.dumps(transform))],  # noqa: S301
+    ids=["copy", "pickle"],
+)
 def test_copies_do_the_same(runs: Path, again: Callable[[Any], Any]) -> None:
     transform = SALMProtectd("image", noise=_noise(runs, "integers"))
     before, data = pickle_hashing({"t": transform}), {"image": _load(runs / "integers" / "v0.nii.gz")}
@@ -263,6 +289,8 @@ def test_persistent_cache_knows_the_run(runs: Path, tmp_path: Path) -> None:
     results: list[Any] = []
     for noise in (_noise(runs, "integers"), _noise(runs, "integers"), tmp_path / "other.work" / "noise"):
         chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), SALMProtectd("image", noise=noise)])
-        results.append(PersistentDataset(paths, chain, cache_dir=tmp_path / "cache", hash_transform=pickle_hashing)[0]["image"])
+        results.append(
+            PersistentDataset(paths, chain, cache_dir=tmp_path / "cache", hash_transform=pickle_hashing)[0]["image"]
+        )
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])

@@ -11,12 +11,22 @@ from monai_salm.evaluate.countermeasures.filters import FILTERS
 from monai_salm.evaluate.countermeasures.purify import PURIFICATIONS
 from monai_salm.evaluate.countermeasures.training import TRAININGS
 
-__all__ = ["COUNTERMEASURES", "NO_COUNTERMEASURE", "BatchLoss", "Countermeasure", "ImageChange", "Leak", "find_countermeasure"]
+__all__ = [
+    "COUNTERMEASURES",
+    "NO_COUNTERMEASURE",
+    "BatchLoss",
+    "Countermeasure",
+    "ImageChange",
+    "Leak",
+    "find_countermeasure",
+]
 
 NO_COUNTERMEASURE = Countermeasure(name="none")
 """A stranger who trains on the images as they are."""
 
-COUNTERMEASURES: dict[str, Countermeasure] = {found.name: found for found in (NO_COUNTERMEASURE, *FILTERS, *TRAININGS, *PURIFICATIONS)}
+COUNTERMEASURES: dict[str, Countermeasure] = {
+    found.name: found for found in (NO_COUNTERMEASURE, *FILTERS, *TRAININGS, *PURIFICATIONS)
+}
 """All countermeasures by name."""
 
 
@@ -30,5 +40,8 @@ def find_countermeasure(name: str) -> Countermeasure:
     if found is None:
         raise UsageError(f"countermeasure {name!r} is unknown; choose among {', '.join(COUNTERMEASURES)}")
     if found.needs and find_spec(found.needs) is None:
-        raise UsageError(f"countermeasure {name!r} needs the package {found.needs}, which is not installed; pip install 'monai_salm[evaluate]'")
+        raise UsageError(
+            f"countermeasure {name!r} needs the package {found.needs}, which is not installed; pip install "
+            "'monai_salm[evaluate]'"
+        )
     return found

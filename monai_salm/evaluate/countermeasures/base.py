@@ -19,7 +19,9 @@ ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Gives a changed copy of an image of model values, 2D or 3D: of the same shape and dtype, in [0, 1] again."""
 
 BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
-"""Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on the CPU)."""
+"""Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on
+the CPU).
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class Countermeasure:
-    """One way to get rid of the noise: a preprocessing, an augmentation or a loss; what is None stays as the victim's recipe has it.
+    """One way to get rid of the noise: a preprocessing, an augmentation or a loss; what is None stays as the victim's
+    recipe has it.
 
     Args:
         name: as a user gives it.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image processing that needs to know nothing: compression, smoothing, coarser values, and what medical pipelines do to intensities.
+"""Image processing that needs to know nothing: compression, smoothing, coarser values, and what medical pipelines do to
+intensities.
 
-Each function takes and gives model values, 2D or 3D; the registry clips what it gives to [0, 1]. Packages of the extra ``evaluate`` are imported when
-they are used.
+Each function takes and gives model values, 2D or 3D; the registry clips what it gives to [0, 1]. Packages of the extra
+``evaluate`` are imported when they are used.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _CLAHE_TILE = 8
 
 
 def same_for_all(name: str, change: _Filter, needs: str = "") -> Countermeasure:
-    """Make a countermeasure of a filter that has nothing to learn; one change for all, so that each image is changed once."""
+    """Make a countermeasure of a filter that has nothing to learn; one change for all, so that each image is changed
+    once.
+    """
 
     def changed(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return in_range(change(image))
@@ -39,7 +42,9 @@ def same_for_all(name: str, change: _Filter, needs: str = "") -> Countermeasure:
 
 
 def fit_window_shift(leak: Leak) -> ImageChange:
-    """Choose another intensity window, the same for all images: its width within 20 %, its center within 10 % of the old width."""
+    """Choose another intensity window, the same for all images: its width within 20 %, its center within 10 % of the
+    old width.
+    """
     width, center = np.random.default_rng(leak.seed).uniform([0.8, 0.4], [1.2, 0.6])
     return lambda image: in_range((image - center) / width + 0.5)
 
@@ -72,7 +77,9 @@ def down_up(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Halve each axis by averaging, and double it by linear interpolation."""
     cells = torch.from_numpy(image)[None, None]
     small = functional.interpolate(cells, size=[-(-n // 2) for n in image.shape], mode="area")
-    large = functional.interpolate(small, size=image.shape, mode="bilinear" if image.ndim == 2 else "trilinear", align_corners=False)
+    large = functional.interpolate(
+        small, size=image.shape, mode="bilinear" if image.ndim == 2 else "trilinear", align_corners=False
+    )
     result: NDArray[np.float32] = large[0, 0].numpy()
     return result
 
@@ -84,13 +91,17 @@ def fewer_bits(image: NDArray[np.float32], bits: int) -> NDArray[np.floating]:
 
 
 def clip_percentiles(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Stretch the range from the 0.5 to the 99.5 percentile of an image to [0, 1], as nnU-Net clips CT (Isensee et al., 2021)."""
+    """Stretch the range from the 0.5 to the 99.5 percentile of an image to [0, 1], as nnU-Net clips CT (Isensee et al.,
+    2021).
+    """
     low, high = np.percentile(image, (0.5, 99.5)).astype(np.float32)
     return (image - low) / (high - low) if high > low else image
 
 
 def clahe(image: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Equalize the histogram of each tile, with limited contrast (Zuiderveld, Graphics Gems IV, 1994); a volume slice by slice."""
+    """Equalize the histogram of each tile, with limited contrast (Zuiderveld, Graphics Gems IV, 1994); a volume slice
+    by slice.
+    """
     from skimage import exposure
 
     equalize: Any = exposure.equalize_adapthist
@@ -105,7 +116,9 @@ def clahe(image: NDArray[np.float32]) -> NDArray[np.floating]:
 
 
 def remove_bias_field(image: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Divide by a smooth field, the non-uniformity of a coil, that N4 (Tustison et al., IEEE TMI 29, 2010) finds where the image is above 0."""
+    """Divide by a smooth field, the non-uniformity of a coil, that N4 (Tustison et al., IEEE TMI 29, 2010) finds where
+    the image is above 0.
+    """
     import SimpleITK
 
     sitk: Any = SimpleITK
@@ -127,7 +140,9 @@ def remove_bias_field(image: NDArray[np.float32]) -> NDArray[np.floating]:
 
 
 def low_pass(image: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Remove what is finer than 4 cells a period: a Butterworth filter of order 2 that halves the amplitude's square at half of the Nyquist frequency."""
+    """Remove what is finer than 4 cells a period: a Butterworth filter of order 2 that halves the amplitude's square at
+    half of the Nyquist frequency.
+    """
     axes = [np.fft.fftfreq(n) for n in image.shape[:-1]] + [np.fft.rfftfreq(image.shape[-1])]
     squared = sum(f**2 for f in np.meshgrid(*axes, indexing="ij", sparse=True)) / 0.25**2
     return np.fft.irfftn(np.fft.rfftn(image) / np.sqrt(1 + squared**2), image.shape, axes=range(image.ndim))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Purification: what a stranger learns about the noise from the protected images and their labels, or from leaked originals."""
+"""Purification: what a stranger learns about the noise from the protected images and their labels, or from leaked
+originals.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,19 @@ _DILATIONS = (1, 2, 4)
 def fit_orthogonal_projection(leak: Leak) -> ImageChange:
     """Remove from every image what a linear model of its label reads.
 
-    Sandoval-Segura et al. (arXiv 2305.19254): logistic regression on the pixels, QR of its weights, x - Q Q^T x. Here the deviation from the mean image
-    is projected instead of the image, a difference of one constant image that keeps more values in [0, 1]; the regression is solved with L-BFGS and a
-    small ridge instead of some epochs of gradient descent; and of several classes the differences of their weights are removed, all that can be read.
+    Sandoval-Segura et al. (arXiv 2305.19254): logistic regression on the pixels, QR of its weights, x - Q Q^T x. Here
+    the deviation from the mean image is projected instead of the image, a difference of one constant image that keeps
+    more values in [0, 1]; the regression is solved with L-BFGS and a small ridge instead of some epochs of gradient
+    descent; and of several classes the differences of their weights are removed, all that can be read.
 
     Raises:
         UsageError: the targets are label maps, or the images differ in shape.
     """
     if leak.task.spatial_target:
-        raise UsageError("orthogonal-projection needs one label an image, and the labels are label maps; leave this countermeasure out")
+        raise UsageError(
+            "orthogonal-projection needs one label an image, and the labels are label maps; leave this "
+            "countermeasure out"
+        )
     train = WorkingSet(leak.train)
     images = [sample.image_model for sample in train.samples]
     shape = images[0].shape
@@ -77,15 +83,17 @@ def _linear_weights(rows: Tensor, targets: Tensor, leak: Leak) -> Tensor:
 
 def _other_shape(shape: tuple[int, ...], other: tuple[int, ...]) -> UsageError:
     return UsageError(
-        f"orthogonal-projection needs images of one shape, and there are {shape} and {other}; give images of one shape, or leave this countermeasure out"
+        f"orthogonal-projection needs images of one shape, and there are {shape} and {other}; give images of one "
+        "shape, or leave this countermeasure out"
     )
 
 
 def fit_denoiser(leak: Leak, pairs: int) -> ImageChange:
     """Train a small network to find the noise in patches of leaked pairs, and subtract what it finds from every image.
 
-    A residual denoiser after Zhang et al. (DnCNN, IEEE TIP 26, 2017), smaller, with dilated convolutions and without batch statistics. Strangers with a
-    diffusion bridge (BridgePure, arXiv 2412.21061) do better, so this is a lower bound of what a leak costs. On a GPU, sums come in any order.
+    A residual denoiser after Zhang et al. (DnCNN, IEEE TIP 26, 2017), smaller, with dilated convolutions and without
+    batch statistics. Strangers with a diffusion bridge (BridgePure, arXiv 2412.21061) do better, so this is a lower
+    bound of what a leak costs. On a GPU, sums come in any order.
 
     Args:
         leak: see :class:`~monai_salm.evaluate.countermeasures.base.Leak`.
@@ -96,7 +104,8 @@ def fit_denoiser(leak: Leak, pairs: int) -> ImageChange:
     """
     if len(leak.pairs) < pairs:
         raise UsageError(
-            f"denoiser-{pairs} needs {pairs} pairs of a clean and a protected image, and there are {len(leak.pairs)}; leave this countermeasure out"
+            f"denoiser-{pairs} needs {pairs} pairs of a clean and a protected image, and there are "
+            f"{len(leak.pairs)}; leave this countermeasure out"
         )
     clean, noisy = ([torch.from_numpy(pair[side]) for pair in leak.pairs[:pairs]] for side in (0, 1))
     scale = float(torch.cat([(b - a).flatten() for a, b in zip(clean, noisy, strict=True)]).square().mean().sqrt())
@@ -114,9 +123,11 @@ def fit_denoiser(leak: Leak, pairs: int) -> ImageChange:
 
 
 class _NoiseFinder(nn.Module):
-    """Convolutions that give the noise in units of ``scale``; their weights depend on the seed alone, and the global random state stays as it is.
+    """Convolutions that give the noise in units of ``scale``; their weights depend on the seed alone, and the global
+    random state stays as it is.
 
-    Beside the image they see what a blur takes away from it, in the same units: noise of a hundredth of the image's range is learned much faster.
+    Beside the image they see what a blur takes away from it, in the same units: noise of a hundredth of the image's
+    range is learned much faster.
     """
 
     def __init__(self, dims: int, scale: float, seed: int) -> None:
@@ -128,7 +139,10 @@ class _NoiseFinder(nn.Module):
             torch.manual_seed(seed)
             layers: list[nn.Module] = []
             for number, dilation in enumerate(_DILATIONS):
-                layers += [convolution(channels if number else 2, channels, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+                layers += [
+                    convolution(channels if number else 2, channels, 3, padding=dilation, dilation=dilation),
+                    nn.ReLU(),
+                ]
             self.layers = nn.Sequential(*layers, convolution(channels, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -147,7 +161,10 @@ def _train_denoiser(network: _NoiseFinder, clean: list[Tensor], noisy: list[Tens
     for _ in range(_DENOISER_STEPS):
         cut: tuple[list[Tensor], list[Tensor]] = ([], [])
         for index in torch.randint(len(clean), (_DENOISER_BATCH[dims],), generator=generator).tolist():
-            starts = [int(torch.randint(n - m + 1, (1,), generator=generator)) for n, m in zip(clean[index].shape, patch, strict=True)]
+            starts = [
+                int(torch.randint(n - m + 1, (1,), generator=generator))
+                for n, m in zip(clean[index].shape, patch, strict=True)
+            ]
             region = tuple(slice(start, start + m) for start, m in zip(starts, patch, strict=True))
             for patches, images in zip(cut, (clean, noisy), strict=True):
                 patches.append(images[index][region])
@@ -160,5 +177,8 @@ def _train_denoiser(network: _NoiseFinder, clean: list[Tensor], noisy: list[Tens
 
 PURIFICATIONS = [
     Countermeasure(name="orthogonal-projection", fit=fit_orthogonal_projection),
-    *(Countermeasure(name=f"denoiser-{pairs}", fit=partial(fit_denoiser, pairs=pairs), leaked_pairs=pairs) for pairs in (10, 100, 500)),
+    *(
+        Countermeasure(name=f"denoiser-{pairs}", fit=partial(fit_denoiser, pairs=pairs), leaked_pairs=pairs)
+        for pairs in (10, 100, 500)
+    ),
 ]

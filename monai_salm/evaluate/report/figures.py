@@ -63,20 +63,33 @@ def clean_and_protected(data: Measured) -> Markup:
     groups = {}
     for victim in data.victims:
         rows = [(folder, data.row(victim, folder, NONE)) for folder in [CLEAN, *data.folders]]
-        bars = [Bar(name, row[data.score], row.get(f"{data.score}_sd"), row.get("peak")) for name, row in rows if row.get(data.score) is not None]
+        bars = [
+            Bar(name, row[data.score], row.get(f"{data.score}_sd"), row.get("peak"))
+            for name, row in rows
+            if row.get(data.score) is not None
+        ]
         if bars:
             groups[victim] = bars
     if not groups:
         return element("p", "No training without a countermeasure was made.")
     names = {_trained_on(name): style_of(name, data.series) for name in [CLEAN, *data.folders]}
-    extra = [Markup('<span class="mark"></span>best epoch'), Markup('<span class="mark cross"></span>± one standard deviation over seeds')]
-    title = f"{score_name(data.score)} of each network on clean test images, trained on the originals and on the protected images"
+    extra = [
+        Markup('<span class="mark"></span>best epoch'),
+        Markup('<span class="mark cross"></span>± one standard deviation over seeds'),
+    ]
+    title = (
+        f"{score_name(data.score)} of each network on clean test images, trained on the originals and on the "
+        "protected images"
+    )
     return join([legend(names, *extra, kind="bars"), bar_chart(groups, data.series, data.chance, title)])
 
 
 def plain_table(data: Measured) -> Markup:
     """List the victims without a countermeasure: verdict, clean ceiling, what a guess and the largest class give."""
-    rows = [[row["victim"], *_cells(data, row), data.chance, data.report.get("majority_share")] for row in _whole(data, [NONE])]
+    rows = [
+        [row["victim"], *_cells(data, row), data.chance, data.report.get("majority_share")]
+        for row in _whole(data, [NONE])
+    ]
     return table(_caption(data), ["network", *_heads(data), "a guess", "largest class"], rows) if rows else Markup("")
 
 
@@ -87,7 +100,11 @@ def countermeasure_table(data: Measured, countermeasures: Sequence[str]) -> Mark
     known = [("a guess", data.chance), ("the largest class", share)]
     beside = ", ".join(f"{name} {number(value)}" for name, value in known if value is not None)
     for victim in data.victims:
-        found = [[row["countermeasure"], *_cells(data, row)] for row in _whole(data, countermeasures) if row["victim"] == victim]
+        found = [
+            [row["countermeasure"], *_cells(data, row)]
+            for row in _whole(data, countermeasures)
+            if row["victim"] == victim
+        ]
         rows += [[join([victim, element("small", beside)], " ")], *found] if found else []
     return table(_caption(data), ["countermeasure", *_heads(data)], rows) if rows else Markup("")
 
@@ -108,11 +125,21 @@ def _heads(data: Measured) -> list[str]:
 def _cells(data: Measured, row: Row) -> list[Any]:
     """Give what a row of either table says of one verdict, in the order of :func:`_heads`."""
     clean = data.row(row["victim"], CLEAN, row["countermeasure"]) or {data.score: row.get("clean")}
-    own = data.row(row["victim"], row["trained_on"], row["countermeasure"]) or {data.score: row.get("protected"), "peak": row.get("peak")}
+    own = data.row(row["victim"], row["trained_on"], row["countermeasure"]) or {
+        data.score: row.get("protected"),
+        "peak": row.get("peak"),
+    }
     folder = [row["trained_on"]] if len(data.folders) > 1 else []
     verdict = verdict_of(row)
     kept = DASH if verdict == "not learned" else percent(row.get("kept"))
-    return [*folder, verdict_cell(verdict), data.score_of(clean), data.score_of(own), spread(own.get("peak"), own.get("peak_sd")), kept]
+    return [
+        *folder,
+        verdict_cell(verdict),
+        data.score_of(clean),
+        data.score_of(own),
+        spread(own.get("peak"), own.get("peak_sd")),
+        kept,
+    ]
 
 
 def verdict_cell(verdict: str) -> Markup:
@@ -121,8 +148,14 @@ def verdict_cell(verdict: str) -> Markup:
 
 
 def heat_map(data: Measured, folder: str) -> Markup:
-    """Show the share that the protection takes away, victims beside countermeasures; a table, so that all devices can read it."""
-    cells = {(row["countermeasure"], row["victim"]): row for row in data.verdicts if row["trained_on"] == folder and is_whole(row)}
+    """Show the share that the protection takes away, victims beside countermeasures; a table, so that all devices can
+    read it.
+    """
+    cells = {
+        (row["countermeasure"], row["victim"]): row
+        for row in data.verdicts
+        if row["trained_on"] == folder and is_whole(row)
+    }
     rows = []
     for name in data.countermeasures:
         found = [cells.get((name, victim)) for victim in data.victims]
@@ -146,7 +179,10 @@ def learning_curves(data: Measured, countermeasures: Iterable[str]) -> Markup:
     plots = []
     for countermeasure in countermeasures:
         for victim in data.victims:
-            lines = {folder: (style_of(folder, data.series), _curve(data, victim, folder, countermeasure)) for folder in [CLEAN, *data.folders]}
+            lines = {
+                folder: (style_of(folder, data.series), _curve(data, victim, folder, countermeasure))
+                for folder in [CLEAN, *data.folders]
+            }
             lines = {name: line for name, line in lines.items() if line[1]}
             if lines:
                 name = describe({"victim": victim, "countermeasure": countermeasure})
@@ -160,40 +196,72 @@ def learning_curves(data: Measured, countermeasures: Iterable[str]) -> Markup:
 def _curve(data: Measured, victim: str, folder: str, countermeasure: str) -> list[tuple[float, float, float, float]]:
     """Give (share of the epochs, mean, lowest, highest) over the seeds."""
     wanted = (victim, folder, countermeasure)
-    rows = [row for row in data.results if (row["victim"], row["trained_on"], row["countermeasure"]) == wanted and (folder == CLEAN or is_whole(row))]
+    rows = [
+        row
+        for row in data.results
+        if (row["victim"], row["trained_on"], row["countermeasure"]) == wanted and (folder == CLEAN or is_whole(row))
+    ]
     curves = [row["curve"] for row in rows if row.get("curve")]
     epochs = min(map(len, curves), default=0)
     columns = [[curve[epoch] for curve in curves if curve[epoch] is not None] for epoch in range(epochs)]
-    return [(epoch / max(epochs - 1, 1), mean(values), min(values), max(values)) for epoch, values in enumerate(columns) if values]
+    return [
+        (epoch / max(epochs - 1, 1), mean(values), min(values), max(values))
+        for epoch, values in enumerate(columns)
+        if values
+    ]
 
 
 def curve_legend(data: Measured) -> Markup:
     """Name the lines of the learning curves."""
-    return legend({_trained_on(name): style_of(name, data.series) for name in [CLEAN, *data.folders]}, Markup('<span class="mark dash"></span>a guess'))
+    return legend(
+        {_trained_on(name): style_of(name, data.series) for name in [CLEAN, *data.folders]},
+        Markup('<span class="mark dash"></span>a guess'),
+    )
 
 
 def protected_shares(data: Measured) -> Markup:
-    """Plot what protected images add to clean ones against training on those clean images alone; empty where no mixtures were run."""
+    """Plot what protected images add to clean ones against training on those clean images alone; empty where no
+    mixtures were run.
+    """
     shares = sorted({row["protected_share"] for row in data.summary if not is_whole(row)})
     if not shares:
         return Markup("")
     style = {name: style_of(name, data.series) for name in data.folders} | {CLEAN_PART: "part"}
     plots: list[Markup] = []
     rows: list[list[Any]] = []
-    for victim, countermeasure in dict.fromkeys((row["victim"], row["countermeasure"]) for row in data.summary if not is_whole(row)):
+    for victim, countermeasure in dict.fromkeys(
+        (row["victim"], row["countermeasure"]) for row in data.summary if not is_whole(row)
+    ):
         clean = data.row(victim, CLEAN, countermeasure)
-        lines = {name: (style[name], _share_points(data, victim, name, countermeasure, shares, clean)) for name in [CLEAN_PART, *data.folders]}
+        lines = {
+            name: (style[name], _share_points(data, victim, name, countermeasure, shares, clean))
+            for name in [CLEAN_PART, *data.folders]
+        }
         name = describe({"victim": victim, "countermeasure": countermeasure})
         ticks = [(0.0, "0 % protected"), (0.5, "50 %"), (1.0, "100 %")]
         title = f"{score_name(data.score)} against the share of protected images: {name}"
         plot = line_plot({key: line for key, line in lines.items() if line[1]}, data.chance, title, ticks)
         plots.append(element("figure", plot, element("figcaption", name)))
-        found = [[data.row(victim, folder, countermeasure, share) for folder in [CLEAN_PART, *data.folders]] for share in shares]
-        rows += [[name], *([percent(share), *map(data.score_of, cells)] for share, cells in zip(shares, found, strict=True))]
-    names = {"the clean part alone": style[CLEAN_PART]} | {f"the clean part and {name}": style[name] for name in data.folders}
+        found = [
+            [data.row(victim, folder, countermeasure, share) for folder in [CLEAN_PART, *data.folders]]
+            for share in shares
+        ]
+        rows += [
+            [name],
+            *([percent(share), *map(data.score_of, cells)] for share, cells in zip(shares, found, strict=True)),
+        ]
+    names = {"the clean part alone": style[CLEAN_PART]} | {
+        f"the clean part and {name}": style[name] for name in data.folders
+    }
     head = ["protected share", *names]
     caption = f"{score_name(data.score)} of networks trained on mixtures"
-    return join([legend(names, Markup('<span class="mark dash"></span>a guess')), element("div", join(plots), class_="plots"), table(caption, head, rows)])
+    return join(
+        [
+            legend(names, Markup('<span class="mark dash"></span>a guess')),
+            element("div", join(plots), class_="plots"),
+            table(caption, head, rows),
+        ]
+    )
 
 
 def _share_points(
@@ -211,7 +279,11 @@ def _share_points(
 
 def all_scores(data: Measured) -> Markup:
     """List every score of every summary."""
-    names = [name for name in _distinct(name for row in data.summary for name in row) if name not in _KEYS and not name.endswith("_sd")]
+    names = [
+        name
+        for name in _distinct(name for row in data.summary for name in row)
+        if name not in _KEYS and not name.endswith("_sd")
+    ]
     head = ["network", "trained on", "countermeasure", "protected share", "seeds", *map(score_name, names)]
     rows = []
     for row in data.summary:
@@ -223,20 +295,33 @@ def all_scores(data: Measured) -> Markup:
 
 def all_trainings(data: Measured) -> Markup:
     """List every training."""
-    names = [name for name in _distinct(name for row in data.results for name in row) if name not in (*_KEYS, "seconds")]
+    names = [
+        name for name in _distinct(name for row in data.results for name in row) if name not in (*_KEYS, "seconds")
+    ]
     head = ["network", "trained on", "countermeasure", "protected share", "seed", *map(score_name, names), "seconds"]
     rows = []
     for row in data.results:
         share = DASH if row["trained_on"] == CLEAN else percent(row.get("protected_share"))
         scores = (number(row.get(name)) for name in names)
-        rows.append([row["victim"], row["trained_on"], row["countermeasure"], share, row.get("seed"), *scores, number(row.get("seconds"), 1)])
+        rows.append(
+            [
+                row["victim"],
+                row["trained_on"],
+                row["countermeasure"],
+                share,
+                row.get("seed"),
+                *scores,
+                number(row.get("seconds"), 1),
+            ]
+        )
     return table("All trainings", head, rows)
 
 
 def explain_share() -> str:
     """Say what is taken away."""
     return (
-        f"“Taken away” is (originals {MINUS} protected) / (originals {MINUS} guess), both under the same countermeasure: 100 % means that a network learned no "
+        f"“Taken away” is (originals {MINUS} protected) / (originals {MINUS} guess), both under the same "
+        "countermeasure: 100 % means that a network learned no "
         "more than a guess, 0 % that the protection does nothing; values beyond both ends are chance."
     )
 

@@ -18,14 +18,18 @@ class Markup(str):
 
 
 def to_html(value: Any) -> Markup:
-    """Give any value as HTML: markup as it is, None as a dash, fractional numbers with three digits, all else escaped."""
+    """Give any value as HTML: markup as it is, None as a dash, fractional numbers with three digits,
+    all else escaped.
+    """
     if isinstance(value, Markup):
         return value
     return Markup(escape(number(value) if value is None or isinstance(value, float) else str(value)))
 
 
 def element(name: str, *content: Any, **attributes: Any) -> Markup:
-    """Give an element; an attribute that is None is left out, and ``class_``, ``for_`` and underscores are written as HTML wants them."""
+    """Give an element; an attribute that is None is left out, and ``class_``, ``for_`` and underscores are written as
+    HTML wants them.
+    """
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     opening = "".join(f' {key}="{escape(str(value))}"' for key, value in given.items())
     closing = "" if name in _VOID else f"</{name}>"
@@ -38,18 +42,24 @@ def join(parts: Iterable[Any], separator: str = "\n") -> Markup:
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, kind: str = "") -> Markup:
-    """Give a table whose first cell in each row is the row's header; a row of one cell heads those below it. It scrolls where the screen is narrow."""
+    """Give a table whose first cell in each row is the row's header; a row of one cell heads those below it. It scrolls
+    where the screen is narrow.
+    """
     titles = element("tr", *(element("th", title, scope="col") for title in head))
     body = element("tbody", join(_row(row, len(head)) for row in rows))
     whole = element("table", element("caption", caption), element("thead", titles), body, class_=kind or None)
-    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)  # focusable, so that the keyboard can scroll it
+    return element(
+        "div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption
+    )  # focusable, so that the keyboard can scroll it
 
 
 def _row(cells: Sequence[Any], columns: int) -> Markup:
     first, *rest = cells
     if not rest:
         return element("tr", element("th", first, scope="rowgroup", colspan=columns))
-    return element("tr", element("th", first, scope="row"), *(cell if _is_cell(cell) else element("td", cell) for cell in rest))
+    return element(
+        "tr", element("th", first, scope="row"), *(cell if _is_cell(cell) else element("td", cell) for cell in rest)
+    )
 
 
 def _is_cell(value: Any) -> bool:

@@ -27,7 +27,8 @@ _TITLE = "What networks learn from the protected images"
 def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair], target: Path) -> None:
     """Write the evaluation as one HTML page that loads nothing, and as JSON beside it.
 
-    The JSON has all fields of ``report_json``, and the verdicts on the page (``headlines``) and the figures of the examples (``examples``).
+    The JSON has all fields of ``report_json``, and the verdicts on the page (``headlines``) and the figures of the
+    examples (``examples``).
 
     Args:
         report_json: as :meth:`~monai_salm.evaluate.EvaluateReport.to_json` gives it; parts may be missing or None.
@@ -38,9 +39,16 @@ def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair]
         UsageError: ``target`` has another suffix.
     """
     if target.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{target}: the report is a page; give a name that ends in .html (the same content as .json is written beside it)")
+        raise UsageError(
+            f"{target}: the report is a page; give a name that ends in .html (the same content as .json is "
+            "written beside it)"
+        )
     verdicts = wording.headlines(report_json)
-    content = {**report_json, "headlines": [verdict.to_json() for verdict in verdicts], "examples": [pair.numbers() for pair in examples]}
+    content = {
+        **report_json,
+        "headlines": [verdict.to_json() for verdict in verdicts],
+        "examples": [pair.numbers() for pair in examples],
+    }
     data = json.dumps(content, indent=1, allow_nan=False)
     page = _page(report_json, verdicts, examples)
     with atomic_target(target) as html, atomic_target(target.with_suffix(".json")) as twin:
@@ -53,7 +61,10 @@ def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examp
     style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     # The page may run this script alone, and the browser refuses whatever it would load.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri "
+        "'none'; form-action 'none'"
+    )
     data = figures.Measured(report)
     run = report.get("run") or {}
     which = f" ({folder})" if (folder := wording.measured_folder(report)) and len(data.folders) > 1 else ""
@@ -78,7 +89,8 @@ def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examp
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" '
+            'content="light dark">',
             f'<link rel="icon" href="data:,">\n<title>{_TITLE}</title>\n<style>\n{style}</style>\n</head>\n<body>',
             *body,
             f"<script>{script}</script>\n</body>\n</html>\n",
@@ -92,23 +104,39 @@ def _banner(verdict: wording.Headline) -> Markup:
     parts = [element("h2", title, class_="title")]
     if total:
         shown = [(name, count) for name, count in verdict.counts.items() if count]
-        pieces = (element("span", f"{wording.SIGNS[name]} {count}", class_=name.replace(" ", "-"), style=f"flex-grow:{count}") for name, count in shown)
+        pieces = (
+            element("span", f"{wording.SIGNS[name]} {count}", class_=name.replace(" ", "-"), style=f"flex-grow:{count}")
+            for name, count in shown
+        )
         words = ", ".join(f"{count} {name}" for name, count in shown)
         parts.append(element("div", *pieces, class_="share", role="img", aria_label=words))
-    return element("div", *parts, *(element("p", sentence) for sentence in verdict.sentences), class_=f"banner {verdict.level}")
+    return element(
+        "div", *parts, *(element("p", sentence) for sentence in verdict.sentences), class_=f"banner {verdict.level}"
+    )
 
 
 def _when(run: Mapping[str, Any]) -> Markup:
     if not run:
         return Markup("")
     software = (run.get("versions") or {}).get("monai_salm", "of unknown version")
-    return element("p", f"Measured on {run.get('date')} with monai_salm {software}, in {in_words(run.get('seconds') or 0.0)}.", class_="when")
+    return element(
+        "p",
+        f"Measured on {run.get('date')} with monai_salm {software}, in {in_words(run.get('seconds') or 0.0)}.",
+        class_="when",
+    )
 
 
 def _used(report: Mapping[str, Any]) -> Markup:
     used = ", ".join(f"{number} {name}" for name, number in (report.get("counts") or {}).items())
-    meanings = ((element("dt", f"{wording.SIGNS[name]} {name}"), element("dd", text)) for name, text in wording.MEANINGS.items())
-    text = element("details", element("summary", "What the words mean"), element("dl", *chain.from_iterable(meanings)), element("p", figures.explain_share()))
+    meanings = (
+        (element("dt", f"{wording.SIGNS[name]} {name}"), element("dd", text)) for name, text in wording.MEANINGS.items()
+    )
+    text = element(
+        "details",
+        element("summary", "What the words mean"),
+        element("dl", *chain.from_iterable(meanings)),
+        element("p", figures.explain_share()),
+    )
     notes = element("ul", *(element("li", note) for note in report.get("notes") or ()))
     return join(
         [
@@ -123,13 +151,21 @@ def _classes(classes: Mapping[str, Mapping[str, int]]) -> Markup:
     """List how many images of each class there are to learn from and to be scored on."""
     train, test = classes.get("clean") or {}, classes.get("test") or {}
     rows = [[name, train.get(name, 0), test.get(name, 0)] for name in dict.fromkeys([*train, *test])]
-    return table("Images with each class, finding or label", ["class", "to train on", "to test on"], rows) if rows else Markup("")
+    return (
+        table("Images with each class, finding or label", ["class", "to train on", "to test on"], rows)
+        if rows
+        else Markup("")
+    )
 
 
 def _proof(report: Mapping[str, Any]) -> Markup:
     found = report.get("verification")
     if not found:
-        return element("p", "The files were not verified for this report. monai-salm verify ORIGINAL PROTECTED proves the bounds from the files alone.")
+        return element(
+            "p",
+            "The files were not verified for this report. monai-salm verify ORIGINAL PROTECTED proves the bounds "
+            "from the files alone.",
+        )
     broken = wording.what_is_broken(report)
     rows = []
     for row in found.get("modalities") or ():
@@ -140,12 +176,27 @@ def _proof(report: Mapping[str, Any]) -> Markup:
         rows.append([
             name, row.get("files"), number(largest, 1), number(bound, 1),
             element("td", element("span", kept, class_=f"verdict {sign}")),
-            f"{number(row.get('lowest_psnr'), 1)} dB", f"{number(row.get('mean_psnr'), 1)} dB", percent(row.get("mean_changed_fraction"), 1),
+            f"{number(row.get('lowest_psnr'), 1)} dB", f"{number(row.get('mean_psnr'), 1)} dB",
+            percent(row.get("mean_changed_fraction"), 1),
             percent(row.get("largest_changed_fraction"), 1), row.get("bound_from") or "not stated",
         ])  # fmt: skip
-    head = ["modality", "files", "largest change", "bound", "the bound is", "lowest PSNR", "mean PSNR", "changed, mean", "changed, most", "bound known from"]
+    head = [
+        "modality",
+        "files",
+        "largest change",
+        "bound",
+        "the bound is",
+        "lowest PSNR",
+        "mean PSNR",
+        "changed, mean",
+        "changed, most",
+        "bound known from",
+    ]
     counts = ", ".join(f"{count} {name}" for name, count in (found.get("counts") or {}).items())
-    text = "Read back from the written files: no voxel outside the anatomy may change, and none by more than the bound. Changes and bounds are in the "
+    text = (
+        "Read back from the written files: no voxel outside the anatomy may change, and none by more than the "
+        "bound. Changes and bounds are in the "
+    )
     caption = "Changes in the protected files, per modality"
     return join([
         element("p", f"Files: {counts}." if counts else ""),
@@ -161,9 +212,15 @@ def _learning(data: figures.Measured) -> Markup:
     guess = "" if data.chance is None else f" A guess scores {number(data.chance)}."
     share = data.report.get("majority_share")
     largest = (
-        "" if share is None else f" The largest class makes {percent(share, 1)} of the test images, which plain accuracy would give to who always names it."
+        ""
+        if share is None
+        else f" The largest class makes {percent(share, 1)} of the test images, which plain accuracy would give to "
+        "who always names it."
     )
-    text = f"Each network is trained from the same start on the originals and on the protected images, without any countermeasure.{guess}{largest}"
+    text = (
+        "Each network is trained from the same start on the originals and on the protected images, without any "
+        f"countermeasure.{guess}{largest}"
+    )
     name = wording.score_name(data.score)
     return join([
         element("p", text),
@@ -171,7 +228,8 @@ def _learning(data: figures.Measured) -> Markup:
         figures.clean_and_protected(data),
         figures.plain_table(data),
         element("h3", "Learning curves"),
-        element("p", f"{name[0].upper()}{name[1:]} after each epoch; the line is the mean over seeds, the band goes from the lowest to the highest."),
+        element("p", f"{name[0].upper()}{name[1:]} after each epoch; the line is the mean over seeds, the band goes "
+                     "from the lowest to the highest."),
         figures.curve_legend(data),
         figures.learning_curves(data, [wording.NONE]) or element("p", "No curves were kept."),
         _details("All scores", figures.all_scores(data)),
@@ -184,7 +242,8 @@ def _countermeasures(data: figures.Measured) -> Markup:
     if not tested:
         return element("p", "None was tested. What a stranger does to get rid of the noise may well succeed.")
     text = (
-        "What a stranger may do to get rid of the noise. Each is also applied to the originals, and to the test images where it is a step before training, "
+        "What a stranger may do to get rid of the noise. Each is also applied to the originals, and to the test "
+        "images where it is a step before training, "
         "so that a network that a countermeasure itself weakens does not count as protected."
     )
     curves = figures.learning_curves(data, tested)
@@ -194,14 +253,16 @@ def _countermeasures(data: figures.Measured) -> Markup:
         *(figures.heat_map(data, folder) for folder in data.folders),
         element("h3", "In figures"),
         figures.countermeasure_table(data, tested),
-        _details("Learning curves under each countermeasure", join([figures.curve_legend(data), curves])) if curves else "",
+        _details("Learning curves under each countermeasure",
+        join([figures.curve_legend(data), curves])) if curves else "",
     ])  # fmt: skip
 
 
 def _mixtures(data: figures.Measured) -> Markup:
     plots = figures.protected_shares(data)
     text = (
-        "A stranger who also has clean images mixes both. Protected images are of no use to them where the two lines meet; where the upper one lies clearly "
+        "A stranger who also has clean images mixes both. Protected images are of no use to them where the two "
+        "lines meet; where the upper one lies clearly "
         "above the clean part alone, the protected images helped."
     )
     return join([element("p", text), plots]) if plots else Markup("")
@@ -210,19 +271,40 @@ def _mixtures(data: figures.Measured) -> Markup:
 def _utility(report: Mapping[str, Any]) -> Markup:
     found = report.get("utility")
     if not found:
-        return element("p", "Not measured in this report: whether a network trained on clean images scores the same on the protected ones.")
+        return element(
+            "p",
+            "Not measured in this report: whether a network trained on clean images scores the same on the "
+            "protected ones.",
+        )
     clean, protected, change = (found.get(name) or {} for name in ("clean", "protected", "change"))
-    rows = [[wording.score_name(name), number(clean[name], 4), number(protected.get(name), 4), signed(change.get(name), 4)] for name in clean]
+    rows = [
+        [wording.score_name(name), number(clean[name], 4), number(protected.get(name), 4), signed(change.get(name), 4)]
+        for name in clean
+    ]
     parts = [
         element(
-            "p", f"A network ({found.get('victim') or 'of unknown kind'}) trained on clean images, scored on clean images and on the same after protection."
+            "p",
+            f"A network ({found.get('victim') or 'of unknown kind'}) trained on clean images, scored on clean "
+            "images and on the same after protection.",
         ),
         table("Scores of a clean-trained network", ["score", "clean", "protected", "change"], rows),
     ]
     if features := found.get("features"):
-        lines = [[row["feature"], number(row.get("clean"), 4), _relative(row.get("relative_change")), number(row.get("icc"), 4)] for row in features]
+        lines = [
+            [
+                row["feature"],
+                number(row.get("clean"), 4),
+                _relative(row.get("relative_change")),
+                number(row.get("icc"), 4),
+            ]
+            for row in features
+        ]
         parts += [
-            element("p", "Measurements in the images. ICC is the agreement of both over all images: 1 is perfect, above 0.9 counts as excellent."),
+            element(
+                "p",
+                "Measurements in the images. ICC is the agreement of both over all images: 1 is perfect, above "
+                "0.9 counts as excellent.",
+            ),
             table("Drift of image features", ["feature", "clean", "relative change", "ICC"], lines),
         ]
     return join(parts)
@@ -235,8 +317,14 @@ def _relative(change: float | None) -> str:
 def _examples(examples: Sequence[ExamplePair]) -> Markup:
     parts = []
     for modality in dict.fromkeys(pair.modality for pair in examples):
-        parts += [element("h3", modality or "Unknown modality"), *(show_example(pair) for pair in examples if pair.modality == modality)]
-    intro = "The pictures show the intensity window from black to white in 8-bit gray; the figures are of the values themselves."
+        parts += [
+            element("h3", modality or "Unknown modality"),
+            *(show_example(pair) for pair in examples if pair.modality == modality),
+        ]
+    intro = (
+        "The pictures show the intensity window from black to white in 8-bit gray; the figures are of the values "
+        "themselves."
+    )
     return join([element("p", intro), *parts]) if parts else Markup("")
 
 
@@ -246,31 +334,79 @@ def _limits(data: figures.Measured) -> Markup:
     facts = [
         ("Networks tested", ", ".join(data.victims) or "none"),
         ("Countermeasures tested", ", ".join(tested) or "none"),
-        ("Networks not measured", ", ".join(name for name in wording.KNOWN_VICTIMS if name not in data.victims) or "none of those that are built in"),
-        ("Pretrained networks", ", ".join(name for name in data.victims if "+" in name) or "not measured; little protection is to be expected"),
-        ("Countermeasures not measured", ", ".join(name for name in COUNTERMEASURES if name not in data.countermeasures) or "none"),
+        (
+            "Networks not measured",
+            ", ".join(name for name in wording.KNOWN_VICTIMS if name not in data.victims)
+            or "none of those that are built in",
+        ),
+        (
+            "Pretrained networks",
+            ", ".join(name for name in data.victims if "+" in name)
+            or "not measured; little protection is to be expected",
+        ),
+        (
+            "Countermeasures not measured",
+            ", ".join(name for name in COUNTERMEASURES if name not in data.countermeasures) or "none",
+        ),
         ("Not part of this software", wording.NEVER_MEASURED),
     ]
-    return join([element("ol", *items), element("dl", *(element(*part) for fact in facts for part in zip(("dt", "dd"), fact, strict=True)), class_="wide")])
+    return join(
+        [
+            element("ol", *items),
+            element(
+                "dl",
+                *(element(*part) for fact in facts for part in zip(("dt", "dd"), fact, strict=True)),
+                class_="wide",
+            ),
+        ]
+    )
 
 
 def _reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
     shares = sorted({float(row["protected_share"]) for row in data.summary if row.get("protected_share") is not None})
     protection = run.get("protection") or {}
-    made = [f"{name.replace('_', ' ')} {value}" for name, value in protection.items() if name != "known_from" and value not in (None, "")]
+    made = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in protection.items()
+        if name != "known_from" and value not in (None, "")
+    ]
+    known = f"{', '.join(made)} (known from {protection['known_from']})" if protection else "not known"
     facts = {
-        "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"), "folders": _pairs(run.get("data"), ": "),
-        "images": _pairs(data.report.get("counts")), "protection": f"{', '.join(made)} (known from {protection['known_from']})" if protection else "not known",
-        "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures), "protected shares": ", ".join(map(percent, shares)),
-        "seeds": ", ".join(map(str, run.get("seeds") or sorted({row["seed"] for row in data.results if row.get("seed") is not None}))),
-        "duration": f"{in_words(run['seconds'])} ({in_words(run['training_seconds'])} of training, with what was finished before)" if run else "",
+        "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"),
+        "folders": _pairs(run.get("data"), ": "),
+        "images": _pairs(data.report.get("counts")), "protection": known,
+        "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures),
+        "protected shares": ", ".join(map(percent, shares)),
+        "seeds": ", ".join(map(str,
+        run.get("seeds") or sorted({row["seed"] for row in data.results if row.get("seed") is not None}))),
+        "duration": f"{in_words(run['seconds'])} ({in_words(run['training_seconds'])} of training, with what was "
+                    "finished before)" if run else "",
         "format": data.report.get("format"),
     }  # fmt: skip
-    parts = [element("p", "The same seeds give the same networks on the same machine. The file of the same name ending in .json holds all figures.")]
+    parts = [
+        element(
+            "p",
+            "The same seeds give the same networks on the same machine. The file of the same name ending in .json "
+            "holds all figures.",
+        )
+    ]
     if command := run.get("command"):
-        words = (f"\\\n    {shlex.quote(word)}" if word.startswith("--") else shlex.quote(word) for word in shlex.split(command))
+        words = (
+            f"\\\n    {shlex.quote(word)}" if word.startswith("--") else shlex.quote(word)
+            for word in shlex.split(command)
+        )
         parts.append(element("pre", " ".join(words)))
-    return join([*parts, table("What was run", ["what", "which"], ([name, value] for name, value in facts.items() if value), kind="text")])
+    return join(
+        [
+            *parts,
+            table(
+                "What was run",
+                ["what", "which"],
+                ([name, value] for name, value in facts.items() if value),
+                kind="text",
+            ),
+        ]
+    )
 
 
 def _pairs(values: Mapping[str, Any] | None, between: str = " ") -> str:
@@ -278,8 +414,13 @@ def _pairs(values: Mapping[str, Any] | None, between: str = " ") -> str:
 
 
 def _citations(run: Mapping[str, Any]) -> Markup:
-    rows = [[", ".join(map(wording.score_name, entry["for"].split(", "))), entry["citation"]] for entry in run.get("citations") or ()]
-    text = "Whoever publishes these figures cites the methods, networks, countermeasures and scores that they come from."
+    rows = [
+        [", ".join(map(wording.score_name, entry["for"].split(", "))), entry["citation"]]
+        for entry in run.get("citations") or ()
+    ]
+    text = (
+        "Whoever publishes these figures cites the methods, networks, countermeasures and scores that they come from."
+    )
     return join([element("p", text), table("Citations", ["for", "work"], rows, kind="text")]) if rows else Markup("")
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of one protected image, as PNG inside the page: original against protected, the difference, the anatomy and the changed voxels."""
+"""Pictures of one protected image, as PNG inside the page: original against protected, the difference, the anatomy and
+the changed voxels.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 from monai_salm.evaluate.report.markup import TIMES, Markup, element, join, number, percent
 
 COARSE = 256
-"""Pictures up to this many pixels wide are shown with hard pixels; larger ones are smoothed when the browser makes them fit."""
+"""Pictures up to this many pixels wide are shown with hard pixels; larger ones are smoothed when the browser makes them
+fit.
+"""
 
 DARKER, BRIGHTER = np.array([64, 156, 255.0]), np.array([255, 150, 30.0])  # told apart by all kinds of color vision
 TINT = {"anatomy": (64, 156, 255, 110), "changed": (255, 60, 140, 255)}
@@ -55,7 +59,9 @@ class ExamplePair:
             "shape": list(self.original_model.shape),
             "epsilon_model": self.epsilon_model,
             "largest_change_model": round(float(np.abs(difference).max()), 6),
-            "within_bound": None if self.epsilon_model is None else bool(np.abs(difference).max() <= self.epsilon_model + _SLACK),
+            "within_bound": None
+            if self.epsilon_model is None
+            else bool(np.abs(difference).max() <= self.epsilon_model + _SLACK),
             "changed_fraction_of_anatomy": round(float(changed[self.anatomy].mean()), 6) if self.anatomy.any() else 0.0,
             "changed_outside_anatomy": int(changed[~self.anatomy].sum()),
             "psnr": round(-10 * math.log10(error), 3) if error else None,
@@ -67,11 +73,15 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     height, width = pixels.shape[:2]
     color_type = {1: 0, 3: 2, 4: 6}[1 if pixels.ndim == 2 else pixels.shape[2]]
     lines = pixels.reshape(height, -1)
-    upward = lines - np.vstack([np.zeros_like(lines[:1]), lines[:-1]])  # filter 2: the difference from the line above, modulo 256
+    upward = lines - np.vstack(
+        [np.zeros_like(lines[:1]), lines[:-1]]
+    )  # filter 2: the difference from the line above, modulo 256
     body = zlib.compress(np.hstack([np.full((height, 1), 2, np.uint8), upward]).tobytes(), 9)
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def show_example(pair: ExamplePair) -> Markup:
@@ -79,20 +89,31 @@ def show_example(pair: ExamplePair) -> Markup:
     numbers = pair.numbers()
     original = _image(_gray(pair.original_model), f"{pair.name}: original")
     handle = element(
-        "input", type="range", min=0, max=100, value=50, aria_label=f"{pair.name}: how much of the picture's width shows the original, in percent"
+        "input", type="range", min=0, max=100, value=50, aria_label=
+        f"{pair.name}: how much of the picture's width "
+        "shows the original, in percent"
     )  # fmt: skip
-    slider = element("div", original, _image(_gray(pair.protected_model), f"{pair.name}: protected"), handle, class_="stack slider")
+    slider = element(
+        "div", original, _image(_gray(pair.protected_model), f"{pair.name}: protected"), handle, class_="stack slider"
+    )
     full = _full_color(pair)
     factor, most = number(1 / full, 0), "largest change" if pair.epsilon_model is None else "bound"
     changed = pair.original_model != pair.protected_model
     panels = [
-        _figure(slider, "Original (left) and protected (right). Drag the line, or use the arrow, Home and End keys.", "wide"),
+        _figure(
+            slider, "Original (left) and protected (right). Drag the line, or use the arrow, Home and End keys.", "wide"
+        ),
         _figure(
             element("div", _image(_signed(pair), f"{pair.name}: difference, amplified {factor} times"), class_="stack"),
             f"Difference {TIMES} {factor}: orange is brighter, blue darker, black unchanged; full color is the {most}.",
         ),
-        _figure(_overlay(original, changed, "changed", f"{pair.name}: changed voxels marked"), "Changed voxels, in pink."),
-        _figure(_overlay(original, pair.anatomy, "anatomy", f"{pair.name}: anatomy marked"), "Anatomy, in blue: noise may lie only here."),
+        _figure(
+            _overlay(original, changed, "changed", f"{pair.name}: changed voxels marked"), "Changed voxels, in pink."
+        ),
+        _figure(
+            _overlay(original, pair.anatomy, "anatomy", f"{pair.name}: anatomy marked"),
+            "Anatomy, in blue: noise may lie only here.",
+        ),
         _facts(numbers),
     ]
     coarse = " coarse" if pair.original_model.shape[1] <= COARSE else ""
@@ -113,7 +134,9 @@ def _facts(numbers: dict[str, Any]) -> Markup:
     if numbers["changed_outside_anatomy"]:
         warnings.append(f"{numbers['changed_outside_anatomy']} voxels outside the anatomy were changed.")
     lines = join(element(name, text) for fact in facts for name, text in zip(("dt", "dd"), fact, strict=True))
-    return element("div", element("dl", lines), *(element("p", text, class_="broken") for text in warnings), class_="facts")
+    return element(
+        "div", element("dl", lines), *(element("p", text, class_="broken") for text in warnings), class_="facts"
+    )
 
 
 def _gray(values_model: NDArray[Any]) -> NDArray[np.uint8]:
@@ -122,14 +145,18 @@ def _gray(values_model: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _full_color(pair: ExamplePair) -> float:
-    """Give the difference, in model values, that is shown in full color: the bound, or the largest change where no bound is known."""
+    """Give the difference, in model values, that is shown in full color: the bound, or the largest change where no
+    bound is known.
+    """
     return pair.epsilon_model or float(np.abs(pair.protected_model - pair.original_model).max()) or 1.0
 
 
 def _signed(pair: ExamplePair) -> NDArray[np.uint8]:
     """Color the difference: black where there is none, full color at the bound."""
     share = np.clip((pair.protected_model - pair.original_model) / _full_color(pair), -1, 1)[..., None]
-    pixels: NDArray[np.uint8] = np.rint(np.maximum(share, 0) * BRIGHTER + np.maximum(-share, 0) * DARKER).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(np.maximum(share, 0) * BRIGHTER + np.maximum(-share, 0) * DARKER).astype(
+        np.uint8
+    )
     return pixels
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots as SVG inside the page; all scores lie between 0 and 1. The tables beside them hold the same figures for who cannot see them."""
+"""Plots as SVG inside the page; all scores lie between 0 and 1. The tables beside them hold the same figures for who
+cannot see them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def legend(series: Mapping[str, str], *more: Markup, kind: str = "") -> Markup:
     return element("p", *(element("span", Markup(item)) for item in [*items, *more]), class_=f"legend {kind}".strip())
 
 
-def bar_chart(groups: Mapping[str, Sequence[Bar]], all_series: Sequence[str], chance: float | None, title: str) -> Markup:
+def bar_chart(
+    groups: Mapping[str, Sequence[Bar]], all_series: Sequence[str], chance: float | None, title: str
+) -> Markup:
     """Draw one bar per series under the name of each group."""
     scale = WIDTH - _RIGHT
     top = 24 if chance is not None else 6
@@ -48,10 +52,15 @@ def bar_chart(groups: Mapping[str, Sequence[Bar]], all_series: Sequence[str], ch
         y += 22
         for bar in bars:
             length = max(0.0, min(bar.value, 1.0)) * scale
-            parts.append(f'<rect class="{style_of(bar.series, all_series)}" x="0" y="{y}" width="{length:.1f}" height="18"/>')
+            parts.append(
+                f'<rect class="{style_of(bar.series, all_series)}" x="0" y="{y}" width="{length:.1f}" height="18"/>'
+            )
             if bar.deviation:
                 low, high = (max(0.0, min(bar.value + sign * bar.deviation, 1.0)) * scale for sign in (-1, 1))
-                parts.append(f'<path class="whisker" d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}v8M{high:.1f} {y + 5}v8"/>')
+                parts.append(
+                    f'<path class="whisker" d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}v8M{high:.1f} '
+                    f'{y + 5}v8"/>'
+                )
             if bar.peak is not None:
                 parts.append(f'<path class="peak" d="M{min(bar.peak, 1.0) * scale:.1f} {y - 1}v20"/>')
             parts.append(_text(scale + 8, y + 14, spread(bar.value, bar.deviation)))
@@ -64,7 +73,10 @@ def bar_chart(groups: Mapping[str, Sequence[Bar]], all_series: Sequence[str], ch
 
 
 def line_plot(
-    lines: Mapping[str, tuple[str, Sequence[tuple[float, float, float, float]]]], chance: float | None, title: str, ticks: Sequence[tuple[float, str]]
+    lines: Mapping[str, tuple[str, Sequence[tuple[float, float, float, float]]]],
+    chance: float | None,
+    title: str,
+    ticks: Sequence[tuple[float, str]],
 ) -> Markup:
     """Draw lines with a band around each.
 
@@ -81,7 +93,10 @@ def line_plot(
 
     parts = [f'<path class="axis" d="M{left} {top + height * share:.1f}h{width}"/>' for share in (0, 0.5, 1)]
     parts += [_text(left - 6, top + height * share + 4, number(1 - share, 1), "end") for share in (0, 0.5, 1)]
-    parts += [_text(left + x * width, top + height + 17, text, "end" if x == 1 else "start" if x == 0 else "middle") for x, text in ticks]
+    parts += [
+        _text(left + x * width, top + height + 17, text, "end" if x == 1 else "start" if x == 0 else "middle")
+        for x, text in ticks
+    ]
     if chance is not None:
         parts.append(f'<path class="chance" d="M{at(0, chance)}h{width}"/>')
     for style, points in lines.values():
@@ -90,7 +105,10 @@ def line_plot(
             parts.append(f'<path class="band {style}" d="M{"L".join(edge)}z"/>')
         parts.append(f'<path class="line {style}" d="M{"L".join(at(x, y) for x, y, _, _ in points)}"/>')
         if len(points) < 8:
-            parts += [f'<circle class="{style}" cx="{at(x, y).split()[0]}" cy="{at(x, y).split()[1]}" r="3.5"/>' for x, y, _, _ in points]
+            parts += [
+                f'<circle class="{style}" cx="{at(x, y).split()[0]}" cy="{at(x, y).split()[1]}" r="3.5"/>'
+                for x, y, _, _ in points
+            ]
     return _svg(left + width + 4, top + height + 24, parts, title, "lines")
 
 
@@ -113,4 +131,11 @@ def _swatch(style: str) -> str:
 
 
 def _svg(width: float, height: float, parts: Sequence[str], title: str, kind: str) -> Markup:
-    return element("svg", join(map(Markup, parts), ""), viewBox=f"0 0 {width} {height}", role="img", aria_label=title, class_=f"plot {kind}")
+    return element(
+        "svg",
+        join(map(Markup, parts), ""),
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=title,
+        class_=f"plot {kind}",
+    )

@@ -9,4 +9,13 @@ from monai_salm.io.dicom.files import sniff
 from monai_salm.io.dicom.pictures import identify, read_source
 from monai_salm.io.dicom.writing import write_like
 
-__all__ = ["compare_headers", "identify", "read_back", "read_source", "remaining_references", "sniff", "write_document", "write_like"]
+__all__ = [
+    "compare_headers",
+    "identify",
+    "read_back",
+    "read_source",
+    "remaining_references",
+    "sniff",
+    "write_document",
+    "write_like",
+]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed frames (PS3.5 A.4, 8.2): decoded to pixel cells, and encoded again exactly where the transfer syntax is lossless.
+"""Compressed frames (PS3.5 A.4, 8.2): decoded to pixel cells, and encoded again exactly where the transfer syntax is
+lossless.
 
-JPEG and JPEG 2000 are decoded by imagecodecs, JPEG-LS by pyjpegls, RLE by pydicom. What a C library is given was held against the dataset before,
-and what it gives back is believed only when it decodes to the same bits.
+JPEG and JPEG 2000 are decoded by imagecodecs, JPEG-LS by pyjpegls, RLE by pydicom. What a C library is given was held
+against the dataset before, and what it gives back is believed only when it decodes to the same bits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from monai_salm.io.dicom.codestreams import Codestream, Family, FrameFormat, rea
 from monai_salm.io.dicom.encapsulation import encapsulate, split_frames
 from monai_salm.io.dicom.files import uid_name
 
-__all__ = ["LOSSLESS", "LOSSY", "FrameFormat", "can_encode", "check_codec", "decode_frame", "encapsulate", "encode_frame", "is_reversible", "split_frames"]
+__all__ = [
+    "LOSSLESS",
+    "LOSSY",
+    "FrameFormat",
+    "can_encode",
+    "check_codec",
+    "decode_frame",
+    "encapsulate",
+    "encode_frame",
+    "is_reversible",
+    "split_frames",
+]
 
 
 def _optional(module: str) -> Any:
@@ -67,7 +79,11 @@ _ENCODED_BITS_JPEG2000 = 24
 """OpenJPEG keeps 26 bits exactly, and the color transform takes one."""
 _BOMB_BYTES, _BOMB_RATIO = 1 << 28, 1000
 _YBR_FULL = ("YBR_FULL", "YBR_FULL_422")
-_LOSSY_COLORS = {"jpeg": ("RGB", *_YBR_FULL), "jpeg-ls": ("RGB", *_YBR_FULL), "jpeg2000": ("RGB", *_YBR_FULL, "YBR_ICT", "YBR_RCT")}
+_LOSSY_COLORS = {
+    "jpeg": ("RGB", *_YBR_FULL),
+    "jpeg-ls": ("RGB", *_YBR_FULL),
+    "jpeg2000": ("RGB", *_YBR_FULL, "YBR_ICT", "YBR_RCT"),
+}
 _INTERLEAVED_BY_PIXEL = 2
 
 
@@ -85,7 +101,8 @@ def check_codec(transfer_syntax: str) -> None:
 
 
 def is_reversible(data: bytes, transfer_syntax: str, frame: FrameFormat) -> bool:
-    """Say whether a frame's process can give back what was encoded: lossless JPEG, JPEG-LS without allowed error, reversible JPEG 2000.
+    """Say whether a frame's process can give back what was encoded: lossless JPEG, JPEG-LS without allowed error,
+    reversible JPEG 2000.
 
     Raises:
         RefusedError: its header is not that of such a frame.
@@ -94,7 +111,9 @@ def is_reversible(data: bytes, transfer_syntax: str, frame: FrameFormat) -> bool
 
 
 def can_encode(transfer_syntax: str, frame: FrameFormat) -> bool:
-    """Say whether :func:`encode_frame` knows how to encode such frames; where it does not, they can be written native."""
+    """Say whether :func:`encode_frame` knows how to encode such frames; where it does not, they can be
+    written native.
+    """
     if transfer_syntax not in LOSSLESS:
         return False
     bits = frame.bits_allocated if transfer_syntax == _RLE else frame.bits_stored
@@ -104,10 +123,11 @@ def can_encode(transfer_syntax: str, frame: FrameFormat) -> bool:
 def decode_frame(data: bytes, transfer_syntax: str, frame: FrameFormat) -> NDArray[Any]:
     """Decode one frame to pixel cells.
 
-    What a codestream holds in fewer bits than a cell is sign-extended where pixels are signed; RLE holds whole cells, which stay as they are.
-    Of a lossless syntax color is given as it is coded, but for the color transform of JPEG 2000, which every decoder undoes. Of a lossy one it is
-    given as RGB, as pydicom's ``pixel_array`` does. JPEG is pinned to libjpeg-turbo (accurate integer inverse DCT, smooth upsampling of chroma), from
-    which other decoders differ by a level. Values that a lossy frame has outside of BitsStored are clipped to it.
+    What a codestream holds in fewer bits than a cell is sign-extended where pixels are signed; RLE holds whole cells,
+    which stay as they are. Of a lossless syntax color is given as it is coded, but for the color transform of JPEG
+    2000, which every decoder undoes. Of a lossy one it is given as RGB, as pydicom's ``pixel_array`` does. JPEG is
+    pinned to libjpeg-turbo (accurate integer inverse DCT, smooth upsampling of chroma), from which other decoders
+    differ by a level. Values that a lossy frame has outside of BitsStored are clipped to it.
 
     Args:
         data: the compressed frame; pad bytes may follow.
@@ -128,7 +148,9 @@ def decode_frame(data: bytes, transfer_syntax: str, frame: FrameFormat) -> NDArr
         values = _DECODERS[_FAMILIES[transfer_syntax]](stream, transfer_syntax, frame)
         words = _words(values, stream, frame)
     else:
-        raise RefusedError(f"transfer syntax {uid_name(transfer_syntax)} is not decoded; convert to Explicit Little Endian first")
+        raise RefusedError(
+            f"transfer syntax {uid_name(transfer_syntax)} is not decoded; convert to Explicit Little Endian first"
+        )
     return _clipped(words, frame) if transfer_syntax in LOSSY else words
 
 
@@ -139,7 +161,8 @@ def encode_frame(words: NDArray[Any], transfer_syntax: str, frame: FrameFormat, 
         words: as :func:`decode_frame` gives them.
         transfer_syntax: UID, of LOSSLESS.
         frame: what the dataset says of them.
-        like: the frame that they replace; its depth, signedness, predictor, interleave mode and color transform are kept as far as the words allow.
+        like: the frame that they replace; its depth, signedness, predictor, interleave mode and color transform are
+            kept as far as the words allow.
 
     Returns:
         The frame, without pad byte.
@@ -149,9 +172,13 @@ def encode_frame(words: NDArray[Any], transfer_syntax: str, frame: FrameFormat, 
     """
     name = uid_name(transfer_syntax)
     if not can_encode(transfer_syntax, frame):
-        raise RefusedError(f"{name} of {frame.bits_stored} bits and {frame.samples} samples is not encoded; {_TO_NATIVE}")
+        raise RefusedError(
+            f"{name} of {frame.bits_stored} bits and {frame.samples} samples is not encoded; {_TO_NATIVE}"
+        )
     if words.shape != frame.shape or words.dtype != frame.dtype:
-        raise RefusedError(f"the words to encode are {words.dtype} {words.shape}, the frame is {frame.dtype} {frame.shape}")
+        raise RefusedError(
+            f"the words to encode are {words.dtype} {words.shape}, the frame is {frame.dtype} {frame.shape}"
+        )
     words = np.ascontiguousarray(words)
     if transfer_syntax == _RLE:
         encoded = _encode_rle(words, frame)
@@ -159,7 +186,9 @@ def encode_frame(words: NDArray[Any], transfer_syntax: str, frame: FrameFormat, 
         family = _FAMILIES[transfer_syntax]
         old = None if like is None else read_codestream(like, family)
         precision = _precision(words, frame, old, _encoded_bits(transfer_syntax))
-        encoded = _ENCODERS[family](words & words.dtype.type((1 << precision) - 1), precision, transfer_syntax, frame, old)
+        encoded = _ENCODERS[family](
+            words & words.dtype.type((1 << precision) - 1), precision, transfer_syntax, frame, old
+        )
     if not np.array_equal(decode_frame(encoded, transfer_syntax, frame), words):
         raise RefusedError(f"{name} does not give the same values back after encoding; {_TO_NATIVE}")
     return encoded
@@ -169,7 +198,10 @@ def _check_bomb(data: bytes, transfer_syntax: str, frame: FrameFormat) -> None:
     """Refuse a frame that would unpack to far more than any image does."""
     size = frame.rows * frame.columns * frame.samples * frame.bits_allocated // 8
     if size > _BOMB_BYTES and size > _BOMB_RATIO * len(data):
-        raise RefusedError(f"a frame of {len(data)} bytes ({uid_name(transfer_syntax)}) would decode to {size >> 20} MiB; more than 1000 times is not believed")
+        raise RefusedError(
+            f"a frame of {len(data)} bytes ({uid_name(transfer_syntax)}) would decode to {size >> 20} MiB; more "
+            "than 1000 times is not believed"
+        )
 
 
 def _codestream(data: bytes, transfer_syntax: str, frame: FrameFormat) -> Codestream:
@@ -177,13 +209,28 @@ def _codestream(data: bytes, transfer_syntax: str, frame: FrameFormat) -> Codest
     stream = read_codestream(data, _FAMILIES[transfer_syntax])
     said, found = (frame.rows, frame.columns, frame.samples), (stream.rows, stream.columns, stream.samples)
     if said != found:
-        raise RefusedError(f"a compressed frame has (rows, columns, samples) {found}, the dataset says {said}; repair the file first")
+        raise RefusedError(
+            f"a compressed frame has (rows, columns, samples) {found}, the dataset says {said}; repair the file first"
+        )
     if stream.precision > frame.bits_allocated:
-        raise RefusedError(f"a compressed frame has {stream.precision} bits, BitsAllocated is {frame.bits_allocated}; repair the file first")
+        raise RefusedError(
+            f"a compressed frame has {stream.precision} bits, BitsAllocated is {frame.bits_allocated}; repair the "
+            "file first"
+        )
     if _FAMILIES[transfer_syntax] == "jpeg" and stream.lossless == (transfer_syntax in LOSSY):
-        raise RefusedError(f"a JPEG frame is {'lossless' if stream.lossless else 'lossy'}, which {uid_name(transfer_syntax)} is not; repair the file first")
-    if transfer_syntax in LOSSY and frame.samples == 3 and frame.photometric not in _LOSSY_COLORS[_FAMILIES[transfer_syntax]]:
-        raise RefusedError(f"photometric interpretation {frame.photometric!r} is not decoded from {uid_name(transfer_syntax)}; convert it to RGB first")
+        raise RefusedError(
+            f"a JPEG frame is {'lossless' if stream.lossless else 'lossy'}, which {uid_name(transfer_syntax)} is "
+            "not; repair the file first"
+        )
+    if (
+        transfer_syntax in LOSSY
+        and frame.samples == 3
+        and frame.photometric not in _LOSSY_COLORS[_FAMILIES[transfer_syntax]]
+    ):
+        raise RefusedError(
+            f"photometric interpretation {frame.photometric!r} is not decoded from {uid_name(transfer_syntax)}; "
+            "convert it to RGB first"
+        )
     return stream
 
 
@@ -208,8 +255,15 @@ def _function(module: Any, package: str, name: str, transfer_syntax: str) -> Any
 
 
 def _words(values: Any, stream: Codestream, frame: FrameFormat) -> NDArray[Any]:
-    """Give decoded samples as pixel cells: their bits, extended by the sign that the dataset says they have, not the codestream."""
-    if not isinstance(values, np.ndarray) or values.shape != frame.shape or values.dtype.kind not in "iu" or values.dtype.itemsize > frame.dtype.itemsize:
+    """Give decoded samples as pixel cells: their bits, extended by the sign that the dataset says they have, not the
+    codestream.
+    """
+    if (
+        not isinstance(values, np.ndarray)
+        or values.shape != frame.shape
+        or values.dtype.kind not in "iu"
+        or values.dtype.itemsize > frame.dtype.itemsize
+    ):
         got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
         raise RefusedError(f"a frame decoded to {got}, expected {frame.dtype} {frame.shape}; the file is damaged")
     cells = np.ascontiguousarray(values).astype(f"{values.dtype.kind}{frame.dtype.itemsize}").view(frame.dtype)
@@ -234,7 +288,9 @@ def _clipped(words: NDArray[Any], frame: FrameFormat) -> NDArray[Any]:
 
 
 def _precision(words: NDArray[Any], frame: FrameFormat, like: Codestream | None, limit: int) -> int:
-    """Choose the bits of a sample: those of the old frame, else BitsStored, else the whole cell where overlays lie above the values."""
+    """Choose the bits of a sample: those of the old frame, else BitsStored, else the whole cell where overlays lie
+    above the values.
+    """
     for bits in ([] if like is None else [like.precision]) + [max(2, frame.bits_stored), frame.bits_allocated]:
         low = words & words.dtype.type((1 << bits) - 1)
         if bits <= limit and np.array_equal(_extended(low, bits) if frame.signed else low, words):
@@ -243,7 +299,9 @@ def _precision(words: NDArray[Any], frame: FrameFormat, like: Codestream | None,
 
 
 def _encoded_bits(transfer_syntax: str) -> int:
-    """Give the most bits of a sample that are encoded: all that the standards allow, save for JPEG 2000 and for RLE beyond PS3.5 8.2.2."""
+    """Give the most bits of a sample that are encoded: all that the standards allow, save for JPEG 2000 and for RLE
+    beyond PS3.5 8.2.2.
+    """
     is_plain = _FAMILIES.get(transfer_syntax) == "jpeg2000" and transfer_syntax not in _HTJ2K
     return _ENCODED_BITS_JPEG2000 if is_plain else _ENCODED_BITS
 
@@ -267,7 +325,8 @@ def _decode_jpeg_ls(stream: Codestream, transfer_syntax: str, frame: FrameFormat
 
 
 def _decode_jpeg2000(stream: Codestream, transfer_syntax: str, frame: FrameFormat) -> Any:
-    # OpenJPEG reads HTJ2K too. The decoder of OpenJPH that imagecodecs has hides errors, and values of lossy frames wrap around in it.
+    # OpenJPEG reads HTJ2K too. The decoder of OpenJPH that imagecodecs has hides errors, and values of lossy frames
+    # wrap around in it.
     decode = _function(imagecodecs, "imagecodecs", "jpeg2k_decode", transfer_syntax)
     return _rgb(_foreign(lambda: decode(stream.data), transfer_syntax), stream, transfer_syntax, frame)
 
@@ -289,42 +348,70 @@ def _rgb(values: Any, stream: Codestream, transfer_syntax: str, frame: FrameForm
     return _foreign(lambda: convert_color_space(values, "YBR_FULL", "RGB"), transfer_syntax)
 
 
-def _encode_jpeg(values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None) -> bytes:
+def _encode_jpeg(
+    values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None
+) -> bytes:
     encode = _function(imagecodecs, "imagecodecs", "jpeg8_encode", transfer_syntax)
     predictor = like.parameter if like is not None and transfer_syntax == _JPEG_LOSSLESS else 1
     color = {"colorspace": "RGB", "outcolorspace": "RGB"} if frame.samples == 3 else {}
     samples = values.astype(f"u{_container(precision)}")
-    return bytes(_foreign(lambda: encode(samples, lossless=True, predictor=predictor, bitspersample=precision, **color), transfer_syntax))
+    return bytes(
+        _foreign(
+            lambda: encode(samples, lossless=True, predictor=predictor, bitspersample=precision, **color),
+            transfer_syntax,
+        )
+    )
 
 
-def _encode_jpeg_ls(values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None) -> bytes:
+def _encode_jpeg_ls(
+    values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None
+) -> bytes:
     encode = _function(jpeg_ls, "pyjpegls", "encode_buffer", transfer_syntax)
     interleave = _INTERLEAVED_BY_PIXEL if like is None else like.parameter
     samples = values.astype(f"<u{_container(precision)}")
     if frame.samples == 3 and interleave == 0:
         samples = np.moveaxis(samples, -1, 0)
-    layout = {"rows": frame.rows, "columns": frame.columns, "samples_per_pixel": frame.samples, "bits_stored": precision}
-    return bytes(_foreign(lambda: encode(samples.tobytes(), **layout, lossy_error=0, interleave_mode=interleave), transfer_syntax))
+    layout = {
+        "rows": frame.rows,
+        "columns": frame.columns,
+        "samples_per_pixel": frame.samples,
+        "bits_stored": precision,
+    }
+    return bytes(
+        _foreign(
+            lambda: encode(samples.tobytes(), **layout, lossy_error=0, interleave_mode=interleave), transfer_syntax
+        )
+    )
 
 
-def _encode_jpeg2000(values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None) -> bytes:
+def _encode_jpeg2000(
+    values: NDArray[Any], precision: int, transfer_syntax: str, frame: FrameFormat, like: Codestream | None
+) -> bytes:
     signed = frame.signed if like is None else like.signed
     transform = frame.samples == 3 and (frame.photometric == "YBR_RCT" if like is None else like.color_transform)
     size = _container(precision)
-    samples = (_extended(values, precision) if signed else values).astype(f"u{size}").view(f"{'i' if signed else 'u'}{size}")
+    samples = (
+        (_extended(values, precision) if signed else values).astype(f"u{size}").view(f"{'i' if signed else 'u'}{size}")
+    )
     if transfer_syntax not in _HTJ2K:
         encode = _function(imagecodecs, "imagecodecs", "jpeg2k_encode", transfer_syntax)
         options = {"codecformat": "J2K", "reversible": True, "mct": transform, "bitspersample": precision}
         return bytes(_foreign(lambda: encode(samples, level=0, **options), transfer_syntax))
     encode = _function(imagecodecs, "imagecodecs", "htj2k_encode", transfer_syntax)
-    # imagecodecs says that samples fill their integers. What is coded is their distance to the middle of the range, so that moving them to the
-    # middle of the integer's range codes the same stream, in which only the depth remains to be set.
+    # imagecodecs says that samples fill their integers. What is coded is their distance to the middle of the range, so
+    # that moving them to the middle of the integer's range codes the same stream, in which only the depth remains to be
+    # set.
     if not signed:
         samples = samples + samples.dtype.type((1 << 8 * size - 1) - (1 << precision - 1))
     options = {"reversible": True, "planar": False, "rgb": transform}
     if transfer_syntax == _HTJ2K_RPCL:
-        # It wants the lengths of tile-parts in the header, a part for each resolution, and a lowest one of at most 64 pixels.
-        options |= {"tlm": True, "tilepart": 1, "resolutions": max(5, (max(frame.rows, frame.columns) - 1 >> 6).bit_length())}
+        # It wants the lengths of tile-parts in the header, a part for each resolution, and a lowest one of at most 64
+        # pixels.
+        options |= {
+            "tlm": True,
+            "tilepart": 1,
+            "resolutions": max(5, (max(frame.rows, frame.columns) - 1 >> 6).bit_length()),
+        }
     stream = bytearray(_foreign(lambda: encode(samples, **options), transfer_syntax))
     for component in range(frame.samples):
         stream[42 + 3 * component] = precision - 1 | signed << 7
@@ -360,7 +447,9 @@ def _rle_options(frame: FrameFormat) -> dict[str, Any]:
 
 def _decode_rle(data: bytes, frame: FrameFormat) -> NDArray[Any]:
     def decode() -> Any:
-        return get_decoder(RLELossless).as_array(encapsulate([data]), raw=True, decoding_plugin="pydicom", **_rle_options(frame))[0]
+        return get_decoder(RLELossless).as_array(
+            encapsulate([data]), raw=True, decoding_plugin="pydicom", **_rle_options(frame)
+        )[0]
 
     values = _foreign(decode, _RLE)
     if not isinstance(values, np.ndarray) or values.shape != frame.shape or values.dtype != frame.dtype:
@@ -370,4 +459,6 @@ def _decode_rle(data: bytes, frame: FrameFormat) -> NDArray[Any]:
 
 def _encode_rle(words: NDArray[Any], frame: FrameFormat) -> bytes:
     cells = words.astype(words.dtype.newbyteorder("<")).tobytes()
-    return bytes(_foreign(lambda: get_encoder(RLELossless).encode(cells, encoding_plugin="pydicom", **_rle_options(frame)), _RLE))
+    return bytes(
+        _foreign(lambda: get_encoder(RLELossless).encode(cells, encoding_plugin="pydicom", **_rle_options(frame)), _RLE)
+    )

@@ -125,7 +125,9 @@ def _read_jpeg(data: bytes, family: Family) -> Codestream:
     else:
         raise RefusedError(f"a {family.upper()} frame has no scan; the file is truncated")
     if (sof not in _SOF_JPEG) if family == "jpeg" else (sof != _SOF_JPEG_LS):
-        raise RefusedError(f"a frame is no {family.upper()} of a known process (frame header {sof:#04x}); its transfer syntax is wrong")
+        raise RefusedError(
+            f"a frame is no {family.upper()} of a known process (frame header {sof:#04x}); its transfer syntax is wrong"
+        )
     precision, rows, columns, samples = struct.unpack_from(">BHHB", frame)
     identifiers = bytes(frame[6 + 3 * index] for index in range(samples))
     scanned = segment[0]
@@ -146,9 +148,13 @@ def _read_jpeg(data: bytes, family: Family) -> Codestream:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the markers that have a segment, with it and its end, in the order of the stream; the first must be the start of an image."""
+    """Yield the markers that have a segment, with it and its end, in the order of the stream; the first must be the
+    start of an image.
+    """
     if not data.startswith(b"\xff\xd8"):
-        raise RefusedError("a frame does not begin with the start-of-image marker of JPEG; its transfer syntax is wrong")
+        raise RefusedError(
+            "a frame does not begin with the start-of-image marker of JPEG; its transfer syntax is wrong"
+        )
     position = 2
     while position < len(data):
         if data[position] != 0xFF:
@@ -162,7 +168,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
             continue
         (length,) = struct.unpack_from(">H", data, position)
         if length < 2 or position + length > len(data):
-            raise RefusedError(f"a segment of a JPEG frame says {length} bytes where {len(data) - position} are left; the file is damaged")
+            raise RefusedError(
+                f"a segment of a JPEG frame says {length} bytes where {len(data) - position} are left; the file "
+                "is damaged"
+            )
         yield marker, data[position + 2 : position + length], position + length
         position += length
 
@@ -184,7 +193,10 @@ def _read_jpeg2000(data: bytes) -> Codestream:
     components = {struct.unpack_from(">3B", data, 42 + 3 * index) for index in range(samples)}
     depth, *sampling = components.pop()
     if components or sampling != [1, 1]:
-        raise RefusedError("the components of a JPEG 2000 frame differ in depth or are subsampled; convert it to Explicit Little Endian first")
+        raise RefusedError(
+            "the components of a JPEG 2000 frame differ in depth or are subsampled; convert it to Explicit Little "
+            "Endian first"
+        )
     transform, reversible = _coding_style(data)
     return Codestream(
         data=data,
@@ -199,7 +211,9 @@ def _read_jpeg2000(data: bytes) -> Codestream:
 
 
 def _coding_style(data: bytes) -> tuple[bool, bool]:
-    """Give whether the default coding style transforms color, and whether its wavelet is the reversible one (T.800 A.6.1)."""
+    """Give whether the default coding style transforms color, and whether its wavelet is the reversible one (T.800
+    A.6.1).
+    """
     position = 2
     while True:
         marker, length = struct.unpack_from(">2H", data, position)

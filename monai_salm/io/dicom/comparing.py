@@ -18,7 +18,15 @@ from pydicom.datadict import keyword_for_tag
 from monai_salm.errors import RefusedError, VerificationError
 from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.dicomdir import DIRECTORY_RECORDS, OFFSETS, Directory, Record, directory_of, is_directory, removed_records
+from monai_salm.io.dicom.dicomdir import (
+    DIRECTORY_RECORDS,
+    OFFSETS,
+    Directory,
+    Record,
+    directory_of,
+    is_directory,
+    removed_records,
+)
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, Item, tag_text
 from monai_salm.io.dicom.files import EXPLICIT_VR_LITTLE_ENDIAN, DicomFile, ascii_values, cut, find, read_file
@@ -48,7 +56,9 @@ class _Pair:
 
     def with_own_uids(self) -> _Pair:
         """Note that the original's own UIDs became the other file's."""
-        pairs = [(self.original.text(tag), self.other.text(tag)) for tag in (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID)]
+        pairs = [
+            (self.original.text(tag), self.other.text(tag)) for tag in (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID)
+        ]
         self.uids.update({old: new for old, new in pairs if old})
         return self
 
@@ -56,7 +66,8 @@ class _Pair:
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     """List every difference outside the pixel values: preamble, meta information, dataset at any depth, unused bits.
 
-    Of documents the pixel data belongs to what may not differ; so does it of an original whose pixels are not supported, such as a label map of colors.
+    Of documents the pixel data belongs to what may not differ; so does it of an original whose pixels are not
+    supported, such as a label map of colors.
 
     Raises:
         RefusedError: one of the files cannot be read, or one is a picture and the other is none.
@@ -66,7 +77,11 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     first = None if any(documents) else _readable(original, files[0])
     if all(documents) or (first is None and not any(documents)):
         pair = _Pair(*files).with_own_uids()
-        dataset = _compare_directories(pair) if all(map(is_directory, files)) else _compare(pair, files[0].elements, files[1].elements, "")
+        dataset = (
+            _compare_directories(pair)
+            if all(map(is_directory, files))
+            else _compare(pair, files[0].elements, files[1].elements, "")
+        )
         return [*_compare_frame(pair), *_compare_meta(pair), *dataset]
     if first is None:
         kinds = [document.kind if document else "a picture" for document in documents]
@@ -91,7 +106,8 @@ def _readable(path: Path, file: DicomFile) -> Picture | None:
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
-    """Read what ``write_like`` wrote, and hold its file meta information, without which no value is read right, against the source's.
+    """Read what ``write_like`` wrote, and hold its file meta information, without which no value is read right, against
+    the source's.
 
     Raises:
         VerificationError: it differs where it may not.
@@ -101,7 +117,9 @@ def read_back(source: SourceImage, written: Path) -> SourceImage:
     allowed = {"TransferSyntaxUID"} if source.header.output_transfer_syntax == picture.file.transfer_syntax else set()
     wrong = next((change for change in _compare_meta(pair) if not change.allowed and change.name not in allowed), None)
     if wrong is not None:
-        raise VerificationError(f"{wrong.name} of the written file is {wrong.other or 'absent'}, of the source {wrong.original or 'absent'}")
+        raise VerificationError(
+            f"{wrong.name} of the written file is {wrong.other or 'absent'}, of the source {wrong.original or 'absent'}"
+        )
     return picture.source
 
 
@@ -117,8 +135,13 @@ def _compare_frame(pair: _Pair) -> Iterator[HeaderChange]:
 
 
 def _compare_meta(pair: _Pair) -> Iterator[HeaderChange]:
-    """Compare the file meta information, in which only the instance, its encoding and its writer may change, and the length must be right."""
-    allowed = {tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID, tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME}
+    """Compare the file meta information, in which only the instance, its encoding and its writer may change, and the
+    length must be right.
+    """
+    allowed = {
+        tags.IMPLEMENTATION_CLASS_UID: IMPLEMENTATION_CLASS_UID,
+        tags.IMPLEMENTATION_VERSION_NAME: IMPLEMENTATION_VERSION_NAME,
+    }
     own = [media_storage_uid(file) for file in (pair.original, pair.other)]
     if own[0] != own[1] and _is_mapped(pair, own[:1], own[1:]):
         allowed[tags.MEDIA_STORAGE_SOP_INSTANCE_UID] = own[1]
@@ -129,7 +152,12 @@ def _compare_meta(pair: _Pair) -> Iterator[HeaderChange]:
         if element is None or _same(before, after):
             continue
         right = after is not None and ascii_values(after) == [allowed.get(element.tag)]
-        length = before is not None and after is not None and element.tag == tags.META_LENGTH and meta_length_is_right(pair.other.meta)
+        length = (
+            before is not None
+            and after is not None
+            and element.tag == tags.META_LENGTH
+            and meta_length_is_right(pair.other.meta)
+        )
         yield _change(element.name, _shown(before), _shown(after), allowed=right or length)
     stated = find(pair.other.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
     if own[0] != own[1] and pair.other.meta and ascii_values(stated) != own[1:]:
@@ -137,24 +165,38 @@ def _compare_meta(pair: _Pair) -> Iterator[HeaderChange]:
 
 
 def _compare_directories(pair: _Pair) -> Iterator[HeaderChange]:
-    """Compare two DICOMDIRs: records of absent files may be missing, and the links must be those of the original without them."""
+    """Compare two DICOMDIRs: records of absent files may be missing, and the links must be those of the original
+    without them.
+    """
     first, second = directory_of(pair.original), directory_of(pair.other)
-    around = [[element for element in file.elements if element.tag not in OFFSETS | {DIRECTORY_RECORDS}] for file in (pair.original, pair.other)]
+    around = [
+        [element for element in file.elements if element.tag not in OFFSETS | {DIRECTORY_RECORDS}]
+        for file in (pair.original, pair.other)
+    ]
     yield from _compare(pair, around[0], around[1], "")
-    removed = removed_records(first, frozenset(record.file for record in first.records) - {record.file for record in second.records} - {""})
+    removed = removed_records(
+        first, frozenset(record.file for record in first.records) - {record.file for record in second.records} - {""}
+    )
     kept = [number for number in range(len(first.records)) if number not in removed]
     for number in sorted(removed):
         record = first.records[number]
         yield _change(f"DirectoryRecordSequence[{number}]", f"{record.kind} {record.file}".strip(), "", allowed=True)
     if len(kept) != len(second.records):
-        yield _change("DirectoryRecordSequence", f"{len(kept)} records remain", f"{len(second.records)} records", allowed=False)
+        yield _change(
+            "DirectoryRecordSequence", f"{len(kept)} records remain", f"{len(second.records)} records", allowed=False
+        )
         return
     for number, after in zip(kept, second.records, strict=True):
-        yield from _compare(pair, _without_links(first.records[number]), _without_links(after), f"DirectoryRecordSequence[{number}].")
+        yield from _compare(
+            pair, _without_links(first.records[number]), _without_links(after), f"DirectoryRecordSequence[{number}]."
+        )
     old, new = [(depth, number) for depth, number in first.walk() if number not in removed], list(second.walk())
     if old != [(depth, kept[number]) for depth, number in new] or not _ends_right(second):
         yield _change(
-            "DirectoryRecordSequence (links)", f"{len(old)} records are reached", f"{len(new)} records are reached, or in another order", allowed=False
+            "DirectoryRecordSequence (links)",
+            f"{len(old)} records are reached",
+            f"{len(new)} records are reached, or in another order",
+            allowed=False,
         )
 
 
@@ -171,7 +213,11 @@ def _compare(pair: _Pair, original: list[Element], other: list[Element], path: s
     """Compare two datasets, at any depth; ``path`` is empty or ends with a dot."""
     for before, after in _paired(original, other):
         element = after or before
-        if element is None or _same(before, after) or (element.tag == PIXEL_DATA and not path and _same_pixels(pair, before, after)):
+        if (
+            element is None
+            or _same(before, after)
+            or (element.tag == PIXEL_DATA and not path and _same_pixels(pair, before, after))
+        ):
             continue
         name = path + element.name
         if before is not None and after is not None and before.vr == after.vr:
@@ -179,13 +225,20 @@ def _compare(pair: _Pair, original: list[Element], other: list[Element], path: s
             if items[0] is not None and items[1] is not None and (items[0] or items[1]):
                 yield from _compare_items(pair, element, items[0], items[1], path)
                 continue
-        if before is None and after is not None and (_place(path), after.tag) in _APPENDED and pair.pictures is not None:
+        if (
+            before is None
+            and after is not None
+            and (_place(path), after.tag) in _APPENDED
+            and pair.pictures is not None
+        ):
             yield from _compare_items(pair, after, [], after.items() or [], path)
             continue
         yield _change(name, _shown(before), _shown(after), allowed=_is_allowed(pair, before, after, path))
 
 
-def _compare_items(pair: _Pair, element: Element, before: list[Item], after: list[Item], path: str) -> Iterator[HeaderChange]:
+def _compare_items(
+    pair: _Pair, element: Element, before: list[Item], after: list[Item], path: str
+) -> Iterator[HeaderChange]:
     name = path + element.name
     for index, (old, new) in enumerate(zip(before, after, strict=False)):
         yield from _compare(pair, old.elements(), new.elements(), f"{name}[{index}].")
@@ -202,9 +255,14 @@ def _place(path: str) -> str:
 
 
 def _is_own_item(pair: _Pair, place: str, tag: int, item: Item) -> bool:
-    """Say whether an appended item is the one that a derived image has; what names the source must name the original."""
+    """Say whether an appended item is the one that a derived image has; what names the source must name
+    the original.
+    """
     said = _APPENDED.get((place, tag)) if pair.pictures is not None else None
-    return said is not None and all(_nested_text(item, where) == (pair.original.text(what) if isinstance(what, int) else what) for where, what in said.items())
+    return said is not None and all(
+        _nested_text(item, where) == (pair.original.text(what) if isinstance(what, int) else what)
+        for where, what in said.items()
+    )
 
 
 def _nested_text(item: Item, place: tuple[int, ...]) -> str:
@@ -245,7 +303,9 @@ def _is_reference(element: Element, path: str) -> bool:
 
 
 def _is_mapped(pair: _Pair, before: list[str], after: list[str]) -> bool:
-    """Say whether UIDs were replaced one by one by valid ones, each always by the same, the file's own by its own new ones."""
+    """Say whether UIDs were replaced one by one by valid ones, each always by the same, the file's own by its own new
+    ones.
+    """
     for old, new in zip(before, after, strict=False):
         if old != new and not (is_valid_uid(new) and pair.uids.setdefault(old, new) == new):
             return False
@@ -282,7 +342,9 @@ def _is_extreme(pair: _Pair, before: Element | None, after: Element) -> bool:
 
 
 def _compare_statements(pair: _Pair) -> Iterator[HeaderChange]:
-    """Say what a picture that was decoded once and written native does not say of itself, though it must (PS3.3 C.7.6.1.1.5, C.7.6.3.1.2)."""
+    """Say what a picture that was decoded once and written native does not say of itself, though it must (PS3.3
+    C.7.6.1.1.5, C.7.6.3.1.2).
+    """
     if pair.pictures is None or pair.original.transfer_syntax == pair.other.transfer_syntax:
         return
     required = {tags.LOSSY_IMAGE_COMPRESSION: "01"} if is_lossy(pair.pictures[0]) else {}
@@ -326,7 +388,12 @@ _ALLOWANCES: Mapping[tuple[str, int], _Allowance] = {
 }
 """(place, tag) -> how the element of a picture may differ there; a place is a path without the numbers of items."""
 
-_VANISHING = tags.REMOVED | {tags.SMALLEST_PIXEL, tags.LARGEST_PIXEL, tags.EXTENDED_OFFSET_TABLE, tags.EXTENDED_OFFSET_TABLE_LENGTHS}
+_VANISHING = tags.REMOVED | {
+    tags.SMALLEST_PIXEL,
+    tags.LARGEST_PIXEL,
+    tags.EXTENDED_OFFSET_TABLE,
+    tags.EXTENDED_OFFSET_TABLE_LENGTHS,
+}
 """What may be removed from the top level of a picture."""
 
 _APPENDED: Mapping[tuple[str, int], Mapping[tuple[int, ...], str | int]] = {
@@ -336,21 +403,29 @@ _APPENDED: Mapping[tuple[str, int], Mapping[tuple[int, ...], str | int]] = {
         (tags.REFERENCED_SOP_CLASS_UID,): tags.SOP_CLASS_UID,
         (tags.REFERENCED_SOP_INSTANCE_UID,): tags.SOP_INSTANCE_UID,
     },
-    ("", tags.CONTRIBUTING_EQUIPMENT_SEQUENCE): {(tags.PURPOSE_OF_REFERENCE_CODE_SEQUENCE, tags.CODE_VALUE): tags.MODIFYING_EQUIPMENT[0]},
+    ("", tags.CONTRIBUTING_EQUIPMENT_SEQUENCE): {
+        (tags.PURPOSE_OF_REFERENCE_CODE_SEQUENCE, tags.CODE_VALUE): tags.MODIFYING_EQUIPMENT[0]
+    },
     ("", tags.REFERENCED_SERIES_SEQUENCE): {
         (tags.SERIES_INSTANCE_UID,): tags.SERIES_INSTANCE_UID,
         (tags.REFERENCED_INSTANCE_SEQUENCE, tags.REFERENCED_SOP_INSTANCE_UID): tags.SOP_INSTANCE_UID,
     },
     ("", tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE): {
         (tags.REFERENCED_SERIES_SEQUENCE, tags.SERIES_INSTANCE_UID): tags.SERIES_INSTANCE_UID,
-        (tags.REFERENCED_SERIES_SEQUENCE, tags.REFERENCED_SOP_SEQUENCE, tags.REFERENCED_SOP_INSTANCE_UID): tags.SOP_INSTANCE_UID,
+        (
+            tags.REFERENCED_SERIES_SEQUENCE,
+            tags.REFERENCED_SOP_SEQUENCE,
+            tags.REFERENCED_SOP_INSTANCE_UID,
+        ): tags.SOP_INSTANCE_UID,
     },
     ("SharedFunctionalGroupsSequence[].", tags.DERIVATION_IMAGE_SEQUENCE): {
         (tags.DERIVATION_CODE_SEQUENCE, tags.CODE_VALUE): tags.PIXEL_ADDITION[0],
         (tags.SOURCE_IMAGE_SEQUENCE, tags.REFERENCED_SOP_INSTANCE_UID): tags.SOP_INSTANCE_UID,
     },
 }
-"""(place, tag) of a sequence to which one item may be appended -> what that must say, by the path to it: a text, or what the original has there."""
+"""(place, tag) of a sequence to which one item may be appended -> what that must say, by the path to it: a text, or
+what the original has there.
+"""
 
 
 def _paired(original: Iterable[Element], other: Iterable[Element]) -> Iterator[tuple[Element | None, Element | None]]:
@@ -375,7 +450,9 @@ def _same(before: Element | None, after: Element | None) -> bool:
 
 
 def _same_pixels(pair: _Pair, before: Element | None, after: Element | None) -> bool:
-    """Say whether the pixel data of pictures differ in the values only, which are not compared here; compressed values have any length."""
+    """Say whether the pixel data of pictures differ in the values only, which are not compared here; compressed values
+    have any length.
+    """
     if pair.pictures is None or before is None or after is None:
         return False
     return bool(pair.pictures[0].frames) or (before.vr, before.size) == (after.vr, after.size)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PS3.3 asks a derived image to say of itself (C.7.6.1.1.2 to C.7.6.1.1.4, C.7.6.16.2.6, C.12.1), as edits of the source's elements.
+"""What PS3.3 asks a derived image to say of itself (C.7.6.1.1.2 to C.7.6.1.1.4, C.7.6.16.2.6, C.12.1), as edits of the
+source's elements.
 
 Nothing here reads a clock, so that the same run gives the same bytes. This is why ContributionDateTime is left out and
 why InstanceCreationDate and InstanceCreationTime, which would be false, are removed.
@@ -38,11 +39,15 @@ def derivation_edits(file: DicomFile, derivation: Derivation) -> dict[int, Edit]
     if derivation.image_type == "derived":
         edits[tags.IMAGE_TYPE] = _type_derived(tags.IMAGE_TYPE)
     if derivation.provenance != "none":
-        edits[tags.DERIVATION_DESCRIPTION] = lambda element, encoding: _described(element, encoding, derivation.description)
+        edits[tags.DERIVATION_DESCRIPTION] = lambda element, encoding: _described(
+            element, encoding, derivation.description
+        )
     source = _source_of(file, derivation)
     if derivation.provenance == "full":
         edits[tags.DERIVATION_CODE_SEQUENCE] = _appended(tags.DERIVATION_CODE_SEQUENCE, _code(*tags.PIXEL_ADDITION))
-        edits[tags.CONTRIBUTING_EQUIPMENT_SEQUENCE] = _appended(tags.CONTRIBUTING_EQUIPMENT_SEQUENCE, _equipment(derivation))
+        edits[tags.CONTRIBUTING_EQUIPMENT_SEQUENCE] = _appended(
+            tags.CONTRIBUTING_EQUIPMENT_SEQUENCE, _equipment(derivation)
+        )
         if source is not None:
             edits[tags.SOURCE_IMAGE_SEQUENCE] = _appended(tags.SOURCE_IMAGE_SEQUENCE, source)
     if {tags.SHARED_FUNCTIONAL_GROUPS, tags.PER_FRAME_FUNCTIONAL_GROUPS} & present:
@@ -51,19 +56,31 @@ def derivation_edits(file: DicomFile, derivation: Derivation) -> dict[int, Edit]
 
 
 def _source_of(file: DicomFile, derivation: Derivation) -> Content | None:
-    """Refer to the source, unless that is unwanted, would refer to itself (UIDs kept), or would spread an illegal UID."""
+    """Refer to the source, unless that is unwanted, would refer to itself (UIDs kept), or would spread
+    an illegal UID.
+    """
     sop_class, sop_uid = file.text(tags.SOP_CLASS_UID), file.text(tags.SOP_INSTANCE_UID)
-    if derivation.uid_secret is None or not derivation.source_reference or derivation.provenance != "full" or not is_valid_uid(sop_uid):
+    if (
+        derivation.uid_secret is None
+        or not derivation.source_reference
+        or derivation.provenance != "full"
+        or not is_valid_uid(sop_uid)
+    ):
         return None
     return _source_image(sop_class, sop_uid)
 
 
 def _frame_edits(file: DicomFile, derivation: Derivation, source: Content | None) -> dict[int, Edit]:
-    """Say the same of the frames of an enhanced image: FrameType, DerivationImageSequence, and the common reference to the source."""
+    """Say the same of the frames of an enhanced image: FrameType, DerivationImageSequence, and the common reference to
+    the source.
+    """
     derived = derivation.image_type == "derived"
     per_frame = file.find(tags.PER_FRAME_FUNCTIONAL_GROUPS)
-    in_frames = per_frame is not None and any(element.tag == tags.DERIVATION_IMAGE_SEQUENCE for item in per_frame.items() or [] for element in item.elements())
-    # A functional group is shared or per frame, never both (PS3.3 C.7.6.16.1.1): where frames have their derivation, it stays as it is.
+    in_frames = per_frame is not None and any(
+        element.tag == tags.DERIVATION_IMAGE_SEQUENCE for item in per_frame.items() or [] for element in item.elements()
+    )
+    # A functional group is shared or per frame, never both (PS3.3 C.7.6.16.1.1): where frames have their derivation, it
+    # stays as it is.
     shared = None if in_frames or source is None else _derivation_image(derivation, source)
     edits: dict[int, Edit] = {}
     if file.find(tags.SHARED_FUNCTIONAL_GROUPS) is not None:
@@ -94,7 +111,9 @@ def _groups_derived(derived: bool, derivation_image: Content | None) -> Edit:
         parts = []
         for item in items:
             elements = item.elements()
-            edits: dict[int, Edit] = {e.tag: _frame_type for e in elements if e.tag in tags.FRAME_TYPE_SEQUENCES} if derived else {}
+            edits: dict[int, Edit] = (
+                {e.tag: _frame_type for e in elements if e.tag in tags.FRAME_TYPE_SEQUENCES} if derived else {}
+            )
             if derivation_image is not None:
                 edits[tags.DERIVATION_IMAGE_SEQUENCE] = _appended(tags.DERIVATION_IMAGE_SEQUENCE, derivation_image)
             parts.append(item.with_content(b"".join(rewritten(elements, inner, UidMap(), edits))))
@@ -109,7 +128,9 @@ def _frame_type(element: Element | None, encoding: Encoding) -> bytes:
         return b"" if element is None else bytes(element.raw)
     inner = IMPLICIT_LITTLE if element.vr == "UN" else encoding
     edit = {tags.FRAME_TYPE: _type_derived(tags.FRAME_TYPE)}
-    return element.with_items([item.with_content(b"".join(rewritten(item.elements(), inner, UidMap(), edit))) for item in items])
+    return element.with_items(
+        [item.with_content(b"".join(rewritten(item.elements(), inner, UidMap(), edit))) for item in items]
+    )
 
 
 def _replaced(tag: int, vr: str, value: bytes) -> Edit:
@@ -185,30 +206,43 @@ def _derivation_image(derivation: Derivation, source: Content) -> Content:
         return (
             encode(tags.DERIVATION_DESCRIPTION, "ST", _ascii(derivation.description)[:_MAX_ST], encoding)
             + encode(tags.SOURCE_IMAGE_SEQUENCE, "SQ", encode_item(source(encoding), encoding), encoding)
-            + encode(tags.DERIVATION_CODE_SEQUENCE, "SQ", encode_item(_code(*tags.PIXEL_ADDITION)(encoding), encoding), encoding)
+            + encode(
+                tags.DERIVATION_CODE_SEQUENCE,
+                "SQ",
+                encode_item(_code(*tags.PIXEL_ADDITION)(encoding), encoding),
+                encoding,
+            )
         )
 
     return content
 
 
 def _evidence(series: Content, study_uid: str) -> Content:
-    """Give the evidence that enhanced images need where they name their source (PS3.3 C.8.13.1, C.8.15.1: Source Image Evidence Sequence)."""
+    """Give the evidence that enhanced images need where they name their source (PS3.3 C.8.13.1, C.8.15.1: Source Image
+    Evidence Sequence).
+    """
 
     def content(encoding: Encoding) -> bytes:
-        return encode(tags.REFERENCED_SERIES_SEQUENCE, "SQ", encode_item(series(encoding), encoding), encoding) + encode(
-            tags.STUDY_INSTANCE_UID, "UI", study_uid.encode("ascii"), encoding
-        )
+        return encode(
+            tags.REFERENCED_SERIES_SEQUENCE, "SQ", encode_item(series(encoding), encoding), encoding
+        ) + encode(tags.STUDY_INSTANCE_UID, "UI", study_uid.encode("ascii"), encoding)
 
     return content
 
 
 def _referenced_series(file: DicomFile, series_uid: str, instances: int) -> Content:
-    """Give the common reference to the source that an enhanced image needs (PS3.3 C.12.2); the tag of its list of instances depends on the place."""
+    """Give the common reference to the source that an enhanced image needs (PS3.3 C.12.2); the tag of its list of
+    instances depends on the place.
+    """
 
     def content(encoding: Encoding) -> bytes:
         instance = encode(tags.REFERENCED_SOP_CLASS_UID, "UI", file.text(tags.SOP_CLASS_UID).encode("ascii"), encoding)
-        instance += encode(tags.REFERENCED_SOP_INSTANCE_UID, "UI", file.text(tags.SOP_INSTANCE_UID).encode("ascii"), encoding)
-        return encode(instances, "SQ", encode_item(instance, encoding), encoding) + encode(tags.SERIES_INSTANCE_UID, "UI", series_uid.encode("ascii"), encoding)
+        instance += encode(
+            tags.REFERENCED_SOP_INSTANCE_UID, "UI", file.text(tags.SOP_INSTANCE_UID).encode("ascii"), encoding
+        )
+        return encode(instances, "SQ", encode_item(instance, encoding), encoding) + encode(
+            tags.SERIES_INSTANCE_UID, "UI", series_uid.encode("ascii"), encoding
+        )
 
     return content
 
@@ -216,7 +250,8 @@ def _referenced_series(file: DicomFile, series_uid: str, instances: int) -> Cont
 def _equipment(derivation: Derivation) -> Content:
     """Name the software that modified the image (PS3.3 C.12.1, Contributing Equipment Sequence).
 
-    ManufacturerModelName and SoftwareVersions, which are optional, are left out: dcm2niix takes them for those of the scanner at whatever depth.
+    ManufacturerModelName and SoftwareVersions, which are optional, are left out: dcm2niix takes them for those of the
+    scanner at whatever depth.
     """
 
     def content(encoding: Encoding) -> bytes:

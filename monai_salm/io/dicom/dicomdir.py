@@ -58,7 +58,9 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Directory:
-    """The records of a DICOMDIR in the order of the file, linked by their numbers; the first and the last of the first level."""
+    """The records of a DICOMDIR in the order of the file, linked by their numbers; the first and the last of the first
+    level.
+    """
 
     records: list[Record]
     first: int | None
@@ -73,7 +75,10 @@ class Directory:
         seen: set[int] = set()
         while start is not None:
             if start in seen:
-                raise RefusedError(f"the directory records go round in a circle at record {start}; make a new DICOMDIR, for example with dcmmkdir")
+                raise RefusedError(
+                    f"the directory records go round in a circle at record {start}; make a new DICOMDIR, for "
+                    "example with dcmmkdir"
+                )
             seen.add(start)
             yield start
             start = self.records[start].following
@@ -89,7 +94,9 @@ class Directory:
         while waiting:
             depth, number = waiting.pop()
             if number in seen:
-                raise RefusedError(f"directory record {number} is reached twice; make a new DICOMDIR, for example with dcmmkdir")
+                raise RefusedError(
+                    f"directory record {number} is reached twice; make a new DICOMDIR, for example with dcmmkdir"
+                )
             seen.add(number)
             yield depth, number
             waiting += [(depth + 1, child) for child in reversed(list(self.chain(self.records[number].lower)))]
@@ -107,9 +114,13 @@ def directory_of(file: DicomFile) -> Directory:
         RefusedError: a link points to no record.
     """
     if file.transfer_syntax == DEFLATED:
-        raise RefusedError("a deflated DICOMDIR, in which records have no place in the file; make a new one, for example with dcmmkdir")
+        raise RefusedError(
+            "a deflated DICOMDIR, in which records have no place in the file; make a new one, for example with dcmmkdir"
+        )
     if sum(element.tag == DIRECTORY_RECORDS for element in file.elements) > 1:
-        raise RefusedError("DirectoryRecordSequence is there more than once; make a new DICOMDIR, for example with dcmmkdir")
+        raise RefusedError(
+            "DirectoryRecordSequence is there more than once; make a new DICOMDIR, for example with dcmmkdir"
+        )
     start = len(file.preamble) + (len(PREFIX) if file.prefix else 0) + sum(len(element.raw) for element in file.meta)
     for element in file.elements:
         if element.tag == DIRECTORY_RECORDS:
@@ -140,13 +151,15 @@ def listed_files(file: DicomFile) -> frozenset[str]:
 
 
 def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation) -> bytes | None:
-    """Give a DICOMDIR with new UIDs, without the records of absent files and with every link right; None where nothing changes.
+    """Give a DICOMDIR with new UIDs, without the records of absent files and with every link right; None where nothing
+    changes.
 
     Raises:
         RefusedError: its links are damaged.
 
-    DICOM: PS3.3 F.3.2.2. A patient, study or series that had records below it and loses all of them goes too. Records stay in their order. Icons
-    are removed. ReferencedTransferSyntaxUIDInFile follows a file that is written in another transfer syntax.
+    DICOM: PS3.3 F.3.2.2. A patient, study or series that had records below it and loses all of them goes too. Records
+    stay in their order. Icons are removed. ReferencedTransferSyntaxUIDInFile follows a file that is written in another
+    transfer syntax.
     """
     directory = directory_of(file)
     removed = removed_records(directory, derivation.absent_files)
@@ -158,9 +171,14 @@ def rewritten_directory(file: DicomFile, uid_map: UidMap, derivation: Derivation
             continue
         edits = _syntax_edit(record, derivation.transfer_syntaxes)
         contents[number] = rewritten(record.elements, record.item.encoding, uid_map, edits, ICONS)
-        changed = changed or any(new is not old.raw for new, old in zip(contents[number], record.elements, strict=False))
+        changed = changed or any(
+            new is not old.raw for new, old in zip(contents[number], record.elements, strict=False)
+        )
     others = [element for element in file.elements if element.tag != DIRECTORY_RECORDS]
-    changed = changed or any(new is not old.raw for new, old in zip(rewritten(others, file.encoding, uid_map, {}, ICONS), others, strict=False))
+    changed = changed or any(
+        new is not old.raw
+        for new, old in zip(rewritten(others, file.encoding, uid_map, {}, ICONS), others, strict=False)
+    )
     if not changed:
         return None
     return _linked(file, sequence, directory, contents, uid_map, signed=derivation.provenance != "none")
@@ -171,7 +189,9 @@ def remaining_elements(file: DicomFile, absent: frozenset[str]) -> list[Element]
     directory = directory_of(file)
     removed = removed_records(directory, absent)
     records = [record for number, record in enumerate(directory.records) if number not in removed]
-    return [element for element in file.elements if element.tag != DIRECTORY_RECORDS] + [element for record in records for element in record.elements]
+    return [element for element in file.elements if element.tag != DIRECTORY_RECORDS] + [
+        element for record in records for element in record.elements
+    ]
 
 
 def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:
@@ -192,7 +212,15 @@ def removed_records(directory: Directory, absent: frozenset[str]) -> set[int]:
     return removed | {number for number, record in enumerate(directory.records) if record.file in absent}
 
 
-def _linked(file: DicomFile, sequence: Element, directory: Directory, contents: Mapping[int, list[Bytes]], uid_map: UidMap, *, signed: bool) -> bytes:
+def _linked(
+    file: DicomFile,
+    sequence: Element,
+    directory: Directory,
+    contents: Mapping[int, list[Bytes]],
+    uid_map: UidMap,
+    *,
+    signed: bool,
+) -> bytes:
     """Put the records in their places, and the places into the links."""
     head = file_head(file, file.transfer_syntax, uid_map, signed=signed)
     start = _joined(file, uid_map, {}, sequence, before=True)
@@ -208,7 +236,11 @@ def _linked(file: DicomFile, sequence: Element, directory: Directory, contents: 
     items = []
     for number, content in contents.items():
         record = directory.records[number]
-        links = {NEXT_RECORD: first_kept(record.following), LOWER_RECORD: first_kept(record.lower), REPEATED_RECORD: record.repeated}
+        links = {
+            NEXT_RECORD: first_kept(record.following),
+            LOWER_RECORD: first_kept(record.lower),
+            REPEATED_RECORD: record.repeated,
+        }
         items.append(record.item.with_content(_with_links(content, record, links, places)))
     roots = [number for number in directory.chain(directory.first) if number in contents]
     edits = {
@@ -221,13 +253,19 @@ def _linked(file: DicomFile, sequence: Element, directory: Directory, contents: 
 
 
 def _joined(file: DicomFile, uid_map: UidMap, edits: Mapping[int, Edit], sequence: Element, *, before: bool) -> bytes:
-    """Write the elements before the records, or behind them; the retired length of their group is left out, for it is wrong now."""
+    """Write the elements before the records, or behind them; the retired length of their group is left out, for it is
+    wrong now.
+    """
     at = file.elements.index(sequence)
     elements = file.elements[:at] if before else file.elements[at + 1 :]
-    return b"".join(rewritten([element for element in elements if element.tag != _GROUP_LENGTH], file.encoding, uid_map, edits))
+    return b"".join(
+        rewritten([element for element in elements if element.tag != _GROUP_LENGTH], file.encoding, uid_map, edits)
+    )
 
 
-def _with_links(content: list[Bytes], record: Record, links: Mapping[int, int | None], places: Mapping[int, int]) -> bytes:
+def _with_links(
+    content: list[Bytes], record: Record, links: Mapping[int, int | None], places: Mapping[int, int]
+) -> bytes:
     """Set the links in the elements of a record, which has as many bytes with them as without."""
     linked = []
     for part in content:
@@ -251,13 +289,19 @@ def _syntax_edit(record: Record, transfer_syntaxes: Mapping[str, str]) -> dict[i
     new = transfer_syntaxes.get(uid)
     if new is None or ascii_values(old) == [new]:
         return {}
-    return {_TRANSFER_SYNTAX_IN_FILE: lambda _element, encoding: encode(_TRANSFER_SYNTAX_IN_FILE, "UI", new.encode("ascii"), encoding)}
+    return {
+        _TRANSFER_SYNTAX_IN_FILE: lambda _element, encoding: encode(
+            _TRANSFER_SYNTAX_IN_FILE, "UI", new.encode("ascii"), encoding
+        )
+    }
 
 
 def _records_element(file: DicomFile) -> Element:
     element = file.find(DIRECTORY_RECORDS)
     if element is None or element.items() is None:
-        raise RefusedError("DirectoryRecordSequence is absent or no sequence; make a new DICOMDIR, for example with dcmmkdir")
+        raise RefusedError(
+            "DirectoryRecordSequence is absent or no sequence; make a new DICOMDIR, for example with dcmmkdir"
+        )
     return element
 
 
@@ -285,10 +329,16 @@ def _link(elements: list[Element], tag: int, numbers: Mapping[int, int]) -> int 
     if element is None:
         return None
     if element.size != _LINK_BYTES:
-        raise RefusedError(f"{element.name} has {element.size} bytes instead of {_LINK_BYTES}; make a new DICOMDIR, for example with dcmmkdir")
+        raise RefusedError(
+            f"{element.name} has {element.size} bytes instead of {_LINK_BYTES}; make a new DICOMDIR, for example "
+            "with dcmmkdir"
+        )
     place = int.from_bytes(element.value, "little" if element.encoding.little else "big")
     if place == 0:
         return None
     if place not in numbers:
-        raise RefusedError(f"{element.name} is {place}, where no directory record starts; make a new DICOMDIR, for example with dcmmkdir")
+        raise RefusedError(
+            f"{element.name} is {place}, where no directory record starts; make a new DICOMDIR, for example with "
+            "dcmmkdir"
+        )
     return numbers[place]

@@ -81,8 +81,9 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
     Raises:
         RefusedError: it may hold a picture where none is looked for.
 
-    DICOM: told by the SOP class (PS3.4 B.5), and by whether there is pixel data. Segmentations, doses and maps have pixel data that is no picture.
-    A private class is only a document if it has neither pixel data nor more than 64 KiB of private elements.
+    DICOM: told by the SOP class (PS3.4 B.5), and by whether there is pixel data. Segmentations, doses and maps have
+    pixel data that is no picture. A private class is only a document if it has neither pixel data nor more than 64 KiB
+    of private elements.
     """
     kind, notes = _kind_of(file)
     if not kind:
@@ -103,7 +104,8 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
 
 
 def label_map_of(path: Path, file: DicomFile, evidence: str) -> Document:
-    """Describe an image object that holds labels, as its Modality or the user says: its pixels stay, its references follow.
+    """Describe an image object that holds labels, as its Modality or the user says: its pixels stay, its references
+    follow.
 
     Args:
         path: of the file.
@@ -112,14 +114,17 @@ def label_map_of(path: Path, file: DicomFile, evidence: str) -> Document:
     """
     return Document(
         path=path, format="dicom", kind=LABEL_MAP, identifiers=identifiers(file), references=references_of(file),
-        notes=(f"{KNOWN_BY}{evidence}", *_notes(file, signatures="are removed where references change")), unprotected=unprotected_in(file),
+        notes=(f"{KNOWN_BY}{evidence}", *_notes(file, signatures="are removed where references change")),
+        unprotected=unprotected_in(file),
     )  # fmt: skip
 
 
 def references_of(file: DicomFile) -> frozenset[str]:
-    """Give the UIDs that a file refers to, at any depth; its own and those that the standard defines are not among them.
+    """Give the UIDs that a file refers to, at any depth; its own and those that the standard defines are not among
+    them.
 
-    DICOM: values of VR UI, and of unknown VR (UN, PS3.5 6.2.2) that have the form of UIDs. Also UIDs of things that are no object.
+    DICOM: values of VR UI, and of unknown VR (UN, PS3.5 6.2.2) that have the form of UIDs. Also UIDs of things that are
+    no object.
     """
     return _references(file, file.elements)
 
@@ -141,7 +146,9 @@ _OWN = (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID, tags.STUDY_INSTANCE_UID
 
 
 def notes_of(file: DicomFile) -> tuple[str, ...]:
-    """Say of a picture what is removed besides, and which elements may show its pixels all the same; one sentence each."""
+    """Say of a picture what is removed besides, and which elements may show its pixels all the same;
+    one sentence each.
+    """
     return _notes(file, signatures="no longer hold and are removed")
 
 
@@ -151,20 +158,26 @@ def write_document(path: Path, target: Path, derivation: Derivation, *, as_label
     Args:
         path: the document.
         target: path to write.
-        derivation: its ``uid_secret``, ``changed_uids`` and ``provenance``; of a DICOMDIR also ``absent_files`` and ``transfer_syntaxes``.
+        derivation: its ``uid_secret``, ``changed_uids`` and ``provenance``; of a DICOMDIR also ``absent_files`` and
+            ``transfer_syntaxes``.
         as_labels: an image object that is known to hold labels counts as a document.
 
     Raises:
         RefusedError: it is a picture, or a DICOMDIR with damaged links.
 
-    DICOM: icons are removed, for they show unprotected pixels; and of what changes digital signatures (PS3.15 C), which no longer hold. File meta
-    information names the new instance and this software (PS3.10 7.1). Pixel data, which is that of labels, doses or maps, stays.
+    DICOM: icons are removed, for they show unprotected pixels; and of what changes digital signatures (PS3.15 C), which
+    no longer hold. File meta information names the new instance and this software (PS3.10 7.1). Pixel data, which is
+    that of labels, doses or maps, stays.
     """
     file = read_file(path)
     if not as_labels and not _kind_of(file)[0]:
         raise RefusedError("the file is a picture, which is no document to copy; protect it")
     uid_map = UidMap(derivation.uid_secret, others=derivation.changed_uids)
-    content = rewritten_directory(file, uid_map, derivation) if is_directory(file) else _rewritten(file, uid_map, signed=derivation.provenance != "none")
+    content = (
+        rewritten_directory(file, uid_map, derivation)
+        if is_directory(file)
+        else _rewritten(file, uid_map, signed=derivation.provenance != "none")
+    )
     if content is None:
         shutil.copyfile(path, target)
     else:
@@ -177,7 +190,9 @@ def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | Non
     same = all(new is element.raw for new, element in zip(chunks, file.elements, strict=False))
     if same and not is_renamed(file, uid_map):
         return None
-    return whole_file(file, rewritten(file.elements, file.encoding, uid_map, {}, STALE), file.transfer_syntax, uid_map, signed=signed)
+    return whole_file(
+        file, rewritten(file.elements, file.encoding, uid_map, {}, STALE), file.transfer_syntax, uid_map, signed=signed
+    )
 
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
@@ -201,12 +216,21 @@ def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str,
     name = _LABELS.get(sop_class) or class_name(sop_class)
     if _IMAGE in name or sop_class in _MORE_IMAGES:
         if pixels is not None and pixels.tag != PIXEL_DATA:
-            raise RefusedError(f"{pixels.name} in an object of class {name}: pixels that are floats are not protected; convert to integers with a RescaleSlope")
+            raise RefusedError(
+                f"{pixels.name} in an object of class {name}: pixels that are floats are not protected; convert "
+                "to integers with a RescaleSlope"
+            )
         return "", ()
     if sop_class in _SIGNALS:
-        raise RefusedError(f"{name}: it may hold a picture, or the signal of one, which is not protected; take it out of what you share")
+        raise RefusedError(
+            f"{name}: it may hold a picture, or the signal of one, which is not protected; take it out of what "
+            "you share"
+        )
     if pixels is not None and sop_class not in _MAPS and sop_class not in _LABELS:
-        raise RefusedError(f"{pixels.name} in an object of class {name}, which has none: it may be a picture; repair its SOPClassUID first")
+        raise RefusedError(
+            f"{pixels.name} in an object of class {name}, which has none: it may be a picture; repair its "
+            "SOPClassUID first"
+        )
     if sop_class in _MAPS:
         return name, ("its values are computed from pictures and are not changed",)
     return name, ()
@@ -216,11 +240,14 @@ def _unknown_kind(sop_class: str, pixels: Element | None, file: DicomFile) -> tu
     """Name an object of no class, or of one that the standard does not define."""
     name = f"private SOP class {shown(sop_class)}" if sop_class else "dataset without SOP class"
     if pixels is not None:
-        raise RefusedError(f"{pixels.name} in a {name}: it may be a picture, which is not protected; take it out of what you share")
+        raise RefusedError(
+            f"{pixels.name} in a {name}: it may be a picture, which is not protected; take it out of what you share"
+        )
     opaque = sum(element.size for element in file.elements if element.tag >> 16 & 1)
     if opaque > _MAX_OPAQUE_BYTES:
         raise RefusedError(
-            f"{opaque} bytes of private elements in a {name}, more than {_MAX_OPAQUE_BYTES}: they may hold a picture, which is not protected; "
+            f"{opaque} bytes of private elements in a {name}, more than {_MAX_OPAQUE_BYTES}: they may hold a "
+            "picture, which is not protected; "
             "take it out of what you share"
         )
     return name, ("its private elements are not looked into",) if opaque else ()
@@ -253,11 +280,21 @@ def unprotected_in(file: DicomFile) -> str:
     frame = _frame_bytes(file)
     for element, depth in leaves([*file.meta, *file.elements], STALE):
         if element.tag not in STALE and (_may_be_copy(element, frame) or (depth and element.tag in _PIXELS)):
-            name = f"private element {tag_text(element.tag)}" if element.tag >> 16 & 1 else f"{element.name} {tag_text(element.tag)}"
+            name = (
+                f"private element {tag_text(element.tag)}"
+                if element.tag >> 16 & 1
+                else f"{element.name} {tag_text(element.tag)}"
+            )
             place = " in a sequence" if depth else ""
-            found[f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove it before you share the file"] = None
+            found[
+                f"{name}{place} holds {element.size} bytes that may be an unprotected copy of the pixels; remove "
+                "it before you share the file"
+            ] = None
     if holds_picture(file.after):
-        found[f"{len(file.after)} bytes behind the deflated dataset hold a picture, which is not protected; cut them off before you share the file"] = None
+        found[
+            f"{len(file.after)} bytes behind the deflated dataset hold a picture, which is not protected; cut "
+            "them off before you share the file"
+        ] = None
     if _sop_class(file).startswith(_ENCAPSULATED):
         found |= dict.fromkeys(_within(file.find(_ENCAPSULATED_DOCUMENT)))
     return "; ".join(found)
@@ -280,11 +317,14 @@ def _frame_bytes(file: DicomFile) -> int:
 
 
 def _number(element: Element | None) -> int:
-    return int.from_bytes(element.value[:2], "little" if element.encoding.little else "big") if element is not None else 0
+    return (
+        int.from_bytes(element.value[:2], "little" if element.encoding.little else "big") if element is not None else 0
+    )
 
 
 def _may_be_copy(element: Element, frame_bytes: int) -> bool:
-    """Say whether an element is where vendors put copies of the pixels, or private and as large as one, or holds a picture.
+    """Say whether an element is where vendors put copies of the pixels, or private and as large as one, or holds a
+    picture.
 
     Headers of Siemens are known to be no copies.
     """
@@ -306,4 +346,6 @@ def _holds_picture(element: Element) -> bool:
     """Say whether a picture is in an element of text, or of bytes, anywhere in it."""
     if element.vr in _LONG_TEXTS:
         return picture_in(bytes(element.value)) != ""
-    return (element.vr == "UN" or element.vr.startswith("O")) and (begins_picture(element.value) or binary_holds_picture(element.value))
+    return (element.vr == "UN" or element.vr.startswith("O")) and (
+        begins_picture(element.value) or binary_holds_picture(element.value)
+    )

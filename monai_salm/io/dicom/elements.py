@@ -53,7 +53,8 @@ class Element:
         raw: its bytes, from the tag to the last byte of the value or of the delimiter.
         value: its value field, without delimiter.
         undefined: whether its length is undefined; of pixel data that it is encapsulated (PS3.5 A.4).
-        parsed: items of a sequence, kept once they were parsed; where its length is undefined that is at once, for its end is not found otherwise.
+        parsed: items of a sequence, kept once they were parsed; where its length is undefined that is at once, for its
+            end is not found otherwise.
     """
 
     tag: int
@@ -103,7 +104,9 @@ class Element:
 
     def _keep(self, items: Iterable[Item]) -> tuple[Item, ...]:
         kept = tuple(items)
-        object.__setattr__(self, "parsed", kept)  # what the bytes mean does not change, and functional groups are asked for often
+        object.__setattr__(
+            self, "parsed", kept
+        )  # what the bytes mean does not change, and functional groups are asked for often
         return kept
 
     def with_items(self, items: Sequence[bytes | memoryview]) -> bytes:
@@ -181,8 +184,15 @@ def encode_item(content: bytes, encoding: Encoding) -> bytes:
 
 
 def encode_fragments(value: bytes) -> bytes:
-    """Encode encapsulated pixel data around its items (PS3.5 A.4); compressed transfer syntaxes are Explicit VR Little Endian."""
-    return _header(PIXEL_DATA, "OB", UNDEFINED, EXPLICIT_LITTLE) + value + _tag_bytes(SEQUENCE_END, EXPLICIT_LITTLE) + bytes(4)
+    """Encode encapsulated pixel data around its items (PS3.5 A.4); compressed transfer syntaxes are Explicit VR Little
+    Endian.
+    """
+    return (
+        _header(PIXEL_DATA, "OB", UNDEFINED, EXPLICIT_LITTLE)
+        + value
+        + _tag_bytes(SEQUENCE_END, EXPLICIT_LITTLE)
+        + bytes(4)
+    )
 
 
 def _read_element(view: memoryview, offset: int, encoding: Encoding, depth: int) -> Element:
@@ -195,11 +205,20 @@ def _read_element(view: memoryview, offset: int, encoding: Encoding, depth: int)
             last = _skip_fragments(view, first, encoding)
         else:
             items, last = _read_items(view, first, IMPLICIT_LITTLE if vr == "UN" else encoding, depth + 1)
-        return Element(tag=tag, vr=vr, encoding=encoding, raw=view[offset:last], value=view[first : last - 8], undefined=True, parsed=items)
+        return Element(
+            tag=tag,
+            vr=vr,
+            encoding=encoding,
+            raw=view[offset:last],
+            value=view[first : last - 8],
+            undefined=True,
+            parsed=items,
+        )
     last = first + length
     if last > len(view):
         raise RefusedError(
-            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {len(view) - first} are left; get a complete copy of the file"
+            f"truncated: {keyword_for_tag(tag) or tag_text(tag)} should have {length} bytes, {len(view) - first} "
+            "are left; get a complete copy of the file"
         )
     return Element(tag=tag, vr=vr, encoding=encoding, raw=view[offset:last], value=view[first:last], undefined=False)
 
@@ -211,11 +230,17 @@ def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: 
     _need(view, offset + 8)
     vr = bytes(view[offset + 4 : offset + 6]).decode("latin-1")
     if vr not in STANDARD_VR:
-        shown = vr if vr.isascii() and vr.isprintable() and vr.strip() else f"in hexadecimal {vr.encode('latin-1').hex(' ')}"
+        shown = (
+            vr
+            if vr.isascii() and vr.isprintable() and vr.strip()
+            else f"in hexadecimal {vr.encode('latin-1').hex(' ')}"
+        )
         right = _dictionary_vr(tag)
         raise RefusedError(
-            f"the value representation of {keyword_for_tag(tag) or 'the element'} {tag_text(tag)} is {shown}, which is none (PS3.5 6.2), so readers guess "
-            f"where the element ends; {f'correct it to {right}, or ' if right != 'UN' else ''}let the software that wrote the file write it again"
+            f"the value representation of {keyword_for_tag(tag) or 'the element'} {tag_text(tag)} is {shown}, "
+            "which is none (PS3.5 6.2), so readers guess "
+            f"where the element ends; {f'correct it to {right}, or ' if right != 'UN' else ''}let the software "
+            "that wrote the file write it again"
         )
     if vr in EXPLICIT_VR_LENGTH_32:
         return vr, _read_number(view, offset + 8, encoding), 12
@@ -231,10 +256,15 @@ def _skip_fragments(view: memoryview, offset: int, encoding: Encoding) -> int:
         if tag == SEQUENCE_END:
             return offset
         if tag != ITEM:
-            raise RefusedError(f"malformed: {tag_text(tag)} stands where a fragment of the pixel data should (PS3.5 A.4)")
+            raise RefusedError(
+                f"malformed: {tag_text(tag)} stands where a fragment of the pixel data should (PS3.5 A.4)"
+            )
         offset += length
         if offset > len(view):
-            raise RefusedError(f"truncated: a fragment of the pixel data of {length} bytes runs over the end of the file; get a complete copy of the file")
+            raise RefusedError(
+                f"truncated: a fragment of the pixel data of {length} bytes runs over the end of the file; get a "
+                "complete copy of the file"
+            )
 
 
 def _read_items(view: memoryview, offset: int, encoding: Encoding, depth: int) -> tuple[tuple[Item, ...], int]:
@@ -253,7 +283,11 @@ def _read_all_items(view: memoryview, encoding: Encoding, depth: int) -> Iterato
     _check_depth(depth)
     offset, end = 0, len(view)
     while offset < end:
-        if offset + 8 == end and _read_tag(view, offset, encoding) == SEQUENCE_END and _read_number(view, offset + 4, encoding) == 0:
+        if (
+            offset + 8 == end
+            and _read_tag(view, offset, encoding) == SEQUENCE_END
+            and _read_number(view, offset + 4, encoding) == 0
+        ):
             return
         item = _read_item(view, offset, encoding, depth)
         yield item
@@ -269,14 +303,19 @@ def _read_item(view: memoryview, offset: int, encoding: Encoding, depth: int) ->
     if length != UNDEFINED:
         last = first + length
         if last > len(view):
-            raise RefusedError(f"truncated: an item of {length} bytes runs over the end of the file or of its sequence; get a complete copy of the file")
+            raise RefusedError(
+                f"truncated: an item of {length} bytes runs over the end of the file or of its sequence; get a "
+                "complete copy of the file"
+            )
         return Item(encoding=encoding, raw=view[offset:last], content=view[first:last], undefined=False)
     elements, last = [], first
     while _read_tag(view, last, encoding) != ITEM_END:
         elements.append(_read_element(view, last, encoding, depth))
         last += len(elements[-1].raw)
     _need(view, last + 8)
-    return Item(encoding=encoding, raw=view[offset : last + 8], content=view[first:last], undefined=True, parsed=tuple(elements))
+    return Item(
+        encoding=encoding, raw=view[offset : last + 8], content=view[first:last], undefined=True, parsed=tuple(elements)
+    )
 
 
 def _check_depth(depth: int) -> None:

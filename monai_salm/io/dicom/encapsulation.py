@@ -18,11 +18,13 @@ _TAIL = 10
 _RLE = "1.2.840.10008.1.2.5"
 
 
-def split_frames(value: memoryview, frames: int, offsets_extended: tuple[list[int], list[int]] | None, transfer_syntax: str) -> list[bytes]:
+def split_frames(
+    value: memoryview, frames: int, offsets_extended: tuple[list[int], list[int]] | None, transfer_syntax: str
+) -> list[bytes]:
     """Cut the value of encapsulated pixel data into its frames, each of which may lie in several fragments.
 
-    Where a frame begins is said by the extended offset table, else by the basic one; without both by one fragment a frame, or by the end-of-image
-    markers of JPEG, JPEG-LS and JPEG 2000.
+    Where a frame begins is said by the extended offset table, else by the basic one; without both by one fragment a
+    frame, or by the end-of-image markers of JPEG, JPEG-LS and JPEG 2000.
 
     Args:
         value: the basic offset table and the fragments as items, without the sequence delimiter.
@@ -43,21 +45,31 @@ def split_frames(value: memoryview, frames: int, offsets_extended: tuple[list[in
     if offsets_extended is not None:
         offsets, lengths = offsets_extended
         parts = _parts_at(offsets, fragments, frames, "ExtendedOffsetTable")
-        if len(lengths) != len(parts) or any(not 0 < length <= len(part) for length, part in zip(lengths, parts, strict=False)):
-            raise RefusedError("ExtendedOffsetTableLengths does not fit the fragments of PixelData; repair the file first")
+        if len(lengths) != len(parts) or any(
+            not 0 < length <= len(part) for length, part in zip(lengths, parts, strict=False)
+        ):
+            raise RefusedError(
+                "ExtendedOffsetTableLengths does not fit the fragments of PixelData; repair the file first"
+            )
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
     if frames == 1:
         return [b"".join(fragments)]
     if table:
         if len(table) % 4:
-            raise RefusedError(f"the basic offset table has {len(table)} bytes, which is no multiple of 4; repair the file first")
-        return _parts_at([offset for (offset,) in struct.iter_unpack("<I", table)], fragments, frames, "the basic offset table")
+            raise RefusedError(
+                f"the basic offset table has {len(table)} bytes, which is no multiple of 4; repair the file first"
+            )
+        return _parts_at(
+            [offset for (offset,) in struct.iter_unpack("<I", table)], fragments, frames, "the basic offset table"
+        )
     if len(fragments) == frames:
         return [bytes(fragment) for fragment in fragments]
     parts = [] if transfer_syntax == _RLE else _parts_by_markers(fragments)
     if len(parts) != frames:
         found = f"{len(fragments)} fragments" + (f" of {len(parts)} images" if parts else "")
-        raise RefusedError(f"PixelData without offset table has {found} for {frames} frames; where a frame begins is not known")
+        raise RefusedError(
+            f"PixelData without offset table has {found} for {frames} frames; where a frame begins is not known"
+        )
     return parts
 
 
@@ -90,13 +102,18 @@ def _items(value: memoryview) -> list[memoryview]:
         (length,) = struct.unpack("<I", value[start + 4 : first])
         start = first + length
         if start > len(value):
-            raise RefusedError(f"a fragment of PixelData says {length} bytes where {len(value) - first} are left; the file is truncated")
+            raise RefusedError(
+                f"a fragment of PixelData says {length} bytes where {len(value) - first} are left; the file is "
+                "truncated"
+            )
         items.append(value[first:start])
     return items
 
 
 def _parts_at(offsets: list[int], fragments: list[memoryview], frames: int, table: str) -> list[bytes]:
-    """Join the fragments from each offset to the next; an offset counts from the first byte of the first fragment's item tag."""
+    """Join the fragments from each offset to the next; an offset counts from the first byte of the first fragment's
+    item tag.
+    """
     if len(offsets) != frames:
         raise RefusedError(f"{table} names {len(offsets)} frames, NumberOfFrames is {frames}; repair the file first")
     starts = {}

@@ -65,12 +65,15 @@ class DicomFile:
 
     Args:
         preamble: the 128 bytes before the prefix, which may be a TIFF header; empty where there is no prefix.
-        prefix: whether the file has a preamble and the prefix "DICM" (PS3.10 7.1); files from before DICOM had files have not.
-        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1); none in a file without file meta information. They end where their length
-            says, if that can be.
-        transfer_syntax: UID of how the dataset is encoded; empty where the file does not say and ``encoding`` is found by trying.
+        prefix: whether the file has a preamble and the prefix "DICM" (PS3.10 7.1); files from before DICOM had files
+            have not.
+        meta: elements of group 0002, Explicit VR Little Endian (PS3.10 7.1); none in a file without file meta
+            information. They end where their length says, if that can be.
+        transfer_syntax: UID of how the dataset is encoded; empty where the file does not say and ``encoding`` is found
+            by trying.
         encoding: the same, for the elements.
-        elements: top level of the dataset, in file order; those of group 0002 that some writers leave behind the file meta information are the first.
+        elements: top level of the dataset, in file order; those of group 0002 that some writers leave behind the file
+            meta information are the first.
         after: bytes behind the dataset: those after a deflated stream.
     """
 
@@ -137,7 +140,9 @@ def _starts_like_dataset(head: bytes) -> bool:
 
 
 def _encoding_of(head: memoryview) -> Encoding | None:
-    """Find how a dataset is encoded by trying: its first element must be one of group 0002 or 0008 that the dictionary knows."""
+    """Find how a dataset is encoded by trying: its first element must be one of group 0002 or 0008 that the dictionary
+    knows.
+    """
     for encoding in (EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE):
         try:
             first = next(read_elements(head, encoding), None)
@@ -157,8 +162,8 @@ def read_file(path: Path) -> DicomFile:
     Raises:
         RefusedError: no DICOM file with a known transfer syntax, or a malformed one.
 
-    DICOM: PS3.10 7.1 demands preamble and file meta information. Where both are missing, the encoding is found by trying and
-    ``transfer_syntax`` is empty; whether that is good enough is for the caller to say.
+    DICOM: PS3.10 7.1 demands preamble and file meta information. Where both are missing, the encoding is found by
+    trying and ``transfer_syntax`` is empty; whether that is good enough is for the caller to say.
     """
     data = path.read_bytes()
     file = cut(memoryview(data))
@@ -167,7 +172,9 @@ def read_file(path: Path) -> DicomFile:
 
 
 def cut(view: memoryview) -> DicomFile:
-    """Cut a file's bytes into elements, as :func:`read_file` does, but hold nothing against pydicom: for a file that was read before."""
+    """Cut a file's bytes into elements, as :func:`read_file` does, but hold nothing against pydicom: for a file that
+    was read before.
+    """
     first = PREAMBLE + len(PREFIX)
     prefix = bytes(view[PREAMBLE:first]) == PREFIX
     meta, repeated = _read_meta(view, first if prefix else 0)
@@ -176,7 +183,10 @@ def cut(view: memoryview) -> DicomFile:
     if not syntax:
         return _without_transfer_syntax(view, prefix, meta, start)
     if syntax not in NATIVE and not syntax.startswith(_COMPRESSED):
-        raise RefusedError(f"transfer syntax {uid_name(syntax)} is not known; let the software that wrote the file write it as Explicit VR Little Endian")
+        raise RefusedError(
+            f"transfer syntax {uid_name(syntax)} is not known; let the software that wrote the file write it as "
+            "Explicit VR Little Endian"
+        )
     dataset, after = view[start:], b""
     if syntax == DEFLATED:
         inflated, after = _inflate(bytes(dataset))
@@ -186,7 +196,8 @@ def cut(view: memoryview) -> DicomFile:
     found = _encoding_of(dataset[:_HEAD])
     if found not in (None, encoding):
         raise RefusedError(
-            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of {uid_name(_uid_of(found))}; correct the one or the other first"
+            f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of "
+            f"{uid_name(_uid_of(found))}; correct the one or the other first"
         )
     return DicomFile(
         preamble=view[: PREAMBLE if prefix else 0],
@@ -204,9 +215,11 @@ def _uid_of(encoding: Encoding | None) -> str:
 
 
 def _read_meta(view: memoryview, start: int) -> tuple[list[Element], list[Element]]:
-    """Give the file meta information, and what follows of its group behind the end that FileMetaInformationGroupLength states.
+    """Give the file meta information, and what follows of its group behind the end that FileMetaInformationGroupLength
+    states.
 
-    pydicom and GDCM take no notice of the length. It counts where an element ends there and the transfer syntax is before it; else it is wrong.
+    pydicom and GDCM take no notice of the length. It counts where an element ends there and the transfer syntax is
+    before it; else it is wrong.
     """
     group: list[Element] = []
     ends: list[int] = []
@@ -231,17 +244,22 @@ def meta_end(meta: list[Element], start: int = 0) -> int | None:
 
 
 def _check_repeated(repeated: list[Element], syntax: str) -> None:
-    """Refuse file meta information that goes on behind its end where readers disagree on the file for it: dcmtk and GDCM take the first, pydicom the last."""
+    """Refuse file meta information that goes on behind its end where readers disagree on the file for it: dcmtk and
+    GDCM take the first, pydicom the last.
+    """
     if repeated and (syntax == DEFLATED or NATIVE.get(syntax, EXPLICIT_LITTLE) != EXPLICIT_LITTLE):
         raise RefusedError(
-            f"{tag_text(repeated[0].tag)} is behind the end of the file meta information, where a dataset of {uid_name(syntax)} should start, "
+            f"{tag_text(repeated[0].tag)} is behind the end of the file meta information, where a dataset of "
+            f"{uid_name(syntax)} should start, "
             "so readers disagree on how to read it; get another copy of the file, or leave it out"
         )
     second = next((element for element in repeated if element.tag == tags.TRANSFER_SYNTAX_UID), None)
     if second is not None and ascii_values(second) != [syntax]:
         raise RefusedError(
-            f"TransferSyntaxUID is there more than once: {uid_name(syntax)} in the file meta information and {uid_name(','.join(ascii_values(second)))} "
-            "behind it, and readers disagree on which counts; remove the second, for example with dcmodify -nb -e '(0002,0010)'"
+            f"TransferSyntaxUID is there more than once: {uid_name(syntax)} in the file meta information and "
+            f"{uid_name(','.join(ascii_values(second)))} "
+            "behind it, and readers disagree on which counts; remove the second, for example with dcmodify -nb -e "
+            "'(0002,0010)'"
         )
 
 
@@ -250,9 +268,14 @@ def _without_transfer_syntax(view: memoryview, prefix: bool, meta: list[Element]
         raise RefusedError("the file meta information has no TransferSyntaxUID; write one first, as dcmconv does")
     encoding = _encoding_of(view[start : start + _HEAD])
     if encoding is None:
-        raise RefusedError("no DICOM file: there is neither preamble and file meta information nor a dataset that starts with group 0008")
+        raise RefusedError(
+            "no DICOM file: there is neither preamble and file meta information nor a dataset that starts with "
+            "group 0008"
+        )
     elements = list(read_elements(view[start:], encoding))
-    return DicomFile(preamble=view[:0], prefix=False, meta=meta, transfer_syntax="", encoding=encoding, elements=elements)
+    return DicomFile(
+        preamble=view[:0], prefix=False, meta=meta, transfer_syntax="", encoding=encoding, elements=elements
+    )
 
 
 def _inflate(data: bytes) -> tuple[bytes, bytes]:
@@ -270,7 +293,9 @@ def _inflate(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
-    """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do, or other file meta information."""
+    """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do, or other
+    file meta information.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -279,7 +304,9 @@ def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
             their_meta = {int(element.tag): element.value for element in dataset.file_meta.elements()}
     except Exception as error:  # whatever a damaged file makes it raise
         _check_character_set(file)
-        raise RefusedError(f"pydicom cannot read the file: {' '.join(str(error).split())[:200]}; repair the file first") from error
+        raise RefusedError(
+            f"pydicom cannot read the file: {' '.join(str(error).split())[:200]}; repair the file first"
+        ) from error
     _check_unique(file.meta, "")
     _check_unique(file.elements, "")
     repeated = list(takewhile(lambda element: element.tag >> 16 == META_GROUP, file.elements))
@@ -291,13 +318,23 @@ def _check_with_pydicom(file: DicomFile, data: bytes) -> None:
         if not odd:
             odd = next(after for before, after in pairwise(ours) if after < before)
             raise RefusedError(
-                f"the elements are not in the order of their tags, as {tag_text(odd)} shows; write the file anew first, for example with dcmconv"
+                f"the elements are not in the order of their tags, as {tag_text(odd)} shows; write the file anew "
+                "first, for example with dcmconv"
             )
         raise RefusedError(f"pydicom reads other elements, first at {tag_text(odd)}; repair the file first")
     last = {element.tag: element for element in [*file.meta, *repeated]}  # pydicom takes the last, wherever it is
-    odd = next((tag for tag in sorted(last.keys() | their_meta.keys()) if tag not in last or not _same_meta(last[tag], their_meta.get(tag))), 0)
+    odd = next(
+        (
+            tag
+            for tag in sorted(last.keys() | their_meta.keys())
+            if tag not in last or not _same_meta(last[tag], their_meta.get(tag))
+        ),
+        0,
+    )
     if odd:
-        raise RefusedError(f"pydicom reads other file meta information, first at {tag_text(odd)}; repair the file first")
+        raise RefusedError(
+            f"pydicom reads other file meta information, first at {tag_text(odd)}; repair the file first"
+        )
 
 
 def _same_meta(ours: Element, theirs: object) -> bool:
@@ -316,15 +353,22 @@ def _check_character_set(file: DicomFile) -> None:
         convert_encodings(texts or ["ISO_IR 6"])
     except (LookupError, ValueError) as error:
         said = "\\".join(texts)
-        said = said if said.isascii() and said.isprintable() else f"in hexadecimal {said[:_SHORT].encode('latin-1').hex(' ')}"
+        said = (
+            said
+            if said.isascii() and said.isprintable()
+            else f"in hexadecimal {said[:_SHORT].encode('latin-1').hex(' ')}"
+        )
         raise RefusedError(
-            f"SpecificCharacterSet (0008,0005) is {said}, which names no character set, so that pydicom cannot read the file; "
+            f"SpecificCharacterSet (0008,0005) is {said}, which names no character set, so that pydicom cannot "
+            "read the file; "
             "set the one that its texts are in, for example with dcmodify -nb -m '(0008,0005)=ISO_IR 100'"
         ) from error
 
 
 def _check_unique(elements: Iterable[Element], path: str, depth: int = 0) -> None:
-    """Refuse elements that are there twice with different bytes, at any depth: pydicom takes the last, dcmtk and GDCM the first."""
+    """Refuse elements that are there twice with different bytes, at any depth: pydicom takes the last, dcmtk and GDCM
+    the first.
+    """
     seen: dict[int, Element] = {}
     for element in elements:
         if seen.setdefault(element.tag, element).raw != element.raw:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file says of its frames: rescaling and spacing in functional groups, tiles of a mosaic, regions of an ultrasound picture."""
+"""What a file says of its frames: rescaling and spacing in functional groups, tiles of a mosaic, regions of an
+ultrasound picture.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def frame_rescales(file: DicomFile, frames: int) -> list[Rescale]:
     """Give the rescaling of each frame: its own, the shared one, or that of the dataset (PS3.3 C.7.6.16.2.9, C.11.1.1).
 
     Raises:
-        RefusedError: a slope or intercept is no usable number, or there are functional groups for another number of frames.
+        RefusedError: a slope or intercept is no usable number, or there are functional groups for another number of
+            frames.
     """
     general = _rescale(file.elements) or (1.0, 0.0)
     shared, groups = functional_groups(file)
@@ -33,14 +36,19 @@ def frame_rescales(file: DicomFile, frames: int) -> list[Rescale]:
     if not groups:
         return [common] * frames
     if len(groups) != frames:
-        raise RefusedError(f"PerFrameFunctionalGroupsSequence has {len(groups)} items for {frames} frames; repair the file first")
+        raise RefusedError(
+            f"PerFrameFunctionalGroupsSequence has {len(groups)} items for {frames} frames; repair the file first"
+        )
     return [_transformation(group) or common for group in groups]
 
 
 def functional_groups(file: DicomFile) -> tuple[list[Element], list[list[Element]]]:
     """Give the shared functional groups and those of each frame; both empty where the image has none."""
     shared = next(iter(_items(file.find(tags.SHARED_FUNCTIONAL_GROUPS))), None)
-    return (shared.elements() if shared else [], [item.elements() for item in _items(file.find(tags.PER_FRAME_FUNCTIONAL_GROUPS))])
+    return (
+        shared.elements() if shared else [],
+        [item.elements() for item in _items(file.find(tags.PER_FRAME_FUNCTIONAL_GROUPS))],
+    )
 
 
 def spacing(file: DicomFile) -> tuple[float, float, float]:
@@ -49,7 +57,12 @@ def spacing(file: DicomFile) -> tuple[float, float, float]:
     Of PixelSpacing, else ImagerPixelSpacing (PS3.3 10.7.1.3), in the dataset or in PixelMeasuresSequence.
     """
     shared, groups = functional_groups(file)
-    measures = [inner for group in (shared, *groups[:1]) for item in _items(find(group, tags.PIXEL_MEASURES)) for inner in item.elements()]
+    measures = [
+        inner
+        for group in (shared, *groups[:1])
+        for item in _items(find(group, tags.PIXEL_MEASURES))
+        for inner in item.elements()
+    ]
     between = plane = None
     for elements in (file.elements, measures):
         for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
@@ -60,7 +73,9 @@ def spacing(file: DicomFile) -> tuple[float, float, float]:
 
 
 def mosaic_tiles(file: DicomFile, rows: int, columns: int) -> tuple[int, int]:
-    """Give the grid of a Siemens mosaic, which holds the slices of a volume side by side in one frame; (1, 1) for any other picture."""
+    """Give the grid of a Siemens mosaic, which holds the slices of a volume side by side in one frame; (1, 1) for any
+    other picture.
+    """
     if "MOSAIC" not in file.texts(tags.IMAGE_TYPE):
         return (1, 1)
     count = _images_in_mosaic(file)
@@ -71,9 +86,18 @@ def mosaic_tiles(file: DicomFile, rows: int, columns: int) -> tuple[int, int]:
 
 def _images_in_mosaic(file: DicomFile) -> int:
     for element in file.elements:
-        if element.tag >> 16 == 0x0019 and element.tag & 0xFF == 0x0A and _creator(file, element.tag) == "SIEMENS MR HEADER" and element.size == 2:
+        if (
+            element.tag >> 16 == 0x0019
+            and element.tag & 0xFF == 0x0A
+            and _creator(file, element.tag) == "SIEMENS MR HEADER"
+            and element.size == 2
+        ):
             return int.from_bytes(element.value, "little" if element.encoding.little else "big")
-        if element.tag >> 16 == 0x0029 and element.tag & 0xFF == 0x10 and _creator(file, element.tag) == "SIEMENS CSA HEADER":
+        if (
+            element.tag >> 16 == 0x0029
+            and element.tag & 0xFF == 0x10
+            and _creator(file, element.tag) == "SIEMENS CSA HEADER"
+        ):
             found = _CSA_COUNT.search(bytes(element.value))
             if found is not None:
                 return int(found[1])
@@ -86,7 +110,9 @@ def _creator(file: DicomFile, tag: int) -> str:
 
 
 def ultrasound_regions(file: DicomFile, rows: int, columns: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Give the parts of a frame that hold ultrasound, from SequenceOfUltrasoundRegions (PS3.3 C.8.5.5); around them is text."""
+    """Give the parts of a frame that hold ultrasound, from SequenceOfUltrasoundRegions (PS3.3 C.8.5.5); around them is
+    text.
+    """
     regions = []
     for item in _items(file.find(tags.ULTRASOUND_REGIONS)):
         elements = item.elements()
@@ -117,12 +143,14 @@ def _rescale(elements: list[Element]) -> Rescale | None:
     if not any(texts):
         return None
     slope, intercept = (
-        floats(values)[0] if len(values) == 1 else default if not values else float("nan") for values, default in zip(texts, (1.0, 0.0), strict=True)
+        floats(values)[0] if len(values) == 1 else default if not values else float("nan")
+        for values, default in zip(texts, (1.0, 0.0), strict=True)
     )
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         found = [shown("\\".join(values)) or "absent" for values in texts]
         raise RefusedError(
-            f"RescaleSlope is {found[0]}, RescaleIntercept {found[1]}; the slope must be one finite number other than 0, the intercept a finite one"
+            f"RescaleSlope is {found[0]}, RescaleIntercept {found[1]}; the slope must be one finite number other "
+            "than 0, the intercept a finite one"
         )
     return slope, intercept
 

@@ -16,7 +16,9 @@ from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VE
 _TIFF = (b"II*\0", b"MM\0*")
 
 
-def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
+def whole_file(
+    file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap, *, signed: bool = True
+) -> bytes:
     """Put a changed dataset into a file like the source's.
 
     Args:
@@ -37,7 +39,9 @@ def whole_file(file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, 
 
 
 def file_head(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
-    """Write all that is before the dataset; the directory of a TIFF in the preamble would be stale, so it is zeroed (PS3.10 7.1)."""
+    """Write all that is before the dataset; the directory of a TIFF in the preamble would be stale, so it is zeroed
+    (PS3.10 7.1).
+    """
     preamble = bytes(len(file.preamble)) if has_tiff_preamble(file) else bytes(file.preamble)
     return preamble + (PREFIX if file.prefix else b"") + file_meta(file, transfer_syntax, uid_map, signed=signed)
 
@@ -48,7 +52,9 @@ def has_tiff_preamble(file: DicomFile) -> bool:
 
 
 def media_storage_uid(file: DicomFile) -> str:
-    """Give the UID of the instance: that of the dataset, or where it has none, as a DICOMDIR, that of the file meta information."""
+    """Give the UID of the instance: that of the dataset, or where it has none, as a DICOMDIR, that of the file meta
+    information.
+    """
     return file.text(tags.SOP_INSTANCE_UID) or meta_text(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
 
 
@@ -58,7 +64,8 @@ def is_renamed(file: DicomFile, uid_map: UidMap) -> bool:
 
 
 def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:
-    """Write the file meta information: the new instance, and who wrote it unless that is not to be said (PS3.10 7.1); nothing for a file that has none.
+    """Write the file meta information: the new instance, and who wrote it unless that is not to be said (PS3.10 7.1);
+    nothing for a file that has none.
 
     What does not change keeps its bytes, also where it is not what the dataset says. Only its length is made right.
     """
@@ -73,8 +80,14 @@ def file_meta(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed:
         changes[tags.IMPLEMENTATION_CLASS_UID] = IMPLEMENTATION_CLASS_UID.encode("ascii")
         changes[tags.IMPLEMENTATION_VERSION_NAME] = IMPLEMENTATION_VERSION_NAME.encode("ascii")
     vrs = {tags.IMPLEMENTATION_VERSION_NAME: "SH"}
-    edits: dict[int, Edit] = {tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items()}
-    body = b"".join(rewritten([element for element in file.meta if element.tag != tags.META_LENGTH], EXPLICIT_LITTLE, UidMap(), edits))
+    edits: dict[int, Edit] = {
+        tag: constant(encode(tag, vrs.get(tag, "UI"), value, EXPLICIT_LITTLE)) for tag, value in changes.items()
+    }
+    body = b"".join(
+        rewritten(
+            [element for element in file.meta if element.tag != tags.META_LENGTH], EXPLICIT_LITTLE, UidMap(), edits
+        )
+    )
     if find(file.meta, tags.META_LENGTH) is None:
         return body
     return encode(tags.META_LENGTH, "UL", struct.pack("<I", len(body)), EXPLICIT_LITTLE) + body
@@ -85,7 +98,10 @@ def meta_notes(file: DicomFile) -> tuple[str, ...]:
     notes = []
     stated = meta_text(file.meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)
     if stated and file.text(tags.SOP_INSTANCE_UID) not in ("", stated):
-        notes.append("the file meta information names another instance than the dataset, whose new UID it gets where that changes")
+        notes.append(
+            "the file meta information names another instance than the dataset, whose new UID it gets where that "
+            "changes"
+        )
     if not meta_length_is_right(file.meta):
         notes.append("FileMetaInformationGroupLength is wrong and is corrected where the file changes")
     return tuple(notes)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, HeaderChange, ImageHeader, SourceImage, StoredArray
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.codecs import LOSSY, FrameFormat, decode_frame, encapsulate, encode_frame, is_reversible, split_frames
+from monai_salm.io.dicom.codecs import (
+    LOSSY,
+    FrameFormat,
+    decode_frame,
+    encapsulate,
+    encode_frame,
+    is_reversible,
+    split_frames,
+)
 from monai_salm.io.dicom.documents import document_of, label_map_of
 from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Element, encode, encode_fragments
 from monai_salm.io.dicom.files import NATIVE, DicomFile, read_file
@@ -36,8 +44,14 @@ from monai_salm.io.dicom.reading import check_picture, has_embedded_overlays, pi
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 
 SEGMENTED = "its Modality is SEG"
-_LOSSY_METHODS = {"1.2.840.10008.1.2.4.5": "ISO_10918_1", "1.2.840.10008.1.2.4.8": "ISO_14495_1", "1.2.840.10008.1.2.4.9": "ISO_15444_1"}
-"""LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1) by the beginning of the transfer syntax; that of HTJ2K is ISO_15444_15."""
+_LOSSY_METHODS = {
+    "1.2.840.10008.1.2.4.5": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.8": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.9": "ISO_15444_1",
+}
+"""LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1) by the beginning of the transfer syntax; that of HTJ2K is
+ISO_15444_15.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +79,8 @@ class PixelReplacement:
 
     Args:
         transfer_syntax: UID of how the new file is encoded.
-        elements: tag -> encoded element of the top level in place of the old one; nothing removes it. Pixel data is always among them.
+        elements: tag -> encoded element of the top level in place of the old one; nothing removes it. Pixel data is
+            always among them.
     """
 
     transfer_syntax: str
@@ -75,8 +90,8 @@ class PixelReplacement:
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """Read what planning needs of a file: the header of a picture, or what it is instead.
 
-    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values are those of labels all the same
-    is seen where they are read.
+    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values
+    are those of labels all the same is seen where they are read.
 
     Args:
         path: the file.
@@ -98,7 +113,9 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
 
 
 def _check_labels(path: Path, file: DicomFile) -> str:
-    """Refuse the values of a picture in what is said to be a segmentation; say so if they cannot be read (of one bit, a palette)."""
+    """Refuse the values of a picture in what is said to be a segmentation; say so if they cannot be read (of one bit, a
+    palette).
+    """
     try:
         source = picture_of(path, file).source
     except RefusedError:
@@ -106,7 +123,13 @@ def _check_labels(path: Path, file: DicomFile) -> str:
     color = source.header.trailing == (3,)
     for part in source.pictures():
         found = judge(
-            part.stored, slope=part.slope, intercept=part.intercept, trailing=len(source.header.trailing), color=color, declared="label map", by=SEGMENTED
+            part.stored,
+            slope=part.slope,
+            intercept=part.intercept,
+            trailing=len(source.header.trailing),
+            color=color,
+            declared="label map",
+            by=SEGMENTED,
         )
         if found.kind == "cannot tell" and found.foreground:
             raise UndecidedError(found)
@@ -143,7 +166,9 @@ def picture_of(path: Path, file: DicomFile) -> Picture:
     """
     pixel_format = check_picture(file)
     frames = _compressed_frames(file, pixel_format)
-    words = _decoded(frames, file, pixel_format) if frames else decode_words(_value(file.find(PIXEL_DATA)), pixel_format)
+    words = (
+        _decoded(frames, file, pixel_format) if frames else decode_words(_value(file.find(PIXEL_DATA)), pixel_format)
+    )
     extends_sign(words, pixel_format, overlays=has_embedded_overlays(file))
     stored = np.ascontiguousarray(picture_words(values_of_words(words, pixel_format), pixel_format))
     stored.setflags(write=False)
@@ -172,7 +197,9 @@ def replaced_pixels(picture: Picture, stored: StoredArray) -> PixelReplacement:
     """
     file, pixel_format = picture.file, picture.format
     old = picture_words(picture.words, pixel_format)
-    new = words_of_values(np.ascontiguousarray(stored), old, picture.words, pixel_format, overlays=has_embedded_overlays(file))
+    new = words_of_values(
+        np.ascontiguousarray(stored), old, picture.words, pixel_format, overlays=has_embedded_overlays(file)
+    )
     words = with_picture_words(picture.words, new, pixel_format)
     syntax = picture.source.header.output_transfer_syntax
     elements: dict[int, bytes | memoryview] = {}
@@ -180,7 +207,12 @@ def replaced_pixels(picture: Picture, stored: StoredArray) -> PixelReplacement:
         elements.update(_native(picture, words))
     elif picture.frames:
         encoded = [
-            encode_frame(frame[..., 0] if pixel_format.samples == 1 else frame, file.transfer_syntax, _frame_format(file, pixel_format), like=like)
+            encode_frame(
+                frame[..., 0] if pixel_format.samples == 1 else frame,
+                file.transfer_syntax,
+                _frame_format(file, pixel_format),
+                like=like,
+            )
             for frame, like in zip(words, picture.frames, strict=True)
         ]
         elements[PIXEL_DATA] = encode_fragments(encapsulate(encoded))
@@ -216,7 +248,9 @@ def _compressed_frames(file: DicomFile, pixel_format: PixelFormat) -> list[bytes
     tables = [file.find(tag) for tag in (tags.EXTENDED_OFFSET_TABLE, tags.EXTENDED_OFFSET_TABLE_LENGTHS)]
     extended = None
     if tables[0] is not None and tables[1] is not None and tables[0].size:
-        offsets, lengths = (np.frombuffer(table.value[: table.size // 8 * 8], "<u8").tolist() for table in tables if table is not None)
+        offsets, lengths = (
+            np.frombuffer(table.value[: table.size // 8 * 8], "<u8").tolist() for table in tables if table is not None
+        )
         extended = (offsets, lengths)
     return split_frames(_pixel_element(file).value, pixel_format.frames, extended, file.transfer_syntax)
 
@@ -240,7 +274,9 @@ def _native(picture: Picture, words: NDArray[Any]) -> dict[int, bytes | memoryvi
         PIXEL_DATA: encode(PIXEL_DATA, "OW" if wide else "OB", value + bytes(len(value) % 2), EXPLICIT_LITTLE),
     }
     if pixel_format.layout == "rgb":
-        elements[tags.PHOTOMETRIC_INTERPRETATION] = encode(tags.PHOTOMETRIC_INTERPRETATION, "CS", b"RGB", EXPLICIT_LITTLE)
+        elements[tags.PHOTOMETRIC_INTERPRETATION] = encode(
+            tags.PHOTOMETRIC_INTERPRETATION, "CS", b"RGB", EXPLICIT_LITTLE
+        )
     if pixel_format.samples > 1:
         elements[tags.PLANAR_CONFIGURATION] = encode(tags.PLANAR_CONFIGURATION, "US", bytes(2), EXPLICIT_LITTLE)
     if is_lossy(picture):
@@ -256,13 +292,16 @@ def _native(picture: Picture, words: NDArray[Any]) -> dict[int, bytes | memoryvi
 
 
 def is_lossy(picture: Picture) -> bool:
-    """Say whether a compressed picture lost something: its transfer syntax allows it, unless the file denies it and its frames can be true to that.
+    """Say whether a compressed picture lost something: its transfer syntax allows it, unless the file denies it and its
+    frames can be true to that.
 
     Frames of a reversible process alone prove nothing: JPEG 2000 may leave out the last layers of such a frame.
     """
     syntax = picture.file.transfer_syntax
     one = _frame_format(picture.file, picture.format)
-    denied = picture.file.text(tags.LOSSY_IMAGE_COMPRESSION) == "00" and all(is_reversible(frame, syntax, one) for frame in picture.frames)
+    denied = picture.file.text(tags.LOSSY_IMAGE_COMPRESSION) == "00" and all(
+        is_reversible(frame, syntax, one) for frame in picture.frames
+    )
     return syntax in LOSSY and not denied
 
 
@@ -280,19 +319,30 @@ def compare_cells(original: Picture, other: Picture) -> list[HeaderChange]:
     if original.format.layout in ("ybr", "ybr422") and original.file.transfer_syntax == other.file.transfer_syntax:
         chroma = [picture.words[..., 2 if original.format.layout == "ybr422" else 1 :] for picture in (original, other)]
         if not np.array_equal(chroma[0], chroma[1]):
-            changes.append(HeaderChange(name="PixelData (chroma)", original="", other=f"{np.count_nonzero(chroma[0] != chroma[1])} differ", allowed=False))
+            changes.append(
+                HeaderChange(
+                    name="PixelData (chroma)",
+                    original="",
+                    other=f"{np.count_nonzero(chroma[0] != chroma[1])} differ",
+                    allowed=False,
+                )
+            )
     both = (original.words, other.words)
     high = [words & words.dtype.type(pixel_format.unused_mask) for words in both]
     extended = pixel_format.signed and all(_is_extended(words, pixel_format.mask) for words in both)
     if not extended and not np.array_equal(*high):
         count = int(np.count_nonzero(high[0] != high[1]))
-        changes.append(HeaderChange(name="PixelData (bits above BitsStored)", original="", other=f"{count} differ", allowed=False))
+        changes.append(
+            HeaderChange(name="PixelData (bits above BitsStored)", original="", other=f"{count} differ", allowed=False)
+        )
     if original.frames or other.frames:
         return changes
     ends = [bytes_after_frames(_value(picture.file.find(PIXEL_DATA)), pixel_format) for picture in (original, other)]
     if ends[0] != ends[1]:
         shown = [end[:32].hex(" ") for end in ends]
-        changes.append(HeaderChange(name="PixelData (bytes after the frame)", original=shown[0], other=shown[1], allowed=False))
+        changes.append(
+            HeaderChange(name="PixelData (bytes after the frame)", original=shown[0], other=shown[1], allowed=False)
+        )
     return changes
 
 
@@ -328,4 +378,6 @@ def _extreme(tag: int, picture: Picture, stored: StoredArray, extreme: Callable[
     info = np.iinfo(np.int16 if signed else np.uint16)
     if not info.min <= value <= info.max:
         return b""
-    return encode(tag, "SS" if signed else "US", struct.pack(file.encoding.order + ("h" if signed else "H"), value), file.encoding)
+    return encode(
+        tag, "SS" if signed else "US", struct.pack(file.encoding.order + ("h" if signed else "H"), value), file.encoding
+    )

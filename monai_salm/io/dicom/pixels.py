@@ -15,7 +15,9 @@ Bytes = bytes | memoryview
 
 
 Layout = Literal["gray", "rgb", "ybr", "ybr422"]
-"""What the samples of a pixel are: one value, three colors, luminance and two chroma, or two of luminance to one pair of chroma."""
+"""What the samples of a pixel are: one value, three colors, luminance and two chroma, or two of luminance to one pair
+of chroma.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,9 @@ class PixelFormat:
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """Shape of the values without their samples: (rows, columns), with the number of pictures before it where there are several."""
+        """Shape of the values without their samples: (rows, columns), with the number of pictures before it where there
+        are several.
+        """
         down, across = self.tiles
         one = (self.rows // down, self.columns // across)
         return (self.frames * down * across, *one) if self.stacked else one
@@ -103,7 +107,8 @@ def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
     """Give the pixel cells as unsigned words in native byte order, with all their bits.
 
     Returns:
-        ``(frames, rows, columns, samples)``; of YBR_FULL_422 ``(frames, rows, columns / 2, 4)`` with two of luminance first.
+        ``(frames, rows, columns, samples)``; of YBR_FULL_422 ``(frames, rows, columns / 2, 4)`` with two of luminance
+        first.
     """
     size = pixel_format.size
     if pixel_format.swapped_bytes:
@@ -123,7 +128,9 @@ def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
 
 
 def encode_words(words: NDArray[Any], value: Bytes, pixel_format: PixelFormat) -> bytes:
-    """Put words, as :func:`decode_words` gives them, into a copy of the pixel data's value; a pad byte and bytes after the frames stay."""
+    """Put words, as :func:`decode_words` gives them, into a copy of the pixel data's value; a pad byte and bytes after
+    the frames stay.
+    """
     size = pixel_format.size
     flat = (np.moveaxis(words, -1, 1) if pixel_format.planar else words).ravel()
     encoded = bytearray(value)
@@ -150,7 +157,8 @@ def bytes_after_frames(value: memoryview, pixel_format: PixelFormat) -> bytes:
 def picture_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
     """Give the words that are the picture: gray, red, green and blue, or luminance.
 
-    Of color that is stored as luminance and chroma the chroma is left alone: a step of luminance is the same step of red, green and blue.
+    Of color that is stored as luminance and chroma the chroma is left alone: a step of luminance is the same step of
+    red, green and blue.
 
     Args:
         words: of :func:`decode_words`.
@@ -223,7 +231,9 @@ def extends_sign(words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bo
     )
 
 
-def words_of_values(values: NDArray[Any], old: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool) -> NDArray[Any]:
+def words_of_values(
+    values: NDArray[Any], old: NDArray[Any], words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool
+) -> NDArray[Any]:
     """Give words with other values, and above them what the convention of the old words asks (``extends_sign``).
 
     Args:
@@ -241,7 +251,9 @@ def words_of_values(values: NDArray[Any], old: NDArray[Any], words: NDArray[Any]
     return new
 
 
-def padding_range(value: int | None, limit: int | None, words: NDArray[Any], pixel_format: PixelFormat) -> tuple[float, float] | None:
+def padding_range(
+    value: int | None, limit: int | None, words: NDArray[Any], pixel_format: PixelFormat
+) -> tuple[float, float] | None:
     """Give the inclusive range of padding values (PS3.3 C.7.5.1.1.2).
 
     Args:
@@ -261,7 +273,8 @@ def padding_range(value: int | None, limit: int | None, words: NDArray[Any], pix
         return float(min(ends)), float(max(ends))
     if pixel_format.bits_stored < pixel_format.bits_allocated and (words == value).any():
         raise RefusedError(
-            f"PixelPaddingValue {value} does not fit in BitsStored {pixel_format.bits_stored}, but pixels have it; readers disagree on their values"
+            f"PixelPaddingValue {value} does not fit in BitsStored {pixel_format.bits_stored}, but pixels have "
+            "it; readers disagree on their values"
         )
     clipped = max(min(ends), low), min(max(ends), high)
     return clipped if clipped[0] <= clipped[1] else None

@@ -63,16 +63,20 @@ def check_picture(file: DicomFile) -> PixelFormat:
 def _check_identity(file: DicomFile) -> None:
     if not file.prefix or not file.transfer_syntax:
         raise RefusedError(
-            "a picture without preamble and file meta information, whose encoding can only be guessed; write it as a DICOM file first, for example with dcmconv"
+            "a picture without preamble and file meta information, whose encoding can only be guessed; write it "
+            "as a DICOM file first, for example with dcmconv"
         )
     for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
         if not file.text(tag):
             raise RefusedError(f"{name} is absent or empty; the file is truncated or no DICOM object")
     stated = [element for element in [*file.meta, *file.elements] if element.tag == tags.MEDIA_STORAGE_SOP_CLASS_UID]
-    other = next((uid for element in stated for uid in ascii_values(element) if uid != file.text(tags.SOP_CLASS_UID)), "")
+    other = next(
+        (uid for element in stated for uid in ascii_values(element) if uid != file.text(tags.SOP_CLASS_UID)), ""
+    )
     if other:
         raise RefusedError(
-            f"the file meta information says {uid_name(other)}, the dataset {uid_name(file.text(tags.SOP_CLASS_UID))}: readers go by the one or the other; "
+            f"the file meta information says {uid_name(other)}, the dataset "
+            f"{uid_name(file.text(tags.SOP_CLASS_UID))}: readers go by the one or the other; "
             "repair the file first, for example with dcmconv, which keeps that of the dataset"
         )
 
@@ -80,21 +84,29 @@ def _check_identity(file: DicomFile) -> None:
 def _check_pixel_element(file: DicomFile) -> None:
     element = file.find(PIXEL_DATA)
     if element is None:
-        raise RefusedError(f"there is no PixelData in an object of class {class_name(file.text(tags.SOP_CLASS_UID))}; the file is truncated or holds no image")
+        raise RefusedError(
+            f"there is no PixelData in an object of class {class_name(file.text(tags.SOP_CLASS_UID))}; the file "
+            "is truncated or holds no image"
+        )
     if file.transfer_syntax in NATIVE:
         if element.undefined:
             raise RefusedError("PixelData is encapsulated though the transfer syntax is native; repair the file first")
         return
     if VIDEO.fullmatch(file.transfer_syntax):
-        raise RefusedError(f"{uid_name(file.transfer_syntax)}: video is not protected; leave it out, or share frames of it as images")
+        raise RefusedError(
+            f"{uid_name(file.transfer_syntax)}: video is not protected; leave it out, or share frames of it as images"
+        )
     if file.transfer_syntax not in LOSSLESS | LOSSY:
         raise RefusedError(
-            f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (a codec that no longer is in use, or not yet); "
+            f"transfer syntax {uid_name(file.transfer_syntax)} is not supported (a codec that no longer is in "
+            "use, or not yet); "
             "convert to Explicit VR Little Endian first, for example with gdcmconv --raw"
         )
     check_codec(file.transfer_syntax)
     if not element.undefined:
-        raise RefusedError("PixelData is not encapsulated though the transfer syntax is compressed; repair the file first")
+        raise RefusedError(
+            "PixelData is not encapsulated though the transfer syntax is compressed; repair the file first"
+        )
 
 
 def _pixel_format(file: DicomFile) -> PixelFormat:
@@ -110,12 +122,18 @@ def _pixel_format(file: DicomFile) -> PixelFormat:
     if not 1 <= stored <= allocated:
         raise RefusedError(f"BitsStored is {stored}; it must be 1 to BitsAllocated, which is {allocated}")
     if high != stored - 1:
-        raise RefusedError(f"HighBit is {high} with BitsStored {stored}; it must be {stored - 1} (PS3.5 8.1.1), for readers disagree on others")
+        raise RefusedError(
+            f"HighBit is {high} with BitsStored {stored}; it must be {stored - 1} (PS3.5 8.1.1), for readers "
+            "disagree on others"
+        )
     if signed not in (0, 1):
         raise RefusedError(f"PixelRepresentation is {signed}; 0 (unsigned) and 1 (two's complement) are defined")
     layout = _layout(file, samples)
     if layout == "ybr422" and (columns % 2 or allocated != 8):
-        raise RefusedError(f"YBR_FULL_422 with {columns} columns of {allocated} bits; an even number of 8 bits is defined (PS3.3 C.7.6.3.1.2)")
+        raise RefusedError(
+            f"YBR_FULL_422 with {columns} columns of {allocated} bits; an even number of 8 bits is defined (PS3.3 "
+            "C.7.6.3.1.2)"
+        )
     element = file.find(PIXEL_DATA)
     vr = element.vr if element is not None else ""
     if not file.encoding.little and vr != "OW" and (allocated, vr) != (8, "OB"):
@@ -167,12 +185,16 @@ def _layout(file: DicomFile, samples: int) -> Layout:
         )
     if photometric in ("YBR_RCT", "YBR_ICT") and not file.transfer_syntax.startswith(_JPEG_2000):
         raise RefusedError(
-            f"{photometric} in {uid_name(file.transfer_syntax)}: it is defined in JPEG 2000 alone (PS3.3 C.7.6.3.1.2), so the colors are not known"
+            f"{photometric} in {uid_name(file.transfer_syntax)}: it is defined in JPEG 2000 alone (PS3.3 "
+            "C.7.6.3.1.2), so the colors are not known"
         )
     if file.transfer_syntax in LOSSY and layout != "gray":
         return "rgb"  # decoded to colors, since each decoder has its own way with chroma
     if layout == "ybr422" and file.transfer_syntax not in NATIVE:
-        raise RefusedError(f"YBR_FULL_422 in {uid_name(file.transfer_syntax)} is not defined; convert to Explicit VR Little Endian first")
+        raise RefusedError(
+            f"YBR_FULL_422 in {uid_name(file.transfer_syntax)} is not defined; convert to Explicit VR Little "
+            "Endian first"
+        )
     return layout
 
 
@@ -189,51 +211,74 @@ def _frames(file: DicomFile) -> int:
 def _check_length(pixel_format: PixelFormat, size: int) -> None:
     """Hold what the header claims against the bytes that are there, before any memory is taken."""
     if size < pixel_format.size:
-        raise RefusedError(f"PixelData has {size} bytes, Rows x Columns x NumberOfFrames x BitsAllocated need {pixel_format.size}; it is truncated")
+        raise RefusedError(
+            f"PixelData has {size} bytes, Rows x Columns x NumberOfFrames x BitsAllocated need "
+            f"{pixel_format.size}; it is truncated"
+        )
     if size >= pixel_format.size + pixel_format.frame_bytes and size > pixel_format.size + 1:
-        raise RefusedError(f"PixelData has {size} bytes, {pixel_format.frames} frames need {pixel_format.size}: more frames than are declared")
+        raise RefusedError(
+            f"PixelData has {size} bytes, {pixel_format.frames} frames need {pixel_format.size}: more frames than "
+            "are declared"
+        )
 
 
 def _check_claim(pixel_format: PixelFormat, size: int) -> None:
     """Hold what the header claims against what so many compressed bytes can hold, before any memory is taken."""
     if pixel_format.frames > size // 8:
-        raise RefusedError(f"NumberOfFrames is {pixel_format.frames}, but {size} bytes of fragments hold at most {size // 8} frames")
+        raise RefusedError(
+            f"NumberOfFrames is {pixel_format.frames}, but {size} bytes of fragments hold at most {size // 8} frames"
+        )
     if pixel_format.size > max(_MAX_UNCHECKED_BYTES, _MAX_RATIO * size):
-        raise RefusedError(f"Rows x Columns x NumberOfFrames make {pixel_format.size} bytes, more than {_MAX_RATIO} times the {size} that are compressed")
+        raise RefusedError(
+            f"Rows x Columns x NumberOfFrames make {pixel_format.size} bytes, more than {_MAX_RATIO} times the "
+            f"{size} that are compressed"
+        )
 
 
 def has_embedded_overlays(file: DicomFile) -> bool:
     """Say whether overlays are declared in the bits above the pixel values (retired; OverlayBitPosition)."""
-    return any(element.tag >> 24 == 0x60 and element.tag & 0xFFFF == 0x0102 and any(element.value) for element in file.elements)
+    return any(
+        element.tag >> 24 == 0x60 and element.tag & 0xFFFF == 0x0102 and any(element.value) for element in file.elements
+    )
 
 
 def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:
     """Give the header of a picture that ``check_picture`` found to be one."""
     shape = pixel_format.picture_shape
     frame = FrameFormat(
-        rows=pixel_format.rows, columns=pixel_format.columns, samples=pixel_format.samples, bits_allocated=pixel_format.bits_allocated,
-        bits_stored=pixel_format.bits_stored, signed=pixel_format.signed, photometric=file.text(tags.PHOTOMETRIC_INTERPRETATION),
+        rows=pixel_format.rows, columns=pixel_format.columns, samples=pixel_format.samples,
+        bits_allocated=pixel_format.bits_allocated,
+        bits_stored=pixel_format.bits_stored, signed=pixel_format.signed,
+        photometric=file.text(tags.PHOTOMETRIC_INTERPRETATION),
     )  # fmt: skip
     native = file.transfer_syntax in NATIVE or can_encode(file.transfer_syntax, frame)
     notes = notes_of(file)
     modality = file.text(tags.MODALITY).upper()  # careless writers use lower case
     if modality and modality not in MODALITIES:
-        notes += (f"Modality is {shown(modality)}, which is no code of the standard, so that nothing is known of its values",)
+        notes += (
+            f"Modality is {shown(modality)}, which is no code of the standard, so that nothing is known of its values",
+        )
     if not native and file.elements[0].tag >> 16 == META_GROUP:
         raise RefusedError(
-            f"{uid_name(file.transfer_syntax)} is written as Explicit VR Little Endian, but file meta information is there a second time and would "
+            f"{uid_name(file.transfer_syntax)} is written as Explicit VR Little Endian, but file meta information "
+            "is there a second time and would "
             "contradict it; remove that, for example with dcmodify -nb -ie -e '(0002,0010)'"
         )
     if not native:
         why = "for lossy compression" if file.transfer_syntax in LOSSY else "not one that such pixels can be encoded in"
-        notes += (f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written as Explicit VR Little Endian",)
+        notes += (
+            f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written "
+            "as Explicit VR Little Endian",
+        )
     return ImageHeader(
         path=path,
         format="dicom",
         shape=shape,
         trailing=(3,) if pixel_format.layout == "rgb" else (),
         stacked=pixel_format.stacked,
-        regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns) if pixel_format.tiles == (1, 1) else (),
+        regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns)
+        if pixel_format.tiles == (1, 1)
+        else (),
         dtype=pixel_format.dtype,
         modality=modality,
         identifiers=identifiers(file),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewriting elements in their place: every UID of a map replaced at any depth, some elements edited, all others byte for byte."""
+"""Rewriting elements in their place: every UID of a map replaced at any depth, some elements edited, all others byte
+for byte.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ def constant(encoded: bytes | memoryview) -> Edit:
     return lambda _element, _encoding: encoded
 
 
-def rewritten(elements: Iterable[Element], encoding: Encoding, uid_map: UidMap, edits: Mapping[int, Edit], removed: frozenset[int] = STALE) -> list[Bytes]:
+def rewritten(
+    elements: Iterable[Element],
+    encoding: Encoding,
+    uid_map: UidMap,
+    edits: Mapping[int, Edit],
+    removed: frozenset[int] = STALE,
+) -> list[Bytes]:
     """Apply the UID map at any depth and the edits at this one; new elements go to their place in tag order.
 
     Args:
@@ -77,7 +85,9 @@ def remapped(element: Element, uid_map: UidMap, removed: frozenset[int] = STALE,
     changed = False
     parts: list[Bytes] = []
     for item in items:
-        chunks: list[Chunk] = [(inner.tag, inner.raw, remapped(inner, uid_map, removed, depth + 2)) for inner in item.elements(depth + 1)]
+        chunks: list[Chunk] = [
+            (inner.tag, inner.raw, remapped(inner, uid_map, removed, depth + 2)) for inner in item.elements(depth + 1)
+        ]
         if any(after is not before for _, before, after in chunks):
             changed = True
             parts.append(item.with_content(b"".join(without_stale_lengths(chunks))))
@@ -86,7 +96,9 @@ def remapped(element: Element, uid_map: UidMap, removed: frozenset[int] = STALE,
     return element.with_items(parts) if changed else element.raw
 
 
-def leaves(elements: Iterable[Element], closed: frozenset[int] = frozenset(), depth: int = 0) -> Iterator[tuple[Element, int]]:
+def leaves(
+    elements: Iterable[Element], closed: frozenset[int] = frozenset(), depth: int = 0
+) -> Iterator[tuple[Element, int]]:
     """Give the elements at any depth that are no sequences, with the number of sequences around them.
 
     Args:

@@ -21,7 +21,8 @@ from monai_salm.io.dicom.uids import UidMap
 def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
     """Write a derived image: ``stored`` in place of the values, all else as it was or as PS3.3 C.7.6.1.1.2 asks.
 
-    Where neither the values nor the identity change and nothing is to be said, no image is derived: the source's bytes are written.
+    Where neither the values nor the identity change and nothing is to be said, no image is derived: the source's bytes
+    are written.
 
     Args:
         source: what ``read_source`` gave; its file is read again.
@@ -48,4 +49,10 @@ def _derived(file: DicomFile, pixels: PixelReplacement, derivation: Derivation) 
     own = {file.text(tags.SOP_INSTANCE_UID), file.text(tags.SERIES_INSTANCE_UID)} - {""}
     uid_map = UidMap(derivation.uid_secret, frozenset(own), derivation.changed_uids)
     edits = derivation_edits(file, derivation) | {tag: constant(encoded) for tag, encoded in pixels.elements.items()}
-    return whole_file(file, rewritten(file.elements, file.encoding, uid_map, edits), pixels.transfer_syntax, uid_map, signed=derivation.provenance != "none")
+    return whole_file(
+        file,
+        rewritten(file.elements, file.encoding, uid_map, edits),
+        pixels.transfer_syntax,
+        uid_map,
+        signed=derivation.provenance != "none",
+    )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """NRRD and MetaImage files: only the bytes of the voxels are replaced, no library writes anything.
 
-Text headers with geometry and metadata stay the source's bytes, but for ``CompressedDataSize`` of a compressed MetaImage.
-A write of unchanged values gives the source's bytes, compressed or not. Of detached voxels (``.nhdr`` or ``.mhd`` with a data file)
-the data file is the picture, and the header a document.
+Text headers with geometry and metadata stay the source's bytes, but for ``CompressedDataSize`` of a compressed
+MetaImage. A write of unchanged values gives the source's bytes, compressed or not. Of detached voxels (``.nhdr`` or
+``.mhd`` with a data file) the data file is the picture, and the header a document.
 """
 
 from __future__ import annotations
@@ -12,4 +12,13 @@ from monai_salm.io.itk.comparing import compare_headers
 from monai_salm.io.itk.files import sniff
 from monai_salm.io.itk.pictures import identify, read_back, read_label_map, read_source, write_document, write_like
 
-__all__ = ["compare_headers", "identify", "read_back", "read_label_map", "read_source", "sniff", "write_document", "write_like"]
+__all__ = [
+    "compare_headers",
+    "identify",
+    "read_back",
+    "read_label_map",
+    "read_source",
+    "sniff",
+    "write_document",
+    "write_like",
+]

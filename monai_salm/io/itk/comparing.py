@@ -15,7 +15,8 @@ _RENEWED = "CompressedDataSize"
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
-    """List every difference outside the voxels; the size of the stream in a compressed MetaImage is the only one allowed.
+    """List every difference outside the voxels; the size of the stream in a compressed MetaImage is the only one
+    allowed.
 
     Args:
         original: a picture, or the header of a detached one.
@@ -34,7 +35,9 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     }
     for name, part in parts.items():
         if part(first) != part(second):
-            changes.append(HeaderChange(name=name, original=part(first)[:32].hex(), other=part(second)[:32].hex(), allowed=False))
+            changes.append(
+                HeaderChange(name=name, original=part(first)[:32].hex(), other=part(second)[:32].hex(), allowed=False)
+            )
     return changes
 
 
@@ -42,19 +45,29 @@ def _lines(first: Content, second: Content) -> list[HeaderChange]:
     """Compare the headers line by line."""
     before, after = dict(first.layout.fields), dict(second.layout.fields)
     changes = [
-        HeaderChange(name=name, original=before.get(name, "")[:64], other=after.get(name, "")[:64], allowed=_is_renewed(name, first, second))
+        HeaderChange(
+            name=name,
+            original=before.get(name, "")[:64],
+            other=after.get(name, "")[:64],
+            allowed=_is_renewed(name, first, second),
+        )
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name)
     ]
     if not changes and first.layout.text != second.layout.text:
-        changes.append(HeaderChange(name="(comments, order or line ends of the header)", original="", other="", allowed=False))
+        changes.append(
+            HeaderChange(name="(comments, order or line ends of the header)", original="", other="", allowed=False)
+        )
     return changes
 
 
 def _is_renewed(name: str, first: Content, second: Content) -> bool:
     """Say whether a line is the size of a stream, is there in both files, and says the truth in the second."""
     sizes = [content.layout.packed_size for content in (first, second)]
-    texts = [content.layout.text[: content.layout.packed_span[0]] + content.layout.text[content.layout.packed_span[1] :] for content in (first, second)]
+    texts = [
+        content.layout.text[: content.layout.packed_span[0]] + content.layout.text[content.layout.packed_span[1] :]
+        for content in (first, second)
+    ]
     return name == _RENEWED and None not in sizes and texts[0] == texts[1]
 
 

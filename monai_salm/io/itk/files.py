@@ -17,8 +17,24 @@ from monai_salm.io.itk.packing import unpack
 from monai_salm.io.leftovers import check_leftovers, holds_picture
 
 _HEADER_SUFFIXES = (".nhdr", ".mhd")
-_NO_VOXELS = (".txt", ".json", ".csv", ".tsv", ".md", ".xml", ".html", ".log", ".yaml", ".yml", ".bval", ".bvec", ".pdf")
-"""Suffixes of files beside images, of which a folder can have so many that each must not be looked for in every header."""
+_NO_VOXELS = (
+    ".txt",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".md",
+    ".xml",
+    ".html",
+    ".log",
+    ".yaml",
+    ".yml",
+    ".bval",
+    ".bvec",
+    ".pdf",
+)
+"""Suffixes of files beside images, of which a folder can have so many that each must not be looked for
+in every header.
+"""
 _FIRST_BYTES = 4096
 _SHOWN = "bytes beside its voxels hold another picture, which is not protected"
 
@@ -49,10 +65,16 @@ class Content:
         """Give the picture, its axes in the file's order, those that share noise last."""
         layout = self.layout
         flat = np.frombuffer(self.voxels, dtype=layout.dtype)
-        stored = flat.reshape(layout.sizes, order="F").transpose(layout.order).astype(layout.dtype.newbyteorder("="), order="K")
+        stored = (
+            flat.reshape(layout.sizes, order="F")
+            .transpose(layout.order)
+            .astype(layout.dtype.newbyteorder("="), order="K")
+        )
         stored.setflags(write=False)
         info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
-        header = replace(layout.image_header(), unprotected=_SHOWN if any(map(holds_picture, (layout.text, *self.beside))) else "")
+        header = replace(
+            layout.image_header(), unprotected=_SHOWN if any(map(holds_picture, (layout.text, *self.beside))) else ""
+        )
         return SourceImage(header=header, stored=stored, range_stored=(float(info.min), float(info.max)))
 
 
@@ -77,7 +99,9 @@ def find_layout(path: Path) -> Layout:
 
 
 def written_layout(source: Path, written: Path) -> Layout:
-    """Read the header of a file that was written for a source, which is the source's own where the voxels are detached."""
+    """Read the header of a file that was written for a source, which is the source's own where the
+    voxels are detached.
+    """
     layout = find_layout(source)
     return replace(layout, data_path=written) if layout.detached else find_layout(written)
 
@@ -90,13 +114,18 @@ def check_header_end(layout: Layout) -> None:
     """
     rest = layout.header_path.read_bytes()[len(layout.text) :].strip(b"\0 \t\r\n")
     if rest:
-        raise RefusedError(f"the header says that the voxels are in another file, yet {len(rest)} bytes follow it; repair the header, or cut them off")
+        raise RefusedError(
+            f"the header says that the voxels are in another file, yet {len(rest)} bytes follow it; repair the "
+            "header, or cut them off"
+        )
 
 
 def header_document(layout: Layout) -> Document:
     """Describe the header of detached voxels, which goes out as it is."""
     unprotected = "the header holds another picture, which is not protected" if holds_picture(layout.text) else ""
-    return Document(path=layout.header_path, format="itk", kind=f"header of a detached {layout.kind}", unprotected=unprotected)
+    return Document(
+        path=layout.header_path, format="itk", kind=f"header of a detached {layout.kind}", unprotected=unprotected
+    )
 
 
 def read_content(layout: Layout) -> Content:
@@ -141,7 +170,9 @@ def _layout(header: Path) -> Layout:
 
 
 def _headers_of(path: Path) -> list[Path]:
-    """Find the headers that name a file: those of its own name if there are any, else those of other names in its folder."""
+    """Find the headers that name a file: those of its own name if there are any, else those of other names in its
+    folder.
+    """
     stem = path.name.partition(".")[0]
     found = [header for suffix in _HEADER_SUFFIXES if _names(header := path.with_name(stem + suffix), path)]
     if found or path.suffix.lower() in _NO_VOXELS:
@@ -159,5 +190,11 @@ def _names(header: Path, path: Path) -> bool:
     except OSError:  # a name that is longer than names can be
         return False
     text = read_text(header)
-    name = nrrd.data_name(text) if nrrd.is_nrrd(text) else metaimage.data_name(text) if metaimage.is_metaimage(text) else ""
+    name = (
+        nrrd.data_name(text)
+        if nrrd.is_nrrd(text)
+        else metaimage.data_name(text)
+        if metaimage.is_metaimage(text)
+        else ""
+    )
     return name.removeprefix("./") == path.name

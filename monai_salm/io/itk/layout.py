@@ -102,9 +102,15 @@ class Layout:
         needed = self.voxel_bytes
         room = size - max(self.offset, 0)
         if needed > _MAX_CLAIM:
-            raise RefusedError(f"the header claims {needed} bytes of voxels, at most {_MAX_CLAIM >> 30} GiB are supported; split the image")
+            raise RefusedError(
+                f"the header claims {needed} bytes of voxels, at most {_MAX_CLAIM >> 30} GiB are supported; split "
+                "the image"
+            )
         if needed > (room * _MAX_RATIO if self.packing else room) or room < (self.packed_size or 0):
-            raise RefusedError(f"truncated: the header needs {needed} bytes of voxels, {max(room, 0)} bytes are there; get a complete copy of the file")
+            raise RefusedError(
+                f"truncated: the header needs {needed} bytes of voxels, {max(room, 0)} bytes are there; get a "
+                "complete copy of the file"
+            )
 
 
 def read_text(path: Path, size: int = MAX_HEADER) -> bytes:
@@ -120,8 +126,14 @@ def whole_numbers(name: str, value: str) -> tuple[int, ...]:
         RefusedError: anything else.
     """
     words = value.split()
-    if not 1 <= len(words) <= _MOST_AXES or not all(re.fullmatch(r"[0-9]{1,18}", word) for word in words) or "0" in {word.strip("0") or "0" for word in words}:
-        raise RefusedError(f"{name} is {value[:64]!r}; whole numbers from 1 are supported, one for each of at most {_MOST_AXES} axes")
+    if (
+        not 1 <= len(words) <= _MOST_AXES
+        or not all(re.fullmatch(r"[0-9]{1,18}", word) for word in words)
+        or "0" in {word.strip("0") or "0" for word in words}
+    ):
+        raise RefusedError(
+            f"{name} is {value[:64]!r}; whole numbers from 1 are supported, one for each of at most {_MOST_AXES} axes"
+        )
     return tuple(map(int, words))
 
 
@@ -145,10 +157,16 @@ def beside(header: Path, name: str) -> Path:
     """
     plain = name.removeprefix("./")
     if not plain or plain in (".", "..", header.name) or any(letter in plain for letter in "/\\:\0"):
-        raise RefusedError(f"the header names the data file {name[:64]!r}; only a plain file name in the header's own folder is supported")
+        raise RefusedError(
+            f"the header names the data file {name[:64]!r}; only a plain file name in the header's own folder is "
+            "supported"
+        )
     path = header.with_name(plain)
     if not path.is_file():
-        raise RefusedError(f"the header names the data file {name[:64]!r}, which is not beside it; add the file, or convert to one .nrrd or .mha")
+        raise RefusedError(
+            f"the header names the data file {name[:64]!r}, which is not beside it; add the file, or convert to "
+            "one .nrrd or .mha"
+        )
     return path
 
 
@@ -173,7 +191,9 @@ def check_vectors(dtype: np.dtype[Any], spatial: int, trailing: tuple[int, ...])
         RefusedError: such vectors, which are displacements: noise in them would move anatomy.
     """
     if dtype.kind == "f" and trailing == (spatial,):
-        raise RefusedError(f"not a picture: float vectors of {spatial} components on {spatial} axes are taken for a displacement field")
+        raise RefusedError(
+            f"not a picture: float vectors of {spatial} components on {spatial} axes are taken for a displacement field"
+        )
 
 
 def arrange(spatial: list[int], shared: list[int]) -> tuple[tuple[int, ...], int]:

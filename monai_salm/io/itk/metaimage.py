@@ -10,7 +10,17 @@ from typing import Literal
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.itk.layout import MAX_HEADER, Layout, arrange, beside, check_vectors, read_text, real_numbers, single, whole_numbers
+from monai_salm.io.itk.layout import (
+    MAX_HEADER,
+    Layout,
+    arrange,
+    beside,
+    check_vectors,
+    read_text,
+    real_numbers,
+    single,
+    whole_numbers,
+)
 
 _START = re.compile(rb"(ObjectType|NDims|Comment)[ \t]*[=:]")
 _LINE = re.compile(r"\s*([A-Za-z_][^=:]*?)\s*[=:]\s*(.*?)\s*")
@@ -60,12 +70,17 @@ def layout(path: Path) -> Layout:
     text = read_text(path)
     end = _DATA_FILE.search(text)
     if end is None:
-        raise RefusedError(f"truncated: the MetaImage header has no ElementDataFile within {MAX_HEADER >> 20} MiB; get a complete copy of the file")
+        raise RefusedError(
+            f"truncated: the MetaImage header has no ElementDataFile within {MAX_HEADER >> 20} MiB; get a "
+            "complete copy of the file"
+        )
     lines = [line for line in re.split(r"\r?\n", text[: end.end()].decode("latin-1")) if line.strip()]
     matches = [_LINE.fullmatch(line) for line in lines]
     for line, match in zip(lines, matches, strict=True):
         if match is None:
-            raise RefusedError(f"the MetaImage header has the line {line[:64]!r}, which is not 'name = value'; repair the header first")
+            raise RefusedError(
+                f"the MetaImage header has the line {line[:64]!r}, which is not 'name = value'; repair the header first"
+            )
     pairs = [(match[1], match[2]) for match in matches if match is not None]
     fields = single("MetaImage", pairs)
     if fields.get("ObjectType", "Image") != "Image":
@@ -94,7 +109,9 @@ def layout(path: Path) -> Layout:
         packed_span=digits.span(1) if digits and packed_size is not None else (0, 0),
         spacing=_spacing(fields, len(sizes) - (channels > 1))[:spatial],
         modality=_MODALITIES.get(fields.get("Modality", ""), ""),
-        notes=("its header gives the lowest and highest value, which are those before noise",) if {"ElementMin", "ElementMax"} & set(fields) else (),
+        notes=("its header gives the lowest and highest value, which are those before noise",)
+        if {"ElementMin", "ElementMax"} & set(fields)
+        else (),
     )
 
 
@@ -102,12 +119,19 @@ def _sizes(fields: dict[str, str]) -> tuple[tuple[int, ...], int]:
     """Give the lengths of the axes, that of the channels first if there are several, and the number of channels."""
     sizes = whole_numbers("DimSize", fields.get("DimSize", ""))
     if whole_numbers("NDims", fields.get("NDims", "")) != (len(sizes),):
-        raise RefusedError(f"NDims is {fields['NDims'][:64]!r}, DimSize has {len(sizes)} numbers; repair the header first")
+        raise RefusedError(
+            f"NDims is {fields['NDims'][:64]!r}, DimSize has {len(sizes)} numbers; repair the header first"
+        )
     if len(sizes) > _MOST_AXES:
-        raise RefusedError(f"NDims is {len(sizes)}; at most {_MOST_AXES} are supported, the fourth for time: split the image first")
+        raise RefusedError(
+            f"NDims is {len(sizes)}; at most {_MOST_AXES} are supported, the fourth for time: split the image first"
+        )
     channels = whole_numbers("ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
     if len(channels) != 1:
-        raise RefusedError(f"ElementNumberOfChannels is {fields['ElementNumberOfChannels'][:64]!r}; one number is needed: repair the header first")
+        raise RefusedError(
+            f"ElementNumberOfChannels is {fields['ElementNumberOfChannels'][:64]!r}; one number is needed: repair "
+            "the header first"
+        )
     return (channels + sizes if channels[0] > 1 else sizes), channels[0]
 
 
@@ -117,12 +141,23 @@ def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
         raise RefusedError(f"ElementType is {name[:64]!r}; {', '.join(_TYPES)} are supported: convert the file first")
     if not _boolean(fields, "BinaryData", default=True):
         raise RefusedError("BinaryData is False, the voxels are text; convert the file first")
-    slope, intercept = (fields.get(f"ElementToIntensityFunction{word}", default) for word, default in (("Slope", "1"), ("Offset", "0")))
+    slope, intercept = (
+        fields.get(f"ElementToIntensityFunction{word}", default) for word, default in (("Slope", "1"), ("Offset", "0"))
+    )
     if real_numbers("ElementToIntensityFunction", f"{slope} {intercept}") != (1.0, 0.0):
-        raise RefusedError(f"ElementToIntensityFunction is {slope[:32]}, {intercept[:32]}; readers differ in whether it applies: rescale the voxels first")
-    orders = {_boolean(fields, name, default=False) for name in ("ElementByteOrderMSB", "BinaryDataByteOrderMSB") if name in fields}
+        raise RefusedError(
+            f"ElementToIntensityFunction is {slope[:32]}, {intercept[:32]}; readers differ in whether it applies: "
+            "rescale the voxels first"
+        )
+    orders = {
+        _boolean(fields, name, default=False)
+        for name in ("ElementByteOrderMSB", "BinaryDataByteOrderMSB")
+        if name in fields
+    }
     if len(orders) > 1:
-        raise RefusedError("ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other; repair the header first")
+        raise RefusedError(
+            "ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other; repair the header first"
+        )
     return np.dtype((">" if True in orders else "<") + _TYPES[name])
 
 
@@ -147,10 +182,16 @@ def _packing(fields: dict[str, str], *, detached: bool) -> tuple[Literal["", "zl
     if not _boolean(fields, "CompressedData", default=False):
         return "", None
     if detached:
-        raise RefusedError("the voxels are compressed in a file of their own, whose size another file's header gives; convert to one .mha first")
+        raise RefusedError(
+            "the voxels are compressed in a file of their own, whose size another file's header gives; convert to "
+            "one .mha first"
+        )
     size = whole_numbers("CompressedDataSize", fields.get("CompressedDataSize", ""))  # without it MetaIO reads noise
     if len(size) != 1:
-        raise RefusedError(f"CompressedDataSize is {fields['CompressedDataSize'][:64]!r}; one number is needed: repair the header first")
+        raise RefusedError(
+            f"CompressedDataSize is {fields['CompressedDataSize'][:64]!r}; one number is needed: repair the "
+            "header first"
+        )
     return "zlib", size[0]
 
 
@@ -161,7 +202,10 @@ def _offset(fields: dict[str, str], start: int, packing: str) -> int:
     if value == "0":
         return start
     if start or packing or not re.fullmatch(r"[0-9]{1,18}", value):
-        raise RefusedError(f"HeaderSize is {value[:64]!r}; 0 is supported, -1 for voxels that are not compressed, and more for a data file of its own")
+        raise RefusedError(
+            f"HeaderSize is {value[:64]!r}; 0 is supported, -1 for voxels that are not compressed, and more for a "
+            "data file of its own"
+        )
     return int(value)
 
 

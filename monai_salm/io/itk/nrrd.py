@@ -11,7 +11,17 @@ from typing import Literal
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.itk.layout import MAX_HEADER, Layout, arrange, beside, check_vectors, read_text, real_numbers, single, whole_numbers
+from monai_salm.io.itk.layout import (
+    MAX_HEADER,
+    Layout,
+    arrange,
+    beside,
+    check_vectors,
+    read_text,
+    real_numbers,
+    single,
+    whole_numbers,
+)
 
 _MAGIC = re.compile(rb"NRRD000[1-6]\r?\n")
 _END = re.compile(rb"\r?\n\r?\n")
@@ -37,7 +47,9 @@ _ENCODINGS: dict[str, Literal["", "gzip"]] = {"raw": "", "gzip": "gzip", "gz": "
 _SPATIAL = ("domain", "space")
 _UNKNOWN = ("???", "none")
 _SHARING = ("list", "vector", "time", "rgb-color", "3-color")
-"""Kinds of axes whose samples share one noise. Others (alpha, hue, complex parts, tensors, normals) are no brightness."""
+"""Kinds of axes whose samples share one noise. Others (alpha, hue, complex parts, tensors, normals) are
+no brightness.
+"""
 _MILLIMETERS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "micron": 0.001}
 _EXTREMES = ("min", "max", "oldmin", "oldmax")
 
@@ -66,7 +78,10 @@ def layout(path: Path) -> Layout:
     pairs, keys = _parse([line for line in lines if line])
     fields = single("NRRD", pairs)
     if "datafile" not in fields and end is None:
-        raise RefusedError(f"truncated: the NRRD header does not end within {min(len(text), MAX_HEADER)} bytes; get a complete copy of the file")
+        raise RefusedError(
+            f"truncated: the NRRD header does not end within {min(len(text), MAX_HEADER)} bytes; get a complete "
+            "copy of the file"
+        )
     sizes = _sizes(fields)
     encoding = fields.get("encoding", "").lower()
     if encoding not in _ENCODINGS:
@@ -93,7 +108,9 @@ def layout(path: Path) -> Layout:
         spacing=tuple(steps[axis] for axis in order[:count]),
         modality="MR" if keys.get("modality", "").upper() in ("DWMRI", "MR") else "",
         segments=any(key.startswith("Segment0_") for key in keys),
-        notes=("its header gives the lowest and highest value, which are those before noise",) if set(_EXTREMES) & set(fields) else (),
+        notes=("its header gives the lowest and highest value, which are those before noise",)
+        if set(_EXTREMES) & set(fields)
+        else (),
     )
 
 
@@ -105,7 +122,10 @@ def _parse(lines: list[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
             continue
         name, colon, value = line.partition(":")
         if not colon:
-            raise RefusedError(f"the NRRD header has the line {line[:64]!r}, which is neither a field nor a key; repair the header first")
+            raise RefusedError(
+                f"the NRRD header has the line {line[:64]!r}, which is neither a field nor a key; repair the "
+                "header first"
+            )
         if value.startswith("="):
             keys[name] = value[1:].strip()
         else:
@@ -117,7 +137,9 @@ def _sizes(fields: dict[str, str]) -> tuple[int, ...]:
     sizes = whole_numbers("sizes", fields.get("sizes", ""))
     dimension = whole_numbers("dimension", fields.get("dimension", ""))
     if dimension != (len(sizes),):
-        raise RefusedError(f"dimension is {fields['dimension'][:64]!r}, sizes has {len(sizes)} numbers; repair the header first")
+        raise RefusedError(
+            f"dimension is {fields['dimension'][:64]!r}, sizes has {len(sizes)} numbers; repair the header first"
+        )
     return sizes
 
 
@@ -145,7 +167,10 @@ def _offset(fields: dict[str, str], start: int) -> int:
     lines, skip = fields.get("lineskip", "0"), fields.get("byteskip", "0")
     raw = fields.get("encoding", "").lower() == "raw"
     if lines != "0" or skip not in (("0", "-1") if raw else ("0",)):
-        raise RefusedError(f"line skip is {lines[:64]!r} and byte skip {skip[:64]!r}; 0 is supported, and a byte skip of -1 for raw voxels")
+        raise RefusedError(
+            f"line skip is {lines[:64]!r} and byte skip {skip[:64]!r}; 0 is supported, and a byte skip of -1 for "
+            "raw voxels"
+        )
     return -1 if skip == "-1" else start
 
 
@@ -158,12 +183,19 @@ def _words(fields: dict[str, str], name: str, count: int) -> list[str]:
 
 
 def _directions(fields: dict[str, str], count: int) -> list[float | None]:
-    """Give the step along each axis, None where an axis has no direction in space; empty if the header gives no directions."""
+    """Give the step along each axis, None where an axis has no direction in space; empty if the header gives no
+    directions.
+    """
     value = fields.get("spacedirections", "")
     found = re.findall(r"none|\([^()]*\)", value, re.IGNORECASE)
     if value and (len(found) != count or re.sub(r"none|\([^()]*\)|\s", "", value, flags=re.IGNORECASE)):
-        raise RefusedError(f"space directions is {value[:64]!r}; a vector or none for each of {count} axes is needed: repair the header first")
-    return [None if word.lower() == "none" else math.hypot(*real_numbers("space directions", word[1:-1])) for word in found]
+        raise RefusedError(
+            f"space directions is {value[:64]!r}; a vector or none for each of {count} axes is needed: repair the "
+            "header first"
+        )
+    return [
+        None if word.lower() == "none" else math.hypot(*real_numbers("space directions", word[1:-1])) for word in found
+    ]
 
 
 def _spatial(fields: dict[str, str], count: int) -> list[int]:
@@ -177,7 +209,9 @@ def _spatial(fields: dict[str, str], count: int) -> list[int]:
         if kind in _SPATIAL and not directed:
             raise RefusedError(f"axis {axis} is a {kind} without a direction; repair the header first")
         if kind not in (*_SPATIAL, *_UNKNOWN, *_SHARING):
-            raise RefusedError(f"kind of axis {axis} is {kind[:64]!r}; {', '.join((*_SPATIAL, *_SHARING))} are supported")
+            raise RefusedError(
+                f"kind of axis {axis} is {kind[:64]!r}; {', '.join((*_SPATIAL, *_SHARING))} are supported"
+            )
         if kind not in _SHARING and directed:
             spatial.append(axis)
     return spatial

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deflate streams inside a file: unpacked no further than a header claims, and packed anew under the same gzip header."""
+"""Deflate streams inside a file: unpacked no further than a header claims, and packed anew under the
+same gzip header.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,16 @@ def unpack(stream: memoryview, size: int, packing: Literal["gzip", "zlib"]) -> t
     except zlib.error as error:
         raise RefusedError(f"the {packing} stream is damaged: {error}; get a complete copy of the file") from error
     if surplus:
-        raise RefusedError(f"the {packing} stream holds more than the {size} bytes that the header needs; repair the header first")
+        raise RefusedError(
+            f"the {packing} stream holds more than the {size} bytes that the header needs; repair the header first"
+        )
     if not inflater.eof:
         raise RefusedError(f"the {packing} stream is truncated; get a complete copy of the file")
     if len(data) != size:
-        raise RefusedError(f"the {packing} stream holds {len(data)} bytes, the header needs {size}; streams of several parts are not supported")
+        raise RefusedError(
+            f"the {packing} stream holds {len(data)} bytes, the header needs {size}; streams of several parts are "
+            "not supported"
+        )
     return data, len(stream) - len(inflater.unused_data)
 
 
@@ -45,11 +52,18 @@ def pack(data: bytes, like: bytes) -> bytes:
         return zlib.compress(data, 6)
     deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = deflater.compress(data) + deflater.flush()
-    return gzip_head(like) + packed + zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
+    return (
+        gzip_head(like)
+        + packed
+        + zlib.crc32(data).to_bytes(4, "little")
+        + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
+    )
 
 
 def gzip_head(stream: bytes) -> bytes:
-    """Give the header of a gzip stream (RFC 1952 2.3), which must be whole, without the optional checksum of the header."""
+    """Give the header of a gzip stream (RFC 1952 2.3), which must be whole, without the optional checksum of the
+    header.
+    """
     flags, end = stream[3], 10
     if flags & _HAS_EXTRA:
         end += 2 + int.from_bytes(stream[end : end + 2], "little")

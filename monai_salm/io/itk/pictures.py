@@ -45,7 +45,8 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if said == "picture":
         return source.header
     found = judge(
-        source.stored, trailing=len(source.header.trailing), color=source.header.trailing == _COLOR and source.stored.dtype.itemsize == 1,
+        source.stored, trailing=len(source.header.trailing),
+        color=source.header.trailing == _COLOR and source.stored.dtype.itemsize == 1,
         declared="label map" if layout.segments else None, by="its header describes segments",
     )  # fmt: skip
     if found.kind == "cannot tell":

@@ -7,6 +7,23 @@ pair, the ``.img`` is the picture and the ``.hdr`` beside it a document.
 """
 
 from monai_salm.io.nifti.comparing import compare_headers
-from monai_salm.io.nifti.volumes import identify, read_back, read_label_map, read_source, sniff, write_document, write_like
+from monai_salm.io.nifti.volumes import (
+    identify,
+    read_back,
+    read_label_map,
+    read_source,
+    sniff,
+    write_document,
+    write_like,
+)
 
-__all__ = ["compare_headers", "identify", "read_back", "read_label_map", "read_source", "sniff", "write_document", "write_like"]
+__all__ = [
+    "compare_headers",
+    "identify",
+    "read_back",
+    "read_label_map",
+    "read_source",
+    "sniff",
+    "write_document",
+    "write_like",
+]

@@ -13,7 +13,8 @@ from monai_salm.io.nifti.volumes import header_document, read_volume
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
-    """List every difference outside the voxels, each ``.img`` with the header beside it; of documents, whether any byte differs.
+    """List every difference outside the voxels, each ``.img`` with the header beside it; of documents, whether any byte
+    differs.
 
     Raises:
         RefusedError: one of the files is no picture that can be read.
@@ -49,7 +50,9 @@ def _gzip_changes(first: GzipHead | None, second: GzipHead | None) -> list[Heade
 
 def _field_changes(first: Layout, second: Layout) -> list[HeaderChange]:
     pairs = [(name, first.fields[name], second.fields[name]) for name in first.fields.dtype.names or ()]
-    return [_change(name, str(before), str(after)) for name, before, after in pairs if before.tobytes() != after.tobytes()]
+    return [
+        _change(name, str(before), str(after)) for name, before, after in pairs if before.tobytes() != after.tobytes()
+    ]
 
 
 def _change(name: str, original: str, other: str) -> HeaderChange:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of files, compressed or not: no more of them is taken than a header claims, and gzip headers outlive a rewrite."""
+"""Bytes of files, compressed or not: no more of them is taken than a header claims, and gzip headers
+outlive a rewrite.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from monai_salm.errors import RefusedError
 _GZIP = b"\x1f\x8b\x08"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _BLOCK_SIZES = (b"BC", b"RA")
-"""Extra fields of BGZF (SAM specification 4.1) and dictzip: they give the sizes of compressed blocks, which a rewrite does not keep."""
+"""Extra fields of BGZF (SAM specification 4.1) and dictzip: they give the sizes of compressed blocks, which a rewrite
+does not keep.
+"""
 _MAX_RATIO = 1032
 """No deflate stream expands more than this (zlib's technical notes): what a header claims beyond it is a lie."""
 _MAX_CLAIM = 16 << 30
@@ -34,7 +38,8 @@ class GzipHead:
     """The lasting part of the header of a first gzip member (RFC 1952 2.3).
 
     Args:
-        fixed: the first ten bytes, with time and system; the flag of the header's own checksum, which is optional, is taken out.
+        fixed: the first ten bytes, with time and system; the flag of the header's own checksum, which is optional, is
+            taken out.
         extra: extra fields, but for those that give sizes of blocks.
         name: of the file that was compressed.
         comment: as its writer left it.
@@ -47,7 +52,11 @@ class GzipHead:
 
     def facts(self) -> dict[str, str]:
         """Give what it says, by the names of RFC 1952."""
-        words = {"name": self.name.decode("latin-1"), "comment": self.comment.decode("latin-1"), "extra": self.extra.hex()}
+        words = {
+            "name": self.name.decode("latin-1"),
+            "comment": self.comment.decode("latin-1"),
+            "extra": self.extra.hex(),
+        }
         return {"mtime": str(int.from_bytes(self.fixed[4:8], "little")), "system": str(self.fixed[9]), **words}
 
     def __bytes__(self) -> bytes:
@@ -96,20 +105,33 @@ def read_content(path: Path, needed: int) -> Content:
     """
     size, packed = path.stat().st_size, is_packed(path)
     if needed > _MAX_CLAIM:
-        raise RefusedError(f"the header claims {needed} bytes, at most {_MAX_CLAIM >> 30} GiB are supported; repair the header or split the image")
+        raise RefusedError(
+            f"the header claims {needed} bytes, at most {_MAX_CLAIM >> 30} GiB are supported; repair the header "
+            "or split the image"
+        )
     if packed and needed > max(_LARGE, size * _LARGE_RATIO):
-        raise RefusedError(f"the header claims {needed} bytes in {size} compressed ones, more than {_LARGE_RATIO} times as many; it is damaged, or a bomb")
+        raise RefusedError(
+            f"the header claims {needed} bytes in {size} compressed ones, more than {_LARGE_RATIO} times as many; "
+            "it is damaged, or a bomb"
+        )
     if needed > (size * _MAX_RATIO if packed else size):
         have = f"at most {size * _MAX_RATIO} can be compressed in" if packed else "there are only"
-        raise RefusedError(f"truncated: the header needs {needed} bytes, {have} {size} bytes; get a complete copy of the file")
+        raise RefusedError(
+            f"truncated: the header needs {needed} bytes, {have} {size} bytes; get a complete copy of the file"
+        )
     # Piece by piece: a read of as much as a header claims would take that memory before there is anything to put there.
     data = bytearray()
     for piece in _pieces(path, _PIECE):
         data += piece
         if len(data) > needed + _MAX_TAIL:
-            raise RefusedError(f"more than {_MAX_TAIL >> 20} MiB follow the voxels; the header does not describe the file, repair it first")
+            raise RefusedError(
+                f"more than {_MAX_TAIL >> 20} MiB follow the voxels; the header does not describe the file, "
+                "repair it first"
+            )
     if len(data) < needed:
-        raise RefusedError(f"truncated: the header needs {needed} bytes, there are only {len(data)}; get a complete copy of the file")
+        raise RefusedError(
+            f"truncated: the header needs {needed} bytes, there are only {len(data)}; get a complete copy of the file"
+        )
     return Content(data, _gzip_head(path) if packed else None)
 
 
@@ -121,7 +143,9 @@ def write_content(target: Path, parts: Iterable[Buffer], head: GzipHead | None) 
             return
         handle.write(bytes(head))
         deflater, checksum, size = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS), 0, 0
-        for piece in (memoryview(part)[start : start + _PIECE] for part in parts for start in range(0, len(part), _PIECE)):
+        for piece in (
+            memoryview(part)[start : start + _PIECE] for part in parts for start in range(0, len(part), _PIECE)
+        ):
             handle.write(deflater.compress(piece))
             checksum, size = zlib.crc32(piece, checksum), size + len(piece)
         handle.write(deflater.flush() + checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
@@ -135,7 +159,11 @@ def header_beside(path: Path) -> Path | None:
         return None
     like = "".join(letter.upper() if twin.isupper() else letter for letter, twin in zip(".hdr", suffix, strict=True))
     endings = [like, *("".join(letters) for letters in product(*zip(".hdr", ".HDR", strict=True)))]
-    candidates = (path.with_name(stem + ending + packed) for packed in dict.fromkeys((packing, "", ".gz", ".GZ")) for ending in endings)
+    candidates = (
+        path.with_name(stem + ending + packed)
+        for packed in dict.fromkeys((packing, "", ".gz", ".GZ"))
+        for ending in endings
+    )
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
@@ -155,7 +183,10 @@ def _pieces(path: Path, size: int) -> Iterator[bytes]:
             try:
                 yield from iter(lambda: stream.read1(size), b"")
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                reason = f"the gzip stream is damaged, truncated or followed by something else ({error}); get a clean copy of the file"
+                reason = (
+                    f"the gzip stream is damaged, truncated or followed by something else ({error}); get a clean "
+                    "copy of the file"
+                )
                 raise RefusedError(reason) from error
 
 
@@ -164,7 +195,10 @@ def _gzip_head(path: Path) -> GzipHead:
     with path.open("rb") as handle:
         fixed = bytearray(handle.read(10))
         extra = handle.read(int.from_bytes(handle.read(2), "little")) if fixed[3] & _HAS_EXTRA else b""
-        words = [b"".join(iter(lambda: handle.read(1).strip(b"\0"), b"")) if fixed[3] & flag else b"" for flag in (_HAS_NAME, _HAS_COMMENT)]
+        words = [
+            b"".join(iter(lambda: handle.read(1).strip(b"\0"), b"")) if fixed[3] & flag else b""
+            for flag in (_HAS_NAME, _HAS_COMMENT)
+        ]
     extra = _without_block_sizes(extra)
     fixed[3] &= ~(_HAS_CRC if extra else _HAS_CRC | _HAS_EXTRA)
     return GzipHead(bytes(fixed), extra, *words)

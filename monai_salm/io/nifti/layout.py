@@ -21,16 +21,32 @@ HEAD_BYTES = 540
 _MAX_OFFSET = 1 << 24
 _HEADERS: dict[int, np.dtype[Any]] = {348: nifti1.header_dtype, 540: nifti2.header_dtype}
 _MAGIC = {b"n+1\0": 348, b"ni1\0": 348, b"n+2\0": 540, b"ni2\0": 540}
-_DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 128: "u1", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_DTYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    128: "u1",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 _RGB24 = 128
 _LABEL_INTENTS = (1002, 1003)
 _NO_PICTURES = {1008: "points", 1009: "triangles", **dict.fromkeys(range(3000, 3100), "a CIFTI matrix")}
 _STATISTICS = range(2, 25)
 _SAYS_LITTLE = (1001, 1007)
-"""An estimate may be a quantitative picture or a coefficient of a model, a vector a color, channels of a picture, or a displacement."""
+"""An estimate may be a quantitative picture or a coefficient of a model, a vector a color, channels of a picture, or a
+displacement.
+"""
 _COMPUTED = {
-    1004: "matrices", 1005: "symmetric matrices, such as diffusion tensors", 1006: "a displacement field", 1010: "quaternions",
-    2006: "a displacement field of FNIRT", 2007: "spline coefficients", 2008: "DCT coefficients", 2009: "spline coefficients",
+    1004: "matrices", 1005: "symmetric matrices, such as diffusion tensors", 1006: "a displacement field",
+    1010: "quaternions",
+    2006: "a displacement field of FNIRT", 2007: "spline coefficients", 2008: "DCT coefficients",
+    2009: "spline coefficients",
     2016: "spline coefficients of TOPUP", 2017: "spline coefficients of TOPUP", 2018: "a field of TOPUP",
 }  # fmt: skip
 """Intents of nifti1.h, and of FSL, that say that the values were computed and are no picture of anything."""
@@ -100,7 +116,9 @@ class Layout:
 
     @property
     def computed(self) -> str:
-        """What the intent says that the values were computed as, with its code; empty for pictures, and for statistics that are no floats."""
+        """What the intent says that the values were computed as, with its code; empty for pictures, and for statistics
+        that are no floats.
+        """
         code = int(self.fields["intent_code"])
         name = "a statistical map" if code in _STATISTICS and self.dtype.kind == "f" else _COMPUTED.get(code, "")
         return name and f"{name}, intent code {code}"
@@ -113,11 +131,17 @@ class Layout:
         return tuple(step if np.isfinite(step) and step > 0 else 1.0 for step in steps)
 
     def values(self, data: Buffer) -> StoredArray:
-        """View the voxels of a file's bytes, read-only, of ``shape + trailing`` in native byte order; a copy only where the bytes do not allow a view."""
+        """View the voxels of a file's bytes, read-only, of ``shape + trailing`` in native byte order; a copy only where
+        the bytes do not allow a view.
+        """
         lengths = self.shape + self.trailing
         flat = np.frombuffer(data, dtype=self.dtype, count=prod(lengths), offset=self.offset)
         # Color comes first in the file.
-        grid = np.moveaxis(flat.reshape((3, *lengths[:-1]), order="F"), 0, -1) if self.is_color else flat.reshape(lengths, order="F")
+        grid = (
+            np.moveaxis(flat.reshape((3, *lengths[:-1]), order="F"), 0, -1)
+            if self.is_color
+            else flat.reshape(lengths, order="F")
+        )
         stored = np.require(grid, dtype=self.dtype.newbyteorder("="), requirements="A")
         stored.setflags(write=False)
         return stored
@@ -133,14 +157,20 @@ def read_magic(head: bytes) -> Magic | None:
     for size in _HEADERS:
         start = 344 if size == 348 else 4
         magic = head[start : start + 4]
-        if len(head) >= size and _MAGIC.get(magic) == size and size in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")):
+        if (
+            len(head) >= size
+            and _MAGIC.get(magic) == size
+            and size in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+        ):
             order: Literal["little", "big"] = "little" if int.from_bytes(head[:4], "little") == size else "big"
             return Magic(size=size, order=order, of_pair=magic[:2] == b"ni")
     return None
 
 
 def end_of_extensions(data: Buffer, magic: Magic) -> int:
-    """Give where the extensions behind a header end: four bytes announce them, each starts with its own length, a multiple of 16."""
+    """Give where the extensions behind a header end: four bytes announce them, each starts with its own length, a
+    multiple of 16.
+    """
     end = min(magic.size + 4, len(data))
     if end == magic.size or not data[magic.size]:
         return end
@@ -164,7 +194,10 @@ def read_layout(head: bytes, magic: Magic) -> Layout:
         raise RefusedError(f"intent_code is {intent}: {_NO_PICTURES[intent]}, not a grid of voxels; leave the file out")
     if code not in _DTYPES:
         name = nifti1.data_type_codes.label.get(code, "unknown")
-        raise RefusedError(f"datatype is {code} ({name}); integers of 8 to 64 bits, floats of 32 or 64 and RGB24 are supported: convert the file first")
+        raise RefusedError(
+            f"datatype is {code} ({name}); integers of 8 to 64 bits, floats of 32 or 64 and RGB24 are supported: "
+            "convert the file first"
+        )
     dtype, is_color = np.dtype(_DTYPES[code]).newbyteorder(magic.order), code == _RGB24
     bits = 8 * dtype.itemsize * (3 if is_color else 1)
     if int(fields["bitpix"]) != bits:
@@ -196,7 +229,10 @@ def _lengths(fields: NDArray[Any]) -> tuple[int, ...]:
 def _offset(fields: NDArray[Any], least: int) -> int:
     offset = float(fields["vox_offset"])
     if not np.isfinite(offset) or offset != int(offset) or not least <= offset <= _MAX_OFFSET:
-        raise RefusedError(f"vox_offset is {offset:g}; it must be a whole number from {least} to {_MAX_OFFSET}; repair the header first")
+        raise RefusedError(
+            f"vox_offset is {offset:g}; it must be a whole number from {least} to {_MAX_OFFSET}; repair the "
+            "header first"
+        )
     return int(offset)
 
 
@@ -206,5 +242,7 @@ def _scaling(fields: NDArray[Any]) -> tuple[float, float]:
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0
     if not np.isfinite([slope, intercept]).all():
-        raise RefusedError(f"scl_slope is {slope:g} and scl_inter {intercept:g}; both must be finite: repair the header first")
+        raise RefusedError(
+            f"scl_slope is {slope:g} and scl_inter {intercept:g}; both must be finite: repair the header first"
+        )
     return slope, intercept

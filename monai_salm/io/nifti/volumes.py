@@ -59,13 +59,27 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     if said == "label map":
         return Document.of_labels(path, "nifti", unprotected=source.header.unprotected)
     if said is None and layout.computed:
-        return Document(path=path, format="nifti", kind=layout.computed, notes=("its values are not changed",), unprotected=source.header.unprotected)
+        return Document(
+            path=path,
+            format="nifti",
+            kind=layout.computed,
+            notes=("its values are not changed",),
+            unprotected=source.header.unprotected,
+        )
     if said == "picture":
         return source.header
-    declared: Kind | None = "label map" if layout.is_labels else "cannot tell" if layout.says_little and not layout.is_color else None
+    declared: Kind | None = (
+        "label map" if layout.is_labels else "cannot tell" if layout.says_little and not layout.is_color else None
+    )
     by = f"its intent code is {int(layout.fields['intent_code'])}"
     found_values = judge(
-        source.stored, slope=source.slope, intercept=source.intercept, trailing=len(layout.trailing), color=layout.is_color, declared=declared, by=by
+        source.stored,
+        slope=source.slope,
+        intercept=source.intercept,
+        trailing=len(layout.trailing),
+        color=layout.is_color,
+        declared=declared,
+        by=by,
     )
     if found_values.kind == "cannot tell":
         raise UndecidedError(found_values)
@@ -132,7 +146,9 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     volume = read_volume(source.header.path)
     layout, view = volume.layout, memoryview(volume.content.data)
     in_file = view[layout.offset : layout.end]  # compared without a copy
-    if (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing) or layout.voxels(source.stored) != in_file:
+    if (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing) or layout.voxels(
+        source.stored
+    ) != in_file:
         raise RefusedError("the file changed since it was read; read it again")
     voxels = layout.voxels(stored)
     if voxels == in_file:
@@ -176,7 +192,12 @@ def _read(path: Path, header: tuple[Path, bytes, Magic] | None) -> Volume:
     data = volume.content.data
     front = end_of_extensions(data[: layout.offset], magic) if layout.size else 0
     picture = layout.end - layout.offset
-    check_leftovers((bytes(data[front : layout.offset]), bytes(data[layout.end :])), layout.plane, picture, "before or behind the voxels")
+    check_leftovers(
+        (bytes(data[front : layout.offset]), bytes(data[layout.end :])),
+        layout.plane,
+        picture,
+        "before or behind the voxels",
+    )
     return volume
 
 
@@ -199,7 +220,10 @@ def _check_no_voxels(path: Path, magic: Magic) -> None:
     data = read_content(path, magic.size).data
     rest = data[end_of_extensions(data, magic) :]
     if any(rest):
-        raise RefusedError(f"the magic says that the voxels are in another file (.img), yet {len(rest)} bytes follow the header; repair the magic first")
+        raise RefusedError(
+            f"the magic says that the voxels are in another file (.img), yet {len(rest)} bytes follow the header; "
+            "repair the magic first"
+        )
 
 
 def _source(path: Path, volume: Volume) -> SourceImage:
@@ -219,7 +243,10 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         trailing=layout.trailing,
         dtype=stored.dtype,
         spacing=layout.spacing,
-        unprotected="bytes beside its voxels (an extension, or what follows) may hold another picture, which is not protected" if beside else "",
+        unprotected="bytes beside its voxels (an extension, or what follows) may hold another picture, which is not "
+        "protected"
+        if beside
+        else "",
     )
     return SourceImage(
         header=header,

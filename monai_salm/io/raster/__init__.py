@@ -6,6 +6,24 @@ A write of unchanged values gives the source's bytes, but for a JPEG, which beco
 
 from __future__ import annotations
 
-from monai_salm.io.raster.files import compare_headers, identify, read_back, read_label_map, read_source, sniff, write_document, write_like
+from monai_salm.io.raster.files import (
+    compare_headers,
+    identify,
+    read_back,
+    read_label_map,
+    read_source,
+    sniff,
+    write_document,
+    write_like,
+)
 
-__all__ = ["compare_headers", "identify", "read_back", "read_label_map", "read_source", "sniff", "write_document", "write_like"]
+__all__ = [
+    "compare_headers",
+    "identify",
+    "read_back",
+    "read_label_map",
+    "read_source",
+    "sniff",
+    "write_document",
+    "write_like",
+]

@@ -41,14 +41,19 @@ def _change(name: str, original: object, other: object, *, allowed: bool = False
     return HeaderChange(name=name, original=words[0], other=words[1], allowed=allowed)
 
 
-def _compare_grid(first: PngFile | JpegFile | TiffFile, second: PngFile | JpegFile | TiffFile) -> Iterator[HeaderChange]:
+def _compare_grid(
+    first: PngFile | JpegFile | TiffFile, second: PngFile | JpegFile | TiffFile
+) -> Iterator[HeaderChange]:
     facts = [(file.raster.stored.shape, str(file.raster.stored.dtype)) for file in (first, second)]
     if facts[0] != facts[1]:
         yield _change("(shape and type)", *facts)
 
 
 def _compare_png(first: PngFile, second: PngFile) -> Iterator[HeaderChange]:
-    chunks = [[chunk for index, chunk in enumerate(file.chunks) if chunk.kind != b"IDAT" or _begins(file, index)] for file in (first, second)]
+    chunks = [
+        [chunk for index, chunk in enumerate(file.chunks) if chunk.kind != b"IDAT" or _begins(file, index)]
+        for file in (first, second)
+    ]
     if all(map(png.is_kept, chunks[1])):
         for chunk in chunks[0]:
             if not png.is_kept(chunk):
@@ -59,11 +64,15 @@ def _compare_png(first: PngFile, second: PngFile) -> Iterator[HeaderChange]:
         if old != new and not old[0] == new[0] == b"IDAT":
             removed = old[0] == new[0] == b"eXIf" and new[1] == without_preview(old[1])
             yield _change((old[0] or new[0]).decode("latin-1"), old[1], new[1], allowed=removed)
-    before, after = (file.pixels[..., -1:] if file.pixels.shape[-1] in (2, 4) else file.pixels[..., :0] for file in (first, second))
+    before, after = (
+        file.pixels[..., -1:] if file.pixels.shape[-1] in (2, 4) else file.pixels[..., :0] for file in (first, second)
+    )
     if not np.array_equal(before, after):
         yield _change("(alpha)", before.shape, after.shape)
     if first.tail != second.tail:
-        yield _change("(bytes after the picture)", first.tail, second.tail, allowed=second.tail == png.kept_tail(first.tail))
+        yield _change(
+            "(bytes after the picture)", first.tail, second.tail, allowed=second.tail == png.kept_tail(first.tail)
+        )
 
 
 def _begins(file: PngFile, index: int) -> bool:
@@ -88,7 +97,11 @@ def _compare_jpeg(first: JpegFile, second: PngFile | JpegFile | TiffFile) -> Ite
         ("(EXIF)", without_preview(first.exif), data.get(b"eXIf", b"")),
         ("(ICC profile)", first.profile, png.profile(second.chunks)),
         ("(density)", first.density, data.get(b"pHYs", b"")),
-        ("(other chunks)", b"", b" ".join(kind for kind in data if kind not in (b"IHDR", b"pHYs", b"iCCP", b"eXIf", b"IDAT", b"IEND"))),
+        (
+            "(other chunks)",
+            b"",
+            b" ".join(kind for kind in data if kind not in (b"IHDR", b"pHYs", b"iCCP", b"eXIf", b"IDAT", b"IEND")),
+        ),
         ("(bytes after the picture)", b"", second.tail),
     ):
         if before != after:
@@ -104,8 +117,17 @@ def _compare_tiff(first: TiffFile, second: TiffFile) -> Iterator[HeaderChange]:
         before, after = first.entries.get(tag), second.entries.get(tag)
         facts = [entry and (entry.type, entry.count, entry.data) for entry in (before, after)]
         if facts[0] != facts[1]:
-            alike = before is not None and after is not None and (before.type, before.count, before.place) == (after.type, after.count, after.place)
-            yield _change(f"(tag {tag})", before and before.data, after and after.data, allowed=tag in tiff.RENEWED and renewed and alike)
+            alike = (
+                before is not None
+                and after is not None
+                and (before.type, before.count, before.place) == (after.type, after.count, after.place)
+            )
+            yield _change(
+                f"(tag {tag})",
+                before and before.data,
+                after and after.data,
+                allowed=tag in tiff.RENEWED and renewed and alike,
+            )
     rests = [_rest(file, first, second) for file in (first, second)]
     length = max(map(len, rests))
     if rests[0].ljust(length, b"\0") != rests[1].ljust(length, b"\0"):
@@ -116,7 +138,9 @@ def _rest(file: TiffFile, *both: TiffFile) -> bytes:
     """Give a file's bytes with zeros for the strips of both files and for the values that may be renewed."""
     rest = bytearray(file.raster.raw)
     parts = [(start, size) for other in both for start, size, _ in other.strips]
-    parts += [(entry.place, len(entry.data)) for other in both for tag, entry in other.entries.items() if tag in tiff.RENEWED]
+    parts += [
+        (entry.place, len(entry.data)) for other in both for tag, entry in other.entries.items() if tag in tiff.RENEWED
+    ]
     for start, size in parts:
         if start < len(rest):
             rest[start : start + size] = bytes(min(size, len(rest) - start))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preview in an EXIF block (CIPA DC-008 4.6.5): a small copy of the picture that no noise reaches, so a written file has none."""
+"""The preview in an EXIF block (CIPA DC-008 4.6.5): a small copy of the picture that no noise reaches, so a written
+file has none.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ _ENTRY = 12
 
 
 def without_preview(exif: bytes) -> bytes:
-    """Give an EXIF block without its preview: the link to the second directory and the preview's bytes become zeros, all else stays in its place.
+    """Give an EXIF block without its preview: the link to the second directory and the preview's bytes become zeros,
+    all else stays in its place.
 
     Args:
         exif: from its byte order mark on; one that cannot be read is given back as it is.

@@ -44,10 +44,16 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     except RefusedError:
         if said != "label map":
             raise
-        beside = holds_picture(path.read_bytes()[_SIGNATURE_BYTES:])  # palettes and masks of 1 bit are copied without being decoded
-        return Document.of_labels(path, "raster", unprotected="the file holds another picture, which is not protected" if beside else "")
+        beside = holds_picture(
+            path.read_bytes()[_SIGNATURE_BYTES:]
+        )  # palettes and masks of 1 bit are copied without being decoded
+        return Document.of_labels(
+            path, "raster", unprotected="the file holds another picture, which is not protected" if beside else ""
+        )
     header = _source(path, raster).header
-    unprotected = ", ".join(filter(None, (raster.unprotected, raster.left_out)))  # a label map is copied with all that is in it
+    unprotected = ", ".join(
+        filter(None, (raster.unprotected, raster.left_out))
+    )  # a label map is copied with all that is in it
     if said == "label map":
         return Document.of_labels(path, "raster", unprotected=unprotected)
     if said == "picture":
@@ -77,7 +83,9 @@ def read_label_map(path: Path) -> StoredArray:
     if stored.ndim == 2:
         return stored
     if not (stored == stored[..., :1]).all():
-        raise RefusedError(f"label map {path.name} is in color; gray values are read as labels: convert it, each color to a number")
+        raise RefusedError(
+            f"label map {path.name} is in color; gray values are read as labels: convert it, each color to a number"
+        )
     return np.ascontiguousarray(stored[..., 0])
 
 
@@ -102,7 +110,10 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     del derivation
     check_stored(source, stored, target)
     file = _read(source.header.path)
-    if not np.array_equal(file.raster.stored, source.stored) or _source(source.header.path, file.raster).header != source.header:
+    if (
+        not np.array_equal(file.raster.stored, source.stored)
+        or _source(source.header.path, file.raster).header != source.header
+    ):
         raise RefusedError("the file changed since it was read; read it again")
     if isinstance(file, JpegFile):
         target.write_bytes(jpeg.write(file, stored))
@@ -162,4 +173,6 @@ def _source(path: Path, raster: Raster) -> SourceImage:
         unprotected=raster.unprotected,
     )
     padding = None if raster.key is None else (float(raster.key), float(raster.key))
-    return SourceImage(header=header, stored=stored, range_stored=(0.0, float(np.iinfo(stored.dtype).max)), padding_stored=padding)
+    return SourceImage(
+        header=header, stored=stored, range_stored=(0.0, float(np.iinfo(stored.dtype).max)), padding_stored=padding
+    )

@@ -57,7 +57,8 @@ def check_claim(rows: int, columns: int, bytes_per_pixel: int, size: int) -> Non
     claim = rows * columns * bytes_per_pixel
     if not 0 < claim <= min(size * _MAX_RATIO, _MAX_BYTES):
         raise RefusedError(
-            f"the header claims {rows} rows and {columns} columns of {bytes_per_pixel} bytes, the file has {size} bytes; at least one pixel and at most "
+            f"the header claims {rows} rows and {columns} columns of {bytes_per_pixel} bytes, the file has {size} "
+            "bytes; at least one pixel and at most "
             f"{_MAX_BYTES >> 20} MiB are supported, and {_MAX_RATIO} times the file"
         )
 
@@ -82,14 +83,21 @@ def decode(content: bytes, name: str, modes: dict[str, str], shape: tuple[int, .
             with _IMAGE.open(BytesIO(content), formats=(name,)) as image:
                 # The size is known from the header, and again to Pillow, before it takes memory for pixels.
                 if math.prod(image.size) != math.prod(shape[:2]):
-                    raise RefusedError(f"the header claims {shape[:2]} rows and columns, Pillow finds {image.size[::-1]}; repair the file first")
+                    raise RefusedError(
+                        f"the header claims {shape[:2]} rows and columns, Pillow finds {image.size[::-1]}; repair "
+                        "the file first"
+                    )
                 if image.mode not in modes:
-                    raise RefusedError(f"pixels of mode {image.mode} are not supported, {', '.join(modes)} are; convert the file first")
+                    raise RefusedError(
+                        f"pixels of mode {image.mode} are not supported, {', '.join(modes)} are; convert the file first"
+                    )
                 pixels = np.array(image).astype(modes[image.mode])
         except RefusedError:
             raise
         except Exception as error:
-            raise RefusedError(f"damaged or truncated: {str(error)[:120] or type(error).__name__}; get a complete copy of the file") from error
+            raise RefusedError(
+                f"damaged or truncated: {str(error)[:120] or type(error).__name__}; get a complete copy of the file"
+            ) from error
     if pixels.shape != shape:
         raise RefusedError(f"the header claims pixels of {shape}, Pillow decodes {pixels.shape}; repair the file first")
     return pixels

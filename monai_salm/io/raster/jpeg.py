@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG, which is read only: noise would not outlive its compression, so the picture is written as PNG with the same metadata."""
+"""JPEG, which is read only: noise would not outlive its compression, so the picture is written as PNG with the same
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class JpegFile:
     @property
     def exif(self) -> bytes:
         """Bytes of the EXIF block, from its byte order mark on; empty without one."""
-        return next((data[len(_EXIF) :] for marker, data in self.segments if marker == 0xE1 and data.startswith(_EXIF)), b"")
+        return next(
+            (data[len(_EXIF) :] for marker, data in self.segments if marker == 0xE1 and data.startswith(_EXIF)), b""
+        )
 
     @property
     def profile(self) -> bytes:
@@ -49,7 +53,10 @@ class JpegFile:
     @property
     def density(self) -> bytes:
         """Data of a pHYs chunk with the density of the JFIF segment; empty without one."""
-        jfif = next((data for marker, data in self.segments if marker == 0xE0 and data.startswith(_JFIF) and len(data) >= 12), b"")
+        jfif = next(
+            (data for marker, data in self.segments if marker == 0xE0 and data.startswith(_JFIF) and len(data) >= 12),
+            b"",
+        )
         if not jfif:
             return b""
         per_meter = {1: 100 / 2.54, 2: 100.0}.get(jfif[7])
@@ -74,19 +81,32 @@ def read(raw: bytes) -> JpegFile:
     frames = [data for marker, data in segments if marker in _FRAMES]
     if len(frames) != 1 or len(frames[0]) < 6:
         raise RefusedError(f"the JPEG has {len(frames)} frames; one is supported: get a complete copy of the file")
-    depth, rows, columns, channels = frames[0][0], int.from_bytes(frames[0][1:3], "big"), int.from_bytes(frames[0][3:5], "big"), frames[0][5]
+    depth, rows, columns, channels = (
+        frames[0][0],
+        int.from_bytes(frames[0][1:3], "big"),
+        int.from_bytes(frames[0][3:5], "big"),
+        frames[0][5],
+    )
     if depth != 8 or channels not in (1, 3):
-        raise RefusedError(f"the JPEG has {channels} components of {depth} bits; gray and color of 8 bits are supported, CMYK is not: convert it to PNG")
+        raise RefusedError(
+            f"the JPEG has {channels} components of {depth} bits; gray and color of 8 bits are supported, CMYK is "
+            "not: convert it to PNG"
+        )
     check_claim(rows, columns, channels, len(raw))
     pixels = decode(raw, "JPEG", {"L": "u1", "RGB": "u1"}, (rows, columns) if channels == 1 else (rows, columns, 3))
     file = JpegFile(Raster(raw=raw, stored=frozen(pixels), suffix=".png"), segments)
-    lost = [*dict.fromkeys(file.lost), *([f"{len(raw) - end} bytes behind its end"] if raw[end:].strip(b"\0\xff") and not _is_more(raw[end:]) else [])]
+    lost = [
+        *dict.fromkeys(file.lost),
+        *([f"{len(raw) - end} bytes behind its end"] if raw[end:].strip(b"\0\xff") and not _is_more(raw[end:]) else []),
+    ]
     kept = without_preview(file.exif)
     removed = (PREVIEW_REMOVED,) if kept != file.exif else ()
     shown = holds_picture(kept) or holds_picture(file.profile)
     unprotected = "its EXIF block or color profile holds a picture, which is not protected" if shown else ""
     notes = (_LOSSY, *([f"not carried over to the PNG: {', '.join(lost)}"] if lost else []), *removed)
-    return replace(file, raster=replace(file.raster, notes=notes, unprotected=unprotected, left_out=_left_out(file, raw[end:])))
+    return replace(
+        file, raster=replace(file.raster, notes=notes, unprotected=unprotected, left_out=_left_out(file, raw[end:]))
+    )
 
 
 def _left_out(file: JpegFile, behind: bytes) -> str:
@@ -94,7 +114,9 @@ def _left_out(file: JpegFile, behind: bytes) -> str:
     parts = []
     if _is_more(behind):
         parts.append(f"{len(behind)} bytes behind its end, such as another picture (MPO) or a film (motion photo)")
-    if any(holds_picture(data) for marker, data in file.segments if marker & 0xF0 == 0xE0 and not data.startswith(_KEPT)):
+    if any(
+        holds_picture(data) for marker, data in file.segments if marker & 0xF0 == 0xE0 and not data.startswith(_KEPT)
+    ):
         parts.append("pictures in its application segments, such as previews or a depth map")
     return " and ".join(parts)
 
@@ -106,19 +128,27 @@ def _is_more(behind: bytes) -> bool:
 
 def write(file: JpegFile, stored: StoredArray) -> bytes:
     """Give a PNG with other values and the JPEG's density, profile and EXIF block."""
-    extra = {b"pHYs": file.density, b"iCCP": file.profile and b"ICC profile\0\0" + zlib.compress(file.profile, 6), b"eXIf": without_preview(file.exif)}
+    extra = {
+        b"pHYs": file.density,
+        b"iCCP": file.profile and b"ICC profile\0\0" + zlib.compress(file.profile, 6),
+        b"eXIf": without_preview(file.exif),
+    }
     return png.compose(stored, [png.make_chunk(kind, data) for kind, data in extra.items() if data])
 
 
 def _segments(raw: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
-    """Give the marker segments up to the end of the image (ITU-T T.81 B.1), and that end; the entropy-coded data are passed over."""
+    """Give the marker segments up to the end of the image (ITU-T T.81 B.1), and that end; the entropy-coded data are
+    passed over.
+    """
     segments: list[tuple[int, bytes]] = []
     place = 2
     while True:
         while raw[place : place + 2] == b"\xff\xff":
             place += 1
         if raw[place : place + 1] != b"\xff" or len(raw) < place + 2:
-            raise RefusedError(f"damaged or truncated: no marker at byte {place} of {len(raw)}; get a complete copy of the file")
+            raise RefusedError(
+                f"damaged or truncated: no marker at byte {place} of {len(raw)}; get a complete copy of the file"
+            )
         marker = raw[place + 1]
         if marker == _EOI:
             return tuple(segments), place + 2
@@ -127,7 +157,10 @@ def _segments(raw: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
             continue
         length = int.from_bytes(raw[place + 2 : place + 4], "big")
         if length < 2 or place + 2 + length > len(raw):
-            raise RefusedError(f"truncated: a segment of {length} bytes begins at byte {place} of {len(raw)}; get a complete copy of the file")
+            raise RefusedError(
+                f"truncated: a segment of {length} bytes begins at byte {place} of {len(raw)}; get a complete "
+                "copy of the file"
+            )
         segments.append((marker, raw[place + 4 : place + 2 + length]))
         place += 2 + length
         if marker == _SOS:

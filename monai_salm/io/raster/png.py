@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG (www.w3.org/TR/png-3): every chunk stays but the pixels, which become one zlib stream where the first of theirs was."""
+"""PNG (www.w3.org/TR/png-3): every chunk stays but the pixels, which become one zlib stream where the first of theirs
+was.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ _KNOWN_CRITICAL = (b"IHDR", b"IDAT", b"IEND", b"PLTE")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _STANDARD = frozenset(
-    (*_KNOWN_CRITICAL, *_TEXTS, *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split())
+    (
+        *_KNOWN_CRITICAL,
+        *_TEXTS,
+        *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split(),
+    )
 )
 """Chunks of PNG and of its registered extensions that describe a picture and are none."""
 _MOST = 1 << 10
@@ -82,15 +88,20 @@ def read(raw: bytes) -> PngFile:
     check_claim(rows, columns, channels * width, len(raw))
     _check_stream(chunks, rows * (1 + columns * channels * width))
     # Pillow sees the pixels alone: what is in other chunks can neither change nor stop it.
-    plain = SIGNATURE + b"".join(raw[chunk.start : chunk.end] for chunk in chunks if chunk.kind in (b"IHDR", b"IDAT", b"IEND"))
+    plain = SIGNATURE + b"".join(
+        raw[chunk.start : chunk.end] for chunk in chunks if chunk.kind in (b"IHDR", b"IDAT", b"IEND")
+    )
     shape = (rows, columns) if channels == 1 else (rows, columns, channels)
     pixels = decode(plain, "PNG", {_MODES[color, depth]: f"u{width}"}, shape).reshape(rows, columns, channels)
     colors = pixels[..., :3] if channels >= 3 else pixels[..., 0]
     exif = _data(chunks, b"eXIf")
     kept = without_preview(exif)
-    shown = any(map(holds_picture, (kept, profile(chunks), *(_text(chunk) for chunk in chunks if chunk.kind in _TEXTS))))
+    shown = any(
+        map(holds_picture, (kept, profile(chunks), *(_text(chunk) for chunk in chunks if chunk.kind in _TEXTS)))
+    )
     raster = Raster(
-        raw=raw, stored=frozen(colors), key=_transparent(chunks, color), notes=(PREVIEW_REMOVED,) if kept != exif else (), left_out=_left_out(chunks, tail),
+        raw=raw, stored=frozen(colors), key=_transparent(chunks, color),
+        notes=(PREVIEW_REMOVED,) if kept != exif else (), left_out=_left_out(chunks, tail),
         unprotected="its metadata hold another picture, which is not protected" if shown else "",
     )  # fmt: skip
     return PngFile(chunks=chunks, tail=tail, pixels=pixels, raster=raster)
@@ -114,27 +125,45 @@ def write(file: PngFile, stored: StoredArray) -> bytes:
 
 
 def is_kept(chunk: Chunk) -> bool:
-    """Say whether a written file has a chunk: not one of a private kind that is, or may be, a copy of the picture (PNG 14.2)."""
+    """Say whether a written file has a chunk: not one of a private kind that is, or may be, a copy of the picture (PNG
+    14.2).
+    """
     return chunk.kind in _STANDARD or (len(chunk.data) <= _MOST and not holds_picture(chunk.data))
 
 
 def kept_tail(tail: bytes) -> bytes:
-    """Give what of the bytes behind the last chunk a written file has: nothing where they are, or may be, of another picture or of an older one."""
-    kept = not tail.strip(b"\0") or (len(tail) <= _MOST and not holds_picture(tail) and b"IDAT" not in tail and b"IEND" not in tail)
+    """Give what of the bytes behind the last chunk a written file has: nothing where they are, or may be, of another
+    picture or of an older one.
+    """
+    kept = not tail.strip(b"\0") or (
+        len(tail) <= _MOST and not holds_picture(tail) and b"IDAT" not in tail and b"IEND" not in tail
+    )
     return tail if kept else b""
 
 
 def _left_out(chunks: tuple[Chunk, ...], tail: bytes) -> str:
     """Say what of a file a written one has not."""
-    parts = [f"{len(chunk.data)} bytes of the private chunk {chunk.kind.decode('latin-1')!r}" for chunk in chunks if not is_kept(chunk)]
+    parts = [
+        f"{len(chunk.data)} bytes of the private chunk {chunk.kind.decode('latin-1')!r}"
+        for chunk in chunks
+        if not is_kept(chunk)
+    ]
     parts += [f"{len(tail)} bytes behind the end of the PNG"] if kept_tail(tail) != tail else []
     return f"{', '.join(parts)}, which may be another picture" if parts else ""
 
 
 def _text(chunk: Chunk) -> bytes:
-    """Give what a text chunk says, decompressed, and bytes in place of the hexadecimal numbers that ImageMagick writes."""
+    """Give what a text chunk says, decompressed, and bytes in place of the hexadecimal numbers that
+    ImageMagick writes.
+    """
     keyword, _, text = chunk.data.partition(b"\0")
-    packed = text[1:] if chunk.kind == b"zTXt" else text[2:].split(b"\0", 2)[-1] if chunk.kind == b"iTXt" and text[:1] == b"\1" else b""
+    packed = (
+        text[1:]
+        if chunk.kind == b"zTXt"
+        else text[2:].split(b"\0", 2)[-1]
+        if chunk.kind == b"iTXt" and text[:1] == b"\1"
+        else b""
+    )
     if packed:
         try:
             text = zlib.decompressobj().decompress(packed, _MOST_TEXT)
@@ -149,7 +178,9 @@ def compose(stored: StoredArray, extra: Iterable[bytes]) -> bytes:
     rows, columns, color = *stored.shape[:2], _RGB if stored.ndim == 3 else _GRAY
     head = four_bytes(columns) + four_bytes(rows) + bytes([8 * stored.dtype.itemsize, color, 0, 0, 0])
     pixels = stored.reshape(rows, columns, -1)
-    return b"".join([SIGNATURE, make_chunk(b"IHDR", head), *extra, make_chunk(b"IDAT", pack(pixels)), make_chunk(b"IEND", b"")])
+    return b"".join(
+        [SIGNATURE, make_chunk(b"IHDR", head), *extra, make_chunk(b"IDAT", pack(pixels)), make_chunk(b"IEND", b"")]
+    )
 
 
 def make_chunk(kind: bytes, data: bytes) -> bytes:
@@ -193,9 +224,14 @@ def _chunks(raw: bytes) -> tuple[tuple[Chunk, ...], bytes]:
         length, kind = int.from_bytes(raw[place : place + 4], "big"), raw[place + 4 : place + 8]
         end = place + length + 12
         if end > len(raw) or len(raw) < place + 12:
-            raise RefusedError(f"truncated: a chunk of {length} bytes begins at byte {place} of {len(raw)}; get a complete copy of the file")
+            raise RefusedError(
+                f"truncated: a chunk of {length} bytes begins at byte {place} of {len(raw)}; get a complete copy "
+                "of the file"
+            )
         if zlib.crc32(raw[place + 4 : end - 4]) != int.from_bytes(raw[end - 4 : end], "big"):
-            raise RefusedError(f"damaged: the checksum of chunk {kind!r} at byte {place} is wrong; get a complete copy of the file")
+            raise RefusedError(
+                f"damaged: the checksum of chunk {kind!r} at byte {place} is wrong; get a complete copy of the file"
+            )
         chunks.append(Chunk(kind, place, end, raw[place + 8 : end - 4]))
         place = end
     return tuple(chunks), raw[place:]
@@ -205,17 +241,23 @@ def _head(chunks: tuple[Chunk, ...]) -> tuple[int, int, int, int]:
     """Give rows, columns, bits and color type."""
     head = chunks[0]
     if head.kind != b"IHDR" or len(head.data) != 13:
-        raise RefusedError(f"damaged: the first chunk is {head.kind!r} of {len(head.data)} bytes, not IHDR of 13; get a complete copy of the file")
+        raise RefusedError(
+            f"damaged: the first chunk is {head.kind!r} of {len(head.data)} bytes, not IHDR of 13; get a complete "
+            "copy of the file"
+        )
     columns, rows = int.from_bytes(head.data[:4], "big"), int.from_bytes(head.data[4:8], "big")
     depth, color, method, filters, interlace = head.data[8:]
     if (color, depth) not in _MODES:
         name = _NAMES.get(color, f"color type {color}")
         raise RefusedError(
-            f"the PNG is {name} of {depth} bits; gray of 8 or 16 bits, and gray with alpha, RGB and RGB with alpha of 8 bits are supported; "
+            f"the PNG is {name} of {depth} bits; gray of 8 or 16 bits, and gray with alpha, RGB and RGB with "
+            "alpha of 8 bits are supported; "
             "a label map is copied with --label-maps PATTERN, a picture has to be converted"
         )
     if (method, filters) != (0, 0):
-        raise RefusedError(f"compression and filter method are {method} and {filters}; 0 and 0 are supported: repair the file first")
+        raise RefusedError(
+            f"compression and filter method are {method} and {filters}; 0 and 0 are supported: repair the file first"
+        )
     if interlace:
         raise RefusedError("the PNG is interlaced; convert it to one that is not")
     return rows, columns, depth, color
@@ -246,7 +288,10 @@ def _check_stream(chunks: tuple[Chunk, ...], size: int) -> None:
     except zlib.error as error:
         raise RefusedError(f"damaged: {error} in the pixels; get a complete copy of the file") from error
     if length != size or not inflater.eof or inflater.unused_data:
-        raise RefusedError(f"damaged or truncated: the pixels are {length} bytes, the header needs {size}; get a complete copy of the file")
+        raise RefusedError(
+            f"damaged or truncated: the pixels are {length} bytes, the header needs {size}; get a complete copy "
+            "of the file"
+        )
 
 
 def _transparent(chunks: tuple[Chunk, ...], color: int) -> int | None:
@@ -255,5 +300,8 @@ def _transparent(chunks: tuple[Chunk, ...], color: int) -> int | None:
     if key is None:
         return None
     if color != _GRAY or len(key) != 2:
-        raise RefusedError("the PNG makes one color transparent (tRNS), which noise would break; convert it to one with alpha or without")
+        raise RefusedError(
+            "the PNG makes one color transparent (tRNS), which noise would break; convert it to one with alpha or "
+            "without"
+        )
     return int.from_bytes(key, "big")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: reads paths, answers with the values of the pictures. Started by its path, so that the package and its other imports stay out of it."""
+"""The process: reads paths, answers with the values of the pictures. Started by its path, so that the package and its
+other imports stay out of it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _SITK: Any = SimpleITK
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer each line, a path as JSON, by a line of JSON: null, or the facts of the picture, which its values follow."""
+    """Answer each line, a path as JSON, by a line of JSON: null, or the facts of the picture, which its
+    values follow.
+    """
     for question in questions:
         reader = _SITK.ImageFileReader()
         reader.SetFileName(json.loads(question))
