@@ -19,12 +19,12 @@ from common import Rows, parser
 
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
-from monai_salm.masks import sparsity_mask
-from monai_salm.networks import build_network
+from monai_salm.learning.networks import build_network
+from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
+from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
+from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
-from monai_salm.optimize import MinMinOptimizer, MinMinSettings
-from monai_salm.samples import WorkingSample, WorkingSet
-from monai_salm.tasks import ClassificationTask, SegmentationTask
 
 STEPS = (
     ("small-resnet", (32, 32), 32),

@@ -36,13 +36,13 @@ from lab_search import protect
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures.base import Leak
 from monai_salm.evaluate.countermeasures.filters import FILTERS
 from monai_salm.evaluate.victims import main_score
-from monai_salm.networks import logits_of
-from monai_salm.tasks import LearningTask, SegmentationTask
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import logits_of
+from monai_salm.learning.tasks import LearningTask, SegmentationTask
 
 CONSUMER = ConsumerAugmentation(identity=0.0)
 IMAGES = 1200

@@ -39,10 +39,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_salm.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.masks import box_blur
-from monai_salm.networks import build_network, logits_of
-from monai_salm.tasks import ClassificationTask, LearningTask
+from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
+from monai_salm.learning.networks import build_network, logits_of
+from monai_salm.learning.tasks import ClassificationTask, LearningTask
+from monai_salm.methods.sparsity import box_blur
 
 LEVELS = 8
 BATCH = 32
@@ -50,7 +50,7 @@ FRACTION = 0.4
 EXPECTED = ConsumerAugmentation(blur=0.3)
 
 Change = Callable[..., tuple[Tensor, Tensor | None]]
-"""Changes images as a :class:`~monai_salm.consumers.ConsumerAugmentation` does."""
+"""Changes images as a :class:`~monai_salm.learning.consumers.ConsumerAugmentation` does."""
 Waves = list[tuple[float, float, float]]
 """Waves that are added: cycles per cell along each axis, and a weight."""
 

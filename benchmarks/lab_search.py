@@ -30,16 +30,17 @@ from lab_noises import (
 )  # fmt: skip
 from torch import Tensor, nn
 
+from monai_salm.anatomy import border_values, find_background
 from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
-from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
-from monai_salm.masks import border_values, box_blur, find_background
-from monai_salm.networks import logits_of
-from monai_salm.optimize import MinMinOptimizer
-from monai_salm.pipeline.methods import METHODS
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import logits_of
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
+from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.registry import METHODS
+from monai_salm.methods.sparsity import box_blur
 from monai_salm.pipeline.search import seeded_network
-from monai_salm.samples import WorkingMaps, WorkingSample, WorkingSet
 
 
 @dataclass

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.pipeline.methods import METHODS, check_method
+from monai_salm.methods.registry import METHODS, check_method
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

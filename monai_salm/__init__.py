@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
-    from monai_salm.consumers import ConsumerAugmentation
     from monai_salm.errors import RefusedError, SalmError, UsageError, VerificationError
-    from monai_salm.networks import build_network
+    from monai_salm.learning.consumers import ConsumerAugmentation
+    from monai_salm.learning.networks import build_network
+    from monai_salm.learning.samples import WorkingSample, WorkingSet
+    from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
+    from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
     from monai_salm.noise import NoiseStore, SparseNoise, add_noise
-    from monai_salm.optimize import MinMinOptimizer, MinMinSettings
-    from monai_salm.samples import WorkingSample, WorkingSet
-    from monai_salm.tasks import ClassificationTask, SegmentationTask
 
 __version__ = version("monai_salm")
 
 _ROOMS = {
     "budget": ("Epsilon", "FileBudget", "IntensityWindow", "PerturbationBudget"),
-    "consumers": ("ConsumerAugmentation",),
+    "learning.consumers": ("ConsumerAugmentation",),
     "errors": ("RefusedError", "SalmError", "UsageError", "VerificationError"),
-    "networks": ("build_network",),
+    "learning.networks": ("build_network",),
     "noise": ("NoiseStore", "SparseNoise", "add_noise"),
-    "optimize": ("MinMinOptimizer", "MinMinSettings"),
-    "samples": ("WorkingSample", "WorkingSet"),
-    "tasks": ("ClassificationTask", "SegmentationTask"),
+    "methods.minmin": ("MinMinOptimizer", "MinMinSettings"),
+    "learning.samples": ("WorkingSample", "WorkingSet"),
+    "learning.tasks": ("ClassificationTask", "SegmentationTask"),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.anatomy import file_anatomy, noise_carriers
 from monai_salm.budget import FileBudget
-from monai_salm.grid import axis_cells
-from monai_salm.masks import file_anatomy, graphics_mask, noise_carriers, static_pixels
+from monai_salm.burned_in import graphics_mask, static_pixels
 from monai_salm.noise import add_noise
+from monai_salm.working_grid import axis_cells
 
 Region = tuple[int, int, int, int]
 """First row, row behind the last, first column, column behind the last."""

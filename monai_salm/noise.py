@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from monai_salm.budget import MOST_STEPS, FileBudget
 from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.grid import to_native
+from monai_salm.working_grid import to_native
 
 STORE_FORMAT = "monai_salm.noise/1"
 
@@ -230,7 +230,7 @@ def add_noise(
         noise: steps on the picture's part of the working grid, positive where the real value is to rise.
         levels: the largest step in the unit of ``noise``.
         budget: of this picture.
-        carriers: bool, the shape of ``stored``; see :func:`~monai_salm.masks.noise_carriers`.
+        carriers: bool, the shape of ``stored``; see :func:`~monai_salm.anatomy.noise_carriers`.
 
     Returns:
         Array of the shape and dtype of ``stored``.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
-from monai_salm.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSample, WorkingSet
 
 
 def file_budget(**changes: Any) -> FileBudget:

@@ -248,7 +248,7 @@ def test_inference_never_searches(export: Path, tmp_path: Path, monkeypatch: pyt
     trained.run()
     written = trained.write()
     applied = NoiseTrainer(str(export), str(tmp_path / "out"), 1, **options, resume=True)
-    monkeypatch.setattr("monai_salm.optimize.MinMinOptimizer.run", None)
+    monkeypatch.setattr("monai_salm.methods.minmin.MinMinOptimizer.run", None)
     assert applied.apply() == written
     with pytest.raises(UsageError, match="set resume"):
         NoiseTrainer(str(export), str(tmp_path / "out"), 1, **options).apply()

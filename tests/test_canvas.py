@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from monai_salm.anatomy import file_anatomy
 from monai_salm.canvas import Canvas
-from monai_salm.grid import to_native, working_shape
-from monai_salm.masks import file_anatomy
+from monai_salm.working_grid import to_native, working_shape
 from tests.builders import file_budget
 
 MR: dict[str, Any] = {

@@ -14,7 +14,7 @@ import pytest
 
 from monai_salm import progress
 from monai_salm.cli import main
-from monai_salm.evaluate.grid import TimeLeft
+from monai_salm.evaluate.trainings import TimeLeft
 from monai_salm.progress import Progress, in_words, track
 from tests.exports import mr_export, mr_labels, mr_slice
 

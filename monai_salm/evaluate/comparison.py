@@ -17,15 +17,15 @@ from typing import Any
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.facts import run_facts
 from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, load_folders, stratified_part
-from monai_salm.evaluate.grid import Grid, VictimBuilder, plan_cells
 from monai_salm.evaluate.inspection import example_pairs, file_bounds, protection_facts, verification_figures
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.report import write_report
 from monai_salm.evaluate.results import CLEAN, EvaluateReport, VictimResult
 from monai_salm.evaluate.state import EvaluationState
+from monai_salm.evaluate.trainings import Grid, VictimBuilder, plan_cells
 from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_change
 from monai_salm.evaluate.victims import VictimRecipe, is_pretrained
-from monai_salm.networks import size_multiple
+from monai_salm.learning.networks import size_multiple
 from monai_salm.pipeline import verify
 from monai_salm.pipeline.labels import describe_labels
 from monai_salm.pipeline.record import find_record

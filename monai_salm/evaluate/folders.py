@@ -20,6 +20,8 @@ import torch
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.inventory import Inventory, kinds_found, scan
@@ -29,8 +31,6 @@ from monai_salm.pipeline.protect import find_labels
 from monai_salm.pipeline.search import load_working_samples, task_of
 from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.working import label_map_values
-from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
-from monai_salm.tasks import ClassificationTask, LearningTask
 
 TEST = "test"
 PRETRAIN = "pretrain"

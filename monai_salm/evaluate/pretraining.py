@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.evaluate.victims import Descent, own_randomness, shuffled
-from monai_salm.networks import head_layers, logits_of
-from monai_salm.samples import WorkingSet
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import head_layers, logits_of
+from monai_salm.learning.samples import WorkingSet
 
 PRETRAINING_STEPS = 400
 """Steps after which a victim counts as pretrained."""

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.evaluate.folders import Folders, stratified_part
-from monai_salm.evaluate.grid import VictimBuilder
 from monai_salm.evaluate.results import CLEAN, rounded
+from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.evaluate.victims import VictimRecipe, score_network, train_victim
-from monai_salm.grid import axis_cells, to_native
 from monai_salm.io import read_source
-from monai_salm.tasks import SegmentationTask
+from monai_salm.learning.tasks import SegmentationTask
+from monai_salm.working_grid import axis_cells, to_native
 
 FEWEST_IMAGES = 4
 """That can be halved into a set to learn from and one to be scored on."""

@@ -13,13 +13,13 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import NO_COUNTERMEASURE, Countermeasure
-from monai_salm.networks import build_network, freeze_backbone, logits_of, set_training
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import build_network, freeze_backbone, logits_of, set_training
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import LearningTask
 from monai_salm.progress import Progress
-from monai_salm.samples import WorkingSet
-from monai_salm.tasks import LearningTask
 
 PRETRAINED, FROZEN = "+pretrained", "+frozen"
 """Suffixes of victims that saw other images before: all their weights are trained then, or only the head."""
@@ -74,8 +74,9 @@ def build_victim(name: str, *, spatial_dims: int, outputs: int, image_shape: tup
     """Build a victim whose weights depend on the seed alone; one with ``+frozen`` has only its head trainable.
 
     Args:
-        name: of a network, see :func:`~monai_salm.networks.build_network`, and behind it ``+pretrained`` or ``+frozen``
-            for a victim that is to go through :func:`~monai_salm.evaluate.pretraining.pretrain` before it is trained.
+        name: of a network, see :func:`~monai_salm.learning.networks.build_network`, and behind it ``+pretrained`` or
+            ``+frozen`` for a victim that is to go through :func:`~monai_salm.evaluate.pretraining.pretrain` before it
+            is trained.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         image_shape: pixels or voxels of the images along each axis.

@@ -14,8 +14,8 @@ from torch import nn
 
 from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.optimize import RoundLog, SearchState
-from monai_salm.samples import WorkingSet
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.methods.minmin import RoundLog, SearchState
 
 
 def save_search(path: Path, state: SearchState, network: nn.Module, plan_digest: str) -> None:

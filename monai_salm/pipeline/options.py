@@ -10,8 +10,8 @@ from typing import Literal
 
 from monai_salm.budget import Epsilon, IntensityWindow, parse_window
 from monai_salm.errors import UsageError
+from monai_salm.methods.registry import NoiseMethod, check_method, find_method
 from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.methods import NoiseMethod, check_method, find_method
 from monai_salm.pipeline.plan import BudgetOptions
 
 MOST_SEEDS = 2**32
@@ -40,7 +40,7 @@ class ProtectOptions:
         label_column: column of the table with the class.
         labels_from_folders: take the name of a file's folder as its class.
         task: ``classification`` or ``segmentation``.
-        method: name in :data:`~monai_salm.pipeline.methods.METHODS`.
+        method: name in :data:`~monai_salm.methods.registry.METHODS`.
         epsilon: fraction of the window (``8/255``) or real units (``12 HU``).
         perturbed_fraction: largest share of the anatomy's voxels that sparse methods may change.
         window: ``LOW,HIGH`` in real units, a preset's name, or ``auto``.

@@ -12,10 +12,10 @@ from copy import deepcopy
 
 import torch
 
-from monai_salm.networks import logits_of
-from monai_salm.optimize import MinMinOptimizer, MinMinSettings, SearchState
-from monai_salm.samples import WorkingSet
-from monai_salm.tasks import ClassificationTask, LearningTask
+from monai_salm.learning.networks import logits_of
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, LearningTask
+from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings, SearchState
 
 LEARNED_SHARE = 1 / 3
 """Up to this share of a guess's error the surrogate counts as one that learned the noise of most images; a judgement

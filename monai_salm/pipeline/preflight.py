@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_salm.baselines import Baseline
 from monai_salm.errors import UsageError
-from monai_salm.networks import build_network
+from monai_salm.learning.networks import build_network
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.surrogate import load_surrogate
+from monai_salm.methods.base import Baseline
+from monai_salm.methods.registry import check_method
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.methods import check_method
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.references import why_header_stays
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, check_fit, load_set, load_working_samples, pick_device
-from monai_salm.samples import WorkingSet
-from monai_salm.surrogate import load_surrogate
 
 
 def check_choices(options: ProtectOptions) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers, write_atomically
 from monai_salm.errors import DiskError, SalmError, UsageError
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.keys import check_key
@@ -42,7 +43,6 @@ from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
 from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
-from monai_salm.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
 

@@ -13,33 +13,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_salm.baselines import Baseline, BaselineRun
 from monai_salm.bounds import VolumeBudget, volume_of
-from monai_salm.checks import check_network
 from monai_salm.disk import write_atomically
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.networks import build_network, size_multiple
+from monai_salm.learning.checks import check_network
+from monai_salm.learning.networks import build_network, size_multiple
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.learning.surrogate import SurrogateCard, frozen_set, load_surrogate, series_key, surrogate_bytes
+from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask, task_from_json
+from monai_salm.methods.base import Baseline, BaselineRun
+from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings, frozen_optimizer
+from monai_salm.methods.random import random_steps
+from monai_salm.methods.registry import NoiseMethod
+from monai_salm.methods.textures import class_directions
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.optimize import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline.checkpoint import load_search, save_search
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.methods import NoiseMethod, random_steps
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.progress import in_words, track
-from monai_salm.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
-from monai_salm.surrogate import (
-    SurrogateCard,
-    frozen_optimizer,
-    frozen_set,
-    load_surrogate,
-    series_key,
-    surrogate_bytes,
-)
-from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask, task_from_json
-from monai_salm.textures import class_directions
 
 logger = logging.getLogger(__name__)
 

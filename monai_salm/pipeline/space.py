@@ -10,12 +10,12 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from monai_salm.grid import working_shape
 from monai_salm.pipeline.archive import unpacked_size
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.working_grid import working_shape
 
 _CELLS_PER_BYTE = 4
 """Of stored noise: one bit a cell says where it is, and less than half of the cells hold a value of one byte or two."""

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.anatomy import CT_BODY_HU
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.grid import axis_cells, labels_to_working, working_shape
 from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_source
-from monai_salm.masks import CT_BODY_HU
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
 from monai_salm.noise import SparseNoise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.working_grid import axis_cells, labels_to_working, working_shape
 
 MOST_CLASSES = 256
 """Classes of label maps, which are 8-bit on the working grid."""

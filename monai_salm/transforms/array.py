@@ -21,16 +21,18 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from numpy.typing import NDArray
 
-from monai_salm.checks import known_device
+from monai_salm.anatomy import anatomy_mask, border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.grid import axis_cells, working_shape
-from monai_salm.masks import anatomy_mask, border_values, find_background, sparsity_mask
+from monai_salm.learning.checks import known_device
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.learning.surrogate import frozen_set, load_surrogate
+from monai_salm.methods.minmin import frozen_optimizer
+from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, fingerprint
-from monai_salm.samples import WorkingMaps, WorkingSample, common_steps
-from monai_salm.surrogate import frozen_optimizer, frozen_set, load_surrogate
 from monai_salm.transforms.labels import target_of
 from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, Origin, OriginFinder, file_values
 from monai_salm.transforms.stored import StoredNoise, within_bounds
+from monai_salm.working_grid import axis_cells, working_shape
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
 
@@ -88,7 +90,7 @@ def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
 
 
 class AnatomyMask(Transform):
-    """Mark the body: 1 inside, 0 in air, table and empty background; see :func:`monai_salm.masks.anatomy_mask`.
+    """Mark the body: 1 inside, 0 in air, table and empty background; see :func:`monai_salm.anatomy.anatomy_mask`.
 
     Args:
         modality: DICOM Modality code; ``CT`` has a rule of its own.

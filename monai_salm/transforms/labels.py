@@ -9,9 +9,9 @@ import numpy as np
 from monai.utils import convert_to_tensor
 
 from monai_salm.errors import UsageError
-from monai_salm.grid import labels_to_working
-from monai_salm.surrogate import SurrogateCard
+from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.transforms.loaded import Origin
+from monai_salm.working_grid import labels_to_working
 
 
 def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: Origin, shape: tuple[int, ...]) -> Any:

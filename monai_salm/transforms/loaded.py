@@ -43,7 +43,7 @@ from monai_salm.io import (
     read_source,
 )
 from monai_salm.io.dicom.reading import voi_window
-from monai_salm.surrogate import SurrogateCard, series_key
+from monai_salm.learning.surrogate import SurrogateCard, series_key
 
 RIGHT_AFTER_LOADING = (
     "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, "

@@ -13,9 +13,9 @@ from monai_salm.bounds import broken_bound, measure_changes
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError, VerificationError
-from monai_salm.grid import axis_cells
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, rounding
+from monai_salm.working_grid import axis_cells
 
 ROUNDING = 0.25
 """Whole stored values come back from 32-bit real ones within this at most; what is farther off was changed, not

@@ -28,8 +28,8 @@ from monai_salm.evaluate import (
     VictimScores,
     comparison,
     evaluate,
-    grid,
 )
+from monai_salm.evaluate import trainings as grid
 from monai_salm.evaluate.results import usable, verdict
 from monai_salm.pipeline import protect
 from tests.exports import (

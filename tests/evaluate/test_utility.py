@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.evaluate.test_grid import folders
 
 from monai_salm.evaluate import EvaluateOptions, utility
 from monai_salm.evaluate.folders import load_folders
-from monai_salm.evaluate.grid import VictimBuilder
+from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_features, icc, score_change
 from monai_salm.evaluate.victims import VictimRecipe, VictimScores
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline import protect
-from monai_salm.samples import WorkingSet
-from tests.evaluate.test_grid import folders
 from tests.exports import drawn, mr_export, mr_labels, mr_slice, nifti_export
 
 

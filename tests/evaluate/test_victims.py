@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_salm.consumers import NO_AUGMENTATION
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import Countermeasure
 from monai_salm.evaluate.pretraining import pretrain
@@ -28,9 +27,10 @@ from monai_salm.evaluate.victims import (
     score_network,
     train_victim,
 )
-from monai_salm.networks import head_layers
-from monai_salm.samples import WorkingSample, WorkingSet
-from monai_salm.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.networks import head_layers
+from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 
 CPU = torch.device("cpu")
 QUICK = VictimRecipe(epochs=2, least_steps=1, batch_size=4)

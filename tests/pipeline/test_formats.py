@@ -559,7 +559,7 @@ def test_segmentation_by_seg_objects(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [plane.tolist() for plane in new.values()] == [plane.tolist() for plane in old.values()]
     # Victims are not trained here, but all folders are read and paired as for one.
     monkeypatch.setattr(
-        "monai_salm.evaluate.grid.train_victim", lambda *_, **__: VictimScores({"dice": 0.0}, 0.0, (0.0,), 0.0)
+        "monai_salm.evaluate.trainings.train_victim", lambda *_, **__: VictimScores({"dice": 0.0}, 0.0, (0.0,), 0.0)
     )
     options = EvaluateOptions(task="segmentation", epochs=1, working_size=16, device="cpu", utility=False)
     report = evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "test", options)

@@ -14,8 +14,8 @@ import pytest
 
 from monai_salm.disk import atomic_target
 from monai_salm.errors import SalmError, UsageError
+from monai_salm.learning.surrogate import load_surrogate, surrogate_bytes
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, protect
-from monai_salm.surrogate import load_surrogate, surrogate_bytes
 from tests.exports import (
     block,
     body,

@@ -13,8 +13,8 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError
+from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.pipeline import protect
-from monai_salm.surrogate import load_surrogate
 from monai_salm.transforms import SALMProtect
 from monai_salm.transforms.loaded import OriginFinder
 from tests.exports import body, drawn, lesion_table, mr_slice, small

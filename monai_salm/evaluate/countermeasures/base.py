@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_salm.consumers import ConsumerAugmentation
-from monai_salm.samples import WorkingSample
-from monai_salm.tasks import LearningTask
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.samples import WorkingSample
+from monai_salm.learning.tasks import LearningTask
 
 ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Gives a changed copy of an image of model values, 2D or 3D: of the same shape and dtype, in [0, 1] again."""

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from monai_salm.consumers import binomial_blur
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak, in_range
-from monai_salm.samples import WorkingSet
+from monai_salm.learning.consumers import binomial_blur
+from monai_salm.learning.samples import WorkingSet
 
 _RIDGE = 1e-4
 """Keeps the weights finite where the classes can be separated."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from monai_salm.consumers import ConsumerAugmentation
 from monai_salm.evaluate.countermeasures.base import Countermeasure
-from monai_salm.tasks import LearningTask
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.tasks import LearningTask
 
 EPSILON = 8 / 255
 """How far adversarial training moves a model value."""

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known before a search: whether device, network and targets fit the task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monai_salm.errors import UsageError
+from monai_salm.learning.networks import logits_of
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, LearningTask
+
+
+def known_device(device: torch.device | str) -> torch.device:
+    """Give a device that torch knows and sees.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device {str(device)!r} cannot be used ({_first_line(error)}); give cpu, or a device that this torch sees"
+        ) from error
+    return found
+
+
+def check_network(
+    network: nn.Module,
+    name: str,
+    task: LearningTask,
+    shape: tuple[int, ...],
+    device: torch.device | None = None,
+    *,
+    trained: bool = False,
+) -> None:
+    """Find out before any training whether a network gives what a task needs; leaves its modes as they are.
+
+    Args:
+        network: any module.
+        name: for the message.
+        task: gives the number of outputs.
+        shape: of the images, working grid.
+        device: where the network is; None for the CPU.
+        trained: whether it is going to be trained.
+
+    Raises:
+        UsageError: its result is no tensor, has another shape or is not finite, or images of this size are too small
+            for it.
+    """
+    wanted = (1, task.outputs, *shape) if task.spatial_target else (1, task.outputs)
+    kind = "segmentation" if task.spatial_target else "classification"
+    if trained and next(network.parameters(), None) is None:
+        raise UsageError(f"network {name!r} has no parameters to train; give another, or freeze_surrogate=True")
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits: Any = logits_of(network, torch.zeros(1, 1, *shape, device=device))
+    except Exception as error:  # a network of the user's may raise anything
+        raise UsageError(
+            f"network {name!r} cannot work on images of {shape} ({_first_line(error)}); give another, or another "
+            "--working-size"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            f"network {name!r} gives a {type(logits).__name__} where logits are needed; wrap it in a module that "
+            f"returns a tensor of {wanted}"
+        )
+    if tuple(logits.shape) != wanted:
+        raise UsageError(
+            f"network {name!r} gives {tuple(logits.shape)} where {kind} needs {wanted}; give a network for {kind}"
+        )
+    if not bool(logits.isfinite().all()):
+        raise UsageError(
+            f"network {name!r} gives values that are not finite for an empty image; give one with finite weights"
+        )
+
+
+def check_targets(samples: WorkingSet, task: LearningTask) -> None:
+    """Hold the targets of some samples against a task.
+
+    Raises:
+        UsageError: a sample has no target, or one that the task does not know.
+    """
+    for sample in samples.samples:
+        target = sample.target
+        if target is None:
+            raise UsageError(
+                "the samples have no labels, which error-minimizing noise needs; give --labels, or --method random"
+            )
+        maps = isinstance(target, np.ndarray) and target.shape == sample.image_model.shape and target.dtype.kind in "iu"
+        findings = isinstance(target, np.ndarray) and target.ndim == 1 and target.dtype.kind == "f"
+        multi_label = isinstance(task, ClassificationTask) and task.multi_label
+        if (maps, findings) != (task.spatial_target, multi_label):
+            wanted = (
+                f"a label map of {sample.image_model.shape}"
+                if task.spatial_target
+                else f"{task.outputs} findings"
+                if multi_label
+                else "a class"
+            )
+            raise UsageError(
+                f"sample {sample.sample_id!r} has a target of {_described(target)} where the task needs {wanted}"
+            )
+        largest = len(np.asarray(target)) - 1 if findings else int(np.max(target, initial=0))
+        lowest = 0 if findings else int(np.min(target, initial=0))
+        if lowest < 0 or largest >= task.outputs or (findings and largest != task.outputs - 1):
+            value = f"{largest + 1} findings" if findings else f"class {largest if lowest >= 0 else lowest}"
+            raise UsageError(
+                f"sample {sample.sample_id!r} has {value}, the task {task.outputs} outputs, numbered from 0"
+            )
+
+
+def _described(target: Any) -> str:
+    return f"{target.dtype} {target.shape}" if isinstance(target, np.ndarray) else f"type {type(target).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

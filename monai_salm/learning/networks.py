@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks by name: small ones that a CPU trains in minutes, and the networks of ``monai.networks.nets``; and their
+heads, to train alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from monai.networks import nets
+from torch import Tensor, nn
+
+from monai_salm.errors import UsageError
+
+SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet")
+"""Networks of this module; the first two classify, the last one segments."""
+
+_CHOSEN: dict[str, dict[str, Any]] = {
+    "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
+    # Running statistics of MONAI's momentum of 0.01 are far from the truth after the few hundred steps of a small data
+    # set.
+    "EfficientNetBN": {"model_name": "efficientnet-b0", "norm": ("batch", {"eps": 1e-3, "momentum": 0.1})},
+    # Instances of one voxel, which a 32 wide image becomes, have no statistics; groups of channels do.
+    "SwinUNETR": {"feature_size": 12, "norm_name": ("group", {"num_groups": 4})},
+    "UNet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
+    "PlainViT": {
+        "hidden_size": 192,
+        "mlp_dim": 384,
+        "num_layers": 6,
+        "num_heads": 6,
+        "classification": True,
+        "post_activation": "",
+    },
+}
+"""Arguments without a default, and those whose default is none for small images."""
+
+_SMALL_STEM = {"conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True}
+
+_MULTIPLES = {"SwinUNETR": 32, "ViT": 16}
+
+
+class PlainViT(nets.ViT):
+    """MONAI's vision transformer, giving its logits alone, for images of model values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits without the hidden states."""
+        # Around zero and of spread one: else all patches look like their mean, since no normalization comes before the
+        # first layer.
+        logits: Tensor = super().forward((x - 0.5) * 4)[0]  # type: ignore[no-untyped-call]
+        return logits
+
+
+def build_network(
+    name: str, *, spatial_dims: int, outputs: int, in_channels: int = 1, image_shape: tuple[int, ...] | None = None
+) -> nn.Module:
+    """Build an untrained network that gives logits.
+
+    Args:
+        name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
+            ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
+            3 wide, stride 1, no pooling.
+        spatial_dims: 2 or 3.
+        outputs: classes, or findings.
+        in_channels: channels of the images.
+        image_shape: pixels or voxels of the images along each axis, multiples of :func:`size_multiple`; only
+            transformers with a position for each patch (``ViT``) need it.
+
+    Raises:
+        UsageError: there is no such network, or it needs arguments that only its user can choose.
+    """
+    if name == "small-resnet":
+        widths = [8, 16, 32, 64]
+        stem: dict[str, Any] = _SMALL_STEM
+        return nets.ResNet("basic", [1, 1, 1, 1], widths, spatial_dims, in_channels, num_classes=outputs, **stem)
+    if name == "small-cnn":
+        return _plain_cnn(spatial_dims, in_channels, outputs)
+    if name == "small-unet":
+        return nets.UNet(
+            spatial_dims, in_channels, outputs, channels=(8, 16, 32), strides=(2, 2), num_res_units=1, norm="instance"
+        )  # fmt: skip
+    small_stem = name.startswith("resnet") and name.endswith("-3x3")
+    factory = PlainViT if name == "ViT" else getattr(nets, name.removesuffix("-3x3") if small_stem else name, None)
+    if factory is None or not callable(factory) or name.startswith("_"):
+        raise UsageError(
+            f"network {name!r} is unknown; give one of {', '.join(SMALL_NETWORKS)}, or a name from "
+            "monai.networks.nets such as resnet18 or DenseNet121"
+        )
+    arguments = _arguments(factory, spatial_dims, in_channels, outputs, image_shape) | (
+        _SMALL_STEM if small_stem else {}
+    )
+    missing = _required(factory) - set(arguments)
+    if missing:
+        raise UsageError(
+            f"network {name!r} needs {', '.join(sorted(missing))}, which only you can choose; build it in Python "
+            "and pass the module instead"
+        )
+    try:
+        network = factory(**arguments)
+    except ImportError as error:
+        raise UsageError(
+            f"network {name!r} needs a package that is not installed: {_first_line(error)} For transformers: pip "
+            "install 'monai_salm[networks]'"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"network {name!r} cannot be built with {arguments}: {_first_line(error)}; build it in Python and "
+            "pass the module instead"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"monai.networks.nets.{name} is not a network; give one of {', '.join(SMALL_NETWORKS)} or a network's name"
+        )
+    return network
+
+
+def size_multiple(name: str) -> int:
+    """Give the number that must divide each side of the images of a network; a suffix such as ``+frozen`` changes
+    nothing.
+    """
+    return _MULTIPLES.get(name.partition("+")[0], 8)
+
+
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Give the logits of a network, the first of its results where it has several (deep supervision, hidden states)."""
+    result = network(images)
+    first: Tensor = result[0] if isinstance(result, (tuple, list)) else result
+    return first
+
+
+def head_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Find the layers that make the logits out of features: the last ones that have as many outputs as the network, by
+    name.
+
+    Args:
+        network: whose modules stand in the order of their use, as those of MONAI do.
+
+    Raises:
+        UsageError: no layer of it is linear or a convolution.
+    """
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    layers = [
+        (name, module, int(module.weight.shape[_OUTPUT_AXIS[type(module)]]))
+        for name, module in network.named_modules()
+        if isinstance(module, kinds)
+    ]
+    if not layers:
+        raise UsageError(
+            "the network has no linear layer and no convolution, so no head can be told from its backbone; give "
+            "another network"
+        )
+    found: dict[str, nn.Module] = {}
+    for name, module, outputs in reversed(layers):
+        if outputs != layers[-1][2]:
+            break
+        found[name] = module
+    return found
+
+
+_OUTPUT_AXIS: dict[type[nn.Module], int] = {
+    nn.Linear: 0,
+    nn.Conv2d: 0,
+    nn.Conv3d: 0,
+    nn.ConvTranspose2d: 1,
+    nn.ConvTranspose3d: 1,
+}
+
+
+def freeze_backbone(network: nn.Module) -> None:
+    """Leave only the head of a network trainable; see :func:`set_training` for the statistics of its normalizations."""
+    network.requires_grad_(False)
+    for layer in head_layers(network).values():
+        layer.requires_grad_(True)
+
+
+def set_training(network: nn.Module) -> None:
+    """Set a network to training mode, except for the frozen parts, whose statistics and dropout then
+    stay as they are.
+    """
+    for module in network.modules():
+        parameters = list(module.parameters())
+        module.training = not parameters or any(parameter.requires_grad for parameter in parameters)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _arguments(
+    factory: Callable[..., Any], spatial_dims: int, in_channels: int, outputs: int, image_shape: tuple[int, ...] | None
+) -> dict[str, Any]:
+    """Match MONAI's names for channels and outputs, which differ from network to network, and choose what has no
+    default.
+    """
+    # Classes hand keywords on to their base; functions such as resnet18 hand them on to ResNet.
+    takers = factory.__mro__ if isinstance(factory, type) else (factory, nets.ResNet)
+    names = {name for taker in takers for name in inspect.signature(taker).parameters}
+    offered: dict[str, Any] = {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "n_input_channels": in_channels,
+        "out_channels": outputs,
+        "num_classes": outputs,
+        "pretrained": False,  # weights would be fetched from the network
+    }
+    if image_shape is not None:
+        offered["img_size"] = image_shape
+        if factory is PlainViT:
+            offered["patch_size"] = 4 if max(image_shape) <= 32 else 8 if max(image_shape) <= 96 else 16
+    return {name: value for name, value in offered.items() if name in names} | _CHOSEN.get(factory.__name__, {})
+
+
+def _required(factory: Callable[..., Any]) -> set[str]:
+    """Name the parameters that have no default."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(factory).parameters.values()
+    return {
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind not in variadic
+    }
+
+
+def _plain_cnn(spatial_dims: int, in_channels: int, outputs: int) -> nn.Module:
+    """Three convolution blocks and a linear layer: the simplest network that a stranger may train."""
+    convolution, norm, pool = (
+        (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d) if spatial_dims == 2 else (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d)
+    )
+    average = nn.AdaptiveAvgPool2d(1) if spatial_dims == 2 else nn.AdaptiveAvgPool3d(1)
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for width in (16, 32, 64):
+        layers += [convolution(channels, width, 3, padding=1), norm(width), nn.ReLU(), pool(2)]
+        channels = width
+    return nn.Sequential(*layers, average, nn.Flatten(), nn.Linear(channels, outputs))

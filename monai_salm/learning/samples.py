@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of a run on their working grids, in flat arrays that batches are cut from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monai_salm.canvas import Canvas
+from monai_salm.errors import UsageError
+from monai_salm.noise import fingerprint
+from monai_salm.working_grid import axis_cells, cell_counts, to_working
+
+PAD_MULTIPLE = 8
+"""Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingSample:
+    """One sample on its working grid.
+
+    Args:
+        sample_id: its identity.
+        image_model: model values, 2D or 3D.
+        carrier_voxels: int, same shape: how many native voxels of each cell can carry noise.
+        carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the
+            cell's mean keeps.
+        anatomy_voxels: native voxels of the anatomy, the base of the perturbed fraction.
+        levels: steps of the budget.
+        step_model: model value of one step.
+        target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
+        spacing: millimeters between cells along each axis; empty where the file does not say.
+    """
+
+    sample_id: str
+    image_model: NDArray[np.float32]
+    carrier_voxels: NDArray[np.int64]
+    carrier_share: NDArray[np.float32]
+    anatomy_voxels: int
+    levels: int
+    step_model: float
+    target: int | NDArray[np.float32] | NDArray[np.uint8] | None = None
+    spacing: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkingMaps:
+    """One file on the working grid; see :class:`WorkingSample` for the fields."""
+
+    image_model: NDArray[np.float32]
+    carrier_voxels: NDArray[np.int64]
+    carrier_share: NDArray[np.float32]
+    anatomy_voxels: int
+
+    @classmethod
+    def of_file(cls, stored: NDArray[Any], canvas: Canvas, shape: tuple[int, ...]) -> WorkingMaps:
+        """Bring the stored values of one file, and where they can carry noise, onto a working grid of ``shape``."""
+        anatomy = canvas.anatomy(stored)
+        marks = canvas.carriers(stored, anatomy)
+        behind = tuple(range(anatomy.ndim, marks.ndim))
+        share = to_working(marks.mean(axis=behind) if behind else marks, shape)
+        return cls(
+            to_working(canvas.model(stored), shape),
+            cell_counts(np.asarray(marks.any(axis=behind)), shape),
+            share,
+            int(anatomy.sum()),
+        )
+
+    @classmethod
+    def of_slices(
+        cls, slices: Iterable[tuple[NDArray[Any], Canvas]], native: tuple[int, ...], shape: tuple[int, ...]
+    ) -> WorkingMaps:
+        """Bring the stored values of a volume's slices, in their order, onto a working grid of ``shape``; one at a
+        time, so that memory stays flat.
+        """
+        image, share = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
+        cells = axis_cells(native[0], shape[0])
+        depth = np.bincount(cells, minlength=shape[0])
+        for cell, (stored, canvas) in zip(cells, slices, strict=True):
+            maps = cls.of_file(stored, canvas, shape[1:])
+            weight = 1.0 / depth[cell]
+            image[cell] += maps.image_model * weight
+            share[cell] += maps.carrier_share * weight
+            voxels[cell] += maps.carrier_voxels
+            anatomy_voxels += maps.anatomy_voxels
+        return cls(image, voxels, share, anatomy_voxels)
+
+
+def common_steps(canvases: Sequence[Canvas]) -> tuple[int, float]:
+    """Give the steps of a sample of some files, the most of any, and the model value of one step on average."""
+    levels = max(canvas.steps for canvas in canvases)
+    return levels, float(np.mean([canvas.steps * canvas.step_model for canvas in canvases])) / levels
+
+
+@dataclass
+class WorkingBatch:
+    """Some samples, padded to one shape, on one device. All maps are ``(batch, 1, *spatial)``."""
+
+    indices: list[int]
+    images: Tensor
+    voxels: Tensor
+    share: Tensor
+    levels: Tensor
+    step_model: Tensor
+    limits: Tensor
+    target: Tensor | None
+
+
+class WorkingSet:
+    """All samples of a run; the order is that of their ids, so that it does not depend on how they were found.
+
+    Args:
+        samples: at least one; all 2D or all 3D, with distinct ids, and either all or none with a target.
+        padded_shape: shape of all batches; None pads each batch as little as its samples and :data:`PAD_MULTIPLE`
+            allow.
+
+    Raises:
+        UsageError: the samples do not belong together.
+    """
+
+    def __init__(self, samples: Sequence[WorkingSample], padded_shape: tuple[int, ...] | None = None) -> None:
+        if not samples:
+            raise UsageError("no sample is left to protect; see the reasons of the refused files")
+        ordered = sorted(samples, key=lambda sample: sample.sample_id)
+        dims = {sample.image_model.ndim for sample in ordered}
+        if len(dims) > 1:
+            raise UsageError("2D and 3D samples are mixed in one run; protect them in separate runs")
+        if len({sample.sample_id for sample in ordered}) < len(ordered):
+            raise UsageError("two samples have one id; remove the duplicate files")
+        unlabeled = [sample.sample_id for sample in ordered if sample.target is None]
+        if 0 < len(unlabeled) < len(ordered):
+            raise UsageError(
+                f"{len(unlabeled)} of {len(ordered)} samples have no label, the first of them {unlabeled[0]!r}; "
+                "label all of them or none"
+            )
+        self.samples = ordered
+        self.spatial_dims = dims.pop()
+        smallest = _common_shape([sample.image_model.shape for sample in ordered])
+        longest = tuple(max(lengths) for lengths in zip(*(sample.image_model.shape for sample in ordered), strict=True))
+        if padded_shape is not None and any(n > m for n, m in zip(longest, padded_shape, strict=True)):
+            raise UsageError(f"the largest sample is {longest}, more than the padded shape {padded_shape}")
+        self.padded_shape = padded_shape or smallest
+        self._fixed = padded_shape is not None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def ids(self) -> list[str]:
+        """Sample ids in order."""
+        return [sample.sample_id for sample in self.samples]
+
+    def targets(self) -> Tensor:
+        """Give all classes ``(samples,)`` int64, or all findings ``(samples, findings)`` float32."""
+        values = [sample.target for sample in self.samples]
+        if isinstance(values[0], int):
+            return torch.tensor(values, dtype=torch.int64)
+        return torch.from_numpy(np.stack([np.asarray(value) for value in values]).astype(np.float32))
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> WorkingBatch:
+        """Cut a batch and move it to a device."""
+        chosen = [self.samples[i] for i in indices]
+        target: Tensor | None = None
+        first = chosen[0].target
+        if isinstance(first, int):
+            target = torch.tensor([sample.target for sample in chosen])
+        elif isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind == "f":
+            target = torch.from_numpy(np.stack([np.asarray(sample.target) for sample in chosen]))
+        elif first is not None:
+            target = self.pad([np.asarray(sample.target) for sample in chosen]).long()[:, 0]
+        return WorkingBatch(
+            list(indices),
+            self.pad([sample.image_model for sample in chosen]).to(device),
+            self.pad([sample.carrier_voxels for sample in chosen]).to(device),
+            self.pad([sample.carrier_share for sample in chosen]).to(device),
+            torch.tensor([float(sample.levels) for sample in chosen], device=device),
+            torch.tensor([sample.step_model for sample in chosen], device=device),
+            torch.tensor([sample.anatomy_voxels for sample in chosen], device=device),
+            None if target is None else target.to(device),
+        )
+
+    def pad(self, maps: Sequence[NDArray[np.generic]]) -> Tensor:
+        """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one
+        was given, else as small as can be.
+        """
+        shape = self.padded_shape if self._fixed else _common_shape([values.shape for values in maps])
+        result = np.zeros((len(maps), 1, *shape), dtype=maps[0].dtype)
+        for row, values in zip(result, maps, strict=True):
+            region = tuple(slice(0, n) for n in values.shape)
+            row[0][region] = values
+        return torch.from_numpy(result)
+
+    def crop(self, values: Tensor, index: int) -> NDArray[np.generic]:
+        """Cut one sample's map out of a padded ``(1, *spatial)`` one."""
+        region = tuple(slice(0, n) for n in self.samples[index].image_model.shape)
+        result: NDArray[np.generic] = values[0][region].cpu().numpy()
+        return result
+
+
+def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
+    return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))
+
+
+def own_generator(images: Tensor, seed: int, round_number: int = 0) -> torch.Generator:
+    """Give a generator whose draws depend on a batch of one image alone, not on its name, nor on the other samples."""
+    digest = hashlib.sha256(f"{seed}/{round_number}/{fingerprint(images.cpu().numpy())}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

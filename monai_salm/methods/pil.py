@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PIL: noise that a linear model reads the label from, while it reads nothing from the image any more;
+no deep network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import LearningTask
+from monai_salm.methods.base import (
+    BaselineRun,
+    batches_in_order,
+    column,
+    deliver,
+    noise_model,
+    protected_images,
+    targets_of,
+    train_clean,
+)
+
+EPOCHS, LEAST_STEPS = 30, 300
+"""Of the linear model; 30 epochs are published."""
+
+LARGEST_GRID = {2: 32, 3: 16}
+"""Cells along each axis that the linear model sees: on whole images it would have more weights than there is to learn
+from.
+"""
+
+STEP_SIZE = 0.1
+"""Of one noise step, as a share of the budget; as published."""
+
+LABEL_SHARE = 0.9
+"""Weight of the noise's label against the image's indifference; as published."""
+
+
+def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
+    """Give noise by signed gradient steps on a linear model that was trained on the clean images.
+
+    PIL, perturbation-induced linearization (ICLR 2026), from its released code, for a bias-free linear f and a release
+    of x - delta::
+
+        min_delta  0.9 CE(f(delta), y) + 0.1 KL(uniform || softmax f(x - delta))
+        |delta| <= epsilon,   delta from U(-epsilon, epsilon)
+
+    A round is one noise step of every sample; published are 30. The passes that are counted are those of the linear
+    model.
+
+    Args:
+        samples: with classes or findings.
+        task: classification.
+        run: see :class:`~monai_salm.methods.base.BaselineRun`.
+    """
+    grid = tuple(min(LARGEST_GRID[samples.spatial_dims], length) for length in samples.padded_shape)
+    network = LinearModel(grid, task.outputs).to(run.device)
+    train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=NO_AUGMENTATION)
+    generator = torch.Generator().manual_seed(run.seed + 1)
+    run.errors = [0.0] * run.rounds
+    for batch in batches_in_order(samples, run, "linearizing"):
+        target, levels = targets_of(batch), column(batch.levels, batch.images)
+        # What is released: minus delta.
+        steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
+        for number in range(run.rounds):
+            steps.requires_grad_(True)
+            logits = network(-noise_model(steps, batch))
+            loss = LABEL_SHARE * task.loss(logits, target) + (1 - LABEL_SHARE) * indifference(
+                network(protected_images(steps, batch)), target
+            )
+            (gradient,) = torch.autograd.grad(loss.sum(), steps)
+            steps = (steps.detach() - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
+            run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
+        run.passes += 1.5 * run.rounds * len(batch.indices) / len(samples)
+        yield from deliver(steps, batch, samples)
+
+
+class LinearModel(nn.Module):
+    """A linear map of the image's means over a coarse grid, without bias, from zero weights: its training has one
+    minimum.
+
+    Args:
+        grid: cells along each axis.
+        outputs: classes or findings.
+    """
+
+    def __init__(self, grid: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(grid) if len(grid) == 2 else nn.AdaptiveAvgPool3d(grid)
+        self.weight = nn.Parameter(torch.zeros(outputs, int(np.prod(grid))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits of ``(batch, 1, *spatial)`` images."""
+        return functional.linear(self.pool(images).flatten(1), self.weight)
+
+
+def indifference(logits: Tensor, target: Tensor) -> Tensor:
+    """Give the distance of each sample's logits from no opinion: KL of the uniform distribution to theirs, up to a
+    constant.
+    """
+    if target.is_floating_point():
+        return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5), reduction="none").mean(
+            dim=1
+        )
+    return -logits.log_softmax(dim=1).mean(dim=1)

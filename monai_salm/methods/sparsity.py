@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cells of the anatomy may carry noise: those of the highest score, within a limit of voxels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
+    """Select, for each sample, the cells of highest score whose voxels together stay within a limit: exact top-k.
+
+    Cells of score zero or below are never selected: noise there would change the file and nothing else.
+
+    Args:
+        score: ``(batch, cells)``, accumulated absolute loss gradient; any real values.
+        voxels: ``(batch, cells)`` int64, how many native voxels each cell would change; 0 excludes a cell.
+        limit: ``(batch,)`` int64, how many native voxels may change.
+
+    Returns:
+        ``(batch, cells)`` bool. Ties go to the cell of the lower index, on every device.
+    """
+    allowed = (voxels > 0) & (score > 0)
+    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found eleven bits
+    # at a time, by sums of the voxels of each value of these bits: no cell is sorted, and sums of integers are exact in
+    # any order.
+    score = score if score.dtype == torch.float32 else score.double()
+    bits = torch.where(allowed, score, 0).view(torch.int32 if score.dtype == torch.float32 else torch.int64)
+    undecided, room = torch.where(allowed, voxels, 0), limit[:, None]
+    threshold = torch.zeros_like(room)
+    for shift in range(bits.itemsize * 8 // 11 * 11, -1, -11):
+        digit = ((bits >> shift) & 2047).long()
+        sums = (
+            torch.zeros(len(bits), 2048, dtype=torch.int64, device=bits.device)
+            .scatter_add_(1, digit, undecided)
+            .flip(1)
+        )
+        used = sums.cumsum(1)
+        whole = (
+            (used <= room).sum(1, keepdim=True).clamp(max=2047)
+        )  # how many values, from the highest down, fit with all their cells
+        room = room - (used - sums).gather(1, whole)
+        threshold = threshold << 11 | (2047 - whole)
+        undecided = torch.where(digit == 2047 - whole, undecided, 0)
+    return allowed & ((bits > threshold) | ((bits == threshold) & (undecided.cumsum(1) <= room)))
+
+
+def box_blur(maps: Tensor, width: int) -> Tensor:
+    """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside
+    counts as 0.
+    """
+    if maps.ndim == 4:
+        return functional.avg_pool2d(maps, width, stride=1, padding=width // 2)
+    # One axis after the other, which is many times as fast in volumes; padded here, since the pooling refuses to pad
+    # volumes thinner than its box.
+    for axis in range(3):
+        box, padding = (
+            [size if other == axis else least for other in range(3)] for size, least in ((width, 1), (width // 2, 0))
+        )
+        maps = functional.avg_pool3d(
+            functional.pad(maps, [side for size in reversed(padding) for side in (size, size)]), box, stride=1
+        )
+    return maps
+
+
+def local_contrast(images: Tensor, width: int) -> Tensor:
+    """Give the standard deviation of ``(batch, channels, *spatial)`` images in the box around each cell; what lies
+    outside counts as 0.
+    """
+    mean = box_blur(images, width)
+    return (box_blur(images * images, width) - mean * mean).clamp(min=0).sqrt()
