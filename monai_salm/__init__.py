@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from monai_salm.learning.networks import build_network
     from monai_salm.learning.samples import WorkingSample, WorkingSet
     from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
-    from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
+    from monai_salm.methods.minmin import MinMinOptimizer
+    from monai_salm.methods.minmin_settings import MinMinSettings
     from monai_salm.noise import NoiseStore, SparseNoise, add_noise
 
 __version__ = version("monai_salm")
@@ -30,7 +31,8 @@ _ROOMS = {
     "errors": ("RefusedError", "SalmError", "UsageError", "VerificationError"),
     "learning.networks": ("build_network",),
     "noise": ("NoiseStore", "SparseNoise", "add_noise"),
-    "methods.minmin": ("MinMinOptimizer", "MinMinSettings"),
+    "methods.minmin": ("MinMinOptimizer",),
+    "methods.minmin_settings": ("MinMinSettings",),
     "learning.samples": ("WorkingSample", "WorkingSet"),
     "learning.tasks": ("ClassificationTask", "SegmentationTask"),
 }

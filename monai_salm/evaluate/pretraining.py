@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_salm.evaluate.victims import Descent, own_randomness, shuffled
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import head_layers, logits_of
-from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.samples import WorkingBatch, WorkingSet
+from monai_salm.learning.training import Descent, own_randomness, shuffled, train
 
 PRETRAINING_STEPS = 400
 """Steps after which a victim counts as pretrained."""
@@ -54,12 +54,14 @@ def pretrain(
         parameter.requires_grad_(False)
 
 
-def _batches(images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int) -> Iterator[Tensor]:
-    """Give the images of as many batches as there are steps."""
+def _batches(
+    images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
+) -> Iterator[WorkingBatch]:
+    """Give as many batches as there are steps."""
     size = 32 if images.spatial_dims == 2 else 4
     endless = chain.from_iterable(shuffled(len(images), size, generator) for _ in repeat(None))
     for indices in islice(endless, steps):
-        yield images.batch(indices, device).images
+        yield images.batch(indices, device)
 
 
 def _contrast(
@@ -73,13 +75,15 @@ def _contrast(
         network.set_submodule(name, nn.Identity())
     network.set_submodule(first, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 64)).to(device))
     network.train()
-    descent = Descent(network, steps)
-    for batch in _batches(images, generator, device, steps):
-        views = torch.cat([VIEWS(batch, generator)[0], VIEWS(batch, generator)[0]])
+
+    def loss(batch: WorkingBatch) -> Tensor:
+        views = torch.cat([VIEWS(batch.images, generator)[0], VIEWS(batch.images, generator)[0]])
         projected = functional.normalize(logits_of(network, views), dim=1)
         likeness = (projected @ projected.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-        partner = torch.arange(len(views), device=device).roll(len(batch))
-        descent.step(functional.cross_entropy(likeness, partner))
+        partner = torch.arange(len(views), device=device).roll(len(batch.images))
+        return functional.cross_entropy(likeness, partner)
+
+    train(_batches(images, generator, device, steps), loss, Descent(network, steps))
     for name, layer in heads.items():
         network.set_submodule(name, layer)
 
@@ -93,12 +97,14 @@ def _restore(
     outputs = logits_of(network.eval(), images.batch([0], device).images).shape[1]
     last = (nn.Conv2d if images.spatial_dims == 2 else nn.Conv3d)(outputs, 1, 1).to(device)
     whole = nn.Sequential(network, last).train()
-    descent = Descent(whole, steps)
-    for batch in _batches(images, generator, device, steps):
-        clean, _ = VIEWS(batch, generator)
+
+    def loss(batch: WorkingBatch) -> Tensor:
+        clean, _ = VIEWS(batch.images, generator)
         coarse = torch.rand(len(clean), 1, *(-(-length // 4) for length in clean.shape[2:]), generator=generator)
         kept = functional.interpolate((coarse > 0.3).float(), clean.shape[2:]).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device) * 0.1
-        descent.step(functional.mse_loss(last(logits_of(network, clean * kept + noise)), clean))
+        return functional.mse_loss(last(logits_of(network, clean * kept + noise)), clean)
+
+    train(_batches(images, generator, device, steps), loss, Descent(whole, steps))
     for name, layer in heads.items():
         layer.load_state_dict(before[name])

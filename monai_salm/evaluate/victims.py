@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 
 import torch
@@ -19,13 +17,11 @@ from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import build_network, freeze_backbone, logits_of, set_training
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
+from monai_salm.learning.training import Descent, own_randomness, shuffled, supervised, train
 from monai_salm.progress import Progress
 
 PRETRAINED, FROZEN = "+pretrained", "+frozen"
 """Suffixes of victims that saw other images before: all their weights are trained then, or only the head."""
-
-LONGEST_GRADIENT = 5.0
-"""Longer gradients are cut to this norm: a few wild steps in the beginning can cost a victim all it could learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +99,8 @@ def is_pretrained(name: str) -> bool:
 def train_victim(
     network: nn.Module,
     task: LearningTask,
-    train: WorkingSet,
-    test: WorkingSet,
+    train_samples: WorkingSet,
+    test_samples: WorkingSet,
     recipe: VictimRecipe,
     *,
     seed: int,
@@ -119,7 +115,7 @@ def train_victim(
     Args:
         network: with weights of its own; trained in place. Frozen parts of it stay as they are.
         task: loss and scores.
-        train, test: images with targets, already through the preprocessing of the countermeasure.
+        train_samples, test_samples: images with targets, already through the preprocessing of the countermeasure.
         recipe: see :class:`VictimRecipe`.
         seed: of the order, the augmentation and the dropout.
         device: where to compute.
@@ -131,10 +127,13 @@ def train_victim(
     start = perf_counter()
     generator = torch.Generator().manual_seed(seed)
     network.to(device)
-    steps = math.ceil(len(train) / recipe.batch_size)
-    epochs = recipe.epochs_for(len(train))
+    steps = math.ceil(len(train_samples) / recipe.batch_size)
+    epochs = recipe.epochs_for(len(train_samples))
     descent = Descent(network, epochs * steps, recipe.learning_rate)
-    augmentation = countermeasure.augmentation or recipe.augmentation
+    objective = supervised(
+        network, task, countermeasure.augmentation or recipe.augmentation, generator,
+        batch_loss=countermeasure.batch_loss,
+    )  # fmt: skip
     curve: list[float] = []
     final: dict[str, float] = {}
     with (
@@ -143,19 +142,10 @@ def train_victim(
     ):
         for epoch in range(1, epochs + 1):
             set_training(network)
-            for indices in shuffled(len(train), recipe.batch_size, generator):
-                batch = train.batch(indices, device)
-                images, label_map = augmentation(batch.images, generator, batch.target if task.spatial_target else None)
-                target = label_map if task.spatial_target else batch.target
-                if target is None:
-                    raise UsageError("the training samples have no labels; a victim needs some to learn from")
-                if countermeasure.batch_loss is None:
-                    loss = task.loss(logits_of(network, images), target).mean()
-                else:
-                    loss = countermeasure.batch_loss(partial(logits_of, network), task, images, target, generator)
-                descent.step(loss)
+            epoch_order = shuffled(len(train_samples), recipe.batch_size, generator)
+            train((train_samples.batch(indices, device) for indices in epoch_order), objective, descent)
             if epoch == epochs or epoch % recipe.score_every == 0:
-                final = score_network(network, task, test, recipe.batch_size, device, distances=epoch == epochs)
+                final = score_network(network, task, test_samples, recipe.batch_size, device, distances=epoch == epochs)
                 curve.append(final[main_score(task)])
             bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
             if after_epoch is not None:
@@ -208,58 +198,3 @@ def score_network(
                     )
                 )
     return task.summarize(torch.cat(evidence))
-
-
-class Descent:
-    """Adam with a cosine schedule for the weights of a network that are not frozen; transformers warm up over the first
-    tenth of the steps.
-
-    Args:
-        network: to train.
-        steps: that there will be.
-        learning_rate: at its highest; None takes what the kind of network needs.
-    """
-
-    def __init__(self, network: nn.Module, steps: int, learning_rate: float | None = None) -> None:
-        transformer = any(isinstance(module, nn.LayerNorm) for module in network.modules())
-        self.steps, self.done = steps, 0
-        self.warmup = max(1, steps // 10) if transformer else 1
-        self.learning_rate = learning_rate or (5e-4 if transformer else 2e-3)
-        self.weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(self.weights)
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        share = min(self.done / self.steps, 1.0)
-        return self.learning_rate * min(1.0, (self.done + 1) / self.warmup) * (1 + math.cos(math.pi * share)) / 2
-
-    def step(self, loss: Tensor) -> None:
-        """Go one step down; a step without a finite gradient is left out, for it would turn all weights into NaN."""
-        self.optimizer.param_groups[0]["lr"] = self.rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if bool(nn.utils.clip_grad_norm_(self.weights, LONGEST_GRADIENT).isfinite()):
-            self.optimizer.step()
-        self.done += 1
-
-
-def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Give the indices of each batch of an epoch; one image that is left over is left out, for its batch would have no
-    statistics.
-    """
-    order = torch.randperm(count, generator=generator).tolist()
-    for start in range(0, count, batch_size):
-        indices = order[start : start + batch_size]
-        if len(indices) > 1 or count == 1:
-            yield indices
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back
-    behind them.
-    """
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-        torch.manual_seed(seed)
-        yield

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
+from monai_salm.learning.targets import Target, TargetKind, collate, target_kind
 from monai_salm.noise import fingerprint
 from monai_salm.working_grid import axis_cells, cell_counts, to_working
 
@@ -46,7 +47,7 @@ class WorkingSample:
     anatomy_voxels: int
     levels: int
     step_model: float
-    target: int | NDArray[np.float32] | NDArray[np.uint8] | None = None
+    target: Target | None = None
     spacing: tuple[float, ...] = ()
 
 
@@ -100,11 +101,36 @@ def common_steps(canvases: Sequence[Canvas]) -> tuple[int, float]:
     return levels, float(np.mean([canvas.steps * canvas.step_model for canvas in canvases])) / levels
 
 
-@dataclass
-class WorkingBatch:
-    """Some samples, padded to one shape, on one device. All maps are ``(batch, 1, *spatial)``."""
+@dataclass(frozen=True)
+class BatchPlace:
+    """Which samples of a set are a batch.
+
+    Args:
+        indices: their numbers.
+        shape: of the padded maps.
+        index: their numbers on the device.
+        device: of the batch.
+    """
 
     indices: list[int]
+    shape: tuple[int, ...]
+    index: Tensor
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class WorkingBatch:
+    """Some samples, padded to one shape, on one device.
+
+    Args:
+        place: which samples these are.
+        images, voxels, share: maps ``(batch, 1, *spatial)``; see :class:`WorkingSample`.
+        levels, step_model: ``(batch, 1, ..., 1)``, so that they multiply maps.
+        limits: ``(batch,)`` int64, native voxels of each anatomy.
+        target: see :func:`~monai_salm.learning.targets.collate`; None without labels.
+    """
+
+    place: BatchPlace
     images: Tensor
     voxels: Tensor
     share: Tensor
@@ -112,6 +138,11 @@ class WorkingBatch:
     step_model: Tensor
     limits: Tensor
     target: Tensor | None
+
+    @property
+    def indices(self) -> list[int]:
+        """Numbers of the samples in their set."""
+        return self.place.indices
 
 
 class WorkingSet:
@@ -143,7 +174,7 @@ class WorkingSet:
             )
         self.samples = ordered
         self.spatial_dims = dims.pop()
-        smallest = _common_shape([sample.image_model.shape for sample in ordered])
+        smallest = common_shape([sample.image_model.shape for sample in ordered])
         longest = tuple(max(lengths) for lengths in zip(*(sample.image_model.shape for sample in ordered), strict=True))
         if padded_shape is not None and any(n > m for n, m in zip(longest, padded_shape, strict=True)):
             raise UsageError(f"the largest sample is {longest}, more than the padded shape {padded_shape}")
@@ -158,40 +189,47 @@ class WorkingSet:
         """Sample ids in order."""
         return [sample.sample_id for sample in self.samples]
 
+    @property
+    def target_kind(self) -> TargetKind | None:
+        """What the labels are; None without labels."""
+        return target_kind(self.samples[0].target)
+
     def targets(self) -> Tensor:
         """Give all classes ``(samples,)`` int64, or all findings ``(samples, findings)`` float32."""
-        values = [sample.target for sample in self.samples]
-        if isinstance(values[0], int):
-            return torch.tensor(values, dtype=torch.int64)
-        return torch.from_numpy(np.stack([np.asarray(value) for value in values]).astype(np.float32))
+        return collate([sample.target for sample in self.samples if sample.target is not None], self.pad)
+
+    def by_shape(self) -> list[int]:
+        """Give all indices, those of like shape together, so that batches of neighbors are padded little."""
+        return sorted(range(len(self)), key=lambda index: self.samples[index].image_model.shape)
 
     def batch(self, indices: Sequence[int], device: torch.device) -> WorkingBatch:
         """Cut a batch and move it to a device."""
         chosen = [self.samples[i] for i in indices]
-        target: Tensor | None = None
-        first = chosen[0].target
-        if isinstance(first, int):
-            target = torch.tensor([sample.target for sample in chosen])
-        elif isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind == "f":
-            target = torch.from_numpy(np.stack([np.asarray(sample.target) for sample in chosen]))
-        elif first is not None:
-            target = self.pad([np.asarray(sample.target) for sample in chosen]).long()[:, 0]
+        labels = [sample.target for sample in chosen if sample.target is not None]
+        column = (len(chosen), 1, *[1] * self.spatial_dims)
+        place = BatchPlace(list(indices), self.batch_shape(indices), torch.tensor(list(indices), device=device), device)
         return WorkingBatch(
-            list(indices),
+            place,
             self.pad([sample.image_model for sample in chosen]).to(device),
             self.pad([sample.carrier_voxels for sample in chosen]).to(device),
             self.pad([sample.carrier_share for sample in chosen]).to(device),
-            torch.tensor([float(sample.levels) for sample in chosen], device=device),
-            torch.tensor([sample.step_model for sample in chosen], device=device),
+            torch.tensor([float(sample.levels) for sample in chosen], device=device).reshape(column),
+            torch.tensor([sample.step_model for sample in chosen], device=device).reshape(column),
             torch.tensor([sample.anatomy_voxels for sample in chosen], device=device),
-            None if target is None else target.to(device),
+            collate(labels, self.pad).to(device) if labels else None,
         )
+
+    def batch_shape(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Give the shape of the padded maps of a batch."""
+        if self._fixed:
+            return self.padded_shape
+        return common_shape([self.samples[i].image_model.shape for i in indices])
 
     def pad(self, maps: Sequence[NDArray[np.generic]]) -> Tensor:
         """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one
         was given, else as small as can be.
         """
-        shape = self.padded_shape if self._fixed else _common_shape([values.shape for values in maps])
+        shape = self.padded_shape if self._fixed else common_shape([values.shape for values in maps])
         result = np.zeros((len(maps), 1, *shape), dtype=maps[0].dtype)
         for row, values in zip(result, maps, strict=True):
             region = tuple(slice(0, n) for n in values.shape)
@@ -205,7 +243,7 @@ class WorkingSet:
         return result
 
 
-def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
     return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))
 

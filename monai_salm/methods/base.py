@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all baselines share: what they are given, what they give, and how their noise reaches an image."""
+"""What a noise method is, what it is told and what it tells, and the arithmetic that all of them share.
+
+A method's noise is in integer steps on each sample's working grid, within the budget and zero where nothing can carry
+noise; inside that it is sparse, dense, or as its authors say. The page docs/add-a-method.md walks through a new one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,141 +21,223 @@ from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
-from monai_salm.learning.networks import logits_of
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
+from monai_salm.learning.training import SURROGATE_RATE, Descent, shuffled, supervised, train
 from monai_salm.progress import track
 
-LEARNING_RATE = 2e-3
-"""Of the Adam that trains surrogates, as in the min-min search."""
+Noise = Iterator[tuple[str, NDArray[np.int16]]]
+"""Each sample's id and its noise in integer steps on its working grid, in any order."""
+
+
+class SearchMemory(Protocol):
+    """Where a method keeps what it needs to go on after it was stopped."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Give the tensors and the plain values that were saved last; None if nothing was."""
+
+    def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Keep tensors and plain values, in place of what was kept before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSurrogate:
+    """What a method leaves behind, so that further samples can have noise of the same kind.
+
+    Args:
+        network: as the last round left it.
+        search: plain types that the method reads back.
+        augmentation: that the noise was made to survive.
+        rounds: that were run; further samples get as many.
+        wanted_error: at most, for the surrogate to have learned the noise; 0 if the method does not say.
+        errors: of the surrogate in the rounds that say something of the noise.
+        frozen: True if the surrogate was given and learned nothing now.
+    """
+
+    network: nn.Module
+    search: dict[str, Any]
+    augmentation: ConsumerAugmentation
+    rounds: int
+    wanted_error: float
+    errors: tuple[float, ...]
+    frozen: bool
 
 
 @dataclass(kw_only=True)
-class BaselineRun:
-    """What a baseline is told, and what it reports while its noise is taken.
+class MethodRun:
+    """What a method is told, and what it reports while its noise is taken.
 
     Args:
         seed: of everything random.
         device: where to compute.
-        rounds: how often the noise is improved; each maker says what its round is.
         build_surrogate: gives an untrained network for the task; methods without a deep surrogate never call it.
-        batch_size: samples per step.
+        rounds: how often the noise is improved; None takes the method's own number. Each method says what its round is.
+        perturbed_fraction: largest share of the anatomy's voxels that may change, in (0, 1]; dense methods change all
+            they can.
+        batch_size: samples per step; None takes 32 slices, or 8 volumes.
+        memory: where a stopped run left what it needs to go on; None keeps nothing.
         show_progress: a progress bar on standard error.
         passes: forward and backward passes of the surrogate per sample; a forward pass alone counts half.
         errors: mean error of the surrogate in each round, at what the noise is to make it say.
+        surrogate: what the method leaves behind; None if it has nothing that further samples could use.
     """
 
     seed: int
     device: torch.device
-    rounds: int
     build_surrogate: Callable[[], nn.Module]
-    batch_size: int = 32
+    rounds: int | None = None
+    perturbed_fraction: float = 0.4
+    batch_size: int | None = None
+    memory: SearchMemory | None = None
     show_progress: bool = False
     passes: float = 0.0
     errors: list[float] = field(default_factory=list)
+    surrogate: TrainedSurrogate | None = None
 
 
-BaselineMaker = Callable[[WorkingSet, LearningTask, BaselineRun], Iterator[tuple[str, NDArray[np.int16]]]]
-"""Gives each sample's id and its noise in integer steps on its working grid."""
+class NoiseMethod(ABC):
+    """A way to make the noise of some samples."""
 
+    rounds: int = 0
+    """How often the noise is improved, unless the user gives another number."""
 
-@dataclass(frozen=True)
-class Baseline:
-    """A baseline as a method: its maker, its rounds unless the user gives another number, and what it is for."""
+    needs_labels: bool = True
+    """False if the noise of a sample needs no label, no network and no other sample, so that samples may come alone."""
 
-    make: BaselineMaker
-    rounds: int
-    task: str = "classification"
+    tasks: tuple[str, ...] = ("classification", "segmentation")
+    """What it is for."""
+
     spatial_dims: tuple[int, ...] = (2, 3)
+    """Of the samples that it is for."""
+
+    takes_surrogate: bool = False
+    """True if the surrogate of a finished run can make the noise of further samples."""
+
+    @abstractmethod
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        """Give the noise of all samples.
+
+        Args:
+            samples: with the targets of the task.
+            task: what the noise is made against; None only for methods that need no labels.
+            run: what the user chose; takes what the method reports.
+
+        Raises:
+            UsageError: samples, task and method do not fit each other.
+        """
+
+    def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
+        """Find out whether a user's choices are possible.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if rounds is not None and rounds < 1:
+            raise UsageError(f"rounds {rounds} must be at least 1")
+        if not 0 < perturbed_fraction <= 1:
+            raise UsageError(f"perturbed fraction {perturbed_fraction:g} is not in (0, 1]")
+
+    def rounds_of(self, run: MethodRun) -> int:
+        """Give the user's number of rounds, or the method's own."""
+        return self.rounds if run.rounds is None else run.rounds
 
 
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """Shape ``(batch,)`` values to multiply maps of a batch."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+# Noise of a batch ---------------------------------------------------------------------------------------------------
 
 
 def within_budget(steps: Tensor, batch: WorkingBatch) -> Tensor:
-    """Round steps to what a file can hold, at most the budget, zero without carriers; gradients pass straight through
-    the rounding.
-    """
-    levels = column(batch.levels, steps)
-    return (steps + (steps.round() - steps).detach()).clamp(-levels, levels) * (batch.voxels > 0)
+    """Round steps to what a file can hold, at most the budget, zero without carriers."""
+    return steps.round().clamp(-batch.levels, batch.levels) * (batch.voxels > 0)
+
+
+def straight_through(steps: Tensor, batch: WorkingBatch) -> Tensor:
+    """Give steps within the budget, through whose rounding gradients pass as if there were none."""
+    rounded = steps + (steps.round() - steps).detach()
+    return rounded.clamp(-batch.levels, batch.levels) * (batch.voxels > 0)
 
 
 def noise_model(steps: Tensor, batch: WorkingBatch) -> Tensor:
-    """Give the noise in model values, as the mean of each cell keeps it."""
-    return within_budget(steps, batch) * batch.share * column(batch.step_model, steps)
+    """Give the noise in model values, as the mean of each cell keeps it; gradients flow back to the steps."""
+    return straight_through(steps, batch) * batch.share * batch.step_model
 
 
 def protected_images(steps: Tensor, batch: WorkingBatch) -> Tensor:
-    """Give the images as a consumer will find them in the files."""
+    """Give the images as a consumer will find them in the files; gradients flow back to the steps."""
     return (batch.images + noise_model(steps, batch)).clamp(0, 1)
 
 
-def targets_of(batch: WorkingBatch) -> Tensor:
-    """Give the targets of a batch, or raise UsageError: every baseline needs them."""
-    if batch.target is None:
-        raise UsageError("the samples have no labels, which this method needs; give --labels, or --method random")
-    return batch.target
-
-
-def batches_in_order(samples: WorkingSet, run: BaselineRun, description: str) -> Iterator[WorkingBatch]:
-    """Give all samples once, those of like shape together so that little is padded."""
-    order = sorted(range(len(samples)), key=lambda index: samples.samples[index].image_model.shape)
-    starts = range(0, len(order), run.batch_size)
-    for start in track(starts, description, "batches", total=len(starts), show_progress=run.show_progress):
-        yield samples.batch(order[start : start + run.batch_size], run.device)
-
-
-def shuffled_batches(samples: WorkingSet, run: BaselineRun, generator: torch.Generator) -> Iterator[WorkingBatch]:
-    """Give batches in ever new orders, without end."""
-    while True:
-        order = torch.randperm(len(samples), generator=generator).tolist()
-        for start in range(0, len(order), run.batch_size):
-            yield samples.batch(order[start : start + run.batch_size], run.device)
-
-
-def batch_count(samples: WorkingSet, run: BaselineRun) -> int:
-    """Count the batches of one pass over all samples."""
-    return math.ceil(len(samples) / run.batch_size)
-
-
-def deliver(steps: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give the ids and the integer steps of a batch."""
+def deliver(steps: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Noise:
+    """Give the ids and the integer steps of a batch, within the budget."""
     final = within_budget(steps.detach(), batch)
     for row, index in enumerate(batch.indices):
         yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
 
+# Batches and surrogates ---------------------------------------------------------------------------------------------
+
+
+def targets_of(batch: WorkingBatch) -> Tensor:
+    """Give the targets of a batch, or raise UsageError: the method needs them."""
+    if batch.target is None:
+        raise UsageError("the samples have no labels, which this method needs; give --labels, or --method random")
+    return batch.target
+
+
+def task_needed(task: LearningTask | None, samples: WorkingSet) -> LearningTask:
+    """Give the task, or raise UsageError: the method needs one, and samples with labels."""
+    if task is None or samples.target_kind is None:
+        raise UsageError("the samples have no labels, which this method needs; give --labels, or --method random")
+    return task
+
+
+def batch_size(samples: WorkingSet, run: MethodRun) -> int:
+    """Give the number of samples of a step."""
+    return run.batch_size or (8 if samples.spatial_dims == 3 else 32)
+
+
+def batches_in_order(samples: WorkingSet, run: MethodRun, description: str) -> Iterator[WorkingBatch]:
+    """Give all samples once, those of like shape together so that little is padded."""
+    order, size = samples.by_shape(), batch_size(samples, run)
+    starts = range(0, len(order), size)
+    for start in track(starts, description, "batches", total=len(starts), show_progress=run.show_progress):
+        yield samples.batch(order[start : start + size], run.device)
+
+
+def shuffled_batches(samples: WorkingSet, run: MethodRun, generator: torch.Generator) -> Iterator[WorkingBatch]:
+    """Give batches in ever new orders, without end."""
+    while True:
+        for indices in shuffled(len(samples), batch_size(samples, run), generator, keep_single=True):
+            yield samples.batch(indices, run.device)
+
+
+def batch_count(samples: WorkingSet, run: MethodRun) -> int:
+    """Count the batches of one pass over all samples."""
+    return math.ceil(len(samples) / batch_size(samples, run))
+
+
 def train_clean(
-    network: nn.Module,
-    samples: WorkingSet,
-    task: LearningTask,
-    run: BaselineRun,
-    *,
-    epochs: int,
-    least_steps: int,
+    network: nn.Module, samples: WorkingSet, task: LearningTask, run: MethodRun, *, epochs: int, least_steps: int,
     augmentation: ConsumerAugmentation,
-) -> None:
+) -> None:  # fmt: skip
     """Train a network on the samples as they are, in place, and leave it frozen.
 
     Args:
         network: on the run's device.
-        samples, task, run: as a maker has them.
+        samples, task, run: as a method has them.
         epochs: passes over the samples.
         least_steps: optimizer steps at least, so that few samples train it as well.
         augmentation: of each batch; targets that are maps follow it.
     """
     generator = torch.Generator().manual_seed(run.seed)
-    optimizer = torch.optim.Adam(network.train().parameters(), lr=LEARNING_RATE)
-    batches = shuffled_batches(samples, run, generator)
     steps = max(least_steps, epochs * batch_count(samples, run))
-    for _ in track(range(steps), "surrogate", "steps", total=steps, show_progress=run.show_progress):
-        batch = next(batches)
-        target = targets_of(batch)
-        images, label_map = augmentation(batch.images, generator, target if task.spatial_target else None)
-        optimizer.zero_grad(set_to_none=True)
-        task.loss(logits_of(network, images), target if label_map is None else label_map).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        run.passes += len(batch.indices) / len(samples)
+
+    def counted() -> Iterator[WorkingBatch]:
+        batches = islice(shuffled_batches(samples, run, generator), steps)
+        for batch in track(batches, "surrogate", "steps", total=steps, show_progress=run.show_progress):
+            targets_of(batch)
+            yield batch
+            run.passes += len(batch.indices) / len(samples)
+
+    descent = Descent(network.train(), None, SURROGATE_RATE, longest_gradient=None)
+    train(counted(), supervised(network, task, augmentation, generator), descent)
     network.eval().requires_grad_(False)

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.errors import UsageError
 from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.methods.base import BaselineRun
+from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, task_needed
 
 PATCHES = 4
 """Patches along each axis: the published 8 pixels of 32."""
@@ -23,34 +23,34 @@ published.
 """
 
 
-def lsp_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give linearly separable noise: a Gaussian cluster around a corner of a hypercube for each class, one value a
-    patch.
+@dataclass(frozen=True)
+class LinearlySeparable(NoiseMethod):
+    """Linearly separable noise: a Gaussian cluster around a corner of a hypercube for each class, one value a patch.
 
     Yu et al. 2022 (arXiv 2111.00898), who scale each pattern to an L2 ball. Here every patch takes the full budget with
     the sign of its value: of all patterns within an L-infinity bound with these signs the largest. Findings add up the
     corners of those present and subtract the absent ones. There are no rounds and no passes.
-
-    Args:
-        samples: with classes or findings.
-        task: classification.
-        run: see :class:`~monai_salm.methods.base.BaselineRun`; its seed alone matters.
     """
-    features = PATCHES**samples.spatial_dims
-    generator = np.random.default_rng(run.seed)
-    corners = CLASS_SEPARATION * (generator.integers(0, 2, (task.outputs, features)) * 2 - 1)
-    mixing = generator.uniform(-1, 1, (task.outputs, features, features))
-    for sample in samples.samples:
-        # Of the sample alone, so that the pattern does not depend on what else is protected.
-        digest = hashlib.sha256(f"{run.seed}/{sample.sample_id}".encode()).digest()
-        point = np.random.default_rng(int.from_bytes(digest[:8], "little")).standard_normal(features)
-        if isinstance(sample.target, int):
-            pattern = corners[sample.target] + point @ mixing[sample.target]
-        elif sample.target is not None:
-            pattern = (2 * sample.target - 1) @ corners + point @ mixing[0]
-        else:
-            raise UsageError("the samples have no labels, which this method needs; give --labels, or --method random")
-        yield sample.sample_id, _steps(sample, pattern.reshape((PATCHES,) * samples.spatial_dims))
+
+    tasks = ("classification",)
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
+        outputs, one_class = task_needed(task, samples).outputs, samples.target_kind is TargetKind.CLASS
+        features = PATCHES**samples.spatial_dims
+        generator = np.random.default_rng(run.seed)
+        corners = CLASS_SEPARATION * (generator.integers(0, 2, (outputs, features)) * 2 - 1)
+        mixing = generator.uniform(-1, 1, (outputs, features, features))
+        for sample in samples.samples:
+            # Of the sample alone, so that the pattern does not depend on what else is protected.
+            digest = hashlib.sha256(f"{run.seed}/{sample.sample_id}".encode()).digest()
+            point = np.random.default_rng(int.from_bytes(digest[:8], "little")).standard_normal(features)
+            pattern = point @ mixing[sample.target if one_class else 0]
+            if one_class:
+                pattern = corners[sample.target] + pattern
+            else:
+                pattern = (2 * np.asarray(sample.target) - 1) @ corners + pattern
+            yield sample.sample_id, _steps(sample, pattern.reshape((PATCHES,) * samples.spatial_dims))
 
 
 def _steps(sample: WorkingSample, pattern: NDArray[np.float64]) -> NDArray[np.int16]:

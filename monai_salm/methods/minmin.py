@@ -23,8 +23,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -33,133 +32,23 @@ from torch import Tensor, nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation
-from monai_salm.learning.networks import logits_of
+from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet, own_generator
-from monai_salm.learning.surrogate import SurrogateCard
-from monai_salm.learning.tasks import LearningTask, task_from_json
+from monai_salm.learning.tasks import LearningTask
+from monai_salm.learning.training import Descent, augmented, logits_in, supervised, train
+from monai_salm.methods.base import Noise, within_budget
+from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.search_state import RoundLog, SearchState
 from monai_salm.methods.sparsity import box_blur, local_contrast, sparsity_mask
 from monai_salm.methods.textures import class_directions, class_textures
 from monai_salm.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-MASK_RULES = ("gradient", "random", "dense")
-
 LEAST_CONTRAST = 0.02
 """Local contrast, in model values, that is added to that of an image: below it a texture is seen as
 well as anywhere.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class MinMinSettings:
-    """What the search may spend and how it searches.
-
-    Args:
-        perturbed_fraction: largest share of the anatomy's voxels that may change, in (0, 1].
-        max_rounds: rounds at most.
-        surrogate_epochs: passes of the surrogate over all samples in each round; less than 1 takes that share of them.
-        surrogate_batches: batches of the surrogate in each round at least, so that few samples train it as well.
-        noise_steps: signed gradient steps per sample and round.
-        step_size: size of one such step as a share of the budget.
-        stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
-            never stops.
-        patience: see ``stop_error``.
-        renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
-        mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
-        full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
-        mask_memory: share of the old score that a round keeps.
-        mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values:
-            a texture needs room; odd.
-        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The
-            mask then goes where the gradient is large for the contrast that the image has there.
-        texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the
-            textures yet leads away from them.
-        class_directions: number of the direction of each class's texture, None for the class without a fine one;
-            ``auto`` chooses them, see :func:`~monai_salm.methods.textures.class_directions`.
-        batch_size: samples per step.
-        learning_rate: of the surrogate's Adam.
-        seed: of everything random.
-    """
-
-    perturbed_fraction: float = 0.4
-    max_rounds: int = 30
-    surrogate_epochs: float = 1.0
-    surrogate_batches: int = 24
-    noise_steps: int = 5
-    step_size: float = 0.2
-    stop_error: float = 0.01
-    patience: int = 5
-    renew_every: int = 0
-    mask_rule: str = "gradient"
-    full_strength: bool = False
-    mask_memory: float = 0.7
-    mask_blur: int = 1
-    texture_period: float = 0.0
-    texture_batches: int = 150
-    class_directions: tuple[int | None, ...] | Literal["auto"] = "auto"
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.class_directions != "auto":  # JSON has a list
-            object.__setattr__(self, "class_directions", tuple(self.class_directions))
-        if not 0 < self.perturbed_fraction <= 1:
-            raise UsageError(
-                f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's "
-                "voxels change"
-            )
-        if self.mask_rule not in MASK_RULES:
-            raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
-        if self.mask_blur < 1 or self.mask_blur % 2 == 0:
-            raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
-        if self.texture_period and self.texture_period < 2:
-            raise UsageError(
-                f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, "
-                "or 0 for none"
-            )
-        for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain types; ``MinMinSettings(**record)`` reads them back."""
-        return asdict(self)
-
-
-@dataclass
-class RoundLog:
-    """What one round did: mean error of the surrogate in the noise steps, share of the anatomy changed, passes per
-    sample so far, seconds.
-    """
-
-    round: int
-    error: float
-    changed_fraction: float
-    passes: float
-    seconds: float
-
-
-@dataclass
-class SearchState:
-    """Everything that a round starts from, so that a stopped run goes on exactly where it was.
-
-    Args:
-        steps: per sample, proposed noise in steps, float32, working grid; dense: the mask is applied when it is used.
-        score: per sample, running mean of the absolute loss gradient.
-        round: rounds done.
-        passes: forward and backward passes of the surrogate per sample so far.
-        quiet: rounds in a row below the stop error.
-        history: one entry a round.
-    """
-
-    steps: list[Tensor]
-    score: list[Tensor]
-    round: int = 0
-    passes: float = 0.0
-    quiet: int = 0
-    history: list[RoundLog] = field(default_factory=list)
 
 
 class MinMinOptimizer:
@@ -220,7 +109,7 @@ class MinMinOptimizer:
         samples: WorkingSet,
         state: SearchState | None = None,
         after_round: Callable[[SearchState], None] | None = None,
-    ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    ) -> Noise:
         """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working
         grid.
 
@@ -244,124 +133,134 @@ class MinMinOptimizer:
             trained=not self.freeze_surrogate,
         )
         state = state or self.start(samples)
+        resident = ResidentSet(samples, self.device)
+        state.settle(resident)
+        masks = self._masks(resident, state)
         with Progress(
             "optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress
         ) as bar:
             while state.round < settings.max_rounds and not self._done(state):
-                log = self._round(samples, state)
+                log = self._round(resident, state, masks)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
                 if after_round is not None:
                     after_round(state)
-        return self._result(samples, state)
+        return self._result(resident, state, masks)
 
     def _done(self, state: SearchState) -> bool:
         return self.settings.stop_error > 0 and state.quiet >= self.settings.patience
 
-    def _result(self, samples: WorkingSet, state: SearchState) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        for indices in self._batches(samples, None):
-            batch = samples.batch(indices, torch.device("cpu"))
-            steps, score = self._gather(samples, state, batch)
-            final = self._quantize(steps, batch) * self._mask(score, batch)
-            for row, index in enumerate(indices):
+    def _result(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> Noise:
+        samples, (steps, _) = resident.samples, state.settle(resident)
+        for batch in resident.batches(samples.by_shape(), self._batch_size):
+            final = (self._quantize(steps.gather(batch.place), batch) * masks.gather(batch.place)).cpu()
+            for row, index in enumerate(batch.indices):
                 yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
+
+    @property
+    def _batch_size(self) -> int:
+        """Samples of a noise step."""
+        return 1 if self.freeze_surrogate else self.settings.batch_size
 
     # One round -------------------------------------------------------------------------------------------------------
 
-    def _round(self, samples: WorkingSet, state: SearchState) -> RoundLog:
+    def _round(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> RoundLog:
         began = time.monotonic()
         # A generator of its own for each round: a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + state.round)
         if not self.freeze_surrogate:
-            self._train_surrogate(samples, state, generator)
-        error, changed = self._move_noise(samples, state, generator)
+            self._train_surrogate(resident, state, masks, generator)
+        error, changed = self._move_noise(resident, state, masks, generator)
         state.round += 1
-        looked = (
-            state.round == 1 and self.settings.texture_period > 0
-        )  # at clean samples, whose error says nothing of the noise
+        looked = state.round == 1 and self.settings.texture_period > 0  # at clean samples: no error of the noise
         state.quiet = state.quiet + 1 if error < self.settings.stop_error and not looked else 0
         log = RoundLog(state.round, error, changed, state.passes, time.monotonic() - began)
         state.history.append(log)
         return log
 
-    def _train_surrogate(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> None:
-        settings = self.settings
+    def _train_surrogate(
+        self, resident: ResidentSet, state: SearchState, masks: SampleMaps, generator: torch.Generator
+    ) -> None:
+        settings, count = self.settings, len(resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
         if looked or (settings.renew_every and state.round and state.round % settings.renew_every == 0):
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         least = max(settings.surrogate_batches, settings.texture_batches) if looked else settings.surrogate_batches
-        wanted = max(least, round(settings.surrogate_epochs * len(samples) / settings.batch_size))
-        done = seen = 0
-        total = torch.zeros((), device=self.device)
-        while done < wanted:
-            for indices in self._batches(samples, generator):
-                if done == wanted:
-                    break
-                batch = samples.batch(indices, self.device)
-                steps, score = self._gather(samples, state, batch)
-                images = self._apply(
-                    batch, steps, self._mask(score, batch) if state.round else torch.zeros_like(score, dtype=torch.bool)
-                )
-                images, target = self._augment(images, batch, generator)
-                optimizer.zero_grad(set_to_none=True)
-                loss = self._losses(images, target)[0].mean()
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-                nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-                optimizer.step()
-                done += 1
-                seen += len(indices)
-        if not bool(total.isfinite()):  # asked once a round, since every question waits for the device
+        wanted = max(least, round(settings.surrogate_epochs * count / settings.batch_size))
+        images = self._protected(resident, state, masks) if state.round else None
+        seen = 0
+
+        def batches() -> Iterator[WorkingBatch]:
+            nonlocal seen
+            done = 0
+            while done < wanted:
+                order = torch.randperm(count, generator=generator).tolist()[: (wanted - done) * settings.batch_size]
+                for batch in resident.batches(order, settings.batch_size, images):
+                    yield batch
+                    done += 1
+                    seen += len(batch.indices)
+
+        objective = supervised(self.network, self.task, self.augmentation, generator, bfloat16=self._bfloat16)
+        total = train(batches(), objective, Descent(self.network, None, settings.learning_rate, forgiving=False))
+        if total is not None and not bool(total.isfinite()):  # asked once a round: every question waits for the device
             raise UsageError(
                 f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller "
                 "learning_rate, or another network"
             )
-        state.passes += seen / len(samples)
+        state.passes += seen / count
 
-    def _move_noise(self, samples: WorkingSet, state: SearchState, generator: torch.Generator) -> tuple[float, float]:
-        """Take the noise steps of one round; give the mean error before them and the share of the anatomy changed after
-        them.
+    @property
+    def _bfloat16(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _move_noise(
+        self, resident: ResidentSet, state: SearchState, masks: SampleMaps, generator: torch.Generator
+    ) -> tuple[float, float]:
+        """Take the noise steps of one round, and choose the masks of the next one.
+
+        Returns:
+            The mean error before the steps and the share of the anatomy changed after them.
         """
-        settings = self.settings
+        settings, samples = self.settings, resident.samples
         self.network.eval().requires_grad_(False)
         looks = state.round == 0 and settings.texture_period > 0
-        errors, changed, anatomy = 0.0, 0, 0
-        for indices in self._batches(samples, None):
-            batch = samples.batch(indices, self.device)
+        all_steps, scores = state.settle(resident)
+        errors, changed, finite = [], [], []
+        for batch in resident.batches(samples.by_shape(), self._batch_size):
             if self.freeze_surrogate:
                 generator = own_generator(batch.images, settings.seed, state.round)
-            steps, score = self._gather(samples, state, batch)
-            mask = self._mask(score, batch) if state.round else (batch.voxels > 0) & (not looks)
-            # Only the steps change from here on, and they stay within the budget: the rest of the product is made once.
-            gain, levels = mask * batch.share * _column(batch.step_model, steps), _column(batch.levels, steps)
+            steps, score = all_steps.gather(batch.place), scores.gather(batch.place)
+            mask = masks.gather(batch.place) if state.round else (batch.voxels > 0) & (not looks)
+            # Only the steps change from here on, and they stay within the budget: the rest is multiplied once.
+            gain, levels = mask * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                gradient, logits, target = self._input_gradient(
-                    (batch.images + self._quantize(steps, batch) * gain).clamp(0, 1), batch, generator
-                )
+                images = (batch.images + self._quantize(steps, batch) * gain).clamp(0, 1)
+                gradient, logits, target = self._input_gradient(images, batch, generator)
                 if step == 0:
-                    errors += float(self.task.error(logits, target).sum())
+                    errors.append(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
                 if not looks:
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
-            if not bool(gathered.isfinite().all()):
-                raise UsageError(
-                    f"a loss gradient is not finite near sample {samples.ids[indices[0]]!r}; give finite images, "
-                    "or another network"
-                )
+            finite.append(gathered.isfinite().all())
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
             gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
-            score = (
-                gathered if state.round == 0 else settings.mask_memory * score + (1 - settings.mask_memory) * gathered
+            if state.round:
+                gathered = settings.mask_memory * score + (1 - settings.mask_memory) * gathered
+            all_steps.scatter(batch.place, steps)
+            scores.scatter(batch.place, gathered)
+            mask = self._mask(scores.gather(batch.place), batch)
+            masks.scatter(batch.place, mask)
+            changed.append((((self._quantize(steps, batch) != 0) & mask) * batch.voxels).sum())
+        if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
+            where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
+            raise UsageError(
+                f"a loss gradient is not finite near sample {where!r}; give finite images, or another network"
             )
-            self._scatter(samples, state, batch, steps, score)
-            final = (self._quantize(steps, batch) != 0) & self._mask(score, batch)
-            changed += int((final * batch.voxels).sum())
-            anatomy += int(batch.limits.sum())
         state.passes += settings.noise_steps
-        return errors / len(samples), changed / max(anatomy, 1)
+        anatomy = sum(sample.anatomy_voxels for sample in samples.samples)
+        return sum(torch.stack(errors).tolist()) / len(samples), sum(torch.stack(changed).tolist()) / max(anatomy, 1)
 
     def _input_gradient(
         self, images: Tensor, batch: WorkingBatch, generator: torch.Generator
@@ -371,33 +270,34 @@ class MinMinOptimizer:
         """
         with torch.enable_grad():
             images = images.requires_grad_(True)
-            augmented, target = self._augment(images, batch, generator)
-            losses, logits = self._losses(augmented, target)
-            (gradient,) = torch.autograd.grad(losses.sum(), images)
-        return gradient.float(), logits.detach().float(), target  # type: ignore[return-value]
-
-    def _augment(self, images: Tensor, batch: WorkingBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        if self.task.spatial_target:
-            return self.augmentation(images, generator, batch.target)
-        return self.augmentation(images, generator)[0], batch.target
-
-    def _losses(self, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = logits_of(self.network, images)
-        return self.task.loss(logits.float(), target), logits  # type: ignore[arg-type]
+            seen, target = augmented(replace(batch, images=images), self.task, self.augmentation, generator)
+            logits = logits_in(self.network, seen, bfloat16=self._bfloat16)
+            (gradient,) = torch.autograd.grad(self.task.loss(logits, target).sum(), images)
+        return gradient.float(), logits.detach(), target
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
-    def _apply(self, batch: WorkingBatch, steps: Tensor, mask: Tensor) -> Tensor:
+    def _protected(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> SampleMaps:
         """Give the images as a consumer will find them in the files: rounded, masked, clipped to the window."""
-        noise = self._quantize(steps, batch) * mask
-        return (batch.images + noise * batch.share * _column(batch.step_model, noise)).clamp(0, 1)
+        images, (steps, _) = resident.new_maps(), state.settle(resident)
+        for batch in resident.batches(resident.samples.by_shape(), self.settings.batch_size):
+            noise = self._quantize(steps.gather(batch.place), batch) * masks.gather(batch.place)
+            images.scatter(batch.place, (batch.images + noise * batch.share * batch.step_model).clamp(0, 1))
+        return images
 
     def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
-        levels = _column(batch.levels, steps)
         if self.settings.full_strength:
-            steps = torch.where(steps.abs() * 3 >= levels, levels * steps.sign(), steps)
-        return steps.round().clamp(-levels, levels) * (batch.voxels > 0)
+            steps = torch.where(steps.abs() * 3 >= batch.levels, batch.levels * steps.sign(), steps)
+        return within_budget(steps, batch)
+
+    def _masks(self, resident: ResidentSet, state: SearchState) -> SampleMaps:
+        """Choose where the noise of every sample may be."""
+        masks, (_, scores) = resident.new_maps(torch.bool), state.settle(resident)
+        if not state.round:  # nothing was looked at yet
+            return masks
+        for batch in resident.batches(resident.samples.by_shape(), self._batch_size):
+            masks.scatter(batch.place, self._mask(scores.gather(batch.place), batch))
+        return masks
 
     def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
         """Where the noise may be, ``(batch, 1, *spatial)`` bool."""
@@ -419,34 +319,6 @@ class MinMinOptimizer:
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
 
-    def _gather(self, samples: WorkingSet, state: SearchState, batch: WorkingBatch) -> tuple[Tensor, Tensor]:
-        device = batch.images.device
-        steps = samples.pad([state.steps[i].numpy() for i in batch.indices]).to(device)
-        return steps, samples.pad([state.score[i].numpy() for i in batch.indices]).to(device)
-
-    def _scatter(
-        self, samples: WorkingSet, state: SearchState, batch: WorkingBatch, steps: Tensor, score: Tensor
-    ) -> None:
-        for row, index in enumerate(batch.indices):
-            state.steps[index] = torch.from_numpy(samples.crop(steps[row], index).copy())
-            state.score[index] = torch.from_numpy(samples.crop(score[row], index).copy())
-
-    def _batches(self, samples: WorkingSet, generator: torch.Generator | None) -> Iterator[list[int]]:
-        count = len(samples)
-        # Without a need for chance, samples of like shape go together, so that little is padded.
-        order = (
-            torch.randperm(count, generator=generator).tolist()
-            if generator is not None
-            else sorted(range(count), key=lambda i: samples.samples[i].image_model.shape)
-        )
-        size = 1 if self.freeze_surrogate else self.settings.batch_size
-        return (order[i : i + size] for i in range(0, count, size))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """Shape ``(batch,)`` values to multiply maps of a batch."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
 
 def renew(network: nn.Module, seed: int) -> None:
     """Draw the weights of a network anew, the same for the same seed, without touching the global random state."""
@@ -456,31 +328,3 @@ def renew(network: nn.Module, seed: int) -> None:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-
-
-def frozen_optimizer(
-    network: nn.Module,
-    card: SurrogateCard,
-    *,
-    rounds: int | None = None,
-    device: torch.device | str = "cpu",
-    show_progress: bool = False,
-) -> MinMinOptimizer:
-    """Give the optimizer of further samples: all is as its card says, so that a sample's noise is the same whoever asks
-    for it.
-
-    Args:
-        network, card: of :func:`load_surrogate`.
-        rounds: None takes as many as the surrogate's own run took. There is no stop rule, which would depend on the
-            other samples.
-        device: where to compute.
-        show_progress: a progress bar on standard error.
-    """
-    settings = replace(
-        MinMinSettings(**card.search), max_rounds=card.rounds if rounds is None else rounds, stop_error=0.0
-    )
-    return MinMinOptimizer(
-        network, task_from_json(card.task), settings,
-        augmentation=ConsumerAugmentation(**card.augmentation), device=device, freeze_surrogate=True,
-        show_progress=show_progress,
-    )  # fmt: skip

@@ -5,11 +5,10 @@ no deep network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,13 +16,15 @@ from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import (
-    BaselineRun,
+    MethodRun,
+    Noise,
+    NoiseMethod,
     batches_in_order,
-    column,
     deliver,
     noise_model,
     protected_images,
     targets_of,
+    task_needed,
     train_clean,
 )
 
@@ -42,8 +43,9 @@ LABEL_SHARE = 0.9
 """Weight of the noise's label against the image's indifference; as published."""
 
 
-def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give noise by signed gradient steps on a linear model that was trained on the clean images.
+@dataclass(frozen=True)
+class Linearized(NoiseMethod):
+    """Noise by signed gradient steps on a linear model that was trained on the clean images.
 
     PIL, perturbation-induced linearization (ICLR 2026), from its released code, for a bias-free linear f and a release
     of x - delta::
@@ -51,34 +53,37 @@ def pil_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iter
         min_delta  0.9 CE(f(delta), y) + 0.1 KL(uniform || softmax f(x - delta))
         |delta| <= epsilon,   delta from U(-epsilon, epsilon)
 
-    A round is one noise step of every sample; published are 30. The passes that are counted are those of the linear
-    model.
+    The passes that are counted are those of the linear model.
 
     Args:
-        samples: with classes or findings.
-        task: classification.
-        run: see :class:`~monai_salm.methods.base.BaselineRun`.
+        rounds: noise steps of every sample; published are 30.
     """
-    grid = tuple(min(LARGEST_GRID[samples.spatial_dims], length) for length in samples.padded_shape)
-    network = LinearModel(grid, task.outputs).to(run.device)
-    train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=NO_AUGMENTATION)
-    generator = torch.Generator().manual_seed(run.seed + 1)
-    run.errors = [0.0] * run.rounds
-    for batch in batches_in_order(samples, run, "linearizing"):
-        target, levels = targets_of(batch), column(batch.levels, batch.images)
-        # What is released: minus delta.
-        steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
-        for number in range(run.rounds):
-            steps.requires_grad_(True)
-            logits = network(-noise_model(steps, batch))
-            loss = LABEL_SHARE * task.loss(logits, target) + (1 - LABEL_SHARE) * indifference(
-                network(protected_images(steps, batch)), target
-            )
-            (gradient,) = torch.autograd.grad(loss.sum(), steps)
-            steps = (steps.detach() - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
-            run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
-        run.passes += 1.5 * run.rounds * len(batch.indices) / len(samples)
-        yield from deliver(steps, batch, samples)
+
+    rounds: int = 30
+    tasks = ("classification",)
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
+        task, rounds = task_needed(task, samples), self.rounds_of(run)
+        grid = tuple(min(LARGEST_GRID[samples.spatial_dims], length) for length in samples.padded_shape)
+        network = LinearModel(grid, task.outputs).to(run.device)
+        train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=NO_AUGMENTATION)
+        generator = torch.Generator().manual_seed(run.seed + 1)
+        run.errors = [0.0] * rounds
+        for batch in batches_in_order(samples, run, "linearizing"):
+            target, levels = targets_of(batch), batch.levels
+            # What is released: minus delta.
+            steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
+            for number in range(rounds):
+                steps.requires_grad_(True)
+                logits = network(-noise_model(steps, batch))
+                indifferent = indifference(network(protected_images(steps, batch)), target)
+                loss = LABEL_SHARE * task.loss(logits, target) + (1 - LABEL_SHARE) * indifferent
+                (gradient,) = torch.autograd.grad(loss.sum(), steps)
+                steps = (steps.detach() - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
+                run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
+            run.passes += 1.5 * rounds * len(batch.indices) / len(samples)
+            yield from deliver(steps, batch, samples)
 
 
 class LinearModel(nn.Module):

@@ -4,11 +4,26 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.learning.samples import WorkingSample
+from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.tasks import LearningTask
+from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
+
+
+@dataclass(frozen=True)
+class RandomSigns(NoiseMethod):
+    """Signs drawn at random, the full budget everywhere inside the masks."""
+
+    needs_labels = False
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:  # noqa: ARG002
+        """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
+        for sample in samples.samples:
+            yield sample.sample_id, random_steps(sample, run.seed)
 
 
 def random_steps(sample: WorkingSample, seed: int) -> NDArray[np.int16]:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_salm.learning.consumers import ConsumerAugmentation
@@ -15,12 +13,14 @@ from monai_salm.learning.networks import logits_of
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import (
-    BaselineRun,
+    MethodRun,
+    Noise,
+    NoiseMethod,
     batches_in_order,
-    column,
     deliver,
     protected_images,
     targets_of,
+    task_needed,
     train_clean,
 )
 
@@ -31,39 +31,41 @@ STEP_SIZE = 0.1
 """Of one noise step, as a share of the budget."""
 
 
-def tap_noise(samples: WorkingSet, task: LearningTask, run: BaselineRun) -> Iterator[tuple[str, NDArray[np.int16]]]:
-    """Give targeted noise: signed gradient steps on a clean surrogate's loss for the next class, under random
-    augmentation.
+@dataclass(frozen=True)
+class Targeted(NoiseMethod):
+    """Targeted noise: signed gradient steps on a clean surrogate's loss for the next class, under random augmentation.
 
     Fowl et al. 2021 (arXiv 2106.10807)::
 
         min_delta  E_t L(f*(t(x + delta)), (y + 1) mod C),   |delta| <= epsilon,   f* trained on clean images
 
-    A round is one noise step of every sample; published are 250. Of findings instead of classes, each is asked for
-    where it is absent and the other way round.
+    Of findings instead of classes, each is asked for where it is absent and the other way round.
 
     Args:
-        samples: with classes or findings.
-        task: classification.
-        run: see :class:`~monai_salm.methods.base.BaselineRun`.
+        rounds: noise steps of every sample; published are 250.
     """
-    network = run.build_surrogate().to(run.device)
-    augmentation = ConsumerAugmentation()
-    train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=augmentation)
-    generator = torch.Generator().manual_seed(run.seed + 1)
-    run.errors = [0.0] * run.rounds
-    for batch in batches_in_order(samples, run, "targeting"):
-        target = next_class(targets_of(batch), task.outputs)
-        levels = column(batch.levels, batch.images)
-        steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
-        for number in range(run.rounds):
-            images = protected_images(steps, batch).requires_grad_(True)
-            logits = logits_of(network, augmentation(images, generator)[0])
-            (gradient,) = torch.autograd.grad(task.loss(logits, target).sum(), images)
-            steps = (steps - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
-            run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
-        run.passes += run.rounds * len(batch.indices) / len(samples)
-        yield from deliver(steps, batch, samples)
+
+    rounds: int = 60
+    tasks = ("classification",)
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
+        task, rounds = task_needed(task, samples), self.rounds_of(run)
+        network, augmentation = run.build_surrogate().to(run.device), ConsumerAugmentation()
+        train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=augmentation)
+        generator = torch.Generator().manual_seed(run.seed + 1)
+        run.errors = [0.0] * rounds
+        for batch in batches_in_order(samples, run, "targeting"):
+            target, levels = next_class(targets_of(batch), task.outputs), batch.levels
+            steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
+            for number in range(rounds):
+                images = protected_images(steps, batch).requires_grad_(True)
+                logits = logits_of(network, augmentation(images, generator)[0])
+                (gradient,) = torch.autograd.grad(task.loss(logits, target).sum(), images)
+                steps = (steps - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
+                run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
+            run.passes += rounds * len(batch.indices) / len(samples)
+            yield from deliver(steps, batch, samples)
 
 
 def next_class(target: Tensor, outputs: int) -> Tensor:

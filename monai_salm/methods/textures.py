@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ from torch import Tensor
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.targets import TargetKind, classes_in
 from monai_salm.learning.tasks import LearningTask
+from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, task_needed
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.noise import fingerprint
 
@@ -59,6 +62,9 @@ PHASES = 64
 
 SEEDS = 2**64
 """So many seeds there are; negative ones, which numpy refuses, count from the end."""
+
+TEXTURE_PERIOD = 4.0
+"""Period, in cells, of the textures where nothing else is said."""
 
 Direction = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Waves = tuple[tuple[float, ...], ...]
@@ -138,7 +144,7 @@ def class_directions(samples: WorkingSet, classes: int, *, period: float) -> tup
         For :func:`class_waves`: the number of the direction of each class, None for the calm one. Findings have the
         directions in their order.
     """
-    if not isinstance(samples.samples[0].target, int):
+    if samples.target_kind is not TargetKind.CLASS:
         return tuple(range(classes))
     calm = calm_class(samples)
     fine = [k for k in range(classes) if k != calm]
@@ -203,7 +209,7 @@ def calm_class(samples: WorkingSet) -> int | None:
     Args:
         samples: with classes; there is none for others.
     """
-    if not isinstance(samples.samples[0].target, int):
+    if samples.target_kind is not TargetKind.CLASS:
         return None
     by_class, spread = _by_class(samples, [_fineness(sample) for sample in samples.samples])
     present, means = list(by_class), torch.stack(list(by_class.values()))
@@ -249,8 +255,7 @@ def class_textures(
     Raises:
         UsageError: the samples have no targets, or label maps; or it is not one direction for each class.
     """
-    target = samples.samples[0].target
-    if target is None:
+    if samples.target_kind is None:
         raise UsageError("the samples have no labels, which class textures need; give --labels, or --method random")
     if task.spatial_target:
         raise UsageError("class textures are for classes and findings, not for label maps; set texture_period to 0")
@@ -259,16 +264,16 @@ def class_textures(
             f"{len(directions)} directions of textures are given for {task.outputs} classes; give one for each, "
             "None for a calm class"
         )
-    waves = class_waves([*directions] if isinstance(target, int) else [*directions, None], samples.spatial_dims, period)
+    # Who has no finding is calm.
+    calm = () if samples.target_kind is TargetKind.CLASS else (None,)
+    waves = class_waves([*directions, *calm], samples.spatial_dims, period)
     return [torch.from_numpy(_texture(sample, waves, seed)) for sample in samples.samples]
 
 
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     generator = np.random.default_rng([seed % SEEDS, int(fingerprint(sample.image_model)[:15], 16)])
-    shape, target = sample.image_model.shape, sample.target
-    found = (
-        [target] if isinstance(target, int) else np.flatnonzero(np.asarray(target) > 0.5).tolist() or [len(waves) - 1]
-    )
+    shape = sample.image_model.shape
+    found = classes_in(sample.target) or [len(waves) - 1]
     total = np.sum([_wave(waves[k], shape, generator) for k in found], axis=0)
     return np.where(total < 0, -1.0, 1.0).astype(np.float32)
 
@@ -294,3 +299,24 @@ def _plane_wave(
     ]
     wave: np.ndarray[Any, np.dtype[np.float64]] = np.sin(2 * np.pi * (sum(axes) + turn))
     return wave
+
+
+@dataclass(frozen=True)
+class ClassTextures(NoiseMethod):
+    """The class textures alone, in full strength wherever noise can be: what a search starts from, without the search.
+
+    Args:
+        period: of the waves, working cells.
+    """
+
+    period: float = TEXTURE_PERIOD
+    tasks = ("classification",)
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
+        task = task_needed(task, samples)
+        directions = class_directions(samples, task.outputs, period=self.period)
+        textures = class_textures(samples, task, period=self.period, seed=run.seed, directions=directions)
+        for sample, texture in zip(samples.samples, textures, strict=True):
+            steps = texture.numpy() * sample.levels * (sample.carrier_voxels > 0)
+            yield sample.sample_id, steps.astype(np.int16)

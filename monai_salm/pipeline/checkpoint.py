@@ -1,69 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving and loading the state of a search, so that a stopped run goes on where it was."""
+"""Where a search keeps what it needs to go on, in a file of the private work folder."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor
 
 from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.learning.samples import WorkingSet
-from monai_salm.methods.minmin import RoundLog, SearchState
 
 
-def save_search(path: Path, state: SearchState, network: nn.Module, plan_digest: str) -> None:
-    """Write a state and its surrogate, atomically."""
-    tensors = {
-        "steps": torch.cat([t.flatten() for t in state.steps]),
-        "score": torch.cat([t.flatten() for t in state.score]),
-    }
-    tensors |= {f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    progress = {
-        "round": state.round,
-        "passes": state.passes,
-        "quiet": state.quiet,
-        "history": [asdict(log) for log in state.history],
-    }
-    write_atomically(path, save(tensors, {"plan": plan_digest, "progress": json.dumps(progress)}), private=True)
+@dataclass(frozen=True)
+class Checkpoint:
+    """A search's memory of one plan; see :class:`~monai_salm.methods.base.SearchMemory`.
 
-
-def load_search(path: Path, samples: WorkingSet, network: nn.Module, plan_digest: str) -> SearchState:
-    """Load what :func:`save_search` wrote, and put the surrogate's weights back.
-
-    Raises:
-        UsageError: the state belongs to another plan.
-        SalmError: the file is damaged.
+    Args:
+        path: of the file, which need not be there.
+        plan_digest: of the plan that the search belongs to.
+        resume: False forgets what an earlier run left.
     """
-    try:
-        with openable(path) as place, safe_open(place, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("plan") != plan_digest:
-                raise UsageError(
-                    f"{path}: belongs to a run with other files, labels or options; give those again, or start "
-                    "anew with another OUTPUT"
-                )
-            names = [name for name in file.keys() if name.startswith("network.")]  # noqa: SIM118 (no mapping)
-            network.load_state_dict({name.removeprefix("network."): file.get_tensor(name) for name in names})
-            steps, score = file.get_tensor("steps"), file.get_tensor("score")
-    except SafetensorError as error:
-        raise SalmError(
-            f"{path}: damaged ({error}); delete it, and run again with --resume to search the noise anew"
-        ) from error
-    progress = json.loads(metadata["progress"])
-    shapes = [sample.image_model.shape for sample in samples.samples]
-    sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
-    return SearchState(
-        [part.reshape(shape).clone() for part, shape in zip(steps.split(sizes), shapes, strict=True)],
-        [part.reshape(shape).clone() for part, shape in zip(score.split(sizes), shapes, strict=True)],
-        progress["round"],
-        progress["passes"],
-        progress["quiet"],
-        [RoundLog(**log) for log in progress["history"]],
-    )
+
+    path: Path
+    plan_digest: str
+    resume: bool = True
+
+    def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Keep tensors and plain values, atomically, in place of what was kept before."""
+        metadata = {"plan": self.plan_digest, "progress": json.dumps(dict(progress))}
+        write_atomically(self.path, save(dict(tensors), metadata), private=True)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Give what was saved last; None if nothing was.
+
+        Raises:
+            UsageError: it belongs to another plan.
+            SalmError: the file is damaged.
+        """
+        if not self.resume or not self.path.is_file():
+            return None
+        try:
+            with openable(self.path) as place, safe_open(place, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("plan") != self.plan_digest:
+                    raise UsageError(
+                        f"{self.path}: belongs to a run with other files, labels or options; give those again, or "
+                        "start anew with another OUTPUT"
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except SafetensorError as error:
+            raise SalmError(
+                f"{self.path}: damaged ({error}); delete it, and run again with --resume to search the noise anew"
+            ) from error
+        return tensors, json.loads(metadata["progress"])
+
+    def clear(self) -> None:
+        """Forget what was kept: the search is done."""
+        self.path.unlink(missing_ok=True)

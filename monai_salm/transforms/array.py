@@ -26,7 +26,7 @@ from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
 from monai_salm.learning.surrogate import frozen_set, load_surrogate
-from monai_salm.methods.minmin import frozen_optimizer
+from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, fingerprint
 from monai_salm.transforms.labels import target_of

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.evaluate.test_grid import folders
+from tests.evaluate.test_trainings import folders
 
 from monai_salm.evaluate import EvaluateOptions, utility
 from monai_salm.evaluate.folders import load_folders

@@ -57,8 +57,8 @@ def test_batches_are_padded_behind() -> None:
         assert (maps[0, 0, :8, :4] == value).all()
         assert maps[0].sum() == 32 * value
         assert maps[1].sum() == 45 * value
-    assert batch.levels.tolist() == [3, 8]
-    assert batch.step_model.tolist() == pytest.approx([0.25, 1 / 255])
+    assert batch.levels.flatten().tolist() == [3, 8]
+    assert batch.step_model.flatten().tolist() == pytest.approx([0.25, 1 / 255])
     assert batch.limits.tolist() == [7, 45]
     assert batch.target is not None
     assert batch.target.tolist() == [1, 0]

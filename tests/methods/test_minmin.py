@@ -383,7 +383,7 @@ def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: Lea
     assert batch.target is not None
     protected = batch.images + samples.pad(
         [noise[name] for name in samples.ids]
-    ) * batch.share * batch.step_model.reshape(-1, *[1] * (batch.images.ndim - 1))
+    ) * batch.share * batch.step_model
     with torch.no_grad():
         clean_loss, loss = (
             float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from monai_salm.errors import UsageError
-from monai_salm.evaluate.countermeasures.base import BatchLoss, Countermeasure, ImageChange, Leak
+from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak
 from monai_salm.evaluate.countermeasures.filters import FILTERS
 from monai_salm.evaluate.countermeasures.purify import PURIFICATIONS
 from monai_salm.evaluate.countermeasures.training import TRAININGS
@@ -14,7 +14,6 @@ from monai_salm.evaluate.countermeasures.training import TRAININGS
 __all__ = [
     "COUNTERMEASURES",
     "NO_COUNTERMEASURE",
-    "BatchLoss",
     "Countermeasure",
     "ImageChange",
     "Leak",

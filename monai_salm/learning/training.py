@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every network here is trained, surrogates as victims: one loop, and the descent that it takes its steps with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from monai_salm.errors import UsageError
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import logits_of
+from monai_salm.learning.samples import WorkingBatch
+from monai_salm.learning.tasks import LearningTask
+
+SURROGATE_RATE = 2e-3
+"""Learning rate of surrogates, which is the same at every step."""
+
+LONGEST_GRADIENT = 5.0
+"""Longer gradients are cut to this norm: a few wild steps in the beginning can cost a network all it could learn."""
+
+Objective = Callable[[WorkingBatch], Tensor]
+"""Gives the loss of a batch, one number that gradients flow back from."""
+
+BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
+"""Gives the loss, one number, of (network, task, images ``(batch, 1, *spatial)``, targets, generator on the CPU)."""
+
+
+class Descent:
+    """Adam for the weights of a network that are not frozen.
+
+    Args:
+        network: to train.
+        steps: that there will be: the learning rate falls to zero over them by half a cosine, and transformers warm up
+            over their first tenth. None leaves it as it is.
+        learning_rate: at its highest; None takes 2e-3, or 5e-4 for a transformer that warms up.
+        longest_gradient: norm that longer gradients are cut to; None leaves them.
+        forgiving: leave out a step without a finite gradient, which would turn all weights into NaN; the device is
+            waited for at every step, to know.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        steps: int | None,
+        learning_rate: float | None = None,
+        *,
+        longest_gradient: float | None = LONGEST_GRADIENT,
+        forgiving: bool = True,
+    ) -> None:
+        warms_up = steps is not None and any(isinstance(module, nn.LayerNorm) for module in network.modules())
+        self.steps, self.done = steps, 0
+        self.warmup = max(1, steps // 10) if steps is not None and warms_up else 1
+        self.learning_rate = learning_rate or (5e-4 if warms_up else 2e-3)
+        self.longest_gradient, self.forgiving = longest_gradient, forgiving
+        self.weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self.weights, lr=self.learning_rate)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        if self.steps is None:
+            return self.learning_rate
+        share = min(self.done / self.steps, 1.0)
+        return self.learning_rate * min(1.0, (self.done + 1) / self.warmup) * (1 + math.cos(math.pi * share)) / 2
+
+    def step(self, loss: Tensor) -> None:
+        """Go one step down."""
+        self.optimizer.param_groups[0]["lr"] = self.rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = None
+        if self.longest_gradient is not None:
+            norm = nn.utils.clip_grad_norm_(self.weights, self.longest_gradient)
+        if norm is None or not self.forgiving or bool(norm.isfinite()):
+            self.optimizer.step()
+        self.done += 1
+
+
+def train(batches: Iterable[WorkingBatch], objective: Objective, descent: Descent) -> Tensor | None:
+    """Train a network on some batches, in place; whether it is in training mode is its owner's choice.
+
+    Args:
+        batches: on the network's device.
+        objective: loss of a batch, such as :func:`supervised`.
+        descent: of the network.
+
+    Returns:
+        The sum of the losses, on their device, so that who wants to know it decides when to wait for it; None without
+        a batch.
+    """
+    total: Tensor | None = None
+    for batch in batches:
+        loss = objective(batch)
+        descent.step(loss)
+        total = loss.detach() if total is None else total + loss.detach()
+    return total
+
+
+def supervised(
+    network: nn.Module,
+    task: LearningTask,
+    augmentation: ConsumerAugmentation,
+    generator: torch.Generator,
+    *,
+    batch_loss: BatchLoss | None = None,
+    bfloat16: bool = False,
+) -> Objective:
+    """Give the objective of who learns a task from labeled images: its mean loss on a batch, after the augmentation.
+
+    Args:
+        network: gives logits.
+        task: gives the loss.
+        augmentation: of the images; targets that are maps follow it.
+        generator: that the augmentation draws from.
+        batch_loss: what takes the place of the task's mean loss.
+        bfloat16: let the network compute in bfloat16 where that is safe; the loss is of float32 logits.
+
+    Raises:
+        UsageError: (the objective) a batch has no targets.
+    """
+
+    def loss(batch: WorkingBatch) -> Tensor:
+        images, target = augmented(batch, task, augmentation, generator)
+        if batch_loss is not None:
+            return batch_loss(partial(logits_of, network), task, images, target, generator)
+        return task.loss(logits_in(network, images, bfloat16=bfloat16), target).mean()
+
+    return loss
+
+
+def logits_in(network: nn.Module, images: Tensor, *, bfloat16: bool) -> Tensor:
+    """Give float32 logits of a network, computed in bfloat16 where that is safe, or throughout in float32."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        return logits_of(network, images).float()
+
+
+def augmented(
+    batch: WorkingBatch, task: LearningTask, augmentation: ConsumerAugmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give the images and the targets of a batch as a network in training sees them.
+
+    Raises:
+        UsageError: the batch has no targets.
+    """
+    if batch.target is None:
+        raise UsageError("the samples have no labels; a network needs some to learn from")
+    images, label_map = augmentation(batch.images, generator, batch.target if task.spatial_target else None)
+    return images, batch.target if label_map is None else label_map
+
+
+def shuffled(
+    count: int, batch_size: int, generator: torch.Generator, *, keep_single: bool = False
+) -> Iterator[list[int]]:
+    """Give the indices of each batch of an epoch.
+
+    Args:
+        count: of all samples.
+        batch_size: of each batch but the last.
+        generator: of the order.
+        keep_single: give a batch of one sample that is left over, too; it has no statistics for a normalization.
+    """
+    order = torch.randperm(count, generator=generator).tolist()
+    for start in range(0, count, batch_size):
+        indices = order[start : start + batch_size]
+        if len(indices) > 1 or count == 1 or keep_single:
+            yield indices
+
+
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back
+    behind them.
+    """
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield

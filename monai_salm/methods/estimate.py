@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a search will take, before it begins."""
+
+from __future__ import annotations
+
+import math
+import time
+from copy import deepcopy
+
+import torch
+
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.training import augmented, logits_in
+from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.search_state import SearchState
+
+
+def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: SearchState) -> float:
+    """Estimate from one measured step how long the rounds that are left take at most; nothing of the search changes.
+
+    Args:
+        optimizer, samples, state: as they will be run.
+    """
+    settings, size = optimizer.settings, min(optimizer.settings.batch_size, len(samples))
+    rounds = settings.max_rounds - state.round
+    batches = math.ceil(len(samples) / settings.batch_size)
+    training = 0
+    if not optimizer.freeze_surrogate:
+        an_epoch = settings.surrogate_epochs * len(samples) / settings.batch_size
+        training = max(settings.surrogate_batches, round(an_epoch))
+    steps = rounds * (training + settings.noise_steps * batches)
+    if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
+        steps += max(0, settings.texture_batches - training)
+    if steps <= 0 or samples.target_kind is None:
+        return 0.0
+    network = deepcopy(optimizer.network).to(optimizer.device).train().requires_grad_(True)
+    batch, generator = samples.batch(range(size), optimizer.device), torch.Generator().manual_seed(0)
+    batch.images.requires_grad_(True)
+    measured = []
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for _ in range(2):  # the first one also warms up
+            began = time.perf_counter()
+            images, target = augmented(batch, optimizer.task, optimizer.augmentation, generator)
+            loss = optimizer.task.loss(logits_in(network, images, bfloat16=False), target).mean()
+            wanted = [*network.parameters(), batch.images]
+            float(torch.autograd.grad(loss, wanted, allow_unused=True)[-1].sum())  # a GPU is waited for
+            measured.append(time.perf_counter() - began)
+    return min(measured) * steps

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a min-min search may spend and how it searches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from monai_salm.errors import UsageError
+
+MASK_RULES = ("gradient", "random", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMinSettings:
+    """What the search may spend and how it searches.
+
+    Args:
+        perturbed_fraction: largest share of the anatomy's voxels that may change, in (0, 1].
+        max_rounds: rounds at most.
+        surrogate_epochs: passes of the surrogate over all samples in each round; less than 1 takes that share of them.
+        surrogate_batches: batches of the surrogate in each round at least, so that few samples train it as well.
+        noise_steps: signed gradient steps per sample and round.
+        step_size: size of one such step as a share of the budget.
+        stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
+            never stops.
+        patience: see ``stop_error``.
+        renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
+        mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
+        full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
+        mask_memory: share of the old score that a round keeps.
+        mask_blur: width, in cells, of the box that the score is averaged over before the mask takes its highest values:
+            a texture needs room; odd.
+        texture_period: period, in cells, of the class textures that the search starts from; 0 starts from no noise. The
+            mask then goes where the gradient is large for the contrast that the image has there.
+        texture_batches: batches at least of the surrogate that the first steps follow: one that has not found the
+            textures yet leads away from them.
+        class_directions: number of the direction of each class's texture, None for the class without a fine one;
+            ``auto`` chooses them, see :func:`~monai_salm.methods.textures.class_directions`.
+        batch_size: samples per step.
+        learning_rate: of the surrogate's Adam.
+        seed: of everything random.
+    """
+
+    perturbed_fraction: float = 0.4
+    max_rounds: int = 30
+    surrogate_epochs: float = 1.0
+    surrogate_batches: int = 24
+    noise_steps: int = 5
+    step_size: float = 0.2
+    stop_error: float = 0.01
+    patience: int = 5
+    renew_every: int = 0
+    mask_rule: str = "gradient"
+    full_strength: bool = False
+    mask_memory: float = 0.7
+    mask_blur: int = 1
+    texture_period: float = 0.0
+    texture_batches: int = 150
+    class_directions: tuple[int | None, ...] | Literal["auto"] = "auto"
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.class_directions != "auto":  # JSON has a list
+            object.__setattr__(self, "class_directions", tuple(self.class_directions))
+        if not 0 < self.perturbed_fraction <= 1:
+            raise UsageError(
+                f"perturbed fraction {self.perturbed_fraction:g} is not in (0, 1]; 0.4 lets 40 % of the anatomy's "
+                "voxels change"
+            )
+        if self.mask_rule not in MASK_RULES:
+            raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
+        if self.mask_blur < 1 or self.mask_blur % 2 == 0:
+            raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
+        if self.texture_period and self.texture_period < 2:
+            raise UsageError(
+                f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, "
+                "or 0 for none"
+            )
+        for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types; ``MinMinSettings(**record)`` reads them back."""
+        return asdict(self)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a round of a min-min search starts from, so that a stopped one goes on exactly where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_salm.learning.resident import ResidentSet, SampleMaps
+from monai_salm.learning.samples import WorkingSet
+
+
+@dataclass
+class RoundLog:
+    """What one round did: mean error of the surrogate in the noise steps, share of the anatomy changed, passes per
+    sample so far, seconds.
+    """
+
+    round: int
+    error: float
+    changed_fraction: float
+    passes: float
+    seconds: float
+
+
+@dataclass
+class SearchState:
+    """What a round starts from.
+
+    Args:
+        steps: per sample, proposed noise in steps, float32, working grid; dense: the mask is applied when it is used.
+        score: per sample, running mean of the absolute loss gradient.
+        round: rounds done.
+        passes: forward and backward passes of the surrogate per sample so far.
+        quiet: rounds in a row below the stop error.
+        history: one entry a round.
+    """
+
+    steps: Sequence[Tensor] | SampleMaps
+    score: Sequence[Tensor] | SampleMaps
+    round: int = 0
+    passes: float = 0.0
+    quiet: int = 0
+    history: list[RoundLog] = field(default_factory=list)
+
+    def settle(self, resident: ResidentSet) -> tuple[SampleMaps, SampleMaps]:
+        """Take steps and scores to where the samples are, and give them."""
+        steps = self.steps if isinstance(self.steps, SampleMaps) else resident.hold(self.steps)
+        score = self.score if isinstance(self.score, SampleMaps) else resident.hold(self.score)
+        self.steps, self.score = steps, score
+        return steps, score
+
+    def to_memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give tensors and plain values that :meth:`from_memory` reads back."""
+        kept = {"steps": self.steps, "score": self.score}
+        tensors = {name: torch.cat([part.flatten() for part in maps]).cpu() for name, maps in kept.items()}
+        progress = {"round": self.round, "passes": self.passes, "quiet": self.quiet}
+        return tensors, progress | {"history": [asdict(log) for log in self.history]}
+
+    @classmethod
+    def from_memory(
+        cls, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], samples: WorkingSet
+    ) -> SearchState:
+        """Read what :meth:`to_memory` gave for the same samples."""
+        shapes = [sample.image_model.shape for sample in samples.samples]
+        sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
+
+        def parts(name: str) -> list[Tensor]:
+            split = torch.split(tensors[name], sizes)
+            return [part.reshape(shape).clone() for part, shape in zip(split, shapes, strict=True)]
+
+        history = [RoundLog(**log) for log in progress["history"]]
+        return cls(parts("steps"), parts("score"), progress["round"], progress["passes"], progress["quiet"], history)
