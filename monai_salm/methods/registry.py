@@ -100,23 +100,3 @@ def find_method(
         return method if rounds is None else replace(method, search=replace(method.search, rounds=rounds))
     search = replace(method.search, seed=seed, perturbed_fraction=perturbed_fraction)
     return replace(method, search=search if rounds is None else replace(search, max_rounds=rounds))
-
-
-def check_method(name: str, task: str, spatial_dims: int | None = None) -> None:
-    """Find out whether a method is made for a task and, once they are known, for samples of these dimensions.
-
-    Raises:
-        UsageError: it is not; names those that are.
-    """
-
-    def fits(search: MinMinSettings | Baseline | None) -> bool:
-        return not isinstance(search, Baseline) or (
-            search.task == task and (spatial_dims is None or spatial_dims in search.spatial_dims)
-        )
-
-    if not fits(METHODS[name].search):
-        kind = f"{task} of {spatial_dims}D samples" if spatial_dims else task
-        raise UsageError(
-            f"method {name!r} is not for {kind}; give one of "
-            f"{', '.join(other for other in METHODS if fits(METHODS[other].search))}"
-        )

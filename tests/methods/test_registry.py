@@ -20,7 +20,8 @@ from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.methods import generators, pil, tap
 from monai_salm.methods.base import Baseline
 from monai_salm.methods.minmin import MinMinSettings
-from monai_salm.methods.registry import METHODS, check_method, find_method
+from monai_salm.methods.names import METHOD_KINDS, TASKS, check_method
+from monai_salm.methods.registry import METHODS, find_method
 from monai_salm.methods.textures import class_waves
 from monai_salm.pipeline import protect, search, verify
 from monai_salm.transforms import SALMProtect
@@ -145,6 +146,17 @@ def test_salm_has_no_textures_for_label_maps() -> None:
             for task in ("classification", "segmentation")
         ]
         assert METHODS[name].segmentation is not None or chosen[0] == chosen[1]
+
+
+def test_names_tell_what_the_methods_are_for() -> None:
+    assert list(METHOD_KINDS) == list(METHODS)
+    for name, method in METHODS.items():
+        kind = METHOD_KINDS[name]
+        assert kind.needs_labels == (method.search is not None)
+        if isinstance(method.search, Baseline):
+            assert (kind.tasks, kind.spatial_dims) == ((method.search.task,), method.search.spatial_dims)
+        else:
+            assert (kind.tasks, kind.spatial_dims) == (TASKS, (2, 3))
 
 
 @pytest.mark.parametrize("method", METHODS)

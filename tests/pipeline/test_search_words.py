@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
 from monai_salm.pipeline import protect
 from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_learned
-from monai_salm.pipeline.search import seeded_network
 from tests.exports import mr_export, mr_labels, small
 
 
