@@ -22,7 +22,8 @@ from monai_salm.canvas import Canvas
 from monai_salm.learning.networks import build_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
-from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
+from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 

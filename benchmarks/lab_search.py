@@ -35,12 +35,11 @@ from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
-from monai_salm.learning.networks import logits_of
+from monai_salm.learning.networks import logits_of, seeded_network
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
-from monai_salm.pipeline.search import seeded_network
 
 
 @dataclass

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.methods.registry import METHODS, check_method
+from monai_salm.methods.names import METHOD_KINDS, check_method
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -53,7 +53,7 @@ class DataSet:
     def methods(self) -> list[str]:
         """Name the methods that are made for its task."""
         found = []
-        for method in METHODS:
+        for method in METHOD_KINDS:
             try:
                 check_method(method, self.task, 3 if self.task == "segmentation" else 2)
             except UsageError:
@@ -148,7 +148,7 @@ class Measured:
     def methods(self) -> list[str]:
         """Name the methods whose victims were measured, SALM first."""
         found = {key[1] for key in self.cells} - {"clean", "clean part"}
-        return in_order(found, ["salm", *METHODS])
+        return in_order(found, ["salm", *METHOD_KINDS])
 
     def victims(self, *, seen_before: bool = False) -> list[str]:
         """Name the victims that were measured: those from scratch, or those that saw other images before."""

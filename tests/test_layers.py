@@ -81,7 +81,6 @@ TO_SPLIT = {
         "pipeline.archive",
         "pipeline.inventory",
         "pipeline.protect",
-        "pipeline.search",
         "pipeline.verify",
     ]
 }
@@ -129,6 +128,28 @@ def test_rooms_import_downward_only(file: Path) -> None:
     )
     upward = {name for name in ours if _room(name) != room and _room(name) not in ALLOWED[room]}
     assert not upward, f"{module} may not import {sorted(upward)}"
+
+
+def _reached(module: str) -> set[str]:
+    """Name the modules of the package that a module imports, or that these import; a package alone stands for none of
+    its modules, since it loads them when they are used.
+    """
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        place = ROOT / name.replace(".", "/")
+        file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        new = {other for other in _imports(file) if other in MODULES and other != module} - found
+        found |= new
+        waiting += new
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if _room(name) == "evaluate"))
+def test_evaluation_takes_nothing_from_the_search(module: str) -> None:
+    """What it shares with a run lies where both can reach it."""
+    taken = {f"monai_salm.pipeline.{name}" for name in ("search", "protect", "preflight", "checkpoint", "outlook")}
+    assert not _reached(module) & (taken | {"monai_salm.pipeline"})
 
 
 def test_only_the_command_line_knows_the_command_line() -> None:

@@ -25,11 +25,12 @@ from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, VictimBuilder, plan_cells
 from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_change
 from monai_salm.evaluate.victims import VictimRecipe, is_pretrained
+from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import size_multiple
-from monai_salm.pipeline import verify
+from monai_salm.learning.samples import VOLUME_BATCH
 from monai_salm.pipeline.labels import describe_labels
 from monai_salm.pipeline.record import find_record
-from monai_salm.pipeline.search import VOLUME_BATCH, pick_device
+from monai_salm.pipeline.verify import verify
 
 
 def evaluate(
@@ -94,7 +95,7 @@ def evaluate(
         if options.verification:
             verified = verify(
                 clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon,
-                choices=options.label_options(options.labels).kind_choices(), show_progress=show_progress,
+                choices=options.kind_choices(), show_progress=show_progress,
             )  # fmt: skip
         record = find_record(named[first], folders[CLEAN].inventory, folders[first].inventory)
         bounds = file_bounds(verified, record)

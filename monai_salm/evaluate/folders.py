@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import lcm
@@ -25,12 +25,12 @@ from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.inventory import Inventory, kinds_found, scan
+from monai_salm.pipeline.label_values import label_map_values
+from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
+from monai_salm.pipeline.loading import load_samples, task_of
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
-from monai_salm.pipeline.protect import find_labels
-from monai_salm.pipeline.search import load_working_samples, task_of
 from monai_salm.pipeline.sides import check_places, check_sides
-from monai_salm.pipeline.working import label_map_values
 
 TEST = "test"
 PRETRAIN = "pretrain"
@@ -150,8 +150,8 @@ def load_folders(
     for folder in protected.values():
         check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
-    said = {CLEAN: options.label_options(options.labels).kind_choices()}
-    said[TEST] = replace(options.label_options(options.test_labels or options.labels).kind_choices(), strict=False)
+    said = {CLEAN: options.kind_choices()}
+    said[TEST] = replace(options.of_test().kind_choices(), strict=False)
     files: dict[str, Inventory] = {}
     for number, (name, place) in enumerate(places.items()):
         # What was a picture before it got noise still is one.
@@ -159,8 +159,8 @@ def load_folders(
         files[name] = scan(place, unpack_into=spare / str(number), choices=choices, show_progress=show_progress)
     for name in protected:
         check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
-    labels = find_labels(files[CLEAN], options.label_options(options.labels))
-    test_labels = find_labels(files[TEST], options.label_options(options.test_labels or options.labels))
+    labels = find_labels(files[CLEAN], options)
+    test_labels = find_labels(files[TEST], options.of_test())
     if options.test_labels is None:  # a row of one table belongs to the images of either folder
         labels.unmatched = test_labels.unmatched = [
             name for name in labels.unmatched if name in set(test_labels.unmatched)
@@ -185,7 +185,7 @@ def load_folders(
             )
     _same_classes(test_labels, labels)
     by_name: dict[str, Folder] = {}
-    values: list[int] | None = None
+    values: Sequence[int] | None = None
     for name, inventory in files.items():
         own = replace(
             labels,
@@ -195,10 +195,7 @@ def load_folders(
             inventory, options.budget_options(), labels=test_labels if name == TEST else own, sample=options.sample
         )
         values = values if values is not None else label_map_values(inventory, plan.samples)
-        samples = list(
-            load_working_samples(inventory, plan, options.working_size, values or None, show_progress=show_progress)
-        )
-        by_name[name] = Folder(inventory, plan, samples)
+        by_name[name] = _loaded(inventory, plan, options, values, show_progress=show_progress)
     # An id stays the same wherever a file lies.
     for name in (CLEAN, *protected):
         known = {sample.sample_id for sample in by_name[name].samples} & {
@@ -217,11 +214,7 @@ def load_folders(
             show_progress=show_progress,
         )
         plan = build_plan(inventory, options.budget_options(), sample=options.sample)
-        by_name[PRETRAIN] = Folder(
-            inventory,
-            plan,
-            list(load_working_samples(inventory, plan, options.working_size, show_progress=show_progress)),
-        )
+        by_name[PRETRAIN] = _loaded(inventory, plan, options, (), show_progress=show_progress)
     loaded = len(by_name[CLEAN].samples)
     _align(by_name, list(protected))
     if unusable := loaded - len(by_name[CLEAN].samples):
@@ -236,6 +229,18 @@ def load_folders(
     shape = tuple(-(-max(sizes) // step) * step for sizes in zip(*shapes, strict=True))
     task = task_of(WorkingSet(by_name[CLEAN].samples), by_name[CLEAN].plan, options.task)
     return Folders(by_name, list(protected), task, shape, told, tuple(notes))
+
+
+def _loaded(
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: EvaluateOptions,
+    label_values: Sequence[int],
+    *,
+    show_progress: bool,
+) -> Folder:
+    loaded = load_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)
+    return Folder(inventory, loaded.complete(plan), loaded.samples)
 
 
 def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> list[int]:
@@ -309,10 +314,8 @@ def _align(folders: dict[str, Folder], protected: list[str]) -> None:
         samples = {sample.sample_id: sample for sample in folder.samples}
         plans = {sample.sample_id: sample for sample in folder.plan.samples}
         own = numbers.get(name) or {key: key for key in kept}
-        folder.plan.samples = [plans[own[key]] for key in kept]
-        folders[name] = Folder(
-            folder.inventory, folder.plan, [replace(samples[own[key]], sample_id=key) for key in kept]
-        )
+        plan = replace(folder.plan, samples=tuple(plans[own[key]] for key in kept))
+        folders[name] = Folder(folder.inventory, plan, [replace(samples[own[key]], sample_id=key) for key in kept])
 
 
 def _same_classes(test: LabelAssignment, train: LabelAssignment) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from typing import Any
 from monai_salm.budget import Epsilon, parse_window
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
-from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.learning.networks import DEFAULT_NETWORKS
+from monai_salm.pipeline.labeling import SampleOptions
 from monai_salm.pipeline.plan import BudgetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(SampleOptions):
     """What ``monai-salm evaluate`` can be told; the command's options have the same names.
 
     Args:
-        labels, label_column, labels_from_folders, task: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
         test_labels: labels of the test images; None takes ``labels``.
         countermeasures: names, separated by commas, or ``all``.
         victims: names of networks, separated by commas; empty takes a small one.
@@ -38,13 +38,11 @@ class EvaluateOptions:
         report: page to write, with its figures as JSON beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps
             none.
-        window, modality, sample, working_size, device, label_maps, pictures: as in ``ProtectOptions``.
+        window, modality, device: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
+        labels, label_column, labels_from_folders, task, sample, working_size, label_maps, pictures: of
+            :class:`~monai_salm.pipeline.labeling.SampleOptions`.
     """
 
-    labels: Path | None = None
-    label_column: str | None = None
-    labels_from_folders: bool = False
-    task: str = "classification"
     test_labels: Path | None = None
     countermeasures: str = "none"
     victims: str = ""
@@ -59,18 +57,11 @@ class EvaluateOptions:
     state: Path | None = None
     window: str = "auto"
     modality: str = ""
-    sample: str = "auto"
-    working_size: int = 128
     device: str = "auto"
-    label_maps: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
 
-    def label_options(self, labels: Path | None) -> ProtectOptions:
-        """Give the options that say where labels are."""
-        return ProtectOptions(
-            labels=labels, label_column=self.label_column, labels_from_folders=self.labels_from_folders, task=self.task,
-            sample=self.sample, working_size=self.working_size, label_maps=self.label_maps, pictures=self.pictures,
-        )  # fmt: skip
+    def of_test(self) -> EvaluateOptions:
+        """Give the same with the labels of the test images."""
+        return replace(self, labels=self.test_labels or self.labels)
 
     def budget_options(self) -> BudgetOptions:
         """Give the options that say what values mean; no noise is made here, so no image is too coarse
@@ -104,7 +95,7 @@ class EvaluateOptions:
 
     def victim_names(self) -> list[str]:
         """Give the networks in order."""
-        return _items(self.victims) or ["small-unet" if self.task == "segmentation" else "small-resnet"]
+        return _items(self.victims) or [DEFAULT_NETWORKS[self.task]]
 
     def chosen_countermeasures(self, images: float = inf) -> tuple[list[Countermeasure], list[str]]:
         """Give the countermeasures in order, ``none`` first, and notes on those that ``all`` leaves out.

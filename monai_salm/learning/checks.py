@@ -31,6 +31,21 @@ def known_device(device: torch.device | str) -> torch.device:
     return found
 
 
+def pick_device(name: str) -> torch.device:
+    """Give the device of a name; ``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {name!r} is unknown; give auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device cuda was asked for, but torch sees none; give --device cpu, or install a CUDA build of torch"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def check_network(
     network: nn.Module,
     name: str,

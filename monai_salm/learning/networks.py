@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from monai.networks import nets
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from monai_salm.errors import UsageError
 
 SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet")
 """Networks of this module; the first two classify, the last one segments."""
+
+DEFAULT_NETWORKS = {"classification": "small-resnet", "segmentation": "small-unet"}
+"""Networks by task, unless the user names another."""
 
 _CHOSEN: dict[str, dict[str, Any]] = {
     "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
@@ -113,6 +117,15 @@ def build_network(
             f"monai.networks.nets.{name} is not a network; give one of {', '.join(SMALL_NETWORKS)} or a network's name"
         )
     return network
+
+
+def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+    """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random
+    state.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(name, spatial_dims=len(image_shape), outputs=outputs, image_shape=image_shape)
 
 
 def size_multiple(name: str) -> int:

@@ -23,6 +23,10 @@ PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
 
 
+SLICE_BATCH, VOLUME_BATCH = 32, 8
+"""Slices and volumes per step of a training, unless its settings say otherwise."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkingSample:
     """One sample on its working grid.

@@ -27,6 +27,9 @@ from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 _FORMATS = "monai_salm.surrogate/"
 SURROGATE_FORMAT = f"{_FORMATS}4"
 
+SURROGATE_SUFFIX = ".safetensors"
+"""Of a file that holds the surrogate of a finished run, where a network's name can be given, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateCard:

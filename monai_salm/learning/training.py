@@ -55,7 +55,8 @@ class Descent:
         warms_up = steps is not None and any(isinstance(module, nn.LayerNorm) for module in network.modules())
         self.steps, self.done = steps, 0
         self.warmup = max(1, steps // 10) if steps is not None and warms_up else 1
-        self.learning_rate = learning_rate or (5e-4 if warms_up else 2e-3)
+        usual = 5e-4 if warms_up else 2e-3
+        self.learning_rate = usual if learning_rate is None else learning_rate
         self.longest_gradient, self.forgiving = longest_gradient, forgiving
         self.weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.weights, lr=self.learning_rate)

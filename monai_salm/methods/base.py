@@ -96,19 +96,10 @@ class MethodRun:
 
 
 class NoiseMethod(ABC):
-    """A way to make the noise of some samples."""
+    """A way to make the noise of some samples; :mod:`monai_salm.methods.names` says what it is for."""
 
     rounds: int = 0
     """How often the noise is improved, unless the user gives another number."""
-
-    needs_labels: bool = True
-    """False if the noise of a sample needs no label, no network and no other sample, so that samples may come alone."""
-
-    tasks: tuple[str, ...] = ("classification", "segmentation")
-    """What it is for."""
-
-    spatial_dims: tuple[int, ...] = (2, 3)
-    """Of the samples that it is for."""
 
     takes_surrogate: bool = False
     """True if the surrogate of a finished run can make the noise of further samples."""

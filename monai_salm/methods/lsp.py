@@ -32,8 +32,6 @@ class LinearlySeparable(NoiseMethod):
     corners of those present and subtract the absent ones. There are no rounds and no passes.
     """
 
-    tasks = ("classification",)
-
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         outputs, one_class = task_needed(task, samples).outputs, samples.target_kind is TargetKind.CLASS

@@ -60,7 +60,6 @@ class Linearized(NoiseMethod):
     """
 
     rounds: int = 30
-    tasks = ("classification",)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""

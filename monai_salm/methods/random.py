@@ -18,8 +18,6 @@ from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
 class RandomSigns(NoiseMethod):
     """Signs drawn at random, the full budget everywhere inside the masks."""
 
-    needs_labels = False
-
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:  # noqa: ARG002
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         for sample in samples.samples:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.methods.base import NoiseMethod
 from monai_salm.methods.error_minimizing import ErrorMinimizing
 from monai_salm.methods.lsp import LinearlySeparable
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.names import METHOD_KINDS, check_method
 from monai_salm.methods.pil import Linearized
 from monai_salm.methods.random import RandomSigns
 from monai_salm.methods.tap import Targeted
@@ -35,11 +35,6 @@ _AUE = MinMinSettings(mask_rule="dense", max_rounds=60, noise_steps=5, step_size
 _CONTRASTIVE = ConsumerAugmentation(flip=0.5, shift=0.25, zoom=0.4, window=0.4, identity=0.0)
 
 
-def _for_all(method: NoiseMethod) -> dict[str, NoiseMethod]:
-    """Use a method for all the tasks that it is for."""
-    return dict.fromkeys(method.tasks, method)
-
-
 def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
     """Give SALM, or what differs from it in the place of its noise alone.
 
@@ -52,28 +47,33 @@ def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
     }
 
 
+_MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
+    # SALM: sparse by gradient, with the consumer's flips, shifts and blurs in the loop
+    "salm": _sparse("gradient"),
+    # Its control: as sparse, but where chance says
+    "random-mask": _sparse("random"),
+    # Its start: the class textures alone, in full strength everywhere
+    "textures": ClassTextures(),
+    # Error-minimizing noise as published, without augmentation, and with it in the loop
+    "em": ErrorMinimizing(_EM, NO_AUGMENTATION),
+    "em-augmented": ErrorMinimizing(_EM, ConsumerAugmentation()),
+    "aue": ErrorMinimizing(_AUE, _CONTRASTIVE),
+    "tap": Targeted(),
+    "lsp": LinearlySeparable(),
+    "pil": Linearized(),
+    "umed": ContourTexture(),
+    "voxshield": SpectrallyIncoherent(),
+    # The control: signs drawn at random, the full budget everywhere inside the masks
+    "random": RandomSigns(),
+}
+
 METHODS: Mapping[str, Mapping[str, NoiseMethod]] = MappingProxyType(
     {
-        # SALM: sparse by gradient, with the consumer's flips, shifts and blurs in the loop
-        "salm": _sparse("gradient"),
-        # Its control: as sparse, but where chance says
-        "random-mask": _sparse("random"),
-        # Its start: the class textures alone, in full strength everywhere
-        "textures": _for_all(ClassTextures()),
-        # Error-minimizing noise as published, without augmentation, and with it in the loop
-        "em": _for_all(ErrorMinimizing(_EM, NO_AUGMENTATION)),
-        "em-augmented": _for_all(ErrorMinimizing(_EM, ConsumerAugmentation())),
-        "aue": _for_all(ErrorMinimizing(_AUE, _CONTRASTIVE)),
-        "tap": _for_all(Targeted()),
-        "lsp": _for_all(LinearlySeparable()),
-        "pil": _for_all(Linearized()),
-        "umed": _for_all(ContourTexture()),
-        "voxshield": _for_all(SpectrallyIncoherent()),
-        # The control: signs drawn at random, the full budget everywhere inside the masks
-        "random": _for_all(RandomSigns()),
+        name: made_by if isinstance(made_by, dict) else dict.fromkeys(METHOD_KINDS[name].tasks, made_by)
+        for name, made_by in _MADE_BY.items()
     }
 )
-"""Name -> task -> method."""
+"""Name -> task -> method; :data:`~monai_salm.methods.names.METHOD_KINDS` says what each is for."""
 
 
 def find_method(name: str, task: str = "classification", spatial_dims: int | None = None) -> NoiseMethod:
@@ -87,16 +87,5 @@ def find_method(name: str, task: str = "classification", spatial_dims: int | Non
     Raises:
         UsageError: there is no such method, or it is not for these; names those that are.
     """
-    if name not in METHODS:
-        raise UsageError(f"method {name!r} is unknown; give one of {', '.join(METHODS)}")
-
-    def fitting(methods: Mapping[str, NoiseMethod]) -> NoiseMethod | None:
-        method = methods.get(task)
-        return method if method is not None and spatial_dims in (None, *method.spatial_dims) else None
-
-    found = fitting(METHODS[name])
-    if found is None:
-        kind = f"{task} of {spatial_dims}D samples" if spatial_dims else task
-        others = ", ".join(other for other, methods in METHODS.items() if fitting(methods) is not None)
-        raise UsageError(f"method {name!r} is not for {kind}; give one of {others}")
-    return found
+    check_method(name, task, spatial_dims)
+    return METHODS[name][task]

@@ -46,7 +46,6 @@ class Targeted(NoiseMethod):
     """
 
     rounds: int = 60
-    tasks = ("classification",)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""

@@ -310,7 +310,6 @@ class ClassTextures(NoiseMethod):
     """
 
     period: float = TEXTURE_PERIOD
-    tasks = ("classification",)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""

@@ -49,7 +49,6 @@ class ContourTexture(NoiseMethod):
     """
 
     rounds: int = 30
-    tasks = ("segmentation",)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""

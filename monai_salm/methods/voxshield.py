@@ -46,8 +46,6 @@ class SpectrallyIncoherent(NoiseMethod):
     """
 
     rounds: int = 30
-    tasks = ("segmentation",)
-    spatial_dims = (3,)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""

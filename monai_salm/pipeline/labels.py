@@ -31,7 +31,7 @@ from monai_salm.pipeline.label_table import (
 SEGMENTATION_KINDS = ("Segmentation Storage", "Label Map Segmentation Storage")
 """Documents that hold label maps."""
 
-Target = int | list[float] | str
+Target = int | tuple[float, ...] | str
 """A class, a list of findings, or the path of a label map."""
 
 _FINDINGS = {"0": "0", "1": "1", "false": "0", "true": "1"}
@@ -73,7 +73,7 @@ class LabelAssignment:
         for label in labels:
             if isinstance(label, int):
                 counts[self.classes[label]] += 1
-            elif isinstance(label, list):
+            elif isinstance(label, tuple):
                 for name, value in zip(self.classes, label, strict=True):
                     counts[name] += value > 0.5
         unlabeled = [path for path in inventory.pictures if path not in self.targets]
@@ -185,7 +185,7 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         blank=[f"{name} ({reason})" for name, reason in blank.items()],
     )  # fmt: skip
     if found.multi_label:
-        found.targets = {path: [float(value) for value in labels[name]] for path, name in chosen.items()}
+        found.targets = {path: tuple(float(value) for value in labels[name]) for path, name in chosen.items()}
     else:
         found.classes = ordered(labels[name][0] for name in chosen.values())
         found.targets = {path: found.classes.index(labels[name][0]) for path, name in chosen.items()}

@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from monai_salm.bounds import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
@@ -50,9 +51,9 @@ class SamplePlan:
     target: Target | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProtectionPlan:
-    """The frozen decision about every file of an input.
+    """The frozen decision about every file of an input; nothing in it can be changed, :meth:`without` gives another.
 
     Args:
         samples: what will be protected, ordered by sample id.
@@ -64,20 +65,34 @@ class ProtectionPlan:
         settings: everything else that the result depends on; plain types.
     """
 
-    samples: list[SamplePlan]
-    refused: dict[str, str]
-    documents: dict[str, str] = field(default_factory=dict)
-    copies: dict[str, str] = field(default_factory=dict)
-    classes: list[str] = field(default_factory=list)
+    samples: tuple[SamplePlan, ...]
+    refused: Mapping[str, str]
+    documents: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     multi_label: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("refused", "documents", "copies", "settings"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def without(self, refused: Mapping[str, str], classes: Sequence[str] = ()) -> ProtectionPlan:
+        """Give the plan without the samples of some files, which are refused.
+
+        Args:
+            refused: path -> reason.
+            classes: names of the classes; empty keeps them.
+        """
+        kept = tuple(sample for sample in self.samples if not any(file.path in refused for file in sample.files))
+        return replace(self, samples=kept, refused={**self.refused, **refused}, classes=tuple(classes) or self.classes)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back."""
         samples = [
             {
                 "sample_id": sample.sample_id,
-                "target": sample.target,
+                "target": list(sample.target) if isinstance(sample.target, tuple) else sample.target,
                 "files": [
                     {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()}
                     for f in sample.files
@@ -87,13 +102,13 @@ class ProtectionPlan:
         ]
         return {
             "format": PLAN_FORMAT,
-            "settings": self.settings,
-            "classes": self.classes,
+            "settings": dict(self.settings),
+            "classes": list(self.classes),
             "multi_label": self.multi_label,
             "samples": samples,
-            "refused": self.refused,
-            "documents": self.documents,
-            "copies": self.copies,
+            "refused": dict(self.refused),
+            "documents": dict(self.documents),
+            "copies": dict(self.copies),
         }
 
     @classmethod
@@ -111,18 +126,18 @@ class ProtectionPlan:
                     FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"]))
                     for f in s["files"]
                 ),
-                s["target"],
+                _target(s["target"]),
             )
             for s in record["samples"]
         ]
         return cls(
-            samples,
-            dict(record["refused"]),
-            dict(record["documents"]),
-            dict(record["copies"]),
-            list(record["classes"]),
+            tuple(samples),
+            record["refused"],
+            record["documents"],
+            record["copies"],
+            tuple(record["classes"]),
             record["multi_label"],
-            dict(record["settings"]),
+            record["settings"],
         )
 
     def protected(self) -> dict[str, tuple[str, Canvas]]:
@@ -137,9 +152,8 @@ class ProtectionPlan:
 
     def all_refused(self) -> dict[str, str]:
         """Give the reasons of all refused files, copies among them, by path."""
-        return self.refused | {
-            path: self.refused[first] for path, first in self.copies.items() if first in self.refused
-        }
+        copies = {path: self.refused[first] for path, first in self.copies.items() if first in self.refused}
+        return {**self.refused, **copies}
 
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file."""
@@ -163,11 +177,16 @@ class ProtectionPlan:
             "refuse": len(refused),
             "samples": len(self.samples),
         }
-        return {"counts": counts, "classes": self.classes, "files": files}
+        return {"counts": counts, "classes": list(self.classes), "files": files}
 
     def digest(self) -> str:
         """Give the SHA-256 of the plan: two runs with the same digest do the same."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _target(plain: Any) -> Target | None:
+    """Give the target that JSON text has, where findings are a list."""
+    return tuple(plain) if isinstance(plain, list) else plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,26 +228,26 @@ def build_plan(
             else instances.
         show_progress: a progress bar on standard error.
     """
-    plan = ProtectionPlan(
-        [], inventory.refused, {path: file_digest(inventory.absolute(path)) for path in inventory.documents}
-    )
+    refused = inventory.refused
+    documents = {path: file_digest(inventory.absolute(path)) for path in inventory.documents}
     by_series = sample == "series" or (
         sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
     )
     found: list[SamplePlan] = []
     with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
         for paths in _volumes(inventory):
-            found += _plan_volume(inventory, paths, options, labels, by_series, plan.refused)
+            found += _plan_volume(inventory, paths, options, labels, by_series, refused)
             bar.update(len(paths))
-    plan.samples = _distinct(found, plan.refused)
+    samples, copies = _distinct(found, refused), {}
     for path, first in inventory.copies.items():
         if labels is not None and labels.targets.get(path, labels.targets.get(first)) != labels.targets.get(first):
-            plan.refused[path] = f"it is a copy of {first}, but has another label; give both the same"
+            refused[path] = f"it is a copy of {first}, but has another label; give both the same"
         else:
-            plan.copies[path] = first
-    if labels is not None:
-        plan.classes, plan.multi_label = labels.classes, labels.multi_label
-    return plan
+            copies[path] = first
+    return ProtectionPlan(
+        tuple(samples), refused, documents, copies,
+        classes=tuple(labels.classes) if labels else (), multi_label=labels is not None and labels.multi_label,
+    )  # fmt: skip
 
 
 def file_canvases(
@@ -337,7 +356,9 @@ def _plan_volume(
         )
         return
     yield SamplePlan(
-        files[0][1].header.identifiers["SeriesInstanceUID"], tuple(plan for plan, _ in files), json.loads(targets.pop())
+        files[0][1].header.identifiers["SeriesInstanceUID"],
+        tuple(plan for plan, _ in files),
+        _target(json.loads(targets.pop())),
     )
 
 

@@ -5,19 +5,23 @@ no more than it keeps.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import build_network
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.surrogate import load_surrogate
-from monai_salm.methods.base import Baseline
-from monai_salm.methods.registry import check_method
+from monai_salm.learning.surrogate import SURROGATE_SUFFIX, load_surrogate
+from monai_salm.methods.names import check_method
+from monai_salm.methods.registry import find_method
 from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.loading import Unusable, bare_slices, load_set, read_samples
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, build_plan
 from monai_salm.pipeline.references import why_header_stays
-from monai_salm.pipeline.search import SURROGATE_SUFFIX, check_fit, load_set, load_working_samples, pick_device
+from monai_salm.pipeline.search import check_fit
+from monai_salm.progress import track
 
 
 def check_choices(options: ProtectOptions) -> None:
@@ -27,12 +31,13 @@ def check_choices(options: ProtectOptions) -> None:
     Raises:
         UsageError: it is not; the message says what is.
     """
-    search, name = options.noise_method().search, options.surrogate
-    if search is None:
+    method, name = find_method(options.method, options.task), options.surrogate
+    method.check(perturbed_fraction=options.perturbed_fraction, rounds=options.rounds)
+    if not options.needs_labels():
         return
     pick_device(options.device)
     if name.endswith(SURROGATE_SUFFIX):
-        if isinstance(search, Baseline):
+        if not method.takes_surrogate:
             raise UsageError(
                 f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {name}"
             )
@@ -45,60 +50,56 @@ def check_choices(options: ProtectOptions) -> None:
 
 
 def preflight(
-    inventory: Inventory,
-    plan: ProtectionPlan,
-    options: ProtectOptions,
-    bare: dict[str, str] | None = None,
-    *,
-    show_progress: bool = False,
-) -> WorkingSet | None:
-    """Read all samples that a search needs, and find out whether it can be done; changes nothing but the plan.
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+) -> tuple[ProtectionPlan, WorkingSet | None]:
+    """Read all samples of a plan, and find out whether a search of their noise can be done; writes nothing.
 
     Args:
-        inventory, plan: of the input; samples that cannot be used move to the plan's refused files.
+        inventory, plan: of the input.
         options: of the run.
-        bare: takes the files of a series in which nothing can carry noise, with the reason; None if nobody asks.
         show_progress: progress bars on standard error.
 
     Returns:
-        The samples; None for a method that draws its noise sample by sample.
+        The complete plan, without the samples that cannot be used; and the others on their working grids, None for a
+        method that draws its noise sample by sample.
 
     Raises:
         UsageError: samples, labels, method and surrogate do not fit each other.
     """
     if not options.needs_labels():
-        return None
-    working = load_set(inventory, plan, options, bare, show_progress=show_progress)
-    check_method(options.method, options.task, working.spatial_dims)
-    check_fit(working, plan, options)
-    return working
+        refused: dict[str, str] = {}
+        for found in read_samples(inventory, plan.samples, options.working_size, show_progress=show_progress):
+            if isinstance(found, Unusable):
+                refused |= found.refused
+        return plan.without(refused), None
+    loaded = load_set(inventory, plan, options, show_progress=show_progress)
+    check_method(options.method, options.task, loaded.working.spatial_dims)
+    check_fit(loaded.working, loaded.plan, options)
+    return loaded.plan, loaded.working
 
 
 def foresee(
     inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
-) -> WorkingSet | None:
-    """Move to the plan's refused files what a run would refuse, by reading every sample as the run does; nothing is
+) -> tuple[ProtectionPlan, WorkingSet | None]:
+    """Find out what a run would refuse, also while it writes, by reading every sample as the run does; nothing is
     written.
 
     Returns:
-        As :func:`preflight`.
+        As :func:`preflight`; the plan also lacks what would be refused while it is written.
 
     Raises:
         UsageError: as :func:`preflight`.
     """
+    plan, working = preflight(inventory, plan, options, show_progress=show_progress)
     bare: dict[str, str] = {}
-    working = preflight(inventory, plan, options, bare, show_progress=show_progress)
-    if working is None:
-        for _ in load_working_samples(inventory, plan, options.working_size, bare=bare, show_progress=show_progress):
-            pass
-    plan.refused.update(bare)
+    volumes = [sample for sample in plan.samples if len(sample.files) > 1]
+    for sample in track(volumes, "checking slices", "series", total=len(volumes), show_progress=show_progress):
+        bare |= bare_slices(inventory, sample)
+    plan = replace(plan, refused={**plan.refused, **bare})
     written = frozenset(plan.protected())
-    for path in list(plan.documents):
-        alone = why_header_stays(inventory, path, written)
-        if alone:
-            plan.refused[path] = alone
-            del plan.documents[path]
-    return working
+    alone = {path: why for path in plan.documents if (why := why_header_stays(inventory, path, written))}
+    documents = {path: digest for path, digest in plan.documents.items() if path not in alone}
+    return replace(plan, refused={**plan.refused, **alone}, documents=documents), working
 
 
 def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bool = False) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bo
         show_progress: progress bars on standard error.
     """
     plan = build_plan(inventory, options.budget_options(), sample=options.sample, show_progress=show_progress)
-    foresee(inventory, plan, options, show_progress=show_progress)
+    plan, _ = foresee(inventory, plan, options, show_progress=show_progress)
     refused, result = plan.all_refused(), inventory.to_json()
     for file in result["files"]:
         if file["path"] in refused:

@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,17 +22,12 @@ import numpy as np
 from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers, write_atomically
 from monai_salm.errors import DiskError, SalmError, UsageError
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.surrogate import SURROGATE_SUFFIX
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.inventory import Inventory, file_digest, scan
 from monai_salm.pipeline.keys import check_key
-from monai_salm.pipeline.labels import (
-    LabelAssignment,
-    describe_labels,
-    label_maps,
-    labels_from_folders,
-    labels_from_table,
-    segmentations_in,
-)
+from monai_salm.pipeline.labeling import find_labels
+from monai_salm.pipeline.labels import LabelAssignment, describe_labels
 from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
@@ -41,7 +36,7 @@ from monai_salm.pipeline.plan_changes import plan_changes
 from monai_salm.pipeline.preflight import check_choices, foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
-from monai_salm.pipeline.search import SURROGATE_SUFFIX, SearchSummary, check_surrogate, is_searched, make_noise
+from monai_salm.pipeline.search import SearchSummary, check_surrogate, make_noise
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 
 logger = logging.getLogger(__name__)
@@ -136,7 +131,7 @@ def prepare(
             ", ".join(options.unused()),
         )
     inventory = scan(source, unpack_into=unpack_into, choices=options.kind_choices(), show_progress=show_progress)
-    labels = find_labels(inventory, options) if needs_labels else None
+    labels = find_labels(inventory, options, method=options.method) if needs_labels else None
     if needs_labels and not inventory.pictures:
         raise UsageError(
             f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons"
@@ -151,8 +146,8 @@ def prepare(
         for name, value in vars(options).items()
         if name not in elsewhere
     }
-    plan.settings = chosen | {"version": version("monai_salm"), "contents": _contents(plan, options)}
-    return inventory, plan, labels
+    settings = chosen | {"version": version("monai_salm"), "contents": _contents(plan, options)}
+    return inventory, replace(plan, settings=settings), labels
 
 
 def _contents(plan: ProtectionPlan, options: ProtectOptions) -> dict[str, str]:
@@ -168,27 +163,6 @@ def _contents(plan: ProtectionPlan, options: ProtectOptions) -> dict[str, str]:
     return contents | (
         {"surrogate": file_digest(Path(options.surrogate))} if options.surrogate.endswith(SURROGATE_SUFFIX) else {}
     )
-
-
-def find_labels(inventory: Inventory, options: ProtectOptions) -> LabelAssignment:
-    """Find the labels that a method needs, as the options say.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if options.task == "segmentation":
-        return segmentations_in(inventory) if options.labels is None else label_maps(options.labels, inventory)
-    if options.labels_from_folders:
-        return labels_from_folders(inventory)
-    if options.labels is None:
-        raise UsageError(
-            f"method {options.method!r} needs labels; give --labels FILE, --labels-from-folders, or --method random"
-        )
-    if options.labels.is_dir():
-        raise UsageError(
-            f"{options.labels} is a folder; a table is needed for classification, or give --task segmentation"
-        )
-    return labels_from_table(options.labels, inventory, options.label_column)
 
 
 class ProtectionRun:
@@ -233,9 +207,8 @@ class ProtectionRun:
                     self.source, self.options, self.work_dir / "input", show_progress=self.show_progress
                 )
                 check_space(self._needs(inventory, plan))
+                plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
                 text = _frozen(self.work_dir / "plan.json", plan, self.options.resume)
-                if not is_searched(self.options, self.work_dir):
-                    self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
             self.labels = _labels_found(labels, inventory, plan, self._working)
             for line in describe_labels(self.labels) if self.labels is not None else ():
                 logger.info(line)
@@ -258,7 +231,7 @@ class ProtectionRun:
             )
             check_space(self._needs(inventory, plan))
             _frozen(self.work_dir / "plan.json", plan, self.options.resume)
-            working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
+            plan, working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
             result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
             _add_what_is_left(result, inventory)

@@ -13,7 +13,8 @@ from torch import nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
+from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.minmin_settings import MinMinSettings
 from tests.builders import cube_set, disk_set, working_sample
 
 

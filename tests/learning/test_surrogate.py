@@ -24,7 +24,8 @@ from monai_salm.learning.surrogate import (
     surrogate_bytes,
 )
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
-from monai_salm.methods.minmin import MinMinSettings, frozen_optimizer
+from monai_salm.methods.error_minimizing import frozen_optimizer
+from monai_salm.methods.minmin_settings import MinMinSettings
 from tests.builders import working_sample
 
 CARDS: dict[str, dict[str, Any]] = {

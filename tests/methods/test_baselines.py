@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,16 +22,23 @@ from monai_salm.learning.tasks import ClassificationTask, LearningTask, Segmenta
 from monai_salm.methods import generators
 from monai_salm.methods import pil as pil_module
 from monai_salm.methods import tap as tap_module
-from monai_salm.methods.base import BaselineMaker, BaselineRun, train_clean
-from monai_salm.methods.generators import umed_noise, voxshield_noise
-from monai_salm.methods.lsp import lsp_noise
+from monai_salm.methods import umed as umed_module
+from monai_salm.methods import voxshield as voxshield_module
+from monai_salm.methods.base import MethodRun, train_clean
+from monai_salm.methods.base import Noise as MadeNoise
+from monai_salm.methods.lsp import LinearlySeparable
 from monai_salm.methods.minmin import renew
-from monai_salm.methods.pil import pil_noise
-from monai_salm.methods.tap import tap_noise
+from monai_salm.methods.pil import Linearized
+from monai_salm.methods.tap import Targeted
+from monai_salm.methods.umed import ContourTexture
+from monai_salm.methods.voxshield import SpectrallyIncoherent
 from tests.builders import cube_set, disk_set, working_sample
 
 Noise = dict[str, NDArray[np.int16]]
 CPU = torch.device("cpu")
+BaselineMaker = Callable[[WorkingSet, LearningTask, MethodRun], MadeNoise]
+tap_noise, lsp_noise, pil_noise = Targeted().noise, LinearlySeparable().noise, Linearized().noise
+umed_noise, voxshield_noise = ContourTexture().noise, SpectrallyIncoherent().noise
 CLASSIFIERS: dict[str, BaselineMaker] = {"tap": tap_noise, "lsp": lsp_noise, "pil": pil_noise}
 GENERATORS: dict[str, BaselineMaker] = {"umed": umed_noise, "voxshield": voxshield_noise}
 
@@ -42,17 +50,17 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EPOCHS", 1)
         monkeypatch.setattr(module, "LEAST_STEPS", 2)
     monkeypatch.setattr(generators, "LEAST_STEPS", 2)
-    monkeypatch.setattr(generators, "SURROGATE_STEPS", 1)
+    monkeypatch.setattr(voxshield_module, "SURROGATE_STEPS", 1)
 
 
-def _run(name: str, dims: int, outputs: int = 2, **changes: Any) -> BaselineRun:
+def _run(name: str, dims: int, outputs: int = 2, **changes: Any) -> MethodRun:
     def build() -> nn.Module:
         with torch.random.fork_rng():
             network = build_network(name, spatial_dims=dims, outputs=outputs)
         renew(network, 0)
         return network
 
-    return BaselineRun(**({"seed": 0, "device": CPU, "rounds": 3, "build_surrogate": build, "batch_size": 8} | changes))
+    return MethodRun(**({"seed": 0, "device": CPU, "rounds": 3, "build_surrogate": build, "batch_size": 8} | changes))
 
 
 def _check_bounds(samples: WorkingSet, noise: Noise) -> None:
@@ -110,7 +118,7 @@ def test_bounds_of_generators_and_their_gate(name: str) -> None:
     noise = dict(GENERATORS[name](samples, SegmentationTask(2), _run("small-unet", 3)))
     _check_bounds(samples, noise)
     for sample in samples.samples:
-        boundary, inside = generators.boundary_and_interior(torch.from_numpy(np.asarray(sample.target))[None, None])
+        boundary, inside = umed_module.boundary_and_interior(torch.from_numpy(np.asarray(sample.target))[None, None])
         gate = (torch.from_numpy(np.asarray(sample.target)) > 0) if name == "voxshield" else (boundary | inside)[0, 0]
         assert not noise[sample.sample_id][~gate.numpy()].any()
 
@@ -341,8 +349,8 @@ def test_generators_lower_the_loss_of_their_surrogate(
     name: str, shape: tuple[int, ...], contrast: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a surrogate that never learns and takes bright cells for the structure, or dark ones."""
-    monkeypatch.setattr(generators, "SURROGATE_STEPS", 0)
-    monkeypatch.setattr(generators, "SURROGATE_TURN", 1000)
+    monkeypatch.setattr(voxshield_module, "SURROGATE_STEPS", 0)
+    monkeypatch.setattr(umed_module, "SURROGATE_TURN", 1000)
     surrogate = nn.Conv2d(1, 2, 1) if len(shape) == 2 else nn.Conv3d(1, 2, 1)
     with torch.no_grad():
         surrogate.weight.flatten().copy_(torch.tensor([0.0, contrast]))
@@ -359,7 +367,7 @@ def test_contours_of_several_structures() -> None:
     labels = torch.zeros(1, 1, 24, 24, dtype=torch.int64)
     labels[..., 4:20, :12] = 1
     labels[..., 4:20, 12:] = 2
-    boundary, inside = generators.boundary_and_interior(labels)
+    boundary, inside = umed_module.boundary_and_interior(labels)
     assert not boundary[0, 0, 12, 2]
     assert inside[0, 0, 12, 2]
     assert boundary[0, 0, 12, 10:14].all()  # between two structures
@@ -371,13 +379,13 @@ def test_contours_of_several_structures() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 5, 6), (1, 1, 4, 5, 6)])
 def test_binary_patterns(shape: tuple[int, ...]) -> None:
     flat = torch.full(shape, 0.5)
-    assert (generators.local_binary_pattern(flat) == 1).all()
+    assert (umed_module.local_binary_pattern(flat) == 1).all()
     middle = (0, 0, *(2 for _ in shape[2:]))
     flat[middle] = 0.6
-    pattern, neighbors = generators.local_binary_pattern(flat), 3 ** len(shape[2:]) - 1
+    pattern, neighbors = umed_module.local_binary_pattern(flat), 3 ** len(shape[2:]) - 1
     assert pattern[middle] == 0
     flat[middle] = 0.4
-    pattern = generators.local_binary_pattern(flat)
+    pattern = umed_module.local_binary_pattern(flat)
     assert pattern[middle] == 1
     assert pattern[(*middle[:-1], 3)] == pytest.approx(1 - 1 / neighbors)
 
@@ -392,10 +400,10 @@ def test_central_difference(dims: int) -> None:
     convolve = functional.conv2d if dims == 2 else functional.conv3d
     sums = weight.sum(dim=tuple(range(2, dims + 2))).reshape(1, 4, *(1,) * dims)
     wanted = convolve(images, weight, padding=1) - 0.5 * images * sums
-    assert torch.allclose(convolve(images, generators._CentralDifference()(weight), padding=1), wanted, atol=1e-5)
+    assert torch.allclose(convolve(images, umed_module._CentralDifference()(weight), padding=1), wanted, atol=1e-5)
     contour, texture = (
         network.state_dict()
-        for network in (generators.ContourTextureNoise(dims).contour, generators.ContourTextureNoise(dims).texture)
+        for network in (umed_module.ContourTextureNoise(dims).contour, umed_module.ContourTextureNoise(dims).texture)
     )
     assert any("parametrizations" in name for name in contour)
     assert not any("parametrizations" in name for name in texture)
@@ -403,14 +411,14 @@ def test_central_difference(dims: int) -> None:
 
 def test_incoherence_of_slices() -> None:
     stripes = torch.zeros(1, 1, 8, 8, 6)
-    assert generators.slice_incoherence(stripes, 2) < 1e-5
+    assert voxshield_module.slice_incoherence(stripes, 2) < 1e-5
     stripes[:, :, ::2] = 1.0
-    assert generators.slice_incoherence(stripes, 2) < 1e-5  # the same in each slice
+    assert voxshield_module.slice_incoherence(stripes, 2) < 1e-5  # the same in each slice
     stripes[..., ::2] = 0.5  # flat in every second slice
-    apart = float(generators.slice_incoherence(stripes, 2))
+    apart = float(voxshield_module.slice_incoherence(stripes, 2))
     assert 0.4 < apart < 1.5
     large = stripes.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert float(generators.slice_incoherence(large, 2)) == pytest.approx(apart, rel=0.02)
+    assert float(voxshield_module.slice_incoherence(large, 2)) == pytest.approx(apart, rel=0.02)
     stripes.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(generators.slice_incoherence(stripes, 2), stripes)
+    (gradient,) = torch.autograd.grad(voxshield_module.slice_incoherence(stripes, 2), stripes)
     assert gradient.isfinite().all()

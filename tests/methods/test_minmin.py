@@ -19,7 +19,9 @@ from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.learning.networks import build_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.methods.minmin import MASK_RULES, MinMinOptimizer, MinMinSettings, SearchState, renew
+from monai_salm.methods.minmin import MinMinOptimizer, renew
+from monai_salm.methods.minmin_settings import MASK_RULES, MinMinSettings
+from monai_salm.methods.search_state import SearchState
 from monai_salm.methods.sparsity import box_blur, local_contrast
 from monai_salm.methods.textures import class_directions, class_textures
 from tests.builders import cube_set, disk_set, working_sample
@@ -381,9 +383,7 @@ def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: Lea
     noise = dict(optimizer.run(samples))
     batch = samples.batch(range(len(samples)), torch.device("cpu"))
     assert batch.target is not None
-    protected = batch.images + samples.pad(
-        [noise[name] for name in samples.ids]
-    ) * batch.share * batch.step_model
+    protected = batch.images + samples.pad([noise[name] for name in samples.ids]) * batch.share * batch.step_model
     with torch.no_grad():
         clean_loss, loss = (
             float(task.loss(network.eval()(images), batch.target).mean()) for images in (batch.images, protected)

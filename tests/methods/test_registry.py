@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ from monai_salm.anatomy import border_values, find_window
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.surrogate import load_surrogate
-from monai_salm.methods import generators, pil, tap
-from monai_salm.methods.base import Baseline
-from monai_salm.methods.minmin import MinMinSettings
-from monai_salm.methods.registry import METHODS, check_method, find_method
+from monai_salm.methods import error_minimizing, generators, pil, tap
+from monai_salm.methods.base import MethodRun
+from monai_salm.methods.error_minimizing import ErrorMinimizing
+from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.names import METHOD_KINDS, check_method
+from monai_salm.methods.registry import METHODS, find_method
 from monai_salm.methods.textures import class_waves
-from monai_salm.pipeline import protect, search, verify
+from monai_salm.pipeline import protect, verify
 from monai_salm.transforms import SALMProtect
 from tests.exports import body, mr_export, mr_labels, nifti_export, small, tree
 
 SEGMENTING = {"umed", "voxshield"}
-CLASSIFYING = {"tap", "lsp", "pil"}
+NO_NETWORK = {"lsp", "textures"}
+CLASSIFYING = {"tap", "lsp", "pil", "textures"}
 
 
 @pytest.fixture
@@ -48,8 +52,8 @@ def test_classification(tmp_path: Path, method: str) -> None:
     assert result.to_json()["counts"] == {"protected": 4, "copied": 0, "refused": 0, "failed": 0}
     assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
     record = json.loads((tmp_path / "out.work" / "search.json").read_text())
-    assert record["rounds"] == result.to_json()["rounds"] == (0 if method == "lsp" else 2)
-    assert (record["passes"] > 0) == (method != "lsp")
+    assert record["rounds"] == result.to_json()["rounds"] == (0 if method in NO_NETWORK else 2)
+    assert (record["passes"] > 0) == (method not in NO_NETWORK)
     assert record["passes"] == result.to_json()["passes_per_sample"]
     if method in CLASSIFYING:
         protect(tmp_path / "in", tmp_path / "again", options)
@@ -118,7 +122,7 @@ def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypa
     for number, (found, surrogate, kept) in enumerate(
         [((1, None), "small-cnn", [1, None]), ((0, 1), first, [1, None]), ((0, 1), "small-cnn", [0, 1])]
     ):
-        monkeypatch.setattr(search, "class_directions", lambda *_, found=found, **__: found)
+        monkeypatch.setattr(error_minimizing, "class_directions", lambda *_, found=found, **__: found)
         protect(tmp_path / "in", tmp_path / f"{number}", small(labels=labels, surrogate=surrogate))
         assert (
             load_surrogate(tmp_path / f"{number}.work" / "surrogate.safetensors")[1].search["class_directions"] == kept
@@ -126,25 +130,22 @@ def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypa
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
-    slices, maps = (
-        find_method("salm", task, perturbed_fraction=0.3, rounds=None, seed=5)
-        for task in ("classification", "segmentation")
-    )
-    assert isinstance(slices.search, MinMinSettings)
-    assert isinstance(maps.search, MinMinSettings)
-    assert slices.search.texture_period >= 2
-    assert slices.search.mask_blur > 1
-    assert maps.search == MinMinSettings(perturbed_fraction=0.3, seed=5), "error-minimizing noise from none"
+    slices, maps = (find_method("salm", task) for task in ("classification", "segmentation"))
+    assert isinstance(slices, ErrorMinimizing)
+    assert isinstance(maps, ErrorMinimizing)
+    assert slices.settings.texture_period >= 2
+    assert slices.settings.mask_blur > 1
+    assert maps.settings == MinMinSettings(), "error-minimizing noise from none"
     assert maps.augmentation == ConsumerAugmentation()
-    fewer = find_method("salm", "segmentation", perturbed_fraction=0.3, rounds=2, seed=5).search
-    assert isinstance(fewer, MinMinSettings)
-    assert fewer.max_rounds == 2
-    for name in set(METHODS) - {"salm"}:
-        chosen = [
-            find_method(name, task, perturbed_fraction=0.3, rounds=None, seed=5)
-            for task in ("classification", "segmentation")
-        ]
-        assert METHODS[name].segmentation is not None or chosen[0] == chosen[1]
+    for name in set(METHODS) - {"salm", "random-mask"}:
+        assert len(set(map(id, METHODS[name].values()))) == 1, "others are the same for both tasks"
+
+
+def test_names_tell_what_the_methods_are_for() -> None:
+    assert list(METHOD_KINDS) == list(METHODS)
+    assert all(tuple(methods) == METHOD_KINDS[name].tasks for name, methods in METHODS.items())
+    assert [name for name, kind in METHOD_KINDS.items() if not kind.needs_labels] == ["random"]
+    assert {method.takes_surrogate for method in METHODS["salm"].values()} == {True}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -199,17 +200,17 @@ def test_surrogate_of_a_finished_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_choices_of_the_user() -> None:
-    tap = find_method("tap", perturbed_fraction=0.4, rounds=7, seed=3).search
-    assert isinstance(tap, Baseline)
-    assert tap.rounds == 7
-    control = find_method("random-mask", perturbed_fraction=0.1, rounds=None, seed=3).search
-    salm = find_method("salm", perturbed_fraction=0.1, rounds=None, seed=3).search
-    assert isinstance(control, MinMinSettings)
-    assert isinstance(salm, MinMinSettings)
-    assert control.mask_rule == "random"
-    assert {**control.to_json(), "mask_rule": salm.mask_rule} == salm.to_json(), "the control differs in its mask alone"
-    assert METHODS["random-mask"].augmentation == METHODS["salm"].augmentation
-    with pytest.raises(UsageError, match="rounds 0 must be at least 1"):
-        find_method("tap", perturbed_fraction=0.4, rounds=0, seed=0)
+    control, salm = find_method("random-mask"), find_method("salm")
+    assert isinstance(control, ErrorMinimizing)
+    assert isinstance(salm, ErrorMinimizing)
+    assert control.settings.mask_rule == "random"
+    assert replace(control.settings, mask_rule=salm.settings.mask_rule) == salm.settings, "it differs in its mask alone"
+    assert control.augmentation == salm.augmentation
+    run = MethodRun(seed=3, device=torch.device("cpu"), build_surrogate=torch.nn.Module)
+    assert find_method("tap").rounds_of(run) == 60
+    assert find_method("tap").rounds_of(replace(run, rounds=7)) == 7
+    for name in ("tap", "salm"):
+        with pytest.raises(UsageError, match="rounds 0 must be at least 1"):
+            find_method(name).check(perturbed_fraction=0.4, rounds=0)
     with pytest.raises(UsageError, match="method 'magic' is unknown; give one of salm, random-mask"):
-        find_method("magic", perturbed_fraction=0.4, rounds=None, seed=0)
+        find_method("magic")

@@ -141,7 +141,7 @@ def test_what_is_no_label_is_counted_and_told(tmp_path: Path, inventory: Invento
 def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory) -> None:
     content = "path,edema,mass\nsub dir/im0.dcm,0,1\nsub dir/im1.dcm,1,NA\nsub dir/im2.dcm,True,0.0\n"
     labels = _read(tmp_path, content, inventory)
-    assert labels.targets == {"sub dir/im0.dcm": [0.0, 1.0], "sub dir/im2.dcm": [1.0, 0.0]}
+    assert labels.targets == {"sub dir/im0.dcm": (0.0, 1.0), "sub dir/im2.dcm": (1.0, 0.0)}
     assert labels.blank == ["sub dir/im1.dcm (no value in column 'mass', line 3 ('NA'))"]
     assert labels.to_json(inventory)["classes"] == {"edema": 1, "mass": 1}
 

@@ -12,6 +12,7 @@ import pytest
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Segmentation
 from monai_salm.pipeline import Inventory, ProtectOptions, labels, scan
+from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import (
     LabelAssignment,
     describe_labels,
@@ -21,7 +22,6 @@ from monai_salm.pipeline.labels import (
     segmentations_in,
 )
 from monai_salm.pipeline.plan import BudgetOptions, build_plan
-from monai_salm.pipeline.protect import find_labels
 from tests.exports import (
     ROOT_UID,
     block,
@@ -89,7 +89,7 @@ def test_findings(tmp_path: Path, inventory: Inventory) -> None:
     labels = labels_from_table(table, inventory)
     assert labels.multi_label
     assert labels.classes == ["edema", "mass"]
-    assert labels.targets == {"case0/image.dcm": [0.0, 1.0], "case1/image.dcm": [1.0, 0.0]}
+    assert labels.targets == {"case0/image.dcm": (0.0, 1.0), "case1/image.dcm": (1.0, 0.0)}
 
 
 @pytest.mark.parametrize(

@@ -247,4 +247,4 @@ def test_input_without_a_picture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none of its 1 labels in column 'path' belongs to a picture"):
         prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))
     _, plan, _ = prepare(tmp_path / "in", drawn())
-    assert (list(plan.documents), plan.samples, plan.refused) == (["notes.txt"], [], {})
+    assert (list(plan.documents), plan.samples, plan.refused) == (["notes.txt"], (), {})

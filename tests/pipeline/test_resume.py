@@ -72,8 +72,8 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
-        ("monai_salm.pipeline.search", "save_search", 1),
-        ("monai_salm.pipeline.search", "save_search", 3),
+        ("monai_salm.pipeline.checkpoint", "write_atomically", 1),
+        ("monai_salm.pipeline.checkpoint", "write_atomically", 3),
         ("monai_salm.pipeline.search", "noise_record", 2),
         ("monai_salm.pipeline.search", "surrogate_bytes", 1),
         ("monai_salm.pipeline.output", "write_sample", 1),
@@ -103,7 +103,7 @@ def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeyp
         _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
         with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
-    _stop_after(monkeypatch, "monai_salm.pipeline.search", "build_optimizer", 1, inside=True)
+    _stop_after(monkeypatch, "monai_salm.pipeline.search", "method_of", 1, inside=True)
     protect(finished / "in", tmp_path / "out", _options(finished, resume=True))
     assert tree(tmp_path / "out") == tree(finished / "out")
 

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
-from monai_salm.methods.minmin import MinMinOptimizer, MinMinSettings
+from monai_salm.methods.base import TrainedSurrogate
+from monai_salm.methods.estimate import search_seconds
+from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.pipeline import protect
-from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_learned
-from monai_salm.pipeline.search import seeded_network
+from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from tests.exports import mr_export, mr_labels, small
 
 
@@ -78,6 +82,13 @@ def test_search_says_how_long_before_it_starts_and_what_was_learned(
     assert again.search == result.search
 
 
+def _surrogate(errors: tuple[float, ...], wanted: float, *, frozen: bool = False) -> TrainedSurrogate:
+    return TrainedSurrogate(
+        network=torch.nn.Identity(), search={}, augmentation=NO_AUGMENTATION, rounds=len(errors), wanted_error=wanted,
+        errors=errors, frozen=frozen,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
@@ -88,9 +99,9 @@ def test_search_says_how_long_before_it_starts_and_what_was_learned(
     ],
 )
 def test_what_was_learned_is_said(errors: tuple[float, ...], words: str) -> None:
-    assert words in what_was_learned(errors, 0.01, 0.5)
-    assert "make the surrogate anew" in what_was_learned((0.5,), 0.01, 0.5, frozen=True)
-    assert "doubtful" in what_was_learned((0.1,), 0.0, 0.12), "as good as a guess where one class is common"
+    assert words in what_was_learned(_surrogate(errors, 0.01), 0.5)
+    assert "make the surrogate anew" in what_was_learned(_surrogate((0.5,), 0.01, frozen=True), 0.5)
+    assert "doubtful" in what_was_learned(_surrogate((0.1,), 0.0), 0.12), "as good as a guess where one class is common"
 
 
 def test_guess_is_the_commonest_class() -> None:

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From planned files to samples on their working grids, and to the set of them that one network can see.
+
+Loading changes no plan: it gives the samples, why others cannot be used, and the classes that label maps hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.anatomy import CT_BODY_HU
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import SourceImage, read_source
+from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_steps
+from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
+from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.label_values import label_map_values, native_shape, working_label_map
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
+from monai_salm.progress import track
+from monai_salm.working_grid import working_shape
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A planned sample that cannot be used, and why."""
+
+    plan: SamplePlan
+    reason: str
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reason for each of its files, by path."""
+        return dict.fromkeys((file.path for file in self.plan.files), self.reason)
+
+
+@dataclass(frozen=True)
+class LoadedSamples:
+    """What loading the samples of a plan gave.
+
+    Args:
+        samples: on their working grids, in the order of the plan.
+        refused: path of a file that cannot be used after all -> reason.
+        classes: values of the label maps, in order; empty where the targets are none.
+    """
+
+    samples: list[WorkingSample]
+    refused: Mapping[str, str]
+    classes: tuple[str, ...] = ()
+
+    def complete(self, plan: ProtectionPlan) -> ProtectionPlan:
+        """Give the plan of what can be used: without what loading refused, with the classes that it found."""
+        return plan.without(self.refused, self.classes)
+
+
+@dataclass(frozen=True)
+class LoadedSet:
+    """The samples of a plan that one network can see, in batches that it can see, and the plan of them."""
+
+    working: WorkingSet
+    plan: ProtectionPlan
+
+
+def read_samples(
+    inventory: Inventory,
+    samples: Sequence[SamplePlan],
+    size: int,
+    label_values: Sequence[int] = (),
+    *,
+    show_progress: bool = False,
+) -> Iterator[WorkingSample | Unusable]:
+    """Read planned samples onto the working grid, one by one.
+
+    Args:
+        inventory: of the input.
+        samples: what to read.
+        size: longest axis of the working grid.
+        label_values: values of the label maps in the order of their classes; empty for other targets.
+        show_progress: a progress bar on standard error.
+    """
+    classes = {value: number for number, value in enumerate(label_values)}
+    for sample in track(samples, "loading", "samples", total=len(samples), show_progress=show_progress):
+        try:
+            yield working_sample(inventory, sample, size, classes)
+        except RefusedError as refusal:
+            yield Unusable(sample, str(refusal))
+
+
+def load_samples(
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    size: int,
+    label_values: Sequence[int] = (),
+    *,
+    show_progress: bool = False,
+) -> LoadedSamples:
+    """Read all samples of a plan; arguments as :func:`read_samples`."""
+    samples: list[WorkingSample] = []
+    refused: dict[str, str] = {}
+    for found in read_samples(inventory, plan.samples, size, label_values, show_progress=show_progress):
+        if isinstance(found, Unusable):
+            refused |= found.refused
+        else:
+            samples.append(found)
+    return LoadedSamples(samples, refused, tuple(str(value) for value in label_values))
+
+
+def load_set(
+    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+) -> LoadedSet:
+    """Read all samples of a plan that one network can see, in batches that it can see.
+
+    Args:
+        inventory, plan: of the input.
+        options: of the run.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        UsageError: nothing is left, or the samples do not fit the frozen surrogate.
+    """
+    maps = any(isinstance(sample.target, str) for sample in plan.samples)
+    known = [int(value) for value in plan.classes] if maps else []  # of a plan that was complete before
+    label_values = known or label_map_values(inventory, plan.samples)
+    loaded = load_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)
+    complete = loaded.complete(plan)
+    kept, others = _of_one_kind(loaded.samples, complete)
+    complete = complete.without(others)
+    working = WorkingSet(kept)
+    name = options.surrogate or DEFAULT_NETWORKS[options.task]
+    if name.endswith(SURROGATE_SUFFIX):
+        return LoadedSet(further_samples(working, complete, name, load_surrogate(name)[1]), complete)
+    step = size_multiple(name)
+    if step != PAD_MULTIPLE:  # who asks for more than pooling does has a place for each cell: batches of one shape
+        working = WorkingSet(working.samples, tuple(-(-length // step) * step for length in working.padded_shape))
+    return LoadedSet(working, complete)
+
+
+def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> tuple[list[WorkingSample], dict[str, str]]:
+    """Keep slices or volumes, whichever are more: one network cannot see both. Gives them, and the files of the others
+    with the reason.
+    """
+    volumes = {sample.sample_id for sample in samples if sample.image_model.ndim == 3}
+    if not 0 < len(volumes) < len(samples):
+        return samples, {}
+    keep_volumes = len(volumes) * 2 >= len(samples)
+    kept = [sample for sample in samples if (sample.sample_id in volumes) == keep_volumes]
+    names = {sample.sample_id for sample in kept}
+    kind = "a single slice among volumes" if keep_volumes else "a volume among single slices"
+    reason = f"{kind}, which one search cannot see both; protect it in a run of its own"
+    return kept, {
+        file.path: reason for sample in plan.samples if sample.sample_id not in names for file in sample.files
+    }
+
+
+def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: SurrogateCard) -> WorkingSet:
+    """Give samples the classes of the frozen surrogate that protects them, which may know more than occur here.
+
+    Raises:
+        UsageError: it does not know them.
+    """
+    known = set(plan.classes) <= set(card.classes) and not plan.multi_label
+    if working.spatial_dims != card.spatial_dims or not (known or list(plan.classes) == card.classes):
+        raise UsageError(
+            f"{path}: it was trained on {card.spatial_dims}D samples of the classes {card.classes}, these are "
+            f"{working.spatial_dims}D of {list(plan.classes)}; "
+            "give the surrogate of a run over samples of this kind, or a network's name"
+        )
+    samples = working.samples
+    if list(plan.classes) != card.classes:
+        places = np.array([card.classes.index(name) for name in plan.classes])
+        changed = [places[sample.target] for sample in samples]
+        samples = [
+            replace(sample, target=int(target) if isinstance(sample.target, int) else target.astype(np.uint8))
+            for sample, target in zip(samples, changed, strict=True)
+        ]
+    return frozen_set(samples, card)
+
+
+def task_of(working: WorkingSet, plan: ProtectionPlan, task: str) -> LearningTask:
+    """Make the learning task of some samples."""
+    if task == "segmentation":
+        if len(plan.classes) < 2:
+            raise UsageError(
+                f"the label maps hold {len(plan.classes)} value(s); segmentation needs background and one "
+                "structure at least"
+            )
+        return SegmentationTask(len(plan.classes))
+    return ClassificationTask.balanced(working.targets())
+
+
+def working_sample(
+    inventory: Inventory,
+    sample: SamplePlan,
+    size: int,
+    label_values: Mapping[int, int] | None = None,
+) -> WorkingSample:
+    """Read the files of a sample onto its working grid; slices of a series one by one.
+
+    Args:
+        inventory: of the input.
+        sample: what to read.
+        size: longest axis of the working grid.
+        label_values: value in a label map -> class; None leaves them as they are.
+
+    Raises:
+        RefusedError: nothing in the sample can carry noise, or its label map does not fit.
+    """
+    native = native_shape(sample, inventory)
+    shape = working_shape(native, size)
+    canvases = [file.canvas for file in sample.files]
+    sources = (read_source(inventory.absolute(file.path)).stored for file in sample.files)
+    if len(sample.files) > 1:
+        maps = WorkingMaps.of_slices(zip(sources, canvases, strict=True), native, shape)
+    else:
+        maps = WorkingMaps.of_file(next(sources), canvases[0], shape)
+    if not maps.carrier_voxels.any():
+        raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
+    levels, step_model = common_steps(canvases)
+    target: int | NDArray[np.float32] | NDArray[np.uint8] | None
+    if isinstance(sample.target, str):
+        target = working_label_map(inventory, sample, sample.target, shape, label_values)
+    elif isinstance(sample.target, tuple):
+        target = np.array(sample.target, dtype=np.float32)
+    else:
+        target = sample.target
+    return WorkingSample(
+        sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
+        spacing=_cell_spacing(canvases[0].spacing, native, shape), **vars(maps),
+    )  # fmt: skip
+
+
+def bare_slices(inventory: Inventory, sample: SamplePlan) -> dict[str, str]:
+    """Name the slices of a volume in which nothing can carry noise, though others of it can, each with the reason."""
+    found: dict[str, str] = {}
+    if len(sample.files) < 2:
+        return found
+    for file, (source, inside) in zip(sample.files, _anatomies(inventory, sample), strict=True):
+        if not file.canvas.carriers(source.stored, inside).any():
+            found[file.path] = (
+                f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of "
+                "its series can"
+            )
+    return found
+
+
+def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxels: int) -> str:
+    """Say why no voxel of a sample can carry noise, with what helps: another window where that would
+    see the anatomy.
+    """
+    leave = "leave it out, or give --copy-unprotected, which copies it as it is"
+    canvas = sample.files[0].canvas
+    if not anatomy_voxels:
+        said = inventory.pictures[sample.files[0].path].modality
+        lack = (
+            f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is"
+            if canvas.modality == "CT"
+            else "nothing in it differs from its background"
+        )
+        other = "" if said or canvas.modality != "CT" else "give another --modality if it is no CT, "
+        return f"no anatomy was found: {lack}, and no --window changes that; {other}{leave}"
+    inside = [(source, inside) for source, inside in _anatomies(inventory, sample) if inside.any()]
+    values = [source.real[mask] for source, mask in inside]
+    low, high = (
+        float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values]))
+        for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
+    )
+    window = canvas.budgets[0].window
+    wider = replace(
+        canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets)
+    )
+    if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
+        return (
+            f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "
+            "intensity window "
+            f"{window.low:g} to {window.high:g}, so nothing can carry noise; give a --window that holds them, "
+            f"such as --window={low:.6g},{high:.6g}"
+        )
+    return (
+        f"its {anatomy_voxels} anatomy voxels are all saturated or padding, at {low:.6g} to {high:.6g}, so nothing "
+        f"can carry noise; {leave}"
+    )
+
+
+def _anatomies(inventory: Inventory, sample: SamplePlan) -> Iterator[tuple[SourceImage, NDArray[np.bool_]]]:
+    for file in sample.files:
+        source = read_source(inventory.absolute(file.path))
+        yield source, file.canvas.anatomy(source.stored)
+
+
+def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:
+    """Give the millimeters between working cells; empty where the file does not say them for every axis."""
+    if len(spacing) != len(native):
+        return ()
+    return tuple(millimeters * n / m for millimeters, n, m in zip(spacing, native, shape, strict=True))
