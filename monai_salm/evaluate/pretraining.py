@@ -6,16 +6,18 @@ have done.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, islice, repeat
+from itertools import chain, count
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_salm.learning.chance import SampleChance, own_randomness
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import head_layers, logits_of
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
-from monai_salm.learning.training import Descent, own_randomness, shuffled, train
+from monai_salm.learning.training import Descent, drawn_batches, train
 
 PRETRAINING_STEPS = 400
 """Steps after which a victim counts as pretrained."""
@@ -43,68 +45,67 @@ def pretrain(
         device: where to compute.
         steps: optimizer steps.
     """
-    generator = torch.Generator().manual_seed(seed)
     network.to(device)
+    resident, chance = ResidentSet(images, device), SampleChance(images, seed, device)
     frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
     network.requires_grad_(True)
+    batches = drawn_batches(
+        resident, chance, 32 if images.spatial_dims == 2 else 4, round_number=0, most=steps, keep_single=False, views=2
+    )
     with own_randomness(seed, device):
         pretext = _contrast if isinstance(next(iter(head_layers(network).values())), nn.Linear) else _restore
-        pretext(network, images, generator, device, steps)
+        pretext(network, batches, chance, steps)
     for parameter in frozen:
         parameter.requires_grad_(False)
 
 
-def _batches(
-    images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
-) -> Iterator[WorkingBatch]:
-    """Give as many batches as there are steps."""
-    size = 32 if images.spatial_dims == 2 else 4
-    endless = chain.from_iterable(shuffled(len(images), size, generator) for _ in repeat(None))
-    for indices in islice(endless, steps):
-        yield images.batch(indices, device)
+def _views(batch: WorkingBatch) -> list[Tensor]:
+    """Give two views of each image, as the batch's draws have them."""
+    if batch.draws is None:
+        return [batch.images, batch.images]
+    return [VIEWS.apply(batch.images, draws)[0] for draws in batch.draws.chunk(2, dim=1)]
 
 
-def _contrast(
-    network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
-) -> None:
+def _contrast(network: nn.Module, batches: Iterator[WorkingBatch], chance: SampleChance, steps: int) -> None:
     """Pull the features of two views of one image together and push those of different images apart."""
     heads = head_layers(network)
     *others, first = heads  # in the order from the last to the first
     width = int(heads[first].weight.shape[1])  # type: ignore[index]
     for name in others:
         network.set_submodule(name, nn.Identity())
-    network.set_submodule(first, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 64)).to(device))
+    projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 64))
+    network.set_submodule(first, projection.to(chance.device))
     network.train()
 
     def loss(batch: WorkingBatch) -> Tensor:
-        views = torch.cat([VIEWS(batch.images, generator)[0], VIEWS(batch.images, generator)[0]])
+        views = torch.cat(_views(batch))
         projected = functional.normalize(logits_of(network, views), dim=1)
         likeness = (projected @ projected.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-        partner = torch.arange(len(views), device=device).roll(len(batch.images))
+        partner = torch.arange(len(views), device=views.device).roll(len(batch.images))
         return functional.cross_entropy(likeness, partner)
 
-    train(_batches(images, generator, device, steps), loss, Descent(network, steps))
+    train(batches, loss, Descent(network, steps))
     for name, layer in heads.items():
         network.set_submodule(name, layer)
 
 
-def _restore(
-    network: nn.Module, images: WorkingSet, generator: torch.Generator, device: torch.device, steps: int
-) -> None:
+def _restore(network: nn.Module, batches: Iterator[WorkingBatch], chance: SampleChance, steps: int) -> None:
     """Restore images from what noise and holes leave of them, by one more layer behind the head."""
     heads = head_layers(network)
     before = {name: {key: value.clone() for key, value in layer.state_dict().items()} for name, layer in heads.items()}
-    outputs = logits_of(network.eval(), images.batch([0], device).images).shape[1]
-    last = (nn.Conv2d if images.spatial_dims == 2 else nn.Conv3d)(outputs, 1, 1).to(device)
+    batch = next(batches)
+    outputs, dims = logits_of(network.eval(), batch.images[:1]).shape[1], batch.images.ndim - 2
+    last = (nn.Conv2d if dims == 2 else nn.Conv3d)(outputs, 1, 1).to(chance.device)
     whole = nn.Sequential(network, last).train()
+    numbers = count()
 
     def loss(batch: WorkingBatch) -> Tensor:
-        clean, _ = VIEWS(batch.images, generator)
-        coarse = torch.rand(len(clean), 1, *(-(-length // 4) for length in clean.shape[2:]), generator=generator)
-        kept = functional.interpolate((coarse > 0.3).float(), clean.shape[2:]).to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device) * 0.1
+        clean, number = _views(batch)[0], next(numbers)
+        coarse = chance.fresh(batch.place, number, "holes", (1, *(-(-length // 4) for length in clean.shape[2:])))
+        kept = functional.interpolate((coarse > 0.3).float(), clean.shape[2:])
+        noise = chance.fresh(batch.place, number, "noise", clean.shape[1:], normal=True) * 0.1
         return functional.mse_loss(last(logits_of(network, clean * kept + noise)), clean)
 
-    train(_batches(images, generator, device, steps), loss, Descent(whole, steps))
+    train(chain([batch], batches), loss, Descent(whole, steps))
     for name, layer in heads.items():
         layer.load_state_dict(before[name])

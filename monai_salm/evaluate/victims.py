@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import NO_COUNTERMEASURE, Countermeasure
+from monai_salm.learning.chance import SampleChance, own_randomness
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import build_network, freeze_backbone, logits_of, set_training
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import Descent, own_randomness, shuffled, supervised, train
+from monai_salm.learning.training import Descent, drawn_batches, supervised, train
 from monai_salm.progress import Progress
 
 PRETRAINED, FROZEN = "+pretrained", "+frozen"
@@ -130,10 +133,16 @@ def train_victim(
     steps = math.ceil(len(train_samples) / recipe.batch_size)
     epochs = recipe.epochs_for(len(train_samples))
     descent = Descent(network, epochs * steps, recipe.learning_rate)
-    objective = supervised(
-        network, task, countermeasure.augmentation or recipe.augmentation, generator,
-        batch_loss=countermeasure.batch_loss,
-    )  # fmt: skip
+    resident, chance = ResidentSet(train_samples, device), SampleChance(train_samples, seed, device)
+    own_loss = countermeasure.batch_loss
+
+    def batch_loss(images: Tensor, target: Tensor) -> Tensor:
+        if own_loss is None:
+            return task.loss(logits_of(network, images), target).mean()
+        return own_loss(partial(logits_of, network), task, images, target, generator)
+
+    augmentation = countermeasure.augmentation or recipe.augmentation
+    objective = supervised(network, task, augmentation, batch_loss=batch_loss)
     curve: list[float] = []
     final: dict[str, float] = {}
     with (
@@ -142,8 +151,8 @@ def train_victim(
     ):
         for epoch in range(1, epochs + 1):
             set_training(network)
-            epoch_order = shuffled(len(train_samples), recipe.batch_size, generator)
-            train((train_samples.batch(indices, device) for indices in epoch_order), objective, descent)
+            batches = drawn_batches(resident, chance, recipe.batch_size, round_number=epoch, keep_single=False)
+            train(batches, objective, descent)
             if epoch == epochs or epoch % recipe.score_every == 0:
                 final = score_network(network, task, test_samples, recipe.batch_size, device, distances=epoch == epochs)
                 curve.append(final[main_score(task)])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an honest training pipeline does to an image before a network sees it, differentiable, on any device.
 
-The optimizer draws from it, so that the noise survives it; victims train with it. Draws come from the caller's
-generator and are made on the CPU, so that the same seed gives the same draws on every device.
+The search puts its samples through it, so that the noise survives it; victims train with it. What is drawn comes from
+the caller, for each sample its own, and is made into flips, shifts and the rest on the device of the images.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ConsumerAugmentation:
         flip: probability of a flip along each spatial axis.
         shift: largest shift along each axis, as a share of its length.
         zoom: largest relative change of size.
-        blur: probability of a 3-wide binomial blur of the whole batch.
-        resample: probability that the whole batch is halved in size and enlarged again.
+        blur: probability of a 3-wide binomial blur.
+        resample: probability that a sample is halved in size and enlarged again.
         window: largest relative change of the intensity window (gain and offset).
         identity: probability that a sample stays as it is, since a consumer may also do nothing.
     """
@@ -40,43 +40,56 @@ class ConsumerAugmentation:
     def __call__(
         self, images: Tensor, generator: torch.Generator, label_map: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Give a changed copy of a batch; gradients flow back to the images.
+        """Give a changed copy of a batch, with numbers that a generator draws; see :meth:`apply`.
 
         Args:
             images: ``(batch, channels, *spatial)`` model values, 2D or 3D.
             generator: on the CPU; the only source of randomness.
             label_map: label maps ``(batch, *spatial)`` that follow the images (nearest neighbor), or None.
         """
-        batch, dims = images.shape[0], images.ndim - 2
-        keep = torch.rand(batch, generator=generator) < self.identity
-        flips = torch.where((torch.rand(batch, dims, generator=generator) < self.flip) & ~keep[:, None], -1.0, 1.0)
+        numbers = torch.rand(len(images), draws_needed(images.ndim - 2), generator=generator)
+        return self.apply(images, numbers.to(images.device), label_map)
+
+    def apply(self, images: Tensor, draws: Tensor, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Give a changed copy of a batch; gradients flow back to the images, and nothing waits for their device.
+
+        Args:
+            images: ``(batch, channels, *spatial)`` model values, 2D or 3D.
+            draws: ``(batch, draws_needed(dims))`` numbers in [0, 1), on the device of the images.
+            label_map: label maps ``(batch, *spatial)`` that follow the images (nearest neighbor), or None.
+        """
+        dims = images.ndim - 2
+        sizes = [1, dims, dims, 1, 1, 1, 1, 1]
+        still, flip, shift, zoom, gain, offset, blur, resample = torch.split(draws, sizes, dim=1)
+        keep = still < self.identity
+        flips = torch.where((flip < self.flip) & ~keep, -1.0, 1.0)
         # Whole voxels: a fraction of one would blur every image, which only some consumers do.
-        lengths = torch.tensor(images.shape[2:], dtype=torch.float32)
-        shifts = ((torch.rand(batch, dims, generator=generator) * 2 - 1) * self.shift * lengths).round()
-        shifts[keep] = 0.0
-        zooms = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.zoom
-        zooms[keep] = 1.0
-        if bool((zooms != 1).any()):
+        lengths = draws.new_tensor(images.shape[2:])
+        shifts = torch.where(keep, 0.0, ((shift * 2 - 1) * self.shift * lengths).round())
+        if self.zoom:
+            zooms = torch.where(keep, 1.0, 1 + (zoom * 2 - 1) * self.zoom)[:, 0]
             images, label_map = _move_and_zoom(images, label_map, flips, shifts / lengths * 2, zooms)
-        elif bool((flips != 1).any()) or bool(shifts.any()):
+        elif self.flip or self.shift:
             images, label_map = _move(images, label_map, flips, shifts)
+        column = (len(images), *[1] * (dims + 1))
         if self.window:
-            gain = 1 + (torch.rand(batch, generator=generator) * 2 - 1) * self.window
-            offset = (torch.rand(batch, generator=generator) * 2 - 1) * self.window / 2
-            gain[keep], offset[keep] = 1.0, 0.0
-            shape = (batch,) + (1,) * (dims + 1)
-            images = (images * gain.to(images.device).reshape(shape) + offset.to(images.device).reshape(shape)).clamp(
-                0, 1
-            )
-        if self.blur and float(torch.rand(1, generator=generator)) < self.blur:
-            images = binomial_blur(images)
-        if self.resample and float(torch.rand(1, generator=generator)) < self.resample:
-            images = halve_and_enlarge(images)
+            gains = torch.where(keep, 1.0, 1 + (gain * 2 - 1) * self.window).reshape(column)
+            offsets = torch.where(keep, 0.0, (offset * 2 - 1) * self.window / 2).reshape(column)
+            images = (images * gains + offsets).clamp(0, 1)
+        if self.blur:
+            images = torch.where((blur < self.blur).reshape(column), binomial_blur(images), images)
+        if self.resample:
+            images = torch.where((resample < self.resample).reshape(column), halve_and_enlarge(images), images)
         return images, label_map
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types; ``ConsumerAugmentation(**record)`` reads them back."""
         return asdict(self)
+
+
+def draws_needed(spatial_dims: int) -> int:
+    """Give how many numbers the augmentation of one sample takes."""
+    return 6 + 2 * spatial_dims
 
 
 def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,10 +99,10 @@ def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tenso
     index = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
     inside = torch.ones(len(images), 1, dtype=torch.bool, device=images.device)
     for axis, length in enumerate(images.shape[2:]):
-        place = torch.arange(length)
+        place = torch.arange(length, device=images.device)
         place = torch.where(flips[:, axis, None] < 0, length - 1 - place, place) + shifts[:, axis, None].long()
-        within = ((place >= 0) & (place < length)).to(images.device)
-        index = (index[:, :, None] * length + place.clamp(0, length - 1).to(images.device)[:, None]).flatten(1)
+        within = (place >= 0) & (place < length)
+        index = (index[:, :, None] * length + place.clamp(0, length - 1)[:, None]).flatten(1)
         inside = (inside[:, :, None] & within[:, None]).flatten(1)
     moved = images.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1)) * inside[:, None]
     if label_map is not None:
@@ -102,12 +115,12 @@ def _move_and_zoom(
 ) -> tuple[Tensor, Tensor | None]:
     """Flip, shift (in half lengths) and zoom by one affine map per sample; what comes from outside is 0."""
     dims = images.ndim - 2
-    theta = torch.zeros(len(images), dims, dims + 1)
+    theta = torch.zeros(len(images), dims, dims + 1, device=images.device)
     for axis in range(dims):
         # torch orders the coordinates of a grid x, y, z: the last axis first
         theta[:, dims - 1 - axis, dims - 1 - axis] = flips[:, axis] * zooms
         theta[:, dims - 1 - axis, dims] = shifts[:, axis]
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False).to(images.dtype)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False).to(images.dtype)
     moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if label_map is not None:
         values = functional.grid_sample(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy import memmap
 from torch import Tensor
 
 from monai_salm.learning.samples import BatchPlace, WorkingBatch, WorkingSet
@@ -182,7 +183,7 @@ def _zeros_on_host(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> lis
     if needed <= MOST_OF_HOST * free_memory():
         return [torch.zeros(shape, dtype=dtype) for shape in shapes]
     with tempfile.TemporaryFile() as file:  # the map keeps it open
-        flat = torch.from_numpy(np.memmap(file, kind, "w+", shape=sum(sizes)))
+        flat = torch.from_numpy(memmap(file, kind, "w+", shape=sum(sizes)))
     return [part.reshape(shape) for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
 
 

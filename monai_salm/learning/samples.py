@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.targets import Target, TargetKind, collate, target_kind
-from monai_salm.noise import fingerprint
 from monai_salm.working_grid import axis_cells, cell_counts, to_working
 
 PAD_MULTIPLE = 8
@@ -132,6 +130,7 @@ class WorkingBatch:
         levels, step_model: ``(batch, 1, ..., 1)``, so that they multiply maps.
         limits: ``(batch,)`` int64, native voxels of each anatomy.
         target: see :func:`~monai_salm.learning.targets.collate`; None without labels.
+        draws: numbers that the augmentation of each sample takes, ``(batch, numbers)``; None leaves the images alone.
     """
 
     place: BatchPlace
@@ -142,6 +141,7 @@ class WorkingBatch:
     step_model: Tensor
     limits: Tensor
     target: Tensor | None
+    draws: Tensor | None = None
 
     @property
     def indices(self) -> list[int]:
@@ -250,9 +250,3 @@ class WorkingSet:
 def common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Give the smallest shape of multiples of PAD_MULTIPLE that holds all of some shapes."""
     return tuple(int(-(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE) for lengths in zip(*shapes, strict=True))
-
-
-def own_generator(images: Tensor, seed: int, round_number: int = 0) -> torch.Generator:
-    """Give a generator whose draws depend on a batch of one image alone, not on its name, nor on the other samples."""
-    digest = hashlib.sha256(f"{seed}/{round_number}/{fingerprint(images.cpu().numpy())}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

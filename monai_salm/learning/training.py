@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import logits_of
+from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch
 from monai_salm.learning.tasks import LearningTask
 
@@ -25,9 +27,6 @@ LONGEST_GRADIENT = 5.0
 
 Objective = Callable[[WorkingBatch], Tensor]
 """Gives the loss of a batch, one number that gradients flow back from."""
-
-BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
-"""Gives the loss, one number, of (network, task, images ``(batch, 1, *spatial)``, targets, generator on the CPU)."""
 
 
 class Descent:
@@ -106,9 +105,8 @@ def supervised(
     network: nn.Module,
     task: LearningTask,
     augmentation: ConsumerAugmentation,
-    generator: torch.Generator,
     *,
-    batch_loss: BatchLoss | None = None,
+    batch_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     bfloat16: bool = False,
 ) -> Objective:
     """Give the objective of who learns a task from labeled images: its mean loss on a batch, after the augmentation.
@@ -117,8 +115,7 @@ def supervised(
         network: gives logits.
         task: gives the loss.
         augmentation: of the images; targets that are maps follow it.
-        generator: that the augmentation draws from.
-        batch_loss: what takes the place of the task's mean loss.
+        batch_loss: gives the loss of images and targets in place of the task's mean loss.
         bfloat16: let the network compute in bfloat16 where that is safe; the loss is of float32 logits.
 
     Raises:
@@ -126,9 +123,9 @@ def supervised(
     """
 
     def loss(batch: WorkingBatch) -> Tensor:
-        images, target = augmented(batch, task, augmentation, generator)
+        images, target = augmented(batch, task, augmentation)
         if batch_loss is not None:
-            return batch_loss(partial(logits_of, network), task, images, target, generator)
+            return batch_loss(images, target)
         return task.loss(logits_in(network, images, bfloat16=bfloat16), target).mean()
 
     return loss
@@ -140,43 +137,50 @@ def logits_in(network: nn.Module, images: Tensor, *, bfloat16: bool) -> Tensor:
         return logits_of(network, images).float()
 
 
-def augmented(
-    batch: WorkingBatch, task: LearningTask, augmentation: ConsumerAugmentation, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Give the images and the targets of a batch as a network in training sees them.
+def augmented(batch: WorkingBatch, task: LearningTask, augmentation: ConsumerAugmentation) -> tuple[Tensor, Tensor]:
+    """Give the images and the targets of a batch as a network in training sees them, with the batch's own draws.
 
     Raises:
         UsageError: the batch has no targets.
     """
     if batch.target is None:
         raise UsageError("the samples have no labels; a network needs some to learn from")
-    images, label_map = augmentation(batch.images, generator, batch.target if task.spatial_target else None)
+    if batch.draws is None:
+        return batch.images, batch.target
+    label_map = batch.target if task.spatial_target else None
+    images, label_map = augmentation.apply(batch.images, batch.draws, label_map)
     return images, batch.target if label_map is None else label_map
 
 
-def shuffled(
-    count: int, batch_size: int, generator: torch.Generator, *, keep_single: bool = False
-) -> Iterator[list[int]]:
-    """Give the indices of each batch of an epoch.
+def drawn_batches(
+    samples: ResidentSet,
+    chance: SampleChance,
+    size: int,
+    *,
+    round_number: int,
+    most: int | None = None,
+    images: SampleMaps | None = None,
+    keep_single: bool = True,
+    views: int = 1,
+) -> Iterator[WorkingBatch]:
+    """Give batches in ever new orders, each with what is drawn for its augmentation.
 
     Args:
-        count: of all samples.
-        batch_size: of each batch but the last.
-        generator: of the order.
+        samples: to learn from.
+        chance: of the samples.
+        size: of each batch but the last of an epoch.
+        round_number: of the search, or the epoch of a training.
+        most: how many batches; an epoch that is not finished then is cut short. None gives one epoch.
+        images: what takes the place of the samples' own.
         keep_single: give a batch of one sample that is left over, too; it has no statistics for a normalization.
+        views: how often each image is to be augmented; the draws of a batch hold those of one view after the other.
     """
-    order = torch.randperm(count, generator=generator).tolist()
-    for start in range(0, count, batch_size):
-        indices = order[start : start + batch_size]
-        if len(indices) > 1 or count == 1 or keep_single:
-            yield indices
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Let layers draw (first weights, dropout) from a seed of their own, and put torch's global random state back
-    behind them.
-    """
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-        torch.manual_seed(seed)
-        yield
+    count = len(samples.samples)
+    in_epoch = math.ceil(count / size) - (not keep_single and count > 1 and count % size == 1)
+    most = in_epoch if most is None else most
+    epochs = math.ceil(most / in_epoch)
+    draws = chance.draws(round_number, epochs, views * draws_needed(samples.samples.spatial_dims), "augmentation")
+    for epoch, order in enumerate(chance.orders(round_number, epochs)):
+        batches = samples.batches(order, size, images, keep_single=keep_single)
+        for batch in islice(batches, most - epoch * in_epoch):
+            yield replace(batch, draws=draws.at(batch.place, epoch))

@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import SURROGATE_RATE, Descent, shuffled, supervised, train
+from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches, supervised, train
 from monai_salm.progress import track
 
 Noise = Iterator[tuple[str, NDArray[np.int16]]]
@@ -164,6 +165,11 @@ def deliver(steps: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Noise:
         yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
 
+def random_start(chance: SampleChance, batch: WorkingBatch) -> Tensor:
+    """Draw a number in [-1, 1) for each cell, where gradient steps are to begin."""
+    return chance.fresh(batch.place, 1, "start", batch.images.shape[1:]) * 2 - 1
+
+
 # Batches and surrogates ---------------------------------------------------------------------------------------------
 
 
@@ -186,19 +192,11 @@ def batch_size(samples: WorkingSet, run: MethodRun) -> int:
     return run.batch_size or (8 if samples.spatial_dims == 3 else 32)
 
 
-def batches_in_order(samples: WorkingSet, run: MethodRun, description: str) -> Iterator[WorkingBatch]:
+def batches_in_order(resident: ResidentSet, run: MethodRun, description: str) -> Iterator[WorkingBatch]:
     """Give all samples once, those of like shape together so that little is padded."""
-    order, size = samples.by_shape(), batch_size(samples, run)
-    starts = range(0, len(order), size)
-    for start in track(starts, description, "batches", total=len(starts), show_progress=run.show_progress):
-        yield samples.batch(order[start : start + size], run.device)
-
-
-def shuffled_batches(samples: WorkingSet, run: MethodRun, generator: torch.Generator) -> Iterator[WorkingBatch]:
-    """Give batches in ever new orders, without end."""
-    while True:
-        for indices in shuffled(len(samples), batch_size(samples, run), generator, keep_single=True):
-            yield samples.batch(indices, run.device)
+    count = batch_count(resident.samples, run)
+    batches = resident.batches(resident.samples.by_shape(), batch_size(resident.samples, run))
+    return iter(track(batches, description, "batches", total=count, show_progress=run.show_progress))
 
 
 def batch_count(samples: WorkingSet, run: MethodRun) -> int:
@@ -207,28 +205,30 @@ def batch_count(samples: WorkingSet, run: MethodRun) -> int:
 
 
 def train_clean(
-    network: nn.Module, samples: WorkingSet, task: LearningTask, run: MethodRun, *, epochs: int, least_steps: int,
+    network: nn.Module, resident: ResidentSet, task: LearningTask, run: MethodRun, *, epochs: int, least_steps: int,
     augmentation: ConsumerAugmentation,
 ) -> None:  # fmt: skip
     """Train a network on the samples as they are, in place, and leave it frozen.
 
     Args:
         network: on the run's device.
-        samples, task, run: as a method has them.
+        resident: the samples, there.
+        task, run: as a method has them.
         epochs: passes over the samples.
         least_steps: optimizer steps at least, so that few samples train it as well.
         augmentation: of each batch; targets that are maps follow it.
     """
-    generator = torch.Generator().manual_seed(run.seed)
+    samples = resident.samples
     steps = max(least_steps, epochs * batch_count(samples, run))
+    chance = SampleChance(samples, run.seed, run.device)
 
     def counted() -> Iterator[WorkingBatch]:
-        batches = islice(shuffled_batches(samples, run, generator), steps)
+        batches = drawn_batches(resident, chance, batch_size(samples, run), round_number=0, most=steps)
         for batch in track(batches, "surrogate", "steps", total=steps, show_progress=run.show_progress):
             targets_of(batch)
             yield batch
             run.passes += len(batch.indices) / len(samples)
 
     descent = Descent(network.train(), None, SURROGATE_RATE, longest_gradient=None)
-    train(counted(), supervised(network, task, augmentation, generator), descent)
+    train(counted(), supervised(network, task, augmentation), descent)
     network.eval().requires_grad_(False)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import math
 import time
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 
+from monai_salm.learning.consumers import draws_needed
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.training import augmented, logits_in
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -40,7 +42,8 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for _ in range(2):  # the first one also warms up
             began = time.perf_counter()
-            images, target = augmented(batch, optimizer.task, optimizer.augmentation, generator)
+            draws = torch.rand(size, draws_needed(samples.spatial_dims), generator=generator).to(optimizer.device)
+            images, target = augmented(replace(batch, draws=draws), optimizer.task, optimizer.augmentation)
             loss = optimizer.task.loss(logits_in(network, images, bfloat16=False), target).mean()
             wanted = [*network.parameters(), batch.images]
             float(torch.autograd.grad(loss, wanted, allow_unused=True)[-1].sum())  # a GPU is waited for

@@ -9,17 +9,19 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.networks import logits_of
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import SURROGATE_RATE, Descent
+from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches
 from monai_salm.methods.base import (
     MethodRun,
     Noise,
+    batch_size,
     batches_in_order,
     deliver,
     protected_images,
-    shuffled_batches,
     targets_of,
 )
 from monai_salm.progress import track
@@ -58,7 +60,9 @@ def alternate(
         True: Descent(surrogate, None, SURROGATE_RATE, longest_gradient=None),
         False: Descent(generator, None, GENERATOR_RATE, longest_gradient=None),
     }
-    batches = shuffled_batches(samples, run, torch.Generator().manual_seed(run.seed))
+    resident = ResidentSet(samples, run.device)
+    chance, size = SampleChance(samples, run.seed, run.device), batch_size(samples, run)
+    batches = drawn_batches(resident, chance, size, round_number=0, most=rounds * len(turns))
     for _ in track(range(rounds), "generating", "rounds", total=rounds, show_progress=run.show_progress):
         errors: list[float] = []
         for surrogates_turn in turns:
@@ -81,7 +85,7 @@ def alternate(
             run.passes += work * len(batch.indices) / len(samples)
         run.errors.append(sum(errors) / len(errors))
     generator.eval().requires_grad_(False)
-    for batch in batches_in_order(samples, run, "noise"):
+    for batch in batches_in_order(resident, run, "noise"):
         yield from deliver(generator(batch), batch, samples)
 
 

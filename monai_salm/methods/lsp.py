@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask
@@ -41,8 +41,7 @@ class LinearlySeparable(NoiseMethod):
         mixing = generator.uniform(-1, 1, (outputs, features, features))
         for sample in samples.samples:
             # Of the sample alone, so that the pattern does not depend on what else is protected.
-            digest = hashlib.sha256(f"{run.seed}/{sample.sample_id}".encode()).digest()
-            point = np.random.default_rng(int.from_bytes(digest[:8], "little")).standard_normal(features)
+            point = sample_generator(run.seed, sample.sample_id).standard_normal(features)
             pattern = point @ mixing[sample.target if one_class else 0]
             if one_class:
                 pattern = corners[sample.target] + pattern

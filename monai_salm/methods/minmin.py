@@ -23,19 +23,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
-from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.resident import ResidentSet, SampleMaps
-from monai_salm.learning.samples import WorkingBatch, WorkingSet, own_generator
+from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import Descent, augmented, logits_in, supervised, train
+from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.search_state import RoundLog, SearchState
@@ -49,6 +50,27 @@ LEAST_CONTRAST = 0.02
 """Local contrast, in model values, that is added to that of an image: below it a texture is seen as
 well as anywhere.
 """
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a search works with, where it computes.
+
+    Args:
+        resident, chance: the samples, and what is drawn for them.
+        state: what a round starts from.
+        steps, scores: the state's, there.
+        ranks: what the masks are chosen by: the scores, or chance.
+        masks: where the noise of each sample may be in this round.
+    """
+
+    resident: ResidentSet
+    chance: SampleChance
+    state: SearchState
+    steps: SampleMaps
+    scores: SampleMaps
+    ranks: SampleMaps
+    masks: SampleMaps
 
 
 class MinMinOptimizer:
@@ -132,28 +154,41 @@ class MinMinOptimizer:
             self.device,
             trained=not self.freeze_surrogate,
         )
-        state = state or self.start(samples)
-        resident = ResidentSet(samples, self.device)
-        state.settle(resident)
-        masks = self._masks(resident, state)
+        work = self._work(samples, state or self.start(samples))
+        state = work.state
         with Progress(
             "optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress
         ) as bar:
             while state.round < settings.max_rounds and not self._done(state):
-                log = self._round(resident, state, masks)
+                log = self._round(work)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
                 if after_round is not None:
                     after_round(state)
-        return self._result(resident, state, masks)
+        return self._result(work)
 
     def _done(self, state: SearchState) -> bool:
         return self.settings.stop_error > 0 and state.quiet >= self.settings.patience
 
-    def _result(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> Noise:
-        samples, (steps, _) = resident.samples, state.settle(resident)
-        for batch in resident.batches(samples.by_shape(), self._batch_size):
-            final = (self._quantize(steps.gather(batch.place), batch) * masks.gather(batch.place)).cpu()
+    def _work(self, samples: WorkingSet, state: SearchState) -> _Work:
+        """Take all that a search works with to where it computes, and choose the masks of the first round."""
+        resident = ResidentSet(samples, self.device)
+        chance = SampleChance(samples, self.settings.seed, self.device, by_image=self.freeze_surrogate)
+        steps, scores = state.settle(resident)
+        ranks = scores
+        if self.settings.mask_rule == "random":
+            drawn = chance.maps([sample.image_model.shape for sample in samples.samples], "mask")
+            ranks = resident.hold([values + 1e-6 for values in drawn])  # cells of rank 0 are never chosen
+        work = _Work(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
+        if state.round:  # else nothing was looked at yet
+            for batch in resident.batches(samples.by_shape(), self._batch_size):
+                work.masks.scatter(batch.place, self._mask(ranks.gather(batch.place), batch))
+        return work
+
+    def _result(self, work: _Work) -> Noise:
+        samples = work.resident.samples
+        for batch in work.resident.batches(samples.by_shape(), self._batch_size):
+            final = (self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)).cpu()
             for row, index in enumerate(batch.indices):
                 yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
@@ -164,13 +199,11 @@ class MinMinOptimizer:
 
     # One round -------------------------------------------------------------------------------------------------------
 
-    def _round(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> RoundLog:
-        began = time.monotonic()
-        # A generator of its own for each round: a resumed run draws what an uninterrupted one would have drawn.
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + state.round)
+    def _round(self, work: _Work) -> RoundLog:
+        began, state = time.monotonic(), work.state
         if not self.freeze_surrogate:
-            self._train_surrogate(resident, state, masks, generator)
-        error, changed = self._move_noise(resident, state, masks, generator)
+            self._train_surrogate(work)
+        error, changed = self._move_noise(work)
         state.round += 1
         looked = state.round == 1 and self.settings.texture_period > 0  # at clean samples: no error of the noise
         state.quiet = state.quiet + 1 if error < self.settings.stop_error and not looked else 0
@@ -178,31 +211,28 @@ class MinMinOptimizer:
         state.history.append(log)
         return log
 
-    def _train_surrogate(
-        self, resident: ResidentSet, state: SearchState, masks: SampleMaps, generator: torch.Generator
-    ) -> None:
-        settings, count = self.settings, len(resident.samples)
+    def _train_surrogate(self, work: _Work) -> None:
+        settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
         if looked or (settings.renew_every and state.round and state.round % settings.renew_every == 0):
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
         least = max(settings.surrogate_batches, settings.texture_batches) if looked else settings.surrogate_batches
         wanted = max(least, round(settings.surrogate_epochs * count / settings.batch_size))
-        images = self._protected(resident, state, masks) if state.round else None
+        images = self._protected(work) if state.round else None
+        batches = drawn_batches(
+            work.resident, work.chance, settings.batch_size, round_number=state.round, most=wanted, images=images
+        )
         seen = 0
 
-        def batches() -> Iterator[WorkingBatch]:
+        def counted() -> Iterator[WorkingBatch]:
             nonlocal seen
-            done = 0
-            while done < wanted:
-                order = torch.randperm(count, generator=generator).tolist()[: (wanted - done) * settings.batch_size]
-                for batch in resident.batches(order, settings.batch_size, images):
-                    yield batch
-                    done += 1
-                    seen += len(batch.indices)
+            for batch in batches:
+                seen += len(batch.indices)
+                yield batch
 
-        objective = supervised(self.network, self.task, self.augmentation, generator, bfloat16=self._bfloat16)
-        total = train(batches(), objective, Descent(self.network, None, settings.learning_rate, forgiving=False))
+        objective = supervised(self.network, self.task, self.augmentation, bfloat16=self._bfloat16)
+        total = train(counted(), objective, Descent(self.network, None, settings.learning_rate, forgiving=False))
         if total is not None and not bool(total.isfinite()):  # asked once a round: every question waits for the device
             raise UsageError(
                 f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller "
@@ -214,30 +244,27 @@ class MinMinOptimizer:
     def _bfloat16(self) -> bool:
         return self.device.type == "cuda"
 
-    def _move_noise(
-        self, resident: ResidentSet, state: SearchState, masks: SampleMaps, generator: torch.Generator
-    ) -> tuple[float, float]:
+    def _move_noise(self, work: _Work) -> tuple[float, float]:
         """Take the noise steps of one round, and choose the masks of the next one.
 
         Returns:
             The mean error before the steps and the share of the anatomy changed after them.
         """
-        settings, samples = self.settings, resident.samples
+        settings, state, samples = self.settings, work.state, work.resident.samples
         self.network.eval().requires_grad_(False)
         looks = state.round == 0 and settings.texture_period > 0
-        all_steps, scores = state.settle(resident)
+        draws = work.chance.draws(state.round, settings.noise_steps, draws_needed(samples.spatial_dims), "noise")
         errors, changed, finite = [], [], []
-        for batch in resident.batches(samples.by_shape(), self._batch_size):
-            if self.freeze_surrogate:
-                generator = own_generator(batch.images, settings.seed, state.round)
-            steps, score = all_steps.gather(batch.place), scores.gather(batch.place)
-            mask = masks.gather(batch.place) if state.round else (batch.voxels > 0) & (not looks)
+        for batch in work.resident.batches(samples.by_shape(), self._batch_size):
+            place = batch.place
+            steps, score = work.steps.gather(place), work.scores.gather(place)
+            mask = work.masks.gather(place) if state.round else (batch.voxels > 0) & (not looks)
             # Only the steps change from here on, and they stay within the budget: the rest is multiplied once.
             gain, levels = mask * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
                 images = (batch.images + self._quantize(steps, batch) * gain).clamp(0, 1)
-                gradient, logits, target = self._input_gradient(images, batch, generator)
+                gradient, logits, target = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(self.task.error(logits, target).sum())
                 gathered += gradient.abs()
@@ -248,10 +275,10 @@ class MinMinOptimizer:
             gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
             if state.round:
                 gathered = settings.mask_memory * score + (1 - settings.mask_memory) * gathered
-            all_steps.scatter(batch.place, steps)
-            scores.scatter(batch.place, gathered)
-            mask = self._mask(scores.gather(batch.place), batch)
-            masks.scatter(batch.place, mask)
+            work.steps.scatter(place, steps)
+            work.scores.scatter(place, gathered)
+            mask = self._mask(work.ranks.gather(place), batch)
+            work.masks.scatter(place, mask)
             changed.append((((self._quantize(steps, batch) != 0) & mask) * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
@@ -262,26 +289,24 @@ class MinMinOptimizer:
         anatomy = sum(sample.anatomy_voxels for sample in samples.samples)
         return sum(torch.stack(errors).tolist()) / len(samples), sum(torch.stack(changed).tolist()) / max(anatomy, 1)
 
-    def _input_gradient(
-        self, images: Tensor, batch: WorkingBatch, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _input_gradient(self, images: Tensor, batch: WorkingBatch, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient of the loss by protected images (straight through the rounding), and the logits and target that it
         came from.
         """
         with torch.enable_grad():
             images = images.requires_grad_(True)
-            seen, target = augmented(replace(batch, images=images), self.task, self.augmentation, generator)
+            seen, target = augmented(replace(batch, images=images, draws=draws), self.task, self.augmentation)
             logits = logits_in(self.network, seen, bfloat16=self._bfloat16)
             (gradient,) = torch.autograd.grad(self.task.loss(logits, target).sum(), images)
         return gradient.float(), logits.detach(), target
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
-    def _protected(self, resident: ResidentSet, state: SearchState, masks: SampleMaps) -> SampleMaps:
+    def _protected(self, work: _Work) -> SampleMaps:
         """Give the images as a consumer will find them in the files: rounded, masked, clipped to the window."""
-        images, (steps, _) = resident.new_maps(), state.settle(resident)
-        for batch in resident.batches(resident.samples.by_shape(), self.settings.batch_size):
-            noise = self._quantize(steps.gather(batch.place), batch) * masks.gather(batch.place)
+        images = work.resident.new_maps()
+        for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
+            noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
             images.scatter(batch.place, (batch.images + noise * batch.share * batch.step_model).clamp(0, 1))
         return images
 
@@ -290,28 +315,12 @@ class MinMinOptimizer:
             steps = torch.where(steps.abs() * 3 >= batch.levels, batch.levels * steps.sign(), steps)
         return within_budget(steps, batch)
 
-    def _masks(self, resident: ResidentSet, state: SearchState) -> SampleMaps:
-        """Choose where the noise of every sample may be."""
-        masks, (_, scores) = resident.new_maps(torch.bool), state.settle(resident)
-        if not state.round:  # nothing was looked at yet
-            return masks
-        for batch in resident.batches(resident.samples.by_shape(), self._batch_size):
-            masks.scatter(batch.place, self._mask(scores.gather(batch.place), batch))
-        return masks
-
     def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
         """Where the noise may be, ``(batch, 1, *spatial)`` bool."""
         settings = self.settings
         voxels = batch.voxels
         if settings.mask_rule == "dense":
             return voxels > 0
-        if settings.mask_rule == "random":
-            frozen = [own_generator(batch.images, settings.seed)] if self.freeze_surrogate else []
-            generators = frozen or [
-                torch.Generator().manual_seed(settings.seed * 7_919 + index) for index in batch.indices
-            ]
-            rows = [torch.rand(voxels[0].numel(), generator=generator) for generator in generators]
-            score = torch.stack(rows).reshape(voxels.shape).to(voxels.device) + 1e-6
         if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
         if settings.texture_period and settings.mask_rule == "gradient":

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import (
@@ -23,6 +25,7 @@ from monai_salm.methods.base import (
     deliver,
     noise_model,
     protected_images,
+    random_start,
     targets_of,
     task_needed,
     train_clean,
@@ -66,13 +69,13 @@ class Linearized(NoiseMethod):
         task, rounds = task_needed(task, samples), self.rounds_of(run)
         grid = tuple(min(LARGEST_GRID[samples.spatial_dims], length) for length in samples.padded_shape)
         network = LinearModel(grid, task.outputs).to(run.device)
-        train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=NO_AUGMENTATION)
-        generator = torch.Generator().manual_seed(run.seed + 1)
+        resident, chance = ResidentSet(samples, run.device), SampleChance(samples, run.seed, run.device)
+        train_clean(network, resident, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=NO_AUGMENTATION)
         run.errors = [0.0] * rounds
-        for batch in batches_in_order(samples, run, "linearizing"):
+        for batch in batches_in_order(resident, run, "linearizing"):
             target, levels = targets_of(batch), batch.levels
             # What is released: minus delta.
-            steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
+            steps = random_start(chance, batch) * levels
             for number in range(rounds):
                 steps.requires_grad_(True)
                 logits = network(-noise_model(steps, batch))

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
@@ -28,7 +28,5 @@ def random_steps(sample: WorkingSample, seed: int) -> NDArray[np.int16]:
     """Draw signs of the full budget for every cell that can carry noise; the same for the same sample and seed,
     whatever the order.
     """
-    digest = hashlib.sha256(f"{seed}/{sample.sample_id}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    signs = generator.integers(0, 2, size=sample.image_model.shape) * 2 - 1
+    signs = sample_generator(seed, sample.sample_id).integers(0, 2, size=sample.image_model.shape) * 2 - 1
     return (signs * sample.levels * (sample.carrier_voxels > 0)).astype(np.int16)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import logits_of
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import (
@@ -19,6 +21,7 @@ from monai_salm.methods.base import (
     batches_in_order,
     deliver,
     protected_images,
+    random_start,
     targets_of,
     task_needed,
     train_clean,
@@ -51,15 +54,16 @@ class Targeted(NoiseMethod):
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task, rounds = task_needed(task, samples), self.rounds_of(run)
         network, augmentation = run.build_surrogate().to(run.device), ConsumerAugmentation()
-        train_clean(network, samples, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=augmentation)
-        generator = torch.Generator().manual_seed(run.seed + 1)
+        resident, chance = ResidentSet(samples, run.device), SampleChance(samples, run.seed, run.device)
+        train_clean(network, resident, task, run, epochs=EPOCHS, least_steps=LEAST_STEPS, augmentation=augmentation)
+        draws = chance.draws(1, rounds, draws_needed(samples.spatial_dims), "noise")
         run.errors = [0.0] * rounds
-        for batch in batches_in_order(samples, run, "targeting"):
+        for batch in batches_in_order(resident, run, "targeting"):
             target, levels = next_class(targets_of(batch), task.outputs), batch.levels
-            steps = (torch.rand(batch.images.shape, generator=generator).to(run.device) * 2 - 1) * levels
+            steps = random_start(chance, batch) * levels
             for number in range(rounds):
                 images = protected_images(steps, batch).requires_grad_(True)
-                logits = logits_of(network, augmentation(images, generator)[0])
+                logits = logits_of(network, augmentation.apply(images, draws.at(batch.place, number))[0])
                 (gradient,) = torch.autograd.grad(task.loss(logits, target).sum(), images)
                 steps = (steps - STEP_SIZE * levels * gradient.sign()).clamp(-levels, levels)
                 run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)

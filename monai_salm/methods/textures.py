@@ -30,6 +30,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.targets import TargetKind, classes_in
 from monai_salm.learning.tasks import LearningTask
@@ -59,9 +60,6 @@ it tells.
 
 PHASES = 64
 """So many origins along each axis a wave can have, two cells apart."""
-
-SEEDS = 2**64
-"""So many seeds there are; negative ones, which numpy refuses, count from the end."""
 
 TEXTURE_PERIOD = 4.0
 """Period, in cells, of the textures where nothing else is said."""
@@ -271,7 +269,8 @@ def class_textures(
 
 
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    generator = np.random.default_rng([seed % SEEDS, int(fingerprint(sample.image_model)[:15], 16)])
+    # By its image: further samples, which nobody knows by an id, have their phases from the same rule.
+    generator = sample_generator(seed, fingerprint(sample.image_model), 0, "texture")
     shape = sample.image_model.shape
     found = classes_in(sample.target) or [len(waves) - 1]
     total = np.sum([_wave(waves[k], shape, generator) for k in found], axis=0)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import build_network
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.methods import generators
@@ -261,7 +262,7 @@ def test_targeted_noise_shows_a_clean_network_the_next_class() -> None:
     network, everything = _run("small-cnn", 2).build_surrogate(), samples.batch(range(60), CPU)
     train_clean(
         network,
-        samples,
+        ResidentSet(samples, CPU),
         ClassificationTask(2),
         _run("small-cnn", 2, seed=7),
         epochs=1,
@@ -305,7 +306,15 @@ def test_release_is_minus_delta() -> None:
     task = ClassificationTask(2)
     noise = dict(pil_noise(samples, task, _run("small-cnn", 2, rounds=20)))
     linear = pil_module.LinearModel((16, 16), 2)
-    train_clean(linear, samples, task, _run("small-cnn", 2), epochs=30, least_steps=300, augmentation=NO_AUGMENTATION)
+    train_clean(
+        linear,
+        ResidentSet(samples, CPU),
+        task,
+        _run("small-cnn", 2),
+        epochs=30,
+        least_steps=300,
+        augmentation=NO_AUGMENTATION,
+    )
     steps = torch.from_numpy(np.stack([noise[name] for name in samples.ids]))[:, None].float()
     assert (linear(-steps).argmax(1) == samples.targets()).all()
 

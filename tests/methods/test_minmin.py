@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.learning.networks import build_network
+from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.methods.minmin import MinMinOptimizer, renew
@@ -317,19 +319,59 @@ def test_the_seed_decides(pictures: WorkingSet) -> None:
     assert not _same(first, other)
 
 
-def test_every_round_draws_anew(pictures: WorkingSet) -> None:
-    seeds: list[int] = []
+def test_every_round_and_step_draws_anew(pictures: WorkingSet) -> None:
+    seen: list[tuple[float, ...]] = []
 
     class Recorder(ConsumerAugmentation):
-        def __call__(
-            self, images: torch.Tensor, generator: torch.Generator, label_map: torch.Tensor | None = None
+        def apply(
+            self, images: torch.Tensor, draws: torch.Tensor, label_map: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            seeds.append(generator.initial_seed())
-            return super().__call__(images, generator, label_map)
+            seen.extend(tuple(row) for row in draws.tolist())
+            return super().apply(images, draws, label_map)
 
     for seed in (0, 1):
         list(_optimizer(pictures, augmentation=Recorder(), max_rounds=3, seed=seed).run(pictures))
-    assert len(set(seeds)) == 6
+    assert len(set(seen)) == len(seen) > 6 * len(pictures)
+
+
+def test_mask_of_chance_is_each_samples_own(pictures: WorkingSet) -> None:
+    """Which samples there are decides what the surrogate learns, and so the sign of the noise, but not its place."""
+    changes: dict[str, Any] = {"mask_rule": "random", "max_rounds": 1, "perturbed_fraction": 0.3, "full_strength": True}
+    everywhere = dict(_optimizer(pictures, **changes).run(pictures))
+    fewer = WorkingSet(pictures.samples[2:6])
+    alone = dict(_optimizer(fewer, **changes).run(fewer))
+    for name, steps in alone.items():
+        both = (steps != 0) & (everywhere[name] != 0)
+        assert both.sum() >= 0.9 * max((steps != 0).sum(), (everywhere[name] != 0).sum())
+
+
+@pytest.mark.parametrize("kind", [{}, TEXTURED, {"mask_rule": "random"}], ids=["plain", "textured", "chance"])
+def test_a_stack_on_the_device_is_the_same_as_maps_one_by_one(
+    pictures: WorkingSet, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dict(_optimizer(pictures, max_rounds=3, batch_size=5, **kind).run(pictures))
+    monkeypatch.setattr("monai_salm.methods.minmin.ResidentSet", partial(ResidentSet, stacked=True))
+    assert _same(before, dict(_optimizer(pictures, max_rounds=3, batch_size=5, **kind).run(pictures)))
+
+
+def test_the_device_is_asked_four_times_a_round(pictures: WorkingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every question waits for a GPU, and then it waits for the next batch."""
+    asked: list[str] = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda _: None)  # it asks for its own count, which lies on the CPU
+    for name in ("__bool__", "__float__", "__int__", "item", "tolist", "cpu", "numpy", "nonzero"):
+        real = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor, *given: Any, real: Any = real, name: str = name) -> Any:
+            asked.append(name)
+            return real(tensor, *given)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    optimizer = _optimizer(pictures, batch_size=2, max_rounds=2, surrogate_batches=12)
+    work = optimizer._work(pictures, optimizer.start(pictures))
+    for _ in range(2):
+        asked.clear()
+        optimizer._round(work)
+        assert asked == ["__bool__", "__bool__", "tolist", "tolist"], "finite losses, finite gradients, errors, changes"
 
 
 def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
