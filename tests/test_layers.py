@@ -79,8 +79,6 @@ TO_SPLIT = {
         "io.raster.tiff",
         "methods.minmin",
         "pipeline.archive",
-        "pipeline.inventory",
-        "pipeline.protect",
         "pipeline.verify",
     ]
 }

@@ -24,12 +24,13 @@ from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.inventory import Inventory, kinds_found, scan
+from monai_salm.pipeline.inventory import Inventory, kinds_found
 from monai_salm.pipeline.label_values import label_map_values
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.loading import load_samples, task_of
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
+from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
 
 TEST = "test"

@@ -33,9 +33,10 @@ from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
-from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
+from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides, stated_bounds
 from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.progress import Progress

@@ -16,8 +16,9 @@ import pytest
 
 from monai_salm.io import Derivation, Document, ImageHeader, identify
 from monai_salm.pipeline import ProtectResult, protect, verify
-from monai_salm.pipeline.inventory import Inventory, file_digest, scan
+from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.references import own_uids, renewed_uids, write_documents
+from monai_salm.pipeline.scanning import scan
 from tests.exports import ROOT_UID, block, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_file, tree
 
 KO, SR, SEG, RTSTRUCT = (f"1.2.840.10008.5.1.4.1.1.{name}" for name in ("88.59", "88.33", "66.4", "481.3"))
