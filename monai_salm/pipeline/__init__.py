@@ -11,7 +11,8 @@ from monai_salm.pipeline.planning import prepare
 from monai_salm.pipeline.preflight import forecast
 from monai_salm.pipeline.protect import ProtectionRun, ProtectResult, protect
 from monai_salm.pipeline.scanning import scan
-from monai_salm.pipeline.verify import VerifyReport, verify
+from monai_salm.pipeline.verdicts import VerifyReport
+from monai_salm.pipeline.verify import verify
 
 __all__ = [
     "Inventory",

@@ -21,11 +21,11 @@ from monai_salm.disk import check_space, disk_full, make_private, remove_leftove
 from monai_salm.errors import DiskError, UsageError
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline.archive import is_archive, pack
+from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.keys import check_key
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels
-from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan
