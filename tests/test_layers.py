@@ -79,9 +79,6 @@ TO_SPLIT = {
         "io.raster.tiff",
         "methods.minmin",
         "pipeline.archive",
-        "pipeline.inventory",
-        "pipeline.protect",
-        "pipeline.verify",
     ]
 }
 
@@ -150,6 +147,43 @@ def test_evaluation_takes_nothing_from_the_search(module: str) -> None:
     """What it shares with a run lies where both can reach it."""
     taken = {f"monai_salm.pipeline.{name}" for name in ("search", "protect", "preflight", "checkpoint", "outlook")}
     assert not _reached(module) & (taken | {"monai_salm.pipeline"})
+
+
+WRITER = {
+    f"monai_salm.pipeline.{name}"
+    for name in [
+        "checkpoint",
+        "documents",
+        "frozen_plan",
+        "keys",
+        "label_values",
+        "labeling",
+        "loading",
+        "manifest",
+        "options",
+        "outlook",
+        "output",
+        "plan_changes",
+        "planning",
+        "preflight",
+        "protect",
+        "search",
+        "space",
+        "working",
+        "write",
+    ]
+}
+"""What decides, searches and writes. The rooms of file formats read and write, so they are not among them."""
+
+
+def test_the_prover_takes_nothing_from_the_writer() -> None:
+    """Who checks files must not share the mistakes of who wrote them; where a picture's anatomy is, and what a bound
+    is, both have to find alike.
+    """
+    assert WRITER <= MODULES
+    reached = _reached("monai_salm.pipeline.verify")
+    assert not reached & (WRITER | {"monai_salm.pipeline"})
+    assert not {_room(name) for name in reached} & {"learning", "methods", "evaluate", "transforms"}
 
 
 def test_only_the_command_line_knows_the_command_line() -> None:

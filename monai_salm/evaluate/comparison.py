@@ -95,7 +95,7 @@ def evaluate(
         if options.verification:
             verified = verify(
                 clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon,
-                choices=options.kind_choices(), show_progress=show_progress,
+                choices=options.sample_options().kind_choices(), show_progress=show_progress,
             )  # fmt: skip
         record = find_record(named[first], folders[CLEAN].inventory, folders[first].inventory)
         bounds = file_bounds(verified, record)

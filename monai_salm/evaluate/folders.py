@@ -24,12 +24,13 @@ from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.inventory import Inventory, kinds_found, scan
+from monai_salm.pipeline.inventory import Inventory, kinds_found
 from monai_salm.pipeline.label_values import label_map_values
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.loading import load_samples, task_of
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, build_plan
+from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
 
 TEST = "test"
@@ -150,8 +151,8 @@ def load_folders(
     for folder in protected.values():
         check_places(clean, folder)
     places = {CLEAN: clean} | {name: _within(folder, clean) for name, folder in protected.items()} | {TEST: test}
-    said = {CLEAN: options.kind_choices()}
-    said[TEST] = replace(options.of_test().kind_choices(), strict=False)
+    said = {CLEAN: options.sample_options().kind_choices()}
+    said[TEST] = replace(options.sample_options(test=True).kind_choices(), strict=False)
     files: dict[str, Inventory] = {}
     for number, (name, place) in enumerate(places.items()):
         # What was a picture before it got noise still is one.
@@ -159,8 +160,8 @@ def load_folders(
         files[name] = scan(place, unpack_into=spare / str(number), choices=choices, show_progress=show_progress)
     for name in protected:
         check_sides(clean, places[name], files[CLEAN], files[name], paired=True)
-    labels = find_labels(files[CLEAN], options)
-    test_labels = find_labels(files[TEST], options.of_test())
+    labels = find_labels(files[CLEAN], options.sample_options())
+    test_labels = find_labels(files[TEST], options.sample_options(test=True))
     if options.test_labels is None:  # a row of one table belongs to the images of either folder
         labels.unmatched = test_labels.unmatched = [
             name for name in labels.unmatched if name in set(test_labels.unmatched)

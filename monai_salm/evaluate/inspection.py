@@ -18,7 +18,7 @@ from monai_salm.io import read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan
 from monai_salm.pipeline.record import RunRecord
-from monai_salm.pipeline.verify import FileVerdict, VerifyReport
+from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 
 BOUND_FROM = {"option": "--epsilon", "file": "the files", "run": "the manifest of their run", "none": "not stated"}
 """Where a bound is known from, for people."""

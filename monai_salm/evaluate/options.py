@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from monai_salm.pipeline.plan import BudgetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SampleOptions):
+class EvaluateOptions:
     """What ``monai-salm evaluate`` can be told; the command's options have the same names.
 
     Args:
+        labels, label_column, labels_from_folders, task: as in :class:`~monai_salm.pipeline.labeling.SampleOptions`.
         test_labels: labels of the test images; None takes ``labels``.
         countermeasures: names, separated by commas, or ``all``.
         victims: names of networks, separated by commas; empty takes a small one.
@@ -39,10 +40,13 @@ class EvaluateOptions(SampleOptions):
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps
             none.
         window, modality, device: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
-        labels, label_column, labels_from_folders, task, sample, working_size, label_maps, pictures: of
-            :class:`~monai_salm.pipeline.labeling.SampleOptions`.
+        sample, working_size, label_maps, pictures: as in ``SampleOptions``.
     """
 
+    labels: Path | None = None
+    label_column: str | None = None
+    labels_from_folders: bool = False
+    task: str = "classification"
     test_labels: Path | None = None
     countermeasures: str = "none"
     victims: str = ""
@@ -57,11 +61,21 @@ class EvaluateOptions(SampleOptions):
     state: Path | None = None
     window: str = "auto"
     modality: str = ""
+    sample: str = "auto"
+    working_size: int = 128
     device: str = "auto"
+    label_maps: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
 
-    def of_test(self) -> EvaluateOptions:
-        """Give the same with the labels of the test images."""
-        return replace(self, labels=self.test_labels or self.labels)
+    def sample_options(self, *, test: bool = False) -> SampleOptions:
+        """Give the options that say what the samples are, and where the labels of the training or the test images are;
+        raises UsageError.
+        """
+        return SampleOptions(
+            labels=(self.test_labels or self.labels) if test else self.labels, label_column=self.label_column,
+            labels_from_folders=self.labels_from_folders, task=self.task, sample=self.sample,
+            working_size=self.working_size, label_maps=self.label_maps, pictures=self.pictures,
+        )  # fmt: skip
 
     def budget_options(self) -> BudgetOptions:
         """Give the options that say what values mean; no noise is made here, so no image is too coarse

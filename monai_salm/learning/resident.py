@@ -178,7 +178,7 @@ def home_of(samples: WorkingSet, device: torch.device) -> torch.device:
 
 def _zeros_on_host(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
     sizes = [int(np.prod(shape)) for shape in shapes]
-    kind = torch.zeros(0, dtype=dtype).numpy().dtype
+    kind = np.dtype(str(dtype).removeprefix("torch."))
     needed = sum(sizes) * kind.itemsize
     if needed <= MOST_OF_HOST * free_memory():
         return [torch.zeros(shape, dtype=dtype) for shape in shapes]

@@ -16,12 +16,14 @@ from pathlib import Path
 from monai_salm.disk import make_folder, remove_leftovers
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
+from monai_salm.pipeline.documents import write_documents
+from monai_salm.pipeline.fates import FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import uid_secret
-from monai_salm.pipeline.manifest import FileFate, Manifest
+from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
-from monai_salm.pipeline.references import renewed_uids, write_documents
+from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, WriteSettings, copy_file, write_sample
 from monai_salm.progress import Progress
 
@@ -41,7 +43,7 @@ def write_files(
     """
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
-    earlier = manifest.load() if options.resume else {}
+    earlier = load_fates(manifest.path) if options.resume else {}
     fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_leftovers(output, earlier, {inventory.output_path(record.path) for record in inventory.files})

@@ -23,7 +23,7 @@ from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
 
-PLAN_FORMAT = "monai_salm.plan/2"
+PLAN_FORMAT = "monai_salm.plan/3"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ProtectionPlan:
         samples = [
             {
                 "sample_id": sample.sample_id,
-                "target": list(sample.target) if isinstance(sample.target, tuple) else sample.target,
+                "target": target_to_json(sample.target),
                 "files": [
                     {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()}
                     for f in sample.files
@@ -126,7 +126,7 @@ class ProtectionPlan:
                     FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"]))
                     for f in s["files"]
                 ),
-                _target(s["target"]),
+                target_from_json(s["target"]),
             )
             for s in record["samples"]
         ]
@@ -184,8 +184,13 @@ class ProtectionPlan:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def _target(plain: Any) -> Target | None:
-    """Give the target that JSON text has, where findings are a list."""
+def target_to_json(target: Target | None) -> Any:
+    """Give plain types that :func:`target_from_json` reads back."""
+    return list(target) if isinstance(target, tuple) else target
+
+
+def target_from_json(plain: Any) -> Any:
+    """Read what :func:`target_to_json` gave: JSON has findings as a list."""
     return tuple(plain) if isinstance(plain, list) else plain
 
 
@@ -358,7 +363,7 @@ def _plan_volume(
     yield SamplePlan(
         files[0][1].header.identifiers["SeriesInstanceUID"],
         tuple(plan for plan, _ in files),
-        _target(json.loads(targets.pop())),
+        target_from_json(json.loads(targets.pop())),
     )
 
 

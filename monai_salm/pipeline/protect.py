@@ -5,38 +5,35 @@ to go on or to check.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers, write_atomically
-from monai_salm.errors import DiskError, SalmError, UsageError
+from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers
+from monai_salm.errors import DiskError, UsageError
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.surrogate import SURROGATE_SUFFIX
 from monai_salm.pipeline.archive import is_archive, pack
-from monai_salm.pipeline.inventory import Inventory, file_digest, scan
+from monai_salm.pipeline.fates import FileFate, count_fates
+from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
+from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.keys import check_key
-from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels
-from monai_salm.pipeline.manifest import FileFate, count_fates
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
-from monai_salm.pipeline.plan import ProtectionPlan, build_plan
-from monai_salm.pipeline.plan_changes import plan_changes
-from monai_salm.pipeline.preflight import check_choices, foresee, preflight
+from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.planning import check_complete, prepare, take_up
+from monai_salm.pipeline.preflight import foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
-from monai_salm.pipeline.search import SearchSummary, check_surrogate, make_noise
+from monai_salm.pipeline.search import SearchSummary, is_searched, make_noise
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 
 logger = logging.getLogger(__name__)
@@ -102,69 +99,6 @@ class ProtectResult:
         }  # fmt: skip
 
 
-def prepare(
-    source: Path, options: ProtectOptions, unpack_into: Path | None = None, *, show_progress: bool = False
-) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
-    """Scan an input, find its labels and plan what will be done with every file; changes nothing.
-
-    Args:
-        source: the input.
-        options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
-        unpack_into: folder that a zip is unpacked into; None where the source is none.
-        show_progress: progress bars on standard error.
-
-    Raises:
-        UsageError: the options do not fit each other or the input.
-    """
-    check_choices(options)
-    check_surrogate(options)
-    needs_labels = options.needs_labels()
-    if options.labels is not None and not options.labels.exists():
-        raise UsageError(
-            f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in "
-            "UTF-8, or a folder of label maps"
-        )
-    if options.unused():
-        logger.warning(
-            "method %r makes its noise without labels, network or rounds: %s not used",
-            options.method,
-            ", ".join(options.unused()),
-        )
-    inventory = scan(source, unpack_into=unpack_into, choices=options.kind_choices(), show_progress=show_progress)
-    labels = find_labels(inventory, options, method=options.method) if needs_labels else None
-    if needs_labels and not inventory.pictures:
-        raise UsageError(
-            f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons"
-        )
-    plan = build_plan(
-        inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress
-    )
-    # Where things lie, and how fast they are done, does not change what is done.
-    elsewhere = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
-    chosen = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(options).items()
-        if name not in elsewhere
-    }
-    settings = chosen | {"version": version("monai_salm"), "contents": _contents(plan, options)}
-    return inventory, replace(plan, settings=settings), labels
-
-
-def _contents(plan: ProtectionPlan, options: ProtectOptions) -> dict[str, str]:
-    """Give the digests of what a run reads beside its input, so that it does not go on with another surrogate or other
-    label maps.
-    """
-    maps = {
-        sample.files[0].path: Path(sample.target)
-        for sample in plan.samples
-        if isinstance(sample.target, str) and sample.target not in plan.documents
-    }
-    contents = {f"label map of {path}": file_digest(place) for path, place in sorted(maps.items())}
-    return contents | (
-        {"surrogate": file_digest(Path(options.surrogate))} if options.surrogate.endswith(SURROGATE_SUFFIX) else {}
-    )
-
-
 class ProtectionRun:
     """One run over one input, step by step: :meth:`prepare`, :meth:`search`, :meth:`write`.
 
@@ -182,6 +116,7 @@ class ProtectionRun:
         self.options = options
         self.show_progress = show_progress
         self.work_dir = options.work_dir or default_work_dir(output)
+        self._plan_file = self.work_dir / PLAN_FILE
         self._zip: Path | None = None
         if source.is_file() and is_archive(source):
             self._zip = output if output.suffix.lower() == ".zip" else output / source.name
@@ -203,19 +138,32 @@ class ProtectionRun:
                 if self._zip is not None:
                     check_space(space_to_unpack(self.source, self.work_dir, self._zip))
                     self._make_work_dir()
-                inventory, plan, labels = prepare(
-                    self.source, self.options, self.work_dir / "input", show_progress=self.show_progress
-                )
+                inventory, decided, labels = self._decide(self.work_dir / "input")
+                plan = decided
                 check_space(self._needs(inventory, plan))
-                plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
-                text = _frozen(self.work_dir / "plan.json", plan, self.options.resume)
+                if not is_searched(self.options, self.work_dir):
+                    plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
             self.labels = _labels_found(labels, inventory, plan, self._working)
             for line in describe_labels(self.labels) if self.labels is not None else ():
                 logger.info(line)
             self._make_work_dir()
-            write_atomically(self.work_dir / "plan.json", text.encode(), private=True)
+            if self._goes_on():
+                check_complete(self._plan_file, decided, plan)
+            else:
+                archive = self.source if self._zip is not None else None
+                FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided).write(self._plan_file)
             self._prepared = inventory, plan
         return self._prepared
+
+    def _goes_on(self) -> bool:
+        """Say whether there is a plan to obey."""
+        return self.options.resume and self._plan_file.is_file()
+
+    def _decide(self, unpack_into: Path) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+        """Plan, or take up the plan that the run was begun with."""
+        if self._goes_on():
+            return take_up(self.source, self.options, self._plan_file, unpack_into, show_progress=self.show_progress)
+        return prepare(self.source, self.options, unpack_into, show_progress=self.show_progress)
 
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file; nothing is written.
@@ -226,11 +174,8 @@ class ProtectionRun:
         _check_folders(self.source, self.output, self.work_dir, self.options.resume)
         check_key(self.options, self.work_dir)
         with TemporaryDirectory() as spare:
-            inventory, plan, labels = prepare(
-                self.source, self.options, Path(spare) / "input", show_progress=self.show_progress
-            )
+            inventory, plan, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, plan))
-            _frozen(self.work_dir / "plan.json", plan, self.options.resume)
             plan, working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
             result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
@@ -321,7 +266,7 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
         raise UsageError(
             f"the input {source} lies in the output {output}, which is handed out; give a folder beside it"
         )
-    if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / "plan.json").is_file():
+    if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / PLAN_FILE).is_file():
         raise UsageError(
             f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give "
             "that run's --work-dir, or another output"
@@ -380,26 +325,3 @@ def _nothing_left(work_dir: Path) -> Iterator[None]:
         if not was_there:
             shutil.rmtree(work_dir, ignore_errors=True)
         raise
-
-
-def _frozen(path: Path, plan: ProtectionPlan, resume: bool) -> str:
-    """Give the text of the plan, and check that it is still the one that was begun with."""
-    if resume and path.is_file():
-        known = _read_plan(path)
-        if known["digest"] != plan.digest():
-            changes = "; ".join(plan_changes(known, plan.to_json())) or "what is different cannot be told"
-            raise UsageError(
-                f"{path}: the files, labels or options are not those that the run was begun with: {changes}; give "
-                "those again, "
-                "or start anew with another OUTPUT"
-            )
-    return json.dumps(plan.to_json() | {"digest": plan.digest()}, indent=1, sort_keys=True) + "\n"
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        str(known["digest"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
-    return known

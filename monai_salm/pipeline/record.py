@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_salm.errors import SalmError
+from monai_salm.pipeline.fates import FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
-from monai_salm.pipeline.manifest import FileFate, Manifest
 
 MANIFEST = "manifest.jsonl"
 _OF_A_WORK_FOLDER = ("plan.json", MANIFEST)
@@ -75,7 +75,7 @@ def find_record(protected: Path, before: Inventory, after: Inventory) -> RunReco
     if path is None:
         return RunRecord()
     try:
-        fates = Manifest(path).load()
+        fates = load_fates(path)
         fault = _misfit(fates, before, after)
     except SalmError as error:
         return RunRecord(path, fault=str(error).removeprefix(f"{path}: ").partition(";")[0])

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What refers to what in an export: which objects get new UIDs, and writing the documents whose references have to
-follow.
-"""
+"""What refers to what in an export: which objects get new UIDs, and which files stand for files that are absent."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterable
+from pathlib import PurePosixPath
 
-from monai_salm.errors import RefusedError
-from monai_salm.io import Derivation, Document, ImageHeader, atomic_target, write_document
-from monai_salm.pipeline.inventory import Inventory, file_digest, holds_values_alone
-from monai_salm.pipeline.manifest import FileFate
+from monai_salm.io import Document, ImageHeader
+from monai_salm.pipeline.inventory import Inventory, holds_values_alone
 
 OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
 """What names an object and its series; studies, frames of reference and patients keep their names."""
@@ -47,68 +42,6 @@ def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) 
                 renewed |= own_uids(document)
         waiting = left
     return frozenset(renewed)
-
-
-def write_documents(
-    inventory: Inventory,
-    paths: Mapping[str, str],
-    output: Path,
-    derivation: Derivation,
-    written: frozenset[str],
-    *,
-    private: bool = False,
-) -> Iterable[FileFate]:
-    """Write what is no picture, DICOMDIRs last: byte for byte, but for references.
-
-    Args:
-        inventory: of the input.
-        paths: path of a document -> digest of its bytes.
-        output: folder to write to.
-        derivation: with the UIDs that get new ones.
-        written: paths of all other files in the output, to tell a DICOMDIR what is absent.
-        private: as in :func:`~monai_salm.disk.atomic_target`.
-    """
-    present = set(written)
-    for path in sorted(paths, key=lambda path: (bool(inventory.documents[path].files), path)):
-        document = inventory.documents[path]
-        alone = why_header_stays(inventory, path, written)
-        if alone:
-            yield FileFate(path=path, status="refused", reason=alone, sha256_in=paths[path])
-            continue
-        if file_digest(document.path) != paths[path]:
-            yield FileFate(
-                path=path,
-                status="failed",
-                reason="it is not the file any more that was looked at; run again",
-                sha256_in=paths[path],
-            )
-            continue
-        left_out, absent = records_left_out(inventory, path, present)
-        try:
-            with atomic_target(output / path, private=private) as temporary:
-                write_document(document, temporary, replace(derivation, absent_files=absent))
-        except RefusedError as refusal:
-            yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
-            continue
-        except OSError as error:
-            yield FileFate(
-                path=path, status="failed", reason=f"cannot be copied: {error.strerror or error}", sha256_in=paths[path]
-            )
-            continue
-        present.add(path)
-        digest = file_digest(output / path)
-        notes = (f"no picture ({document.kind})", *document.notes)
-        if digest != paths[path]:
-            notes += ("references to changed objects were renewed",)
-        yield FileFate(
-            path=path,
-            status="copied",
-            reason="; ".join(notes),
-            left_out=left_out,
-            unprotected=document.unprotected,
-            sha256_in=paths[path],
-            sha256_out=digest,
-        )
 
 
 def records_left_out(inventory: Inventory, path: str, present: Collection[str]) -> tuple[str, frozenset[str]]:

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from monai_salm.pipeline.archive import unpacked_size
+from monai_salm.pipeline.fates import load_fates
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.working_grid import working_shape
@@ -36,7 +36,7 @@ def space_to_write(
 
     Noise makes files that are compressed a bit larger, so this is rather too little than too much.
     """
-    done = Manifest(work_dir / "manifest.jsonl").load()  # of this run, also while it goes on
+    done = load_fates(work_dir / "manifest.jsonl")  # of this run, also while it goes on
     paths = [file.path for sample in plan.samples for file in sample.files] + [*plan.documents, *plan.copies]
     paths += plan.refused if options.copy_unprotected else ()
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_salm.bounds import broken_bound, measure_changes, whole_change
 from monai_salm.budget import Epsilon
@@ -23,103 +21,23 @@ from monai_salm.io import (
     Document,
     SourceImage,
     compare_headers,
-    dcmtk_finds_within,
     is_litter,
     read_source,
-    read_with_simpleitk,
 )
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
-from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
+from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found
 from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.scanning import scan
+from monai_salm.pipeline.second_opinions import add_opinions
 from monai_salm.pipeline.sides import check_places, check_sides, stated_bounds
 from monai_salm.pipeline.similarity import structural_similarity
+from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
-
-SECOND_READER = "SimpleITK"
-
-
-@dataclass(kw_only=True)
-class FileVerdict:
-    """What was found in one pair of files.
-
-    Args:
-        path: of the original, relative to its folder.
-        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed
-            out) or ``mismatch``.
-        problems: what is wrong; empty unless ``mismatch``.
-        absence: of a file that is not in the protected folder what is known of the reason; empty if it is there.
-        bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
-        epsilon_stored: that bound in stored units, the largest of any picture in the file; None where none was checked.
-        max_change_stored, max_change_real: largest change.
-        changed_fraction: share of the anatomy's voxels that changed.
-        changed_outside: voxels that changed outside the anatomy.
-        psnr: in model values, dB; None if nothing changed.
-        ssim: structural similarity in model values.
-        second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none
-            could.
-        second_max_change_real: largest change that SimpleITK sees.
-        header_changes: attributes that differ as a derived image may.
-        dangling: UIDs of objects that the file refers to and that were in the original folder, but were not handed out.
-    """
-
-    path: str
-    verdict: str
-    problems: list[str] = field(default_factory=list)
-    absence: str = ""
-    bound: str = "none"
-    epsilon_stored: float | None = None
-    max_change_stored: float | None = None
-    max_change_real: float | None = None
-    changed_fraction: float | None = None
-    changed_outside: int | None = None
-    psnr: float | None = None
-    ssim: float | None = None
-    second_reader: str = ""
-    second_max_change_real: float | None = None
-    header_changes: list[str] = field(default_factory=list)
-    dangling: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The verdict of every file of two folders.
-
-    Args:
-        files: one verdict a file, ordered by path.
-        record: what the manifest of the run was used for, or why it was not used; empty where none was looked at.
-    """
-
-    files: list[FileVerdict]
-    record: str = ""
-
-    @property
-    def mismatches(self) -> list[FileVerdict]:
-        """Files with a problem."""
-        return [file for file in self.files if file.verdict == "mismatch"]
-
-    def to_json(self) -> dict[str, Any]:
-        """Give what ``monai-salm verify --json`` prints."""
-        counts = {
-            name: sum(file.verdict == name for file in self.files)
-            for name in ("protected", "copied", "absent", "mismatch")
-        }
-        dangling = sum(len(file.dangling) for file in self.files)
-        unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
-        absent = [
-            {"path": file.path, "excused": file.verdict == "absent", "reason": file.absence}
-            for file in self.files
-            if file.absence
-        ]
-        return {
-            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded,
-            "dangling_references": dangling,
-            "files": [asdict(file) for file in self.files],
-        }  # fmt: skip
 
 
 def verify(
@@ -296,8 +214,7 @@ class _Verification:
         self._measure(verdict, source, found, canvas)
         if not np.array_equal(source.padding, found.padding):
             verdict.problems.append("padding was entered or left")
-        self._opinion_of_simpleitk(verdict, source)
-        self._opinion_of_dcmtk(verdict, source)
+        add_opinions(verdict, source, self._places(path))
         return self._with_header(verdict)
 
     def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, canvas: Canvas) -> None:
@@ -328,47 +245,6 @@ class _Verification:
             )
         if problem:
             verdict.problems.append(problem)
-
-    def _opinion_of_dcmtk(self, verdict: FileVerdict, source: SourceImage) -> None:
-        """Let dcmtk compare the stored values of two DICOM files."""
-        if source.header.format != "dicom" or verdict.max_change_stored is None:
-            return
-        within = dcmtk_finds_within(*self._places(verdict.path), int(verdict.max_change_stored))
-        if within is not None:
-            verdict.second_reader = f"{verdict.second_reader}, dcmtk" if verdict.second_reader else "dcmtk"
-        if within is False:
-            verdict.problems.append(
-                f"dcmtk finds a change of more than {verdict.max_change_stored:g} stored units, which this "
-                "package finds at most"
-            )
-
-    def _opinion_of_simpleitk(self, verdict: FileVerdict, source: SourceImage) -> None:
-        """Let SimpleITK read both files, and see whether it finds a larger change, or none."""
-        if source.frame_rescale or verdict.max_change_real is None:
-            return  # SimpleITK rescales all frames as the first
-        rows_first = source.header.format in ("dicom", "raster")
-        first, second = (read_with_simpleitk(place, rows_first=rows_first) for place in self._places(verdict.path))
-        if first is None or second is None or not _agree(first, source):
-            return  # who misreads the original is no judge
-        verdict.second_reader = SECOND_READER
-        if first.shape != second.shape:
-            verdict.problems.append(f"{SECOND_READER} reads shape {second.shape}, of the original {first.shape}")
-            return
-        with np.errstate(invalid="ignore"):
-            largest = float(np.nanmax(np.abs(second - first), initial=0.0))
-        verdict.second_max_change_real = largest
-        # Luminance is converted to colors, each decoder has its own way with lossy frames, and 32-bit floats round.
-        converted = first.shape != source.stored.shape or source.header.output_transfer_syntax
-        allowance = (abs(source.slope) if converted else 0.0) + 1e-6 * float(np.nanmax(np.abs(first), initial=0.0))
-        if largest > verdict.max_change_real * (1 + 1e-6) + allowance:
-            verdict.problems.append(
-                f"{SECOND_READER} finds a change of {largest:g} real units, this package one of "
-                f"{verdict.max_change_real:g}"
-            )
-        elif largest == 0 and verdict.max_change_real > 0:
-            verdict.problems.append(
-                f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected picture"
-            )
 
     def _with_header(self, verdict: FileVerdict) -> FileVerdict:
         """Add what differs outside the values, and what references do not follow."""
@@ -432,24 +308,6 @@ class _Verification:
             path=path,
             verdict="mismatch",
             problems=[f"the original is a copy of {first.path}, but the protected file is not"],
-        )
-
-
-def _agree(second: NDArray[np.float64], source: SourceImage) -> bool:
-    """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that
-    cannot be said.
-    """
-    real = source.real
-    if second.shape != real.shape:
-        return True
-    allowance = 1e-6 * float(np.nanmax(np.abs(real), initial=0.0)) + (
-        abs(source.slope) if source.header.output_transfer_syntax else 0.0
-    )
-    total = second + real
-    with np.errstate(invalid="ignore"):
-        return bool(
-            np.nanmax(np.abs(second - real), initial=0.0) <= allowance
-            or np.nanmax(total) - np.nanmin(total) <= allowance
         )
 
 

@@ -20,8 +20,8 @@ from monai_salm.canvas import Canvas
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import Derivation, SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore
+from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
-from monai_salm.pipeline.manifest import FileFate
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
 from monai_salm.pipeline.working import protected_values
 

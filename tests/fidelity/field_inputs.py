@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.pipeline.manifest import FileFate, Manifest
+from monai_salm.pipeline.fates import FileFate, load_fates
 from tests.exports import mr_slice, nifti_file
 from tests.io.builders import CT
 
@@ -54,7 +54,7 @@ Command = Callable[..., Told]
 
 def fates_of(output: Path) -> dict[str, FileFate]:
     """Read the manifest of a run."""
-    return Manifest(output.with_name(f"{output.name}.work") / "manifest.jsonl").load()
+    return load_fates(output.with_name(f"{output.name}.work") / "manifest.jsonl")
 
 
 # DICOM ---------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from monai_salm.pipeline.manifest import FileFate
+from monai_salm.pipeline.fates import FileFate
 from tests.exports import block, body, mr_slice, nifti_file
 from tests.fidelity.field_inputs import (
     LATIN_1,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monai_salm.pipeline.manifest import FileFate
+from monai_salm.pipeline.fates import FileFate
 from tests.exports import mr_slice, nifti_file, tree
 from tests.fidelity.field_inputs import (
     BOTH_OPTIONS,

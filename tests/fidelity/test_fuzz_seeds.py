@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_salm.pipeline.manifest import FileFate
+from monai_salm.pipeline.fates import FileFate
 from tests.fidelity import fuzz
 from tests.fidelity.fuzz_field import LABEL_MAP, PICTURE, silently_wrong
 from tests.fidelity.fuzz_seed import Seed

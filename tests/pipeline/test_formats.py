@@ -23,7 +23,7 @@ from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, VictimScores, evaluate
 from monai_salm.io import Document, identify, read_segmentation
 from monai_salm.pipeline import ProtectResult, protect, scan, verify
-from monai_salm.pipeline.verify import VerifyReport
+from monai_salm.pipeline.verdicts import VerifyReport
 from tests.exports import (
     ROOT_UID,
     block,

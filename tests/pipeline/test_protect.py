@@ -17,8 +17,8 @@ import pytest
 from monai_salm.errors import UsageError
 from monai_salm.io import read_source
 from monai_salm.pipeline import ProtectionPlan, ProtectOptions, ProtectResult, protect, verify
+from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
-from monai_salm.pipeline.manifest import FileFate
 from tests.exports import (
     ROOT_UID,
     block,

@@ -16,8 +16,10 @@ import pytest
 
 from monai_salm.io import Derivation, Document, ImageHeader, identify
 from monai_salm.pipeline import ProtectResult, protect, verify
-from monai_salm.pipeline.inventory import Inventory, file_digest, scan
-from monai_salm.pipeline.references import own_uids, renewed_uids, write_documents
+from monai_salm.pipeline.documents import write_documents
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.references import own_uids, renewed_uids
+from monai_salm.pipeline.scanning import scan
 from tests.exports import ROOT_UID, block, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_file, tree
 
 KO, SR, SEG, RTSTRUCT = (f"1.2.840.10008.5.1.4.1.1.{name}" for name in ("88.59", "88.33", "66.4", "481.3"))
@@ -249,17 +251,17 @@ def test_document_that_cannot_be_written_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from monai_salm.errors import RefusedError
-    from monai_salm.pipeline import references
+    from monai_salm.pipeline import documents
 
     _export(tmp_path / "in")
-    real = references.write_document
+    real = documents.write_document
 
     def write(document: Document, target: Path, derivation: Derivation) -> None:
         if document.path.name == "sr.dcm":
             raise RefusedError("its references cannot be renewed")
         real(document, target, derivation)
 
-    monkeypatch.setattr(references, "write_document", write)
+    monkeypatch.setattr(documents, "write_document", write)
     result: ProtectResult = protect(tmp_path / "in", tmp_path / "out", drawn())
     assert result.to_json()["counts"] == {"protected": 2, "copied": 5, "refused": 1, "failed": 0}
     assert not (tmp_path / "out" / "sr.dcm").exists()

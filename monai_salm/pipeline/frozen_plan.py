@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run as it lies in its work folder: what was decided, and the files and labels that it was decided for,
+so that a run that goes on obeys it instead of planning again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_salm.bounds import volume_of
+from monai_salm.disk import write_atomically
+from monai_salm.errors import SalmError, UsageError
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.known_files import KnownFiles
+from monai_salm.pipeline.labels import LabelAssignment, Target
+from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, target_from_json, target_to_json
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class FrozenPlan:
+    """A plan, and what it was made for.
+
+    Args:
+        plan: the decisions, complete: also with what loading refused.
+        known: the files as they were.
+        labels: the label of each file that had one, by path.
+    """
+
+    plan: ProtectionPlan
+    known: KnownFiles
+    labels: Mapping[str, Target] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        plan: ProtectionPlan,
+        inventory: Inventory,
+        labels: LabelAssignment | None,
+        *,
+        archive: Path | None = None,
+        decided: ProtectionPlan | None = None,
+    ) -> FrozenPlan:
+        """Freeze a plan with the files and labels that it was made for.
+
+        Args:
+            plan: complete.
+            inventory: of the input.
+            labels: of the input; None for a method without labels.
+            archive: the zip that the input was unpacked from; None where it is none.
+            decided: the plan before loading, which knows the digests of what loading refused.
+        """
+        digests = input_digests(decided or plan, inventory, labels)
+        return cls(plan, KnownFiles.of(inventory, digests, archive), labels.targets if labels is not None else {})
+
+    def write(self, path: Path) -> None:
+        """Write the plan, for nobody but its owner: it names patients and places."""
+        text = json.dumps(
+            self.plan.to_json()
+            | {
+                "digest": self.plan.digest(),
+                "inputs": self.known.to_json(),
+                "labels": {name: target_to_json(target) for name, target in self.labels.items()},
+            },
+            indent=1,
+            sort_keys=True,
+        )
+        write_atomically(path, f"{text}\n".encode(), private=True)
+
+    @classmethod
+    def read(cls, path: Path) -> FrozenPlan:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            UsageError: the plan is that of another version.
+            SalmError: the file is damaged.
+        """
+        try:
+            record: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+            if str(record["format"]) != PLAN_FORMAT:
+                raise UsageError(
+                    f"{path}: the plan has the format {record['format']!r}, this version goes on with {PLAN_FORMAT!r}; "
+                    "use the version of monai_salm that began the run, or start anew with another OUTPUT"
+                )
+            plan = ProtectionPlan.from_json(record)
+            if plan.digest() != record["digest"]:
+                raise ValueError("it was changed")
+            labels = {name: target_from_json(target) for name, target in record["labels"].items()}
+            return cls(plan, KnownFiles.from_json(record["inputs"]), labels)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+
+
+def input_digests(plan: ProtectionPlan, inventory: Inventory, labels: LabelAssignment | None) -> dict[str, str]:
+    """Give the digests of all files that a plan depends on by their bytes, so that a copy that was only made anew is
+    known again: what it protects or copies, what was read and refused, what stands beside that in its volume, and what
+    is refused for others' sake.
+    """
+    digests = {file.path: file.sha256 for sample in plan.samples for file in sample.files} | dict(plan.documents)
+    labeled = {path: header for path, header in inventory.pictures.items() if labels is None or path in labels.targets}
+    volumes = {volume_of(header) for header in labeled.values()} - {""}
+    waiting = [
+        path for path, header in inventory.pictures.items() if path in labeled or volume_of(header) in volumes
+    ] + [record.path for record in inventory.files if record.judgement is not None or record.by_others]
+    digests |= {path: file_digest(inventory.absolute(path)) for path in waiting if path not in digests}
+    return digests | {path: digests[first] for path, first in inventory.copies.items() if first in digests}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an input and options to a plan; or, where a run goes on, to the plan that it was begun with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from monai_salm.errors import UsageError
+from monai_salm.learning.surrogate import SURROGATE_SUFFIX
+from monai_salm.pipeline.frozen_plan import FrozenPlan
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
+from monai_salm.pipeline.labeling import find_labels
+from monai_salm.pipeline.labels import LabelAssignment
+from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+from monai_salm.pipeline.plan_changes import plan_changes, refused_now
+from monai_salm.pipeline.preflight import check_choices
+from monai_salm.pipeline.scanning import scan
+from monai_salm.pipeline.search import check_surrogate
+
+logger = logging.getLogger(__name__)
+
+_ELSEWHERE = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device"}
+"""Options that say where things lie, and how fast they are done, which does not change what is done."""
+
+
+def prepare(
+    source: Path, options: ProtectOptions, unpack_into: Path | None = None, *, show_progress: bool = False
+) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+    """Scan an input, find its labels and plan what will be done with every file; changes nothing.
+
+    Args:
+        source: the input.
+        options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
+        unpack_into: folder that a zip is unpacked into; None where the source is none.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        UsageError: the options do not fit each other or the input.
+    """
+    inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, show_progress=show_progress)
+    plan = build_plan(
+        inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress
+    )
+    maps = {
+        sample.files[0].path: Path(sample.target)
+        for sample in plan.samples
+        if isinstance(sample.target, str) and sample.target not in plan.documents
+    }
+    return inventory, replace(plan, settings=_settings(options, maps)), labels
+
+
+def take_up(
+    source: Path,
+    options: ProtectOptions,
+    path: Path,
+    unpack_into: Path | None = None,
+    *,
+    show_progress: bool = False,
+) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+    """Take up the plan that a run was begun with; reads no file that is as it was, and plans nothing again.
+
+    Args:
+        source, options, unpack_into, show_progress: as of :func:`prepare`.
+        path: of the plan.
+
+    Raises:
+        UsageError: files, labels or options are not those that the plan was made for; names what is different.
+        SalmError: the plan is damaged.
+    """
+    begun = FrozenPlan.read(path)
+    inventory, labels = _look(source, options, unpack_into, begun.known, show_progress=show_progress)
+    kept = begun.plan.settings.get("contents") or {}
+    maps = {
+        name: Path(target)
+        for name, target in (labels.targets if labels is not None else {}).items()
+        if isinstance(target, str) and _content_of(name) in kept
+    }
+    changes = plan_changes(begun, inventory, labels, _settings(options, maps))
+    if changes:
+        raise _not_the_same(path, changes)
+    return inventory, begun.plan, labels
+
+
+def check_complete(path: Path, begun: ProtectionPlan, loaded: ProtectionPlan) -> None:
+    """Find out whether loading the samples of a plan that was taken up refuses more of them than it did.
+
+    Raises:
+        UsageError: it does.
+    """
+    if loaded != begun:
+        raise _not_the_same(path, [refused_now(set(loaded.refused) - set(begun.refused))])
+
+
+def _not_the_same(path: Path, changes: list[str]) -> UsageError:
+    return UsageError(
+        f"{path}: the files, labels or options are not those that the run was begun with: {'; '.join(changes)}; give "
+        "those again, or start anew with another OUTPUT"
+    )
+
+
+def _look(
+    source: Path, options: ProtectOptions, unpack_into: Path | None, known: KnownFiles, *, show_progress: bool
+) -> tuple[Inventory, LabelAssignment | None]:
+    """Check the options, scan the input and find its labels."""
+    check_choices(options)
+    check_surrogate(options)
+    if options.labels is not None and not options.labels.exists():
+        raise UsageError(
+            f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in "
+            "UTF-8, or a folder of label maps"
+        )
+    if options.unused():
+        logger.warning(
+            "method %r makes its noise without labels, network or rounds: %s not used",
+            options.method,
+            ", ".join(options.unused()),
+        )
+    inventory = scan(
+        source, unpack_into=unpack_into, choices=options.kind_choices(), known=known, show_progress=show_progress
+    )
+    if not options.needs_labels():
+        return inventory, None
+    labels = find_labels(inventory, options, method=options.method)
+    if not inventory.pictures:
+        raise UsageError(
+            f"{source}: none of its {len(inventory.files)} files can be protected; 'monai-salm scan' lists the reasons"
+        )
+    return inventory, labels
+
+
+def _settings(options: ProtectOptions, maps: Mapping[str, Path]) -> dict[str, Any]:
+    """Give all that the result depends on beside the input, as plain types; with the digests of what a run reads beside
+    it, so that it does not go on with another surrogate or other label maps.
+
+    Args:
+        options: of the run.
+        maps: path of a file -> its label map outside the input.
+    """
+    chosen = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+        if name not in _ELSEWHERE
+    }
+    contents = {_content_of(path): file_digest(place) for path, place in sorted(maps.items())}
+    if options.surrogate.endswith(SURROGATE_SUFFIX):
+        contents["surrogate"] = file_digest(Path(options.surrogate))
+    return chosen | {"version": version("monai_salm"), "contents": contents}
+
+
+def _content_of(path: str) -> str:
+    return f"label map of {path}"

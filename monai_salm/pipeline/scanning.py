@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking at the files of a folder, a zip, a DICOMDIR or a pair: what each of them is, and what some say of others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from monai_salm.errors import RefusedError, UsageError
+from monai_salm.io import Document, ImageHeader, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
+from monai_salm.io.kinds import KNOWN_BY
+from monai_salm.pipeline.archive import is_archive, unpack
+from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
+from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
+from monai_salm.pipeline.inventory import (
+    NO_CHOICES,
+    FileRecord,
+    Inventory,
+    Stamp,
+    file_digest,
+    holds_values_alone,
+    written_path,
+)
+from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
+from monai_salm.progress import track
+
+
+def scan(
+    source: Path,
+    *,
+    unpack_into: Path | None = None,
+    choices: KindChoices = NO_CHOICES,
+    known: KnownFiles = NOTHING_KNOWN,
+    show_progress: bool = False,
+) -> Inventory:
+    """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not
+    followed.
+
+    Args:
+        source: what to list.
+        unpack_into: folder that a zip is unpacked into, made anew; it has to stay while the inventory is used.
+        choices: what the user says of pictures and label maps.
+        known: what an earlier look found; files that did not change since are not read again.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        UsageError: the input does not exist, or holds no file.
+    """
+    if not source.exists():
+        raise UsageError(
+            f"{source}: no such file or folder; give the folder of the export, a zip of it, its DICOMDIR, or one "
+            "image file"
+        )
+    refused: dict[str, str] = {}
+    if source.is_file() and unpack_into is not None and is_archive(source):
+        shutil.rmtree(unpack_into, ignore_errors=True)
+        unpacked = unpack(source, unpack_into, show_progress=show_progress)
+        root, paths, refused = unpacked.folder, sorted(_walk(unpacked.folder)), unpacked.refused
+    elif source.is_file():
+        root, paths = source.parent, _file_set(source, choices)
+    else:
+        root, paths = source, sorted(_walk(source))
+    inventory = Inventory(root, ignored=[path for path in paths if is_litter(path)], choices=choices)
+    paths = [path for path in paths if not is_litter(path)]
+    if not paths and not refused:
+        raise UsageError(f"{source}: there is no file in it; give the folder of the export")
+    choices.check(paths)
+    inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
+    seen: dict[object, dict[str, str]] = {}
+    stamps: dict[str, Stamp | None] = {}
+    unchanged: set[str] = set()
+    whole = known.is_of_archive(source)
+    for path in track(paths, "scanning", "files", total=len(paths), show_progress=show_progress):
+        stamps[path] = Stamp.of(root / path)
+        record = known.unchanged(root, path, stamps[path], whole=whole)
+        if record is not None:
+            unchanged.add(path)
+        inventory.files.append(record or _record(root, path, seen, choices.of(root, path)))
+    inventory = replace(inventory, stamps=stamps, unchanged=frozenset(unchanged))
+    _judge_folders(inventory)
+    return _without_ambiguous(_without_collisions(inventory))
+
+
+def _file_set(source: Path, choices: KindChoices) -> list[str]:
+    """Name what belongs to one file: the files that a DICOMDIR lists, the other half of a pair of header and values;
+    and the file itself.
+    """
+    try:
+        found = identify(source, choices.of(source.parent, source.name))
+    except (RefusedError, OSError):
+        return [source.name]
+    if found.format in ("nifti", "itk"):
+        return sorted(_companions(source, choices) | {source.name})
+    names = found.files if isinstance(found, Document) else frozenset()
+    meant = meant_files(names, "", files_beside(source, names)) if names else {}
+    return sorted({path for paths in meant.values() for path in paths} | {source.name})
+
+
+def _companions(source: Path, choices: KindChoices) -> set[str]:
+    """Name the two files beside each other that are one picture, its header and its values; nothing where it is one
+    file.
+    """
+    pair: dict[bool, set[str]] = {True: set(), False: set()}
+    for sibling in source.parent.glob(f"{glob.escape(source.name.partition('.')[0])}.*"):
+        with contextlib.suppress(RefusedError, OSError):
+            found = identify(sibling, choices.of(source.parent, sibling.name))
+            if isinstance(found, Document) and found.kind.startswith("header of"):
+                pair[True].add(sibling.name)
+            elif isinstance(found, ImageHeader) and holds_values_alone(sibling.name, found):
+                pair[False].add(sibling.name)
+    return pair[True] | pair[False] if source.name in pair[True] | pair[False] else set()
+
+
+def _without_collisions(inventory: Inventory) -> Inventory:
+    """Refuse files that would be written under the name of another."""
+    taken = {record.path: record.path for record in inventory.files}
+    for number, record in enumerate(inventory.files):
+        target = written_path(record.path, record.header)
+        other = taken.setdefault(target, record.path)
+        if other != record.path:
+            which = "which is another file" if other == target else f"and so would {other}"
+            inventory.files[number] = FileRecord(
+                record.path, reason=f"it would be written as {target}, {which}; rename one of the two", by_others=True
+            )
+    return inventory
+
+
+def _without_ambiguous(inventory: Inventory) -> Inventory:
+    """Refuse a DICOMDIR where it cannot be told which files its records mean."""
+    reasons = {
+        path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()
+    }
+    files = [
+        FileRecord(record.path, reason=reason, by_others=True) if (reason := reasons.get(record.path)) else record
+        for record in inventory.files
+    ]
+    return replace(inventory, files=files) if any(reasons.values()) else inventory
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot
+    be read.
+    """
+    unreadable: list[str] = []
+    for folder, folders, names in os.walk(
+        root, onerror=lambda error: unreadable.append(error.filename), followlinks=False
+    ):
+        linked = [name for name in folders if os.path.islink(Path(folder) / name)]  # noqa: PTH114 (False for a path that is too long)
+        for name in names + linked:
+            yield (Path(folder) / name).relative_to(root).as_posix()
+    for folder in unreadable:
+        yield Path(folder).relative_to(root).as_posix()
+
+
+def _judge_folders(inventory: Inventory) -> None:
+    """Look at the files of each folder together where the values of one are not enough to tell a label map."""
+    judged = []
+    for record in inventory.files:
+        judgement = record.judgement or (record.document.judgement if record.document is not None else None)
+        if judgement is not None:
+            judged.append(JudgedFile(record.path, judgement, record.document))
+    changed = judged_together(judged)
+    for number, record in enumerate(inventory.files):
+        kind = changed.get(record.path)
+        if kind == "label map":
+            found = identify(inventory.absolute(record.path), "label map")
+            if isinstance(found, Document):
+                inventory.files[number] = FileRecord(
+                    record.path,
+                    document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)),
+                )
+        elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
+            undecided = UndecidedError(
+                replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures")
+            )
+            inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True)
+
+
+def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
+    """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one
+    is needed.
+    """
+    absolute = root / path
+    try:
+        if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
+            return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            size = len(os.fsencode(absolute))
+            return FileRecord(
+                path,
+                reason=f"its path has {size} bytes, more than the system opens; call with a shorter INPUT, or move it "
+                "up",
+            )
+        return FileRecord(path, reason="a link that leads to itself")
+    if absolute.is_dir():
+        return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")
+    if not absolute.is_file():
+        return FileRecord(path, reason="not a regular file")
+    try:
+        found = identify(absolute, said)
+    except UndecidedError as open_question:
+        return FileRecord(path, reason=str(open_question), judgement=open_question.judgement)
+    except RefusedError as refusal:
+        return FileRecord(path, reason=str(refusal))
+    except OSError as error:
+        return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return FileRecord(path, reason="it needs more memory than there is")
+    if isinstance(found, Document):
+        return FileRecord(path, document=found)
+    header = found
+    if holds_values_alone(path, header):
+        return FileRecord(
+            path, header
+        )  # its bytes mean something only with its header's, so that equal ones are no copies
+    # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
+    uid = header.identifiers.get("SOPInstanceUID")
+    others = seen.setdefault(uid or absolute.stat().st_size, {})
+    if not others:
+        others[path] = ""
+        return FileRecord(path, header)
+    digest = file_digest(absolute)
+    for other, known in others.items():
+        others[other] = known or file_digest(root / other)
+        if others[other] == digest:
+            return FileRecord(path, header, copy_of=other)
+    if uid:
+        return FileRecord(path, reason=_why_two(root, path, min(others), uid), by_others=True)
+    others[path] = digest
+    return FileRecord(path, header)
+
+
+def _why_two(root: Path, path: str, other: str, uid: str) -> str:
+    """Say what is wrong with a file whose SOP Instance UID another one has: lossless recompression keeps it (PS3.4 B),
+    a change does not.
+    """
+    said = f"its SOPInstanceUID {uid} is that of {other}"
+    try:
+        first, second = read_source(root / other), read_source(root / path)
+    except (RefusedError, OSError, MemoryError) as error:
+        return f"{said}, and whether it is the same picture is not known ({error}); keep one of the two"
+    if _same_picture(first, second):
+        return f"{said}, and it is the same picture in another encoding, or with another header; keep one of the two"
+    return f"{said}, but it is another picture; give it a UID of its own"
+
+
+def _same_picture(first: SourceImage, second: SourceImage) -> bool:
+    """Say whether two files hold the same values, whatever types and encodings they have."""
+    same_scale = (first.slope, first.intercept, first.frame_rescale) == (
+        second.slope,
+        second.intercept,
+        second.frame_rescale,
+    )
+    return same_scale and first.stored.shape == second.stored.shape and np.array_equal(first.stored, second.stored)

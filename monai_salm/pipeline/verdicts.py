@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verification says: of each file, and of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class FileVerdict:
+    """What was found in one pair of files.
+
+    Args:
+        path: of the original, relative to its folder.
+        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed
+            out) or ``mismatch``.
+        problems: what is wrong; empty unless ``mismatch``.
+        absence: of a file that is not in the protected folder what is known of the reason; empty if it is there.
+        bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
+        epsilon_stored: that bound in stored units, the largest of any picture in the file; None where none was checked.
+        max_change_stored, max_change_real: largest change.
+        changed_fraction: share of the anatomy's voxels that changed.
+        changed_outside: voxels that changed outside the anatomy.
+        psnr: in model values, dB; None if nothing changed.
+        ssim: structural similarity in model values.
+        second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none
+            could.
+        second_max_change_real: largest change that SimpleITK sees.
+        header_changes: attributes that differ as a derived image may.
+        dangling: UIDs of objects that the file refers to and that were in the original folder, but were not handed out.
+    """
+
+    path: str
+    verdict: str
+    problems: list[str] = field(default_factory=list)
+    absence: str = ""
+    bound: str = "none"
+    epsilon_stored: float | None = None
+    max_change_stored: float | None = None
+    max_change_real: float | None = None
+    changed_fraction: float | None = None
+    changed_outside: int | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    second_reader: str = ""
+    second_max_change_real: float | None = None
+    header_changes: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The verdict of every file of two folders.
+
+    Args:
+        files: one verdict a file, ordered by path.
+        record: what the manifest of the run was used for, or why it was not used; empty where none was looked at.
+    """
+
+    files: list[FileVerdict]
+    record: str = ""
+
+    @property
+    def mismatches(self) -> list[FileVerdict]:
+        """Files with a problem."""
+        return [file for file in self.files if file.verdict == "mismatch"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what ``monai-salm verify --json`` prints."""
+        counts = {
+            name: sum(file.verdict == name for file in self.files)
+            for name in ("protected", "copied", "absent", "mismatch")
+        }
+        dangling = sum(len(file.dangling) for file in self.files)
+        unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
+        absent = [
+            {"path": file.path, "excused": file.verdict == "absent", "reason": file.absence}
+            for file in self.files
+            if file.absence
+        ]
+        return {
+            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded,
+            "dangling_references": dangling,
+            "files": [asdict(file) for file in self.files],
+        }  # fmt: skip
