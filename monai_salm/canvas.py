@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from monai_salm.anatomy import file_anatomy, noise_carriers
 from monai_salm.budget import FileBudget
 from monai_salm.burned_in import graphics_mask, static_pixels
-from monai_salm.noise import add_noise
+from monai_salm.noise import SparseNoise, add_noise
 from monai_salm.working_grid import axis_cells
 
 Region = tuple[int, int, int, int]
@@ -130,6 +130,23 @@ class Canvas:
         values = np.stack(models) if self.stacked else models[0]
         behind = tuple(range(values.ndim - self.trailing, values.ndim))
         return values.mean(axis=behind, dtype=np.float32) if behind else values
+
+    def protect(
+        self, stored: NDArray[Any], noise: SparseNoise, place: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Add a sample's noise to the values of one of its files, within the budget of each picture.
+
+        Args:
+            stored: values of the file.
+            noise: of the sample.
+            place: (number of the slice, number of slices) in a series; None if the file is the whole sample.
+
+        Returns:
+            Array of the shape and dtype of ``stored``, and the file's anatomy.
+        """
+        steps = noise.dense() if place is None else noise.of_slice(*place)
+        anatomy = self.anatomy(stored)
+        return self.add(stored, steps, noise.levels, self.carriers(stored, anatomy)), anatomy
 
     def add(self, stored: NDArray[Any], steps: NDArray[Any], levels: int, carriers: NDArray[np.bool_]) -> NDArray[Any]:
         """Add noise, within the budget of each picture.

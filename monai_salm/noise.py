@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from monai_salm.budget import MOST_STEPS, FileBudget
 from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.working_grid import to_native
+from monai_salm.working_grid import axis_cells, to_native
 
 STORE_FORMAT = "monai_salm.noise/1"
 
@@ -78,12 +78,25 @@ class SparseNoise:
 
     def dense(self) -> NDArray[np.int16]:
         """Unpack to an array of ``shape``."""
-        cells = int(np.prod(self.shape))
-        result = np.zeros(cells, dtype=np.int16)
-        result[np.flatnonzero(np.unpackbits(self.mask, count=cells).view(bool))] = (
-            self.values
-        )  # indices of booleans are faster than booleans
-        return result.reshape(self.shape)
+        return _filled(self._nonzero(), self.values).reshape(self.shape)
+
+    def of_slice(self, number: int, count: int) -> NDArray[np.int16]:
+        """Unpack the plane that one of ``count`` slices lies in, to an array of ``shape[1:]``."""
+        plane = int(np.prod(self.shape[1:]))
+        start = int(axis_cells(count, self.shape[0])[number]) * plane
+        nonzero = self._nonzero()
+        before, marks = np.count_nonzero(nonzero[:start]), nonzero[start : start + plane]
+        return _filled(marks, self.values[before : before + np.count_nonzero(marks)]).reshape(self.shape[1:])
+
+    def _nonzero(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.mask, count=int(np.prod(self.shape))).view(bool)
+
+
+def _filled(marks: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int16]:
+    """Give an array that has the values where the marks are, else 0."""
+    result = np.zeros(len(marks), dtype=np.int16)
+    result[np.flatnonzero(marks)] = values  # indices of booleans are faster than booleans
+    return result
 
 
 class NoiseStore:

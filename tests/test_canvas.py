@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from monai_salm.anatomy import file_anatomy
 from monai_salm.canvas import Canvas
+from monai_salm.noise import SparseNoise
 from monai_salm.working_grid import to_native, working_shape
 from tests.builders import file_budget
 
@@ -181,6 +182,23 @@ def test_a_time_series_keeps_background_and_nan_at_each_point() -> None:
     assert moved[3, 3, 3].tolist() == [False, True, True]
     assert moved[4:].all()
     assert (changed[4:] == 496).all()
+
+
+def test_protecting_a_file_adds_its_part_of_the_noise_to_what_can_carry_it() -> None:
+    canvas = _canvas(MR | {"background_real": 24.0, "background_spread_real": 9.0, "window_high": 3000.0})
+    steps = np.zeros((2, 4, 4), dtype=np.int16)
+    steps[0], steps[1] = 5, -7
+    noise = SparseNoise.from_dense(steps, 12)
+    stored = _bodies()[0]
+    stored[3, 4] = 2001  # saturated
+    for place, expected in (((0, 3), 5), ((1, 3), 5), ((2, 3), -7)):
+        values, anatomy = canvas.protect(stored, noise, place)
+        assert np.array_equal(anatomy, stored > 24)
+        assert np.array_equal(values - stored, np.where(stored == 1000, expected, 0))
+    whole = _canvas(MR | {"window_high": 3000.0}, stacked=True)
+    values, anatomy = whole.protect(_bodies(), noise)
+    assert anatomy.all()
+    assert (values - _bodies())[:, 0, 0].tolist() == [5, 5, -7]
 
 
 def test_model_values_of_a_color_are_its_gray() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From planned files to samples on their working grids, and from a sample's noise back to each of its files."""
+"""From planned files to samples on their working grids, and what the noise store keeps of the files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import CT_BODY_HU
-from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_source
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
-from monai_salm.noise import SparseNoise
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.working_grid import axis_cells, labels_to_working, working_shape
+from monai_salm.working_grid import labels_to_working, working_shape
 
 MOST_CLASSES = 256
 """Classes of label maps, which are 8-bit on the working grid."""
@@ -196,24 +194,6 @@ def label_map_values(inventory: Inventory, samples: Sequence[SamplePlan]) -> lis
             f"the label maps hold {len(values)} values, more than {MOST_CLASSES} classes; are they label maps?"
         )
     return sorted(values)
-
-
-def protected_values(
-    source: SourceImage, canvas: Canvas, noise: SparseNoise, place: tuple[int, int] | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Give the stored values of one file with its part of a sample's noise, and the file's anatomy.
-
-    Args:
-        source: the file.
-        canvas: its plan.
-        noise: of the sample.
-        place: (number of the slice, number of slices) of a series; None if the file is the whole sample.
-    """
-    steps = noise.dense()
-    if place is not None:
-        steps = steps[axis_cells(place[1], noise.shape[0])[place[0]]]
-    anatomy = canvas.anatomy(source.stored)
-    return canvas.add(source.stored, steps, noise.levels, canvas.carriers(source.stored, anatomy)), anatomy
 
 
 def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:

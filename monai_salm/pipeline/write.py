@@ -23,7 +23,6 @@ from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.manifest import FileFate
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.pipeline.working import protected_values
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
         source = read_source(settings.root / file.path)
         noise = NoiseStore(settings.store).read(job.sample.sample_id)
         place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
-        values, anatomy = protected_values(source, canvas, noise, place)
+        values, anatomy = canvas.protect(source.stored, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
             raise RefusedError(
                 "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it "
