@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -31,17 +33,21 @@ ALLOWED: dict[str, set[str]] = {
     "canvas": {"budget", "working_grid", "anatomy", "burned_in", "noise"},
     # Files
     "io": {"errors", "disk"},
-    "bounds": {"io", "budget", "anatomy", "canvas"},
+    "bounds": {"budget", "canvas"},
+    "volumes": {"io", "budget", "anatomy", "canvas"},
     # Networks
     "learning": {"errors", "disk", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "transforms": {"errors", "io", "bounds", "learning", "methods"} | VALUES,
-    "pipeline": {"errors", "disk", "progress", "io", "bounds", "learning", "methods"} | VALUES,
-    "evaluate": {"errors", "disk", "progress", "io", "bounds", "learning", "pipeline"} | VALUES,
+    "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "pipeline": {"errors", "disk", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     "bundle": {"errors", "pipeline", "transforms"} | VALUES,
     "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | VALUES,
 }
+# Modules that whoever looks at files imports; they load none of the packages that take seconds.
+LIGHT = ["errors", "progress", "disk", *sorted(VALUES), "io", "bounds", "volumes"]
+HEAVY = ("torch", "monai")
 # Foreign packages that one room alone may import.
 AT_HOME = {
     # Bars in the logs of those who watch no terminal, and of --quiet, came from elsewhere.
@@ -154,6 +160,13 @@ def test_foreign_packages_stay_at_home(file: Path) -> None:
         if name in AT_HOME and not module.startswith(AT_HOME[name])
     }
     assert not strays, f"{module} may not import {sorted(strays)}"
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_load_no_heavy_package(name: str) -> None:
+    program = f"import sys, monai_salm.{name}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @EVERY_FILE

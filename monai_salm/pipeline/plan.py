@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monai_salm.bounds import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
 from monai_salm.budget import Epsilon, IntensityWindow
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
@@ -21,6 +20,7 @@ from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
+from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
 
 PLAN_FORMAT = "monai_salm.plan/2"
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_salm.bounds import VolumeBudget, volume_of
 from monai_salm.disk import write_atomically
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import check_network
@@ -34,6 +33,7 @@ from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_le
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.progress import in_words, track
+from monai_salm.volumes import VolumeBudget, volume_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.bounds import broken_bound, measure_changes
+from monai_salm.bounds import broken_bound, limits_of, measure_changes
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError, VerificationError
@@ -35,7 +35,7 @@ def within_bounds(
         VerificationError: a bound is broken.
     """
     changed, anatomy = canvas.protect(stored, noise, place)
-    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), canvas)
+    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), limits_of(canvas))
     if problem:
         raise VerificationError(f"the protected values break a bound: {problem}")
     return changed
