@@ -31,7 +31,7 @@ from lab_noises import (
 from torch import Tensor, nn
 
 from monai_salm.anatomy import border_values, find_background
-from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
+from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
@@ -41,6 +41,7 @@ from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.pipeline.search import seeded_network
+from monai_salm.windows import IntensityWindow
 
 
 @dataclass

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_salm.budget import FileBudget, IntensityWindow, default_window
+from monai_salm.budget import FileBudget
 from monai_salm.hounsfield import check_units
+from monai_salm.windows import IntensityWindow, default_window
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""
@@ -127,8 +128,8 @@ def find_window(
         modality: DICOM Modality code, or empty.
         values_real: sample of all values, any shape.
         border_real: sample of the border's values.
-        voi_real: see :func:`~monai_salm.budget.default_window`.
-        full_scale_real: see :func:`~monai_salm.budget.default_window`.
+        voi_real: see :func:`~monai_salm.windows.default_window`.
+        full_scale_real: see :func:`~monai_salm.windows.default_window`.
         window: the user's choice; None takes the modality's.
 
     Returns:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.budget import FileBudget, IntensityWindow
+from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
+from monai_salm.windows import IntensityWindow
 
 _STATED = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real units\)")
 

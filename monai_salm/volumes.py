@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import Background, border_values, find_window
-from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
+from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, judge
+from monai_salm.windows import IntensityWindow
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 """Modalities whose series is one volume; a series of others is a collection of separate views."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from monai_salm.bounds import (
     stated_bounds,
     whole_change,
 )
-from monai_salm.budget import IntensityWindow
 from monai_salm.canvas import Canvas
+from monai_salm.windows import IntensityWindow
 from tests.builders import file_budget
 
 SIZES = st.floats(1e-12, 1e12)
@@ -66,7 +67,7 @@ def test_sentence_is_that_of_the_files_that_are_out_there() -> None:
         ({"mean_square": 1e-2}, "PSNR is 20.00 dB, the limit 30.46 dB"),
     ],
 )
-def test_first_limit_that_is_broken_is_named(change: dict[str, float], problem: str) -> None:
+def test_first_limit_that_is_broken_is_named(change: dict[str, Any], problem: str) -> None:
     limits = limits_of(Canvas(budgets=(file_budget(),)))
     assert broken_bound([replace(WITHIN, **change)], limits) == problem
     several = broken_bound([WITHIN, replace(WITHIN, **change)], limits)

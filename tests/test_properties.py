@@ -17,10 +17,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import file_anatomy, noise_carriers
-from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+from monai_salm.budget import Epsilon, FileBudget, PerturbationBudget
 from monai_salm.errors import RefusedError
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, add_noise
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import axis_cells, cell_counts, labels_to_working, to_native, to_working, working_shape
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=2, max_side=7)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from monai_salm.budget import Epsilon, IntensityWindow, parse_window
+from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.methods.registry import NoiseMethod, check_method, find_method
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.windows import IntensityWindow, parse_window
 
 MOST_SEEDS = 2**32
 """Seeds are below this: numpy and torch take no others."""

@@ -20,7 +20,7 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import (
@@ -44,6 +44,7 @@ from monai_salm.volumes import (
     slice_order,
     volume_of,
 )
+from monai_salm.windows import IntensityWindow
 
 RIGHT_AFTER_LOADING = (
     "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, "

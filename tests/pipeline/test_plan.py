@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
 from monai_salm.pipeline.labels import labels_from_table
 from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.windows import IntensityWindow
 from tests.exports import (
     ROOT_UID,
     block,
