@@ -153,7 +153,7 @@ def store_cost(work: Path, shape: tuple[int, ...], count: int, levels: int) -> d
     budget = FileBudget(
         modality="CT", window_low=-160.0, window_high=240.0, epsilon_real=12.549019607843137, slope=1.0,
         intercept=-1024.0, range_stored=(1.0, 4094.0),
-        padding_stored=(-2000.0, -2000.0), background_stored=-1024.0, quantum_stored=1.0, steps=levels,
+        padding_stored=(-2000.0, -2000.0), background_stored=-1024.0, quantum_stored=1.0, levels=levels,
         background_real=-1000.0, background_spread_real=157.08,
     )  # fmt: skip
     canvas = Canvas(budgets=(budget,), spacing=(0.75,) * len(shape)).to_json()

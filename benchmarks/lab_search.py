@@ -216,7 +216,11 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
         maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
         samples.append(
             WorkingSample(
-                sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)
+                sample_id=f"{number:05d}",
+                levels=budget.levels,
+                step_model=budget.step_model,
+                target=label,
+                **vars(maps),
             )
         )
     working = WorkingSet(samples)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perturbation budgets: how far a value may move, in which units, and how many stored steps that makes.
+"""Perturbation budgets: how far a value may move, in which units, and how many levels of stored steps that makes.
 
 Value spaces are named by suffix: ``_stored`` (integers in the file), ``_real`` (after rescale slope and intercept: HU,
 SUV, ...) and ``_model`` (after the intensity window, in [0, 1]).
@@ -33,6 +33,10 @@ _SLACK = 1e-9
 """Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and
 not 7.
 """
+
+
+_ON_DISK = {"levels": "steps"}
+"""Names of fields -> their keys in plans and in the records beside noise."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class FileBudget:
         padding_stored: inclusive padding range, never entered or left.
         background_stored: value of an empty background, never entered or left.
         quantum_stored: size of one step, a power of two: 1 for integers with at most ``MOST_STEPS`` steps.
-        steps: how many steps a value may move, at least 1.
+        levels: how many steps a value may move at most, at least 1.
         background_real: value of the air around the anatomy; None where the picture shows none.
         background_spread_real: values farther than this from ``background_real`` are anatomy.
     """
@@ -108,7 +112,7 @@ class FileBudget:
     padding_stored: tuple[float, float] | None
     background_stored: float | None
     quantum_stored: float
-    steps: int
+    levels: int
     background_real: float | None
     background_spread_real: float
 
@@ -125,16 +129,16 @@ class FileBudget:
     @property
     def epsilon_stored(self) -> float:
         """Largest change in stored units."""
-        return self.steps * self.quantum_stored
+        return self.levels * self.quantum_stored
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain types that :meth:`from_json` reads back unchanged."""
-        return asdict(self)
+        """Give plain types that :meth:`from_json` reads back unchanged; on disk the levels are called steps."""
+        return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FileBudget:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
-        fields = dict(record)
+        fields = {name: record[_ON_DISK.get(name, name)] for name in cls.__dataclass_fields__}
         for name in ("range_stored", "padding_stored"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
         return cls(**fields)
@@ -233,7 +237,7 @@ class PerturbationBudget:
                 f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds "
                 "cannot be kept exactly"
             )
-        quantum, steps = stored_steps(self.epsilon_real, slope, stored)
+        quantum, levels = step_and_levels(self.epsilon_real, slope, stored)
         valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
         if padding_stored is not None:
             valid &= (stored < padding_stored[0]) | (stored > padding_stored[1])
@@ -257,13 +261,13 @@ class PerturbationBudget:
             padding_stored=padding_stored,
             background_stored=background_stored,
             quantum_stored=quantum,
-            steps=steps,
+            levels=levels,
             background_real=background_real,
             background_spread_real=background_spread_real,
         )
 
 
-def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
+def step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
     """Give the size of one step in stored units and how many of them stay within ``epsilon_real``.
 
     Integers, and floats that hold integers, move in whole units, or in a power of two of them where a budget has more
@@ -288,12 +292,12 @@ def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tup
         # Floats so large that they skip whole numbers are all whole, but no whole step can be added to them.
         if unit > 1 or not np.array_equal(finite, np.rint(finite)):
             quantum, headroom = max(2.0 ** math.floor(math.log2(largest / FLOAT_STEPS)), 4 * unit), unit
-    steps = math.floor((largest - headroom) / quantum * (1 + _SLACK))
-    if steps < 1:
+    levels = math.floor((largest - headroom) / quantum * (1 + _SLACK))
+    if levels < 1:
         needed = (quantum + headroom) * abs(slope)
         raise RefusedError(
             f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {needed:.4g}, so the file "
             "cannot carry the noise; "
             f"give --epsilon '{needed * 1.001:.4g} real' or more, or a wider --window"
         )
-    return quantum, steps
+    return quantum, levels

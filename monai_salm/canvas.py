@@ -45,14 +45,14 @@ class Canvas:
     regions: tuple[Region, ...] = ()
 
     @property
-    def steps(self) -> int:
-        """Most steps of any picture."""
-        return max(budget.steps for budget in self.budgets)
+    def levels(self) -> int:
+        """Most levels of any picture."""
+        return max(budget.levels for budget in self.budgets)
 
     @property
     def step_model(self) -> float:
         """What one step of the most makes in model values, on average over the pictures."""
-        return float(np.mean([budget.steps * budget.step_model for budget in self.budgets])) / self.steps
+        return float(np.mean([budget.levels * budget.step_model for budget in self.budgets])) / self.levels
 
     @property
     def epsilon_stored(self) -> float:

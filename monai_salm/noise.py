@@ -39,7 +39,7 @@ class SparseNoise:
         shape: working grid.
         mask: packed bits, ``ceil(cells / 8)`` bytes: where the noise is not zero.
         values: the nonzero steps in C order, int8 or int16.
-        levels: largest step; a file with fewer steps scales the noise down to them.
+        levels: largest step; a file with fewer levels scales the noise down to them.
     """
 
     shape: tuple[int, ...]
@@ -234,7 +234,7 @@ def add_noise(
 ) -> NDArray[Any]:
     """Add noise to the stored values of one picture, within its budget; the only place where values change.
 
-    Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``,
+    Whatever the search proposed: a value never moves by more than ``budget.levels`` steps, never outside ``carriers``,
     never out of ``budget.range_stored``, and never onto or off the padding or the empty background.
 
     Args:
@@ -249,9 +249,9 @@ def add_noise(
         Array of the shape and dtype of ``stored``.
     """
     native = to_native(noise, stored.shape[: noise.ndim]).astype(np.int64)
-    if levels != budget.steps:
-        native = np.sign(native) * (np.abs(native) * budget.steps // levels)
-    native = np.clip(native, -budget.steps, budget.steps) * (1 if budget.slope > 0 else -1)
+    if levels != budget.levels:
+        native = np.sign(native) * (np.abs(native) * budget.levels // levels)
+    native = np.clip(native, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
     low, high = budget.range_stored
     native = np.broadcast_to(native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim)), stored.shape).copy()
     native[~carriers | ~((stored >= low) & (stored <= high))] = 0

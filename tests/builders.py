@@ -25,7 +25,7 @@ def file_budget(**changes: Any) -> FileBudget:
         "padding_stored": None,
         "background_stored": None,
         "quantum_stored": 1.0,
-        "steps": 12,
+        "levels": 12,
         "background_real": None,
         "background_spread_real": 0.0,
     }

@@ -62,25 +62,25 @@ def test_json_round_trip() -> None:
 
 def test_figures_are_those_of_the_largest_budget() -> None:
     canvas = _canvas(
-        {"steps": 12}, {"steps": 3, "slope": 4.0}, {"steps": 6, "slope": -2.0, "epsilon_real": 12.5}, stacked=True
+        {"levels": 12}, {"levels": 3, "slope": 4.0}, {"levels": 6, "slope": -2.0, "epsilon_real": 12.5}, stacked=True
     )
-    assert (canvas.steps, canvas.epsilon_stored, canvas.epsilon_real, canvas.modality) == (12, 12, 12.5, "CT")
+    assert (canvas.levels, canvas.epsilon_stored, canvas.epsilon_real, canvas.modality) == (12, 12, 12.5, "CT")
     assert canvas.step_model == pytest.approx(1 / 400), "all of these budgets reach as far in model values"
-    assert _canvas({"steps": 12}, {"steps": 4}, stacked=True).step_model == pytest.approx((12 + 4) / 2 / 12 / 400)
+    assert _canvas({"levels": 12}, {"levels": 4}, stacked=True).step_model == pytest.approx((12 + 4) / 2 / 12 / 400)
 
 
 def test_each_picture_has_its_budget() -> None:
-    canvas = _canvas({"steps": 12}, {"steps": 6, "slope": 2.0}, {"steps": 3, "slope": -4.0}, stacked=True)
+    canvas = _canvas({"levels": 12}, {"levels": 6, "slope": 2.0}, {"levels": 3, "slope": -4.0}, stacked=True)
     stored = np.full((3, 1, 3), 1000, dtype=np.int16)
-    assert [budget.steps for _, budget in canvas.pictures(stored)] == [12, 6, 3]
+    assert [budget.levels for _, budget in canvas.pictures(stored)] == [12, 6, 3]
     change = _added(canvas, stored, [[[12, -12, 5]]] * 3, 12)
     assert change[:, 0].tolist() == [[12, -12, 5], [6, -6, 2], [-3, 3, -1]]
 
 
 def test_one_budget_is_that_of_all_pictures() -> None:
-    canvas = _canvas({"steps": 4}, stacked=True)
+    canvas = _canvas({"levels": 4}, stacked=True)
     stored = np.full((3, 1, 2), 1000, dtype=np.int16)
-    assert [budget.steps for _, budget in canvas.pictures(stored)] == [4, 4, 4]
+    assert [budget.levels for _, budget in canvas.pictures(stored)] == [4, 4, 4]
     assert _added(canvas, stored, [[[4, -2]]] * 3, 4)[:, 0].tolist() == [[4, -2]] * 3
     assert [picture.shape for picture, _ in _canvas().pictures(stored)] == [(3, 1, 2)], "not stacked, so one picture"
 
@@ -144,7 +144,7 @@ def test_text_and_what_stands_still_is_no_anatomy_of_an_ultrasound_loop(modality
 
 
 def test_colors_share_one_noise_and_a_saturated_one_stays() -> None:
-    canvas = _canvas(SCREEN | {"modality": "OT", "steps": 8}, trailing=1)
+    canvas = _canvas(SCREEN | {"modality": "OT", "levels": 8}, trailing=1)
     stored = np.uint8([[[100, 150, 200], [100, 255, 0], [254, 1, 60]]])
     carriers = canvas.carriers(stored, np.ones((1, 3), dtype=bool))
     assert carriers.tolist() == [[[True] * 3, [True, False, False], [True] * 3]]
@@ -236,17 +236,17 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
         low = draw(st.integers(0, 5))
         padding = draw(st.none() | st.integers(0, 250))
         slope = draw(st.sampled_from([1.0, -1.0, 0.5, 3.0]))
-        steps = draw(st.integers(1, 20))
+        levels = draw(st.integers(1, 20))
         fields: dict[str, Any] = {
-            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "steps": steps,
-            "epsilon_real": abs(slope) * steps,
+            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "levels": levels,
+            "epsilon_real": abs(slope) * levels,
             "intercept": 0.0, "window_low": -800.0, "window_high": 800.0, "range_stored": (float(low), 250.0),
             "padding_stored": None if padding is None else (float(padding), padding + 5.0),
             "background_stored": draw(st.none() | st.sampled_from([0.0, 3.25, 200.0])),
         }  # fmt: skip
         budgets.append(fields)
-    levels = max(budget["steps"] for budget in budgets)
-    steps_ = draw(
+    levels = max(budget["levels"] for budget in budgets)
+    steps = draw(
         hnp.arrays(
             np.int16, working_shape(grid, draw(st.integers(1, 5))), elements=st.integers(-levels - 3, levels + 3)
         )
@@ -254,7 +254,7 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
     return (
         _canvas(*budgets, spacing=(1.0,) * len(grid), trailing=len(trailing), stacked=stacked),
         stored,
-        steps_,
+        steps,
         levels,
     )
 

@@ -140,7 +140,7 @@ def test_file_budget_survives_json(file: tuple[NDArray[Any], FileBudget]) -> Non
     budget = file[1]
     assert FileBudget.from_json(json.loads(json.dumps(budget.to_json()))) == budget
     assert FileBudget.from_json(replace(budget, background_real=None).to_json()).background_real is None
-    assert 1 <= budget.steps <= 32767
+    assert 1 <= budget.levels <= 32767
 
 
 @given(st.data())

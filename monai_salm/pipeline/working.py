@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monai_salm.anatomy import CT_BODY_HU
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_source
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
 from monai_salm.working_grid import labels_to_working, working_shape
@@ -55,7 +55,7 @@ def working_sample(
         raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
     if bare is not None and len(sample.files) > 1:
         bare |= _bare_slices(inventory, sample)
-    levels, step_model = common_steps(canvases)
+    levels, step_model = common_levels(canvases)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
         target = _label_map(inventory, sample, sample.target, shape, label_values)

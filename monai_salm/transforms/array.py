@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from monai_salm.anatomy import anatomy_mask, border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
 from monai_salm.learning.surrogate import frozen_set, load_surrogate
 from monai_salm.methods.minmin import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
@@ -292,7 +292,7 @@ class SALMProtect(Transform):
                 f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so "
                 "nothing can carry noise"
             )
-        levels, step_model = common_steps(canvases)
+        levels, step_model = common_levels(canvases)
         target = target_of(label, card, plain.shape, origin, shape)
         samples = [WorkingSample(sample_id="image", levels=levels, step_model=step_model, target=target, **vars(maps))]
         optimizer = frozen_optimizer(network, card, rounds=self.rounds, device=self.device)

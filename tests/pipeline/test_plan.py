@@ -206,7 +206,7 @@ def test_too_small_epsilon_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     assert "less than one stored step of 5" in reason
     wanted = reason.partition("--epsilon '")[2].partition("'")[0]
     (sample,) = _plan(tmp_path, BudgetOptions(epsilon=Epsilon.parse(wanted))).samples
-    assert sample.files[0].canvas.budgets[0].steps == 1
+    assert sample.files[0].canvas.budgets[0].levels == 1
 
 
 def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:
