@@ -30,7 +30,7 @@ from lab_noises import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from monai_salm.anatomy import border_values, find_background
+from monai_salm.background import border_values, find_background
 from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
@@ -209,9 +209,7 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
         budget = PerturbationBudget(Epsilon.parse("8/255"), IntensityWindow(0, 255)).bind(
             values,
             modality="CR",
-            background_real=background.center_real if background else None,
-            background_spread_real=background.spread_real if background else 0.0,
-            background_stored=background.exact_stored if background else None,
+            background=background,
         )
         maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
         samples.append(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.background import Background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.windows import WINDOW_PRESETS, IntensityWindow
 
@@ -33,10 +34,6 @@ _SLACK = 1e-9
 """Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and
 not 7.
 """
-
-
-_ON_DISK = {"levels": "steps"}
-"""Names of fields -> their keys in plans and in the records beside noise."""
 
 
 @dataclass(frozen=True)
@@ -90,36 +87,26 @@ class FileBudget:
 
     Args:
         modality: DICOM Modality code, or empty.
-        window_low, window_high: the intensity window, real units.
+        window: the intensity window, real units.
         epsilon_real: largest change, real units.
         slope, intercept: ``real = slope * stored + intercept``.
         range_stored: lowest and highest value that changed voxels may take.
         padding_stored: inclusive padding range, never entered or left.
-        background_stored: value of an empty background, never entered or left.
         quantum_stored: size of one step, a power of two: 1 for integers with at most ``MOST_STEPS`` steps.
         levels: how many steps a value may move at most, at least 1.
-        background_real: value of the air around the anatomy; None where the picture shows none.
-        background_spread_real: values farther than this from ``background_real`` are anatomy.
+        background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
     """
 
     modality: str
-    window_low: float
-    window_high: float
+    window: IntensityWindow
     epsilon_real: float
     slope: float
     intercept: float
     range_stored: tuple[float, float]
     padding_stored: tuple[float, float] | None
-    background_stored: float | None
     quantum_stored: float
     levels: int
-    background_real: float | None
-    background_spread_real: float
-
-    @property
-    def window(self) -> IntensityWindow:
-        """The intensity window."""
-        return IntensityWindow(self.window_low, self.window_high)
+    background: Background | None = None
 
     @property
     def step_model(self) -> float:
@@ -133,15 +120,40 @@ class FileBudget:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back unchanged; on disk the levels are called steps."""
-        return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        return {
+            "modality": self.modality,
+            "window_low": self.window.low,
+            "window_high": self.window.high,
+            "epsilon_real": self.epsilon_real,
+            "slope": self.slope,
+            "intercept": self.intercept,
+            "range_stored": self.range_stored,
+            "padding_stored": self.padding_stored,
+            "background_stored": None if self.background is None else self.background.exact_stored,
+            "quantum_stored": self.quantum_stored,
+            "steps": self.levels,
+            "background_real": None if self.background is None else self.background.center_real,
+            "background_spread_real": 0.0 if self.background is None else self.background.spread_real,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FileBudget:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
-        fields = {name: record[_ON_DISK.get(name, name)] for name in cls.__dataclass_fields__}
-        for name in ("range_stored", "padding_stored"):
-            fields[name] = None if fields[name] is None else tuple(fields[name])
-        return cls(**fields)
+        center, padding = record["background_real"], record["padding_stored"]
+        return cls(
+            modality=record["modality"],
+            window=IntensityWindow(record["window_low"], record["window_high"]),
+            epsilon_real=record["epsilon_real"],
+            slope=record["slope"],
+            intercept=record["intercept"],
+            range_stored=tuple(record["range_stored"]),
+            padding_stored=None if padding is None else tuple(padding),
+            quantum_stored=record["quantum_stored"],
+            levels=record["steps"],
+            background=None
+            if center is None
+            else Background(center, record["background_spread_real"], record["background_stored"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -193,9 +205,7 @@ class PerturbationBudget:
         slope: float = 1.0,
         intercept: float = 0.0,
         padding_stored: tuple[float, float] | None = None,
-        background_real: float | None = None,
-        background_spread_real: float = 0.0,
-        background_stored: float | None = None,
+        background: Background | None = None,
         may_be_constant: bool = False,
     ) -> FileBudget:
         """Bind the budget to the stored values of one file.
@@ -209,9 +219,7 @@ class PerturbationBudget:
             slope: real units per stored unit.
             intercept: real value of stored 0.
             padding_stored: inclusive padding range.
-            background_real: value of the air around the anatomy; None where the picture shows none.
-            background_spread_real: values farther than this from ``background_real`` are anatomy.
-            background_stored: value of an empty background, never entered or left.
+            background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
             may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which
                 then stays as it is.
 
@@ -221,7 +229,7 @@ class PerturbationBudget:
         """
         if stored.dtype.kind not in "iuf":
             raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
-        if not all(map(math.isfinite, (slope, intercept, background_spread_real))) or slope == 0:
+        if not all(map(math.isfinite, (slope, intercept))) or slope == 0:
             raise UsageError(
                 f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not "
                 "0, the intercept finite"
@@ -252,18 +260,15 @@ class PerturbationBudget:
             )
         return FileBudget(
             modality=modality,
-            window_low=self.window.low,
-            window_high=self.window.high,
+            window=self.window,
             epsilon_real=self.epsilon_real,
             slope=slope,
             intercept=intercept,
             range_stored=(low + quantum, high - quantum),
             padding_stored=padding_stored,
-            background_stored=background_stored,
             quantum_stored=quantum,
             levels=levels,
-            background_real=background_real,
-            background_spread_real=background_spread_real,
+            background=background,
         )
 
 

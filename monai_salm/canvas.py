@@ -10,7 +10,7 @@ points of a time series.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from monai_salm.anatomy import file_anatomy, noise_carriers
 from monai_salm.budget import FileBudget
 from monai_salm.burned_in import graphics_mask, static_pixels
 from monai_salm.noise import SparseNoise, add_noise
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import axis_cells
 
 Region = tuple[int, int, int, int]
@@ -89,6 +90,10 @@ class Canvas:
             stacked=record["stacked"],
             regions=tuple((top, bottom, left, right) for top, bottom, left, right in record["regions"]),
         )
+
+    def through(self, window: IntensityWindow) -> Canvas:
+        """Give the same file as a network with another window sees it."""
+        return replace(self, budgets=tuple(replace(budget, window=window) for budget in self.budgets))
 
     def pictures(self, values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], FileBudget]]:
         """Give the pictures of an array of the file's values, or of its grid, each with its budget."""

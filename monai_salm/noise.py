@@ -270,6 +270,6 @@ def add_noise(
     for values in (stored, changed):
         if budget.padding_stored is not None:
             forbidden |= (values >= budget.padding_stored[0]) & (values <= budget.padding_stored[1])
-        if budget.background_stored is not None:
-            forbidden |= values == budget.background_stored
+        if budget.background is not None and budget.background.exact_stored is not None:
+            forbidden |= values == budget.background.exact_stored
     return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)

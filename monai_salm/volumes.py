@@ -6,13 +6,13 @@ answer for the pipeline, for ``verify`` and for the transforms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import Background, border_values, find_window
+from monai_salm.background import Background, border_values, find_window
 from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, judge
@@ -114,9 +114,10 @@ class VolumeBudget:
         budget = PerturbationBudget(self.epsilon, self.window)
         bound = []
         for part in source.pictures() if source.frame_rescale else [source]:
-            exact = None
+            own = background
             if background is not None and background.exact_stored is not None:
                 exact = round((background.exact_stored - part.intercept) / part.slope, 9)
+                own = replace(background, exact_stored=exact)
             bound.append(
                 budget.bind(
                     part.stored,
@@ -124,9 +125,7 @@ class VolumeBudget:
                     slope=part.slope,
                     intercept=part.intercept,
                     padding_stored=part.padding_stored,
-                    background_real=background.center_real if background else None,
-                    background_spread_real=background.spread_real if background else 0.0,
-                    background_stored=exact,
+                    background=own,
                     may_be_constant=bool(source.frame_rescale),
                 )
             )
@@ -142,10 +141,9 @@ class VolumeBudget:
     def of_canvas(cls, canvas: Canvas, epsilon: Epsilon) -> VolumeBudget:
         """Give back what a file's canvas was bound from."""
         first = canvas.budgets[0]
-        background = None
-        if first.background_real is not None:
-            exact = None if first.background_stored is None else first.background_stored * first.slope + first.intercept
-            background = Background(first.background_real, first.background_spread_real, exact)
+        background = first.background
+        if background is not None and background.exact_stored is not None:
+            background = replace(background, exact_stored=background.exact_stored * first.slope + first.intercept)
         return cls(modality=first.modality, epsilon=epsilon, window=first.window, background=background)
 
     def to_json(self) -> dict[str, Any]:

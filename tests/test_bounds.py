@@ -75,7 +75,7 @@ def test_first_limit_that_is_broken_is_named(change: dict[str, Any], problem: st
 
 
 def test_each_picture_has_its_limit() -> None:
-    limits = limits_of(Canvas(budgets=(file_budget(), file_budget(levels=4, epsilon_real=4.0)), stacked=True))
+    limits = limits_of(Canvas(budgets=(file_budget(), file_budget(steps=4, epsilon_real=4.0)), stacked=True))
     assert [limit.stored for limit in limits] == [12, 4]
     assert broken_bound([WITHIN, WITHIN], limits) == "picture 2: the largest change is 12 stored units, the limit 4"
 

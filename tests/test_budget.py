@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from monai_salm.background import Background
 from monai_salm.budget import MOST_STEPS, Epsilon, FileBudget, PerturbationBudget, step_and_levels
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.windows import IntensityWindow
@@ -139,7 +140,7 @@ def test_record_of_a_budget_is_that_of_the_plans_that_are_out_there() -> None:
         '"quantum_stored": 1.0, "steps": 24, "background_real": -10.0, "background_spread_real": 104.4}'
     )
     budget = FileBudget.from_json(json.loads(record))
-    assert (budget.levels, budget.range_stored, budget.background_stored) == (24, (1.0, 896.0), 0.0)
+    assert (budget.levels, budget.range_stored, budget.background) == (24, (1.0, 896.0), Background(-10.0, 104.4, 0.0))
     assert json.dumps(budget.to_json()) == record
 
 

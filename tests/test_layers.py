@@ -18,24 +18,25 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 
 # Rooms from the bottom up: a room imports from itself and from the rooms named here.
-VALUES = {"windows", "budget", "hounsfield", "working_grid", "anatomy", "burned_in", "canvas", "noise"}
+VALUES = {"windows", "background", "budget", "hounsfield", "working_grid", "anatomy", "burned_in", "canvas", "noise"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "disk": {"errors"},
     # What a voxel may do
     "windows": {"errors"},
-    "budget": {"errors", "windows"},
     "hounsfield": {"errors"},
+    "background": {"windows", "hounsfield"},
+    "budget": {"errors", "windows", "background"},
     "working_grid": set(),
-    "anatomy": {"budget", "windows", "hounsfield"},
+    "anatomy": {"background", "budget"},
     "burned_in": {"budget"},
     "noise": {"errors", "disk", "budget", "working_grid"},
-    "canvas": {"budget", "working_grid", "anatomy", "burned_in", "noise"},
+    "canvas": {"windows", "budget", "working_grid", "anatomy", "burned_in", "noise"},
     # Files
     "io": {"errors", "disk"},
     "bounds": {"windows", "budget", "canvas"},
-    "volumes": {"io", "windows", "budget", "anatomy", "canvas"},
+    "volumes": {"io", "windows", "background", "budget", "canvas"},
     # Networks
     "learning": {"errors", "disk", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,

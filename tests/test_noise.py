@@ -152,7 +152,7 @@ STORED = np.int16([[1000, 1100, 1200, 1250]])
         pytest.param([[12, -100, 0, 100]], 12, {}, [[1012, 1088, 1200, 1262]], id="beyond-the-budget"),
         pytest.param([[3, -12, 0, 12]], 12, {"slope": -1.0}, [[997, 1112, 1200, 1238]], id="negative-slope"),
         pytest.param(
-            [[12, -12, 5, -5]], 12, {"levels": 4}, [[1004, 1096, 1201, 1249]], id="fewer-levels-scale-toward-zero"
+            [[12, -12, 5, -5]], 12, {"steps": 4}, [[1004, 1096, 1201, 1249]], id="fewer-levels-scale-toward-zero"
         ),
         pytest.param([[4, -4]], 4, {}, [[1012, 1112, 1188, 1238]], id="cells-of-two-and-more-steps"),
         pytest.param([[3, 0, 0, 12]], 12, {"range_stored": (1001.0, 1251.0)}, [[1000, 1100, 1200, 1251]], id="range"),
@@ -176,9 +176,7 @@ STORED = np.int16([[1000, 1100, 1200, 1250]])
         pytest.param(
             [[0, 5, -5, 5]], 12, {"background_stored": 1250.0}, [[1000, 1105, 1195, 1250]], id="never-off-background"
         ),
-        pytest.param(
-            [[1, -1, 0, 2]], 2, {"quantum_stored": 4.0, "levels": 2}, [[1004, 1096, 1200, 1258]], id="quantum"
-        ),
+        pytest.param([[1, -1, 0, 2]], 2, {"quantum_stored": 4.0, "steps": 2}, [[1004, 1096, 1200, 1258]], id="quantum"),
     ],
 )
 def test_add_noise(noise: list[list[int]], levels: int, budget: dict[str, Any], expected: list[list[int]]) -> None:
@@ -229,7 +227,7 @@ def test_colors_and_points_in_time_share_one_noise() -> None:
 
 def test_a_float_sum_that_is_rounded_beyond_the_budget_is_taken_back() -> None:
     stored = np.float32([[8388607.5, -8388607.5]])  # from 2**23 on 32-bit floats are whole numbers
-    budget = file_budget(range_stored=(-3e7, 3e7), quantum_stored=1.25, levels=1)
+    budget = file_budget(range_stored=(-3e7, 3e7), quantum_stored=1.25, steps=1)
     changed = add_noise(stored, np.int16([[1, -1]]), 1, budget, np.ones((1, 2), dtype=bool))
     assert changed.tolist() == [[8388608.0, -8388608.0]], "1.25 more is 8388608.75, which rounds to 1.5 more"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from monai_salm.io import SourceImage, read_label_map, read_segmentation, read_s
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import labels_to_working, working_shape
 
 MOST_CLASSES = 256
@@ -103,10 +103,9 @@ def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxel
         for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
     )
     window = canvas.budgets[0].window
-    wider = replace(
-        canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets)
-    )
-    if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
+    if low < high and any(
+        canvas.through(IntensityWindow(low, high)).carriers(source.stored, mask).any() for source, mask in inside
+    ):
         return (
             f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "
             "intensity window "

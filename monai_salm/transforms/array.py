@@ -20,7 +20,8 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import anatomy_mask, border_values, find_background
+from monai_salm.anatomy import anatomy_mask
+from monai_salm.background import border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
@@ -120,8 +121,7 @@ class AnatomyMask(Transform):
         mask = anatomy_mask(
             values,
             modality=self.modality,
-            background_real=background.center_real if background else None,
-            background_spread_real=background.spread_real if background else 0.0,
+            background=background,
             spacing=self.spacing,
         )
         return convert_to_dst_type(mask[None], dst=img, dtype=img.dtype)[0]

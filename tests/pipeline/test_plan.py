@@ -186,9 +186,9 @@ def test_window_of_a_modality(
     (sample,) = _plan(tmp_path, options).samples
     budget = sample.files[0].canvas.budgets[0]
     if window is None:
-        assert 240 < budget.window_low < 280 < 600 < budget.window_high < 680
+        assert 240 < budget.window.low < 280 < 600 < budget.window.high < 680
     else:
-        assert (budget.window_low, budget.window_high) == pytest.approx(window, abs=1)
+        assert (budget.window.low, budget.window.high) == pytest.approx(window, abs=1)
     assert budget.epsilon_real == pytest.approx(8 / 255 * budget.window.width)
 
 
