@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from common import Rows, parser
 
+from monai_salm.background import Background
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.learning.networks import build_network
@@ -26,6 +27,7 @@ from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
+from monai_salm.windows import IntensityWindow
 
 STEPS = (
     ("small-resnet", (32, 32), 32),
@@ -152,10 +154,10 @@ def store_cost(work: Path, shape: tuple[int, ...], count: int, levels: int) -> d
     """
     generator = np.random.default_rng(0)
     budget = FileBudget(
-        modality="CT", window_low=-160.0, window_high=240.0, epsilon_real=12.549019607843137, slope=1.0,
+        modality="CT", window=IntensityWindow(-160.0, 240.0), epsilon_real=12.549019607843137, slope=1.0,
         intercept=-1024.0, range_stored=(1.0, 4094.0),
-        padding_stored=(-2000.0, -2000.0), background_stored=-1024.0, quantum_stored=1.0, steps=levels,
-        background_real=-1000.0, background_spread_real=157.08,
+        padding_stored=(-2000.0, -2000.0), quantum_stored=1.0, levels=levels,
+        background=Background(-1000.0, 157.08, -1024.0),
     )  # fmt: skip
     canvas = Canvas(budgets=(budget,), spacing=(0.75,) * len(shape)).to_json()
     with tempfile.TemporaryDirectory(dir=work) as folder:

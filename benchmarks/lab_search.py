@@ -30,8 +30,8 @@ from lab_noises import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from monai_salm.anatomy import border_values, find_background
-from monai_salm.budget import Epsilon, IntensityWindow, PerturbationBudget
+from monai_salm.background import border_values, find_background
+from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
@@ -40,6 +40,7 @@ from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
+from monai_salm.windows import IntensityWindow
 
 
 @dataclass
@@ -207,14 +208,16 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
         budget = PerturbationBudget(Epsilon.parse("8/255"), IntensityWindow(0, 255)).bind(
             values,
             modality="CR",
-            background_real=background.center_real if background else None,
-            background_spread_real=background.spread_real if background else 0.0,
-            background_stored=background.exact_stored if background else None,
+            background=background,
         )
         maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
         samples.append(
             WorkingSample(
-                sample_id=f"{number:05d}", levels=budget.steps, step_model=budget.step_model, target=label, **vars(maps)
+                sample_id=f"{number:05d}",
+                levels=budget.levels,
+                step_model=budget.step_model,
+                target=label,
+                **vars(maps),
             )
         )
     working = WorkingSet(samples)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+    from monai_salm.budget import Epsilon, FileBudget, PerturbationBudget
     from monai_salm.errors import RefusedError, SalmError, UsageError, VerificationError
     from monai_salm.learning.consumers import ConsumerAugmentation
     from monai_salm.learning.networks import build_network
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from monai_salm.methods.minmin import MinMinOptimizer
     from monai_salm.methods.minmin_settings import MinMinSettings
     from monai_salm.noise import NoiseStore, SparseNoise, add_noise
+    from monai_salm.windows import IntensityWindow
 
 __version__ = version("monai_salm")
 
 _ROOMS = {
-    "budget": ("Epsilon", "FileBudget", "IntensityWindow", "PerturbationBudget"),
+    "budget": ("Epsilon", "FileBudget", "PerturbationBudget"),
+    "windows": ("IntensityWindow",),
     "learning.consumers": ("ConsumerAugmentation",),
     "errors": ("RefusedError", "SalmError", "UsageError", "VerificationError"),
     "learning.networks": ("build_network",),

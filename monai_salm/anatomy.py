@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where noise may be: the anatomy of a picture, its window and its background, from the values alone.
+"""Where noise may be: the anatomy of a picture, from its values and its background alone.
 
 The anatomy mask is a function of the file alone (and, for a volume stored slice by slice, of its series), so that
 anybody who holds the original can compute it again. It is generous: a voxel is left out only where it is evidently not
@@ -8,15 +8,14 @@ body (air, table, empty or collimated border).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_salm.budget import FileBudget, IntensityWindow, default_window
-from monai_salm.hounsfield import check_units
+from monai_salm.background import Background
+from monai_salm.budget import FileBudget
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""
@@ -27,134 +26,12 @@ CT_OPENING_MM = 4.0
 SMALL_COMPONENT = 0.02
 """Components smaller than this share of the largest one are not anatomy."""
 
-BORDER_QUIET = 0.05
-"""A border whose values spread less than this share of the picture's contrast is background; otherwise the picture is a
-crop without one.
-"""
-
-BACKGROUND_CONTRAST = 0.06
-"""Values within this share of the picture's contrast from the background are background too."""
-
-NOISE_MULTIPLE = 4.0
-"""Air noise reaches about this multiple of its median deviation (Rayleigh: 3.1 at 99.9 %)."""
-
-BEYOND_BACKGROUND = 0.02
-"""At most this share of the values is darker than air (or brighter, in films that show it bright); otherwise the border
-is tissue.
-"""
-
-BRIGHT_AIR = ("CR", "DX", "MG", "IO", "PX", "RG")
-"""Modalities whose files may hold air as the brightest value (MONOCHROME1)."""
-
-
-EXACT_BORDER = 0.5
-"""A value that fills at least this share of the border is an empty background (zeros), not measured air."""
-
-
-@dataclass(frozen=True)
-class Background:
-    """What surrounds the anatomy.
-
-    Args:
-        center_real: its typical value.
-        spread_real: values farther away than this are anatomy.
-        exact_stored: the one value of an empty background, which is never entered or left; None for measured air.
-    """
-
-    center_real: float
-    spread_real: float
-    exact_stored: float | None
-
-
-def border_values(values: NDArray[Any]) -> NDArray[Any]:
-    """Give the values on the in-plane border: all four edges in 2D, the faces of the first two axes in 3D (heads touch
-    the third).
-    """
-    return np.concatenate([np.take(values, index, axis=axis).ravel() for axis in (0, 1) for index in (0, -1)])
-
-
-def find_background(
-    values_stored: NDArray[Any],
-    border_stored: NDArray[Any],
-    slope: float = 1.0,
-    intercept: float = 0.0,
-    *,
-    modality: str = "",
-) -> Background | None:
-    """Find the background of a picture, or of a series, from its values and those on its border.
-
-    Args:
-        values_stored: sample of all values, any shape.
-        border_stored: sample of the border's values (:func:`border_values`).
-        slope: real units per stored unit.
-        intercept: real value of stored 0.
-        modality: DICOM Modality code; some films show air bright.
-
-    Returns:
-        None if the border is as lively as the rest, or of a middling value: the picture is a crop and has no
-        background.
-    """
-    values = values_stored[np.isfinite(values_stored)].astype(np.float64)
-    border = border_stored[np.isfinite(border_stored)].astype(np.float64)
-    if values.size == 0 or border.size == 0:
-        return None
-    center = float(np.median(border))
-    contrast = float(np.percentile(np.abs(values - center), 99))
-    spread = float(np.median(np.abs(border - center)))
-    if spread > BORDER_QUIET * contrast:
-        return None
-    exact = center if np.mean(border == center) >= EXACT_BORDER else None
-    spread = max(BACKGROUND_CONTRAST * contrast, NOISE_MULTIPLE * spread)
-    darkest = np.mean((center - values) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
-    brightest = np.mean((values - center) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
-    if exact is None and not darkest and not (brightest and modality in BRIGHT_AIR):
-        return None
-    return Background(center * slope + intercept, spread * abs(slope), exact)
-
-
-def find_window(
-    modality: str,
-    values_real: NDArray[np.float64],
-    border_real: NDArray[np.float64],
-    *,
-    voi_real: tuple[float, float] | None = None,
-    full_scale_real: tuple[float, float] | None = None,
-    window: IntensityWindow | None = None,
-) -> tuple[IntensityWindow, Background | None]:
-    """Find the intensity window and the background of a picture or a series from samples of its real values.
-
-    Args:
-        modality: DICOM Modality code, or empty.
-        values_real: sample of all values, any shape.
-        border_real: sample of the border's values.
-        voi_real: see :func:`~monai_salm.budget.default_window`.
-        full_scale_real: see :func:`~monai_salm.budget.default_window`.
-        window: the user's choice; None takes the modality's.
-
-    Returns:
-        The window, and the background, whose ``exact_stored`` is a real value here.
-
-    Raises:
-        RefusedError: the values leave no window.
-    """
-    background = find_background(values_real, border_real, modality=modality)
-    if window is None:
-        check_units(modality, values_real)
-        inside = values_real
-        if background is not None:
-            inside = values_real[np.abs(values_real - background.center_real) > background.spread_real]
-        window = default_window(
-            modality, voi_real=voi_real, full_scale_real=full_scale_real, anatomy_values_real=inside
-        )
-    return window, background
-
 
 def anatomy_mask(
     values_real: NDArray[Any],
     *,
     modality: str,
-    background_real: float | None = None,
-    background_spread_real: float = 0.0,
+    background: Background | None = None,
     spacing: tuple[float, ...] = (),
 ) -> NDArray[np.bool_]:
     """Mark the body: CT by its density without air and table, other pictures by what differs from their background.
@@ -164,8 +41,7 @@ def anatomy_mask(
     Args:
         values_real: one slice (2D) or volume (3D), real units.
         modality: DICOM Modality code; ``CT`` has a rule of its own.
-        background_real: typical value of the surrounding air, from :func:`find_background`; None if there is none.
-        background_spread_real: values farther away are anatomy.
+        background: from :func:`~monai_salm.background.find_background`; None if there is none.
         spacing: millimeters between samples, for the CT opening; 1 where unknown.
     """
     values = np.asarray(values_real, dtype=np.float64)
@@ -173,12 +49,11 @@ def anatomy_mask(
     if modality == "CT":
         inside = finite & (np.nan_to_num(values, nan=-np.inf) > CT_BODY_HU)
         inside = _open(inside, spacing or (1.0,) * values.ndim)
-    elif background_real is None:
+    elif background is None:
         return finite
     else:
-        inside = finite & (
-            np.abs(np.nan_to_num(values, nan=background_real) - background_real) > background_spread_real
-        )
+        center = background.center_real
+        inside = finite & (np.abs(np.nan_to_num(values, nan=center) - center) > background.spread_real)
     return _large_components(_fill(inside)) & finite
 
 
@@ -235,15 +110,14 @@ def file_anatomy(
     inside = anatomy_mask(
         _mean(real, behind) if behind else real,
         modality=budget.modality,
-        background_real=budget.background_real,
-        background_spread_real=budget.background_spread_real,
+        background=budget.background,
         spacing=spacing,
     )
     empty = np.zeros(stored.shape, dtype=bool)
     if budget.padding_stored is not None:
         empty |= (stored >= budget.padding_stored[0]) & (stored <= budget.padding_stored[1])
-    if budget.background_stored is not None:
-        empty |= stored == budget.background_stored
+    if budget.background is not None and budget.background.exact_stored is not None:
+        empty |= stored == budget.background.exact_stored
     return inside & ~(empty.all(axis=behind) if behind else empty)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perturbation budgets: how far a value may move, in which units, and how many stored steps that makes.
+"""Perturbation budgets: how far a value may move, in which units, and how many levels of stored steps that makes.
 
 Value spaces are named by suffix: ``_stored`` (integers in the file), ``_real`` (after rescale slope and intercept: HU,
 SUV, ...) and ``_model`` (after the intensity window, in [0, 1]).
@@ -10,38 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.background import Background
 from monai_salm.errors import RefusedError, UsageError
-
-WINDOW_PRESETS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "soft-tissue": (-160.0, 240.0),
-        "brain": (0.0, 80.0),
-        "lung": (-1350.0, 150.0),
-        "bone": (-500.0, 1300.0),
-        "wide": (-1000.0, 1000.0),
-    }
-)
-"""Intensity windows in HU, (low, high). The first is the default of CT; a file's own window is the reader's choice and
-is never used there.
-"""
-
-WINDOW_PERCENTILES = (0.5, 99.5)
-"""Percentiles inside the anatomy that make a window where no standard one exists (MR, PET, plain films without a VOI
-window).
-"""
-
-CT_LIKE_REAL = -500.0
-"""A picture whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU;
-its window is not guessed.
-"""
+from monai_salm.windows import WINDOW_PRESETS, IntensityWindow
 
 FLOAT_STEPS = 64
 """A float file is changed on a grid of powers of two with at least this many steps in the budget."""
@@ -56,40 +34,6 @@ _SLACK = 1e-9
 """Relative allowance for the float division of a budget by a slope, so that 8/255 of 255 gray levels are 8 steps and
 not 7.
 """
-
-
-@dataclass(frozen=True)
-class IntensityWindow:
-    """Map real values linearly to model values: ``low`` to 0 and ``high`` to 1, clipped outside.
-
-    Raises:
-        UsageError: the window is empty or not finite.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UsageError(
-                f"intensity window {self.low:g},{self.high:g} is empty or not finite; give LOW,HIGH with LOW below HIGH"
-            )
-
-    @property
-    def width(self) -> float:
-        """Width in real units."""
-        return self.high - self.low
-
-    def to_model(self, values_real: NDArray[Any]) -> NDArray[np.float32]:
-        """Give the model values of an array of real values of any shape; NaN becomes 0."""
-        scaled = (np.asarray(values_real, dtype=np.float64) - self.low) / self.width
-        return np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 1.0).astype(np.float32)
-
-    def sees(self, values_real: NDArray[Any]) -> NDArray[np.bool_]:
-        """True where a value lies strictly inside, so that a small change of it reaches a network that uses this
-        window.
-        """
-        return (values_real > self.low) & (values_real < self.high)
 
 
 @dataclass(frozen=True)
@@ -143,36 +87,26 @@ class FileBudget:
 
     Args:
         modality: DICOM Modality code, or empty.
-        window_low, window_high: the intensity window, real units.
+        window: the intensity window, real units.
         epsilon_real: largest change, real units.
         slope, intercept: ``real = slope * stored + intercept``.
         range_stored: lowest and highest value that changed voxels may take.
         padding_stored: inclusive padding range, never entered or left.
-        background_stored: value of an empty background, never entered or left.
         quantum_stored: size of one step, a power of two: 1 for integers with at most ``MOST_STEPS`` steps.
-        steps: how many steps a value may move, at least 1.
-        background_real: value of the air around the anatomy; None where the picture shows none.
-        background_spread_real: values farther than this from ``background_real`` are anatomy.
+        levels: how many steps a value may move at most, at least 1.
+        background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
     """
 
     modality: str
-    window_low: float
-    window_high: float
+    window: IntensityWindow
     epsilon_real: float
     slope: float
     intercept: float
     range_stored: tuple[float, float]
     padding_stored: tuple[float, float] | None
-    background_stored: float | None
     quantum_stored: float
-    steps: int
-    background_real: float | None
-    background_spread_real: float
-
-    @property
-    def window(self) -> IntensityWindow:
-        """The intensity window."""
-        return IntensityWindow(self.window_low, self.window_high)
+    levels: int
+    background: Background | None = None
 
     @property
     def step_model(self) -> float:
@@ -182,19 +116,44 @@ class FileBudget:
     @property
     def epsilon_stored(self) -> float:
         """Largest change in stored units."""
-        return self.steps * self.quantum_stored
+        return self.levels * self.quantum_stored
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain types that :meth:`from_json` reads back unchanged."""
-        return asdict(self)
+        """Give plain types that :meth:`from_json` reads back unchanged; on disk the levels are called steps."""
+        return {
+            "modality": self.modality,
+            "window_low": self.window.low,
+            "window_high": self.window.high,
+            "epsilon_real": self.epsilon_real,
+            "slope": self.slope,
+            "intercept": self.intercept,
+            "range_stored": self.range_stored,
+            "padding_stored": self.padding_stored,
+            "background_stored": None if self.background is None else self.background.exact_stored,
+            "quantum_stored": self.quantum_stored,
+            "steps": self.levels,
+            "background_real": None if self.background is None else self.background.center_real,
+            "background_spread_real": 0.0 if self.background is None else self.background.spread_real,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FileBudget:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
-        fields = dict(record)
-        for name in ("range_stored", "padding_stored"):
-            fields[name] = None if fields[name] is None else tuple(fields[name])
-        return cls(**fields)
+        center, padding = record["background_real"], record["padding_stored"]
+        return cls(
+            modality=record["modality"],
+            window=IntensityWindow(record["window_low"], record["window_high"]),
+            epsilon_real=record["epsilon_real"],
+            slope=record["slope"],
+            intercept=record["intercept"],
+            range_stored=tuple(record["range_stored"]),
+            padding_stored=None if padding is None else tuple(padding),
+            quantum_stored=record["quantum_stored"],
+            levels=record["steps"],
+            background=None
+            if center is None
+            else Background(center, record["background_spread_real"], record["background_stored"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -246,9 +205,7 @@ class PerturbationBudget:
         slope: float = 1.0,
         intercept: float = 0.0,
         padding_stored: tuple[float, float] | None = None,
-        background_real: float | None = None,
-        background_spread_real: float = 0.0,
-        background_stored: float | None = None,
+        background: Background | None = None,
         may_be_constant: bool = False,
     ) -> FileBudget:
         """Bind the budget to the stored values of one file.
@@ -262,9 +219,7 @@ class PerturbationBudget:
             slope: real units per stored unit.
             intercept: real value of stored 0.
             padding_stored: inclusive padding range.
-            background_real: value of the air around the anatomy; None where the picture shows none.
-            background_spread_real: values farther than this from ``background_real`` are anatomy.
-            background_stored: value of an empty background, never entered or left.
+            background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
             may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which
                 then stays as it is.
 
@@ -274,7 +229,7 @@ class PerturbationBudget:
         """
         if stored.dtype.kind not in "iuf":
             raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
-        if not all(map(math.isfinite, (slope, intercept, background_spread_real))) or slope == 0:
+        if not all(map(math.isfinite, (slope, intercept))) or slope == 0:
             raise UsageError(
                 f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not "
                 "0, the intercept finite"
@@ -290,7 +245,7 @@ class PerturbationBudget:
                 f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds "
                 "cannot be kept exactly"
             )
-        quantum, steps = stored_steps(self.epsilon_real, slope, stored)
+        quantum, levels = step_and_levels(self.epsilon_real, slope, stored)
         valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
         if padding_stored is not None:
             valid &= (stored < padding_stored[0]) | (stored > padding_stored[1])
@@ -305,22 +260,19 @@ class PerturbationBudget:
             )
         return FileBudget(
             modality=modality,
-            window_low=self.window.low,
-            window_high=self.window.high,
+            window=self.window,
             epsilon_real=self.epsilon_real,
             slope=slope,
             intercept=intercept,
             range_stored=(low + quantum, high - quantum),
             padding_stored=padding_stored,
-            background_stored=background_stored,
             quantum_stored=quantum,
-            steps=steps,
-            background_real=background_real,
-            background_spread_real=background_spread_real,
+            levels=levels,
+            background=background,
         )
 
 
-def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
+def step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:
     """Give the size of one step in stored units and how many of them stay within ``epsilon_real``.
 
     Integers, and floats that hold integers, move in whole units, or in a power of two of them where a budget has more
@@ -345,81 +297,12 @@ def stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tup
         # Floats so large that they skip whole numbers are all whole, but no whole step can be added to them.
         if unit > 1 or not np.array_equal(finite, np.rint(finite)):
             quantum, headroom = max(2.0 ** math.floor(math.log2(largest / FLOAT_STEPS)), 4 * unit), unit
-    steps = math.floor((largest - headroom) / quantum * (1 + _SLACK))
-    if steps < 1:
+    levels = math.floor((largest - headroom) / quantum * (1 + _SLACK))
+    if levels < 1:
         needed = (quantum + headroom) * abs(slope)
         raise RefusedError(
             f"epsilon {epsilon_real:.4g} in real units is less than one stored step of {needed:.4g}, so the file "
             "cannot carry the noise; "
             f"give --epsilon '{needed * 1.001:.4g} real' or more, or a wider --window"
         )
-    return quantum, steps
-
-
-def parse_window(text: str) -> IntensityWindow | None:
-    """Read ``LOW,HIGH`` in real units, the name of a preset, or ``auto`` (None: the modality decides).
-
-    Raises:
-        UsageError: the text is none of these.
-    """
-    if text == "auto":
-        return None
-    if text in WINDOW_PRESETS:
-        return IntensityWindow(*WINDOW_PRESETS[text])
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"window {text!r} is not understood; give LOW,HIGH in real units, auto, or one of "
-            f"{', '.join(WINDOW_PRESETS)}"
-        ) from error
-    return IntensityWindow(low, high)
-
-
-def default_window(
-    modality: str,
-    *,
-    voi_real: tuple[float, float] | None,
-    full_scale_real: tuple[float, float] | None,
-    anatomy_values_real: NDArray[Any],
-) -> IntensityWindow:
-    """Choose the intensity window of a modality where the user gave none.
-
-    CT: soft tissue. Eight-bit pictures but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI
-    window. All others, and those without one: the percentiles 0.5 and 99.5 inside the anatomy.
-
-    Args:
-        modality: DICOM Modality code, or empty where unknown.
-        voi_real: the file's first VOI window.
-        full_scale_real: real values of the lowest and highest storable value of an 8-bit picture; None for others.
-        anatomy_values_real: sample of the values inside the anatomy.
-
-    Raises:
-        RefusedError: the values leave no window, or look like CT without a modality.
-    """
-    if modality == "CT":
-        return IntensityWindow(*WINDOW_PRESETS["soft-tissue"])
-    if modality in ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG"):
-        if full_scale_real is not None:
-            return IntensityWindow(*full_scale_real)
-        if voi_real is not None and voi_real[0] < voi_real[1]:
-            return IntensityWindow(*voi_real)
-    elif modality not in ("", "MR", "PT", "NM") and full_scale_real is not None:
-        return IntensityWindow(*full_scale_real)
-    values = anatomy_values_real[np.isfinite(anatomy_values_real)]
-    if values.size == 0:
-        raise RefusedError(
-            "no anatomy was found: the picture is empty or constant; leave it out, or give --copy-unprotected, "
-            "which copies it as it is"
-        )
-    if modality in ("", "OT") and values.min() < CT_LIKE_REAL:
-        option = "--window LOW,HIGH" if modality else "--modality CT, or --window LOW,HIGH"
-        raise RefusedError(
-            f"values reach {values.min():.4g}, which looks like CT, but the file does not say so; give {option}"
-        )
-    low, high = np.percentile(values, WINDOW_PERCENTILES)
-    if not low < high:
-        raise RefusedError(
-            f"the anatomy is constant at {low:.4g}, so no intensity window can be taken from it; give --window LOW,HIGH"
-        )
-    return IntensityWindow(float(low), float(high))
+    return quantum, levels

@@ -10,7 +10,7 @@ points of a time series.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from monai_salm.anatomy import file_anatomy, noise_carriers
 from monai_salm.budget import FileBudget
 from monai_salm.burned_in import graphics_mask, static_pixels
-from monai_salm.noise import add_noise
+from monai_salm.noise import SparseNoise, add_noise
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import axis_cells
 
 Region = tuple[int, int, int, int]
@@ -45,14 +46,14 @@ class Canvas:
     regions: tuple[Region, ...] = ()
 
     @property
-    def steps(self) -> int:
-        """Most steps of any picture."""
-        return max(budget.steps for budget in self.budgets)
+    def levels(self) -> int:
+        """Most levels of any picture."""
+        return max(budget.levels for budget in self.budgets)
 
     @property
     def step_model(self) -> float:
         """What one step of the most makes in model values, on average over the pictures."""
-        return float(np.mean([budget.steps * budget.step_model for budget in self.budgets])) / self.steps
+        return float(np.mean([budget.levels * budget.step_model for budget in self.budgets])) / self.levels
 
     @property
     def epsilon_stored(self) -> float:
@@ -89,6 +90,10 @@ class Canvas:
             stacked=record["stacked"],
             regions=tuple((top, bottom, left, right) for top, bottom, left, right in record["regions"]),
         )
+
+    def through(self, window: IntensityWindow) -> Canvas:
+        """Give the same file as a network with another window sees it."""
+        return replace(self, budgets=tuple(replace(budget, window=window) for budget in self.budgets))
 
     def pictures(self, values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], FileBudget]]:
         """Give the pictures of an array of the file's values, or of its grid, each with its budget."""
@@ -130,6 +135,23 @@ class Canvas:
         values = np.stack(models) if self.stacked else models[0]
         behind = tuple(range(values.ndim - self.trailing, values.ndim))
         return values.mean(axis=behind, dtype=np.float32) if behind else values
+
+    def protect(
+        self, stored: NDArray[Any], noise: SparseNoise, place: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Add a sample's noise to the values of one of its files, within the budget of each picture.
+
+        Args:
+            stored: values of the file.
+            noise: of the sample.
+            place: (number of the slice, number of slices) in a series; None if the file is the whole sample.
+
+        Returns:
+            Array of the shape and dtype of ``stored``, and the file's anatomy.
+        """
+        steps = noise.dense() if place is None else noise.of_slice(*place)
+        anatomy = self.anatomy(stored)
+        return self.add(stored, steps, noise.levels, self.carriers(stored, anatomy)), anatomy
 
     def add(self, stored: NDArray[Any], steps: NDArray[Any], levels: int, carriers: NDArray[np.bool_]) -> NDArray[Any]:
         """Add noise, within the budget of each picture.

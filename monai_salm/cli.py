@@ -310,10 +310,11 @@ def verify(
     """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references, and that nothing is
     absent without a reason.
     """
-    from monai_salm.budget import Epsilon, parse_window
+    from monai_salm.budget import Epsilon
     from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.plan import BudgetOptions
+    from monai_salm.windows import parse_window
 
     options = BudgetOptions(window=parse_window(window), modality=modality)
     labels, patterns = choices["labels"], (choices["label_maps"], choices["pictures"])

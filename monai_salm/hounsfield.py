@@ -40,7 +40,7 @@ def check_units(modality: str, values_real: NDArray[Any]) -> None:
     """Refuse to choose a window for a picture that says to be of another modality than CT, but holds HU.
 
     Args:
-        modality: DICOM Modality code, or empty where unknown: then :func:`~monai_salm.budget.default_window` is
+        modality: DICOM Modality code, or empty where unknown: then :func:`~monai_salm.windows.default_window` is
             stricter.
         values_real: sample of all values, air included.
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from monai_salm.budget import MOST_STEPS, FileBudget
 from monai_salm.disk import openable, write_atomically
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.working_grid import to_native
+from monai_salm.working_grid import axis_cells, to_native
 
 STORE_FORMAT = "monai_salm.noise/1"
 
@@ -39,7 +39,7 @@ class SparseNoise:
         shape: working grid.
         mask: packed bits, ``ceil(cells / 8)`` bytes: where the noise is not zero.
         values: the nonzero steps in C order, int8 or int16.
-        levels: largest step; a file with fewer steps scales the noise down to them.
+        levels: largest step; a file with fewer levels scales the noise down to them.
     """
 
     shape: tuple[int, ...]
@@ -78,12 +78,25 @@ class SparseNoise:
 
     def dense(self) -> NDArray[np.int16]:
         """Unpack to an array of ``shape``."""
-        cells = int(np.prod(self.shape))
-        result = np.zeros(cells, dtype=np.int16)
-        result[np.flatnonzero(np.unpackbits(self.mask, count=cells).view(bool))] = (
-            self.values
-        )  # indices of booleans are faster than booleans
-        return result.reshape(self.shape)
+        return _filled(self._nonzero(), self.values).reshape(self.shape)
+
+    def of_slice(self, number: int, count: int) -> NDArray[np.int16]:
+        """Unpack the plane that one of ``count`` slices lies in, to an array of ``shape[1:]``."""
+        plane = int(np.prod(self.shape[1:]))
+        start = int(axis_cells(count, self.shape[0])[number]) * plane
+        nonzero = self._nonzero()
+        before, marks = np.count_nonzero(nonzero[:start]), nonzero[start : start + plane]
+        return _filled(marks, self.values[before : before + np.count_nonzero(marks)]).reshape(self.shape[1:])
+
+    def _nonzero(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.mask, count=int(np.prod(self.shape))).view(bool)
+
+
+def _filled(marks: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int16]:
+    """Give an array that has the values where the marks are, else 0."""
+    result = np.zeros(len(marks), dtype=np.int16)
+    result[np.flatnonzero(marks)] = values  # indices of booleans are faster than booleans
+    return result
 
 
 class NoiseStore:
@@ -221,7 +234,7 @@ def add_noise(
 ) -> NDArray[Any]:
     """Add noise to the stored values of one picture, within its budget; the only place where values change.
 
-    Whatever the search proposed: a value never moves by more than ``budget.steps`` steps, never outside ``carriers``,
+    Whatever the search proposed: a value never moves by more than ``budget.levels`` steps, never outside ``carriers``,
     never out of ``budget.range_stored``, and never onto or off the padding or the empty background.
 
     Args:
@@ -236,9 +249,9 @@ def add_noise(
         Array of the shape and dtype of ``stored``.
     """
     native = to_native(noise, stored.shape[: noise.ndim]).astype(np.int64)
-    if levels != budget.steps:
-        native = np.sign(native) * (np.abs(native) * budget.steps // levels)
-    native = np.clip(native, -budget.steps, budget.steps) * (1 if budget.slope > 0 else -1)
+    if levels != budget.levels:
+        native = np.sign(native) * (np.abs(native) * budget.levels // levels)
+    native = np.clip(native, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
     low, high = budget.range_stored
     native = np.broadcast_to(native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim)), stored.shape).copy()
     native[~carriers | ~((stored >= low) & (stored <= high))] = 0
@@ -257,6 +270,6 @@ def add_noise(
     for values in (stored, changed):
         if budget.padding_stored is not None:
             forbidden |= (values >= budget.padding_stored[0]) & (values <= budget.padding_stored[1])
-        if budget.background_stored is not None:
-            forbidden |= values == budget.background_stored
+        if budget.background is not None and budget.background.exact_stored is not None:
+            forbidden |= values == budget.background.exact_stored
     return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from monai_salm.budget import FileBudget
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 
+NOWHERE = 1e9
+"""Center of a background of which only the exact value counts."""
+
 
 def file_budget(**changes: Any) -> FileBudget:
-    """Give the budget of a CT slice of whole HU, at most 12 HU, with some fields changed."""
-    fields: dict[str, Any] = {
+    """Give the budget of a CT slice of whole HU, at most 12 HU, with some entries of its record changed."""
+    record: dict[str, Any] = {
         "modality": "CT",
         "window_low": -160.0,
         "window_high": 240.0,
@@ -26,10 +29,10 @@ def file_budget(**changes: Any) -> FileBudget:
         "background_stored": None,
         "quantum_stored": 1.0,
         "steps": 12,
-        "background_real": None,
+        "background_real": None if changes.get("background_stored") is None else NOWHERE,
         "background_spread_real": 0.0,
     }
-    return FileBudget(**(fields | changes))
+    return FileBudget.from_json(record | changes)
 
 
 def working_sample(sample_id: str, image: NDArray[Any], target: Any = None, **changes: Any) -> WorkingSample:

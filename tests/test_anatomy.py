@@ -8,7 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import anatomy_mask, border_values, file_anatomy, find_background, noise_carriers
+from monai_salm.anatomy import anatomy_mask, file_anatomy, noise_carriers
+from monai_salm.background import Background, border_values, find_background
 from monai_salm.burned_in import graphics_mask, static_pixels
 from monai_salm.methods.sparsity import sparsity_mask
 from tests.builders import file_budget
@@ -51,8 +52,8 @@ def test_ct_anatomy_in_3d_fills_a_lung_that_leaves_the_volume() -> None:
 def test_nan_is_no_anatomy() -> None:
     values = np.where(_disk(32, 10), 40.0, -1000.0)
     values[16, 16] = np.nan
-    for modality, background in (("CT", None), ("MR", -1000.0), ("MR", None)):
-        found = anatomy_mask(values, modality=modality, background_real=background, background_spread_real=10.0)
+    for modality, background in (("CT", None), ("MR", Background(-1000.0, 10.0, None)), ("MR", None)):
+        found = anatomy_mask(values, modality=modality, background=background)
         assert not found[16, 16]
         assert found[16, 15]
 
@@ -65,19 +66,14 @@ def test_mr_anatomy_differs_from_its_background() -> None:
     assert background is not None
     assert background.exact_stored is None
     assert background.center_real == pytest.approx(10, abs=12)
-    found = anatomy_mask(
-        stored * 2 + 10,
-        modality="MR",
-        background_real=background.center_real,
-        background_spread_real=background.spread_real,
-    )
+    found = anatomy_mask(stored * 2 + 10, modality="MR", background=background)
     assert np.array_equal(found, _disk(64, 20))
 
 
 def test_two_legs_are_both_anatomy() -> None:
     values = np.zeros((40, 60))
     values[5:35, 5:25] = values[5:35, 35:55] = 100
-    found = anatomy_mask(values, modality="MR", background_real=0.0, background_spread_real=5.0)
+    found = anatomy_mask(values, modality="MR", background=Background(0.0, 5.0, None))
     assert np.array_equal(found, values > 0)
 
 

@@ -12,18 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monai_salm.budget import (
-    MOST_STEPS,
-    WINDOW_PRESETS,
-    Epsilon,
-    FileBudget,
-    IntensityWindow,
-    PerturbationBudget,
-    default_window,
-    parse_window,
-    stored_steps,
-)
+from monai_salm.background import Background
+from monai_salm.budget import MOST_STEPS, Epsilon, FileBudget, PerturbationBudget, step_and_levels
 from monai_salm.errors import RefusedError, UsageError
+from monai_salm.windows import IntensityWindow
 from tests.builders import file_budget
 
 
@@ -68,65 +60,6 @@ def test_epsilon_in_real_units_does_not_depend_on_the_window() -> None:
     assert [Epsilon(0.05).real(w) for w in (narrow, wide)] == pytest.approx([5, 50])
 
 
-def test_window_maps_and_clips() -> None:
-    window = IntensityWindow(-100, 300)
-    values = np.array([-500.0, -100, 100, 300, 1000, np.nan, np.inf])
-    assert window.to_model(values).tolist() == [0, 0, 0.5, 1, 1, 0, 1]
-    assert window.to_model(values).dtype == np.float32
-    assert window.sees(values).tolist() == [False, False, True, False, False, False, False]
-
-
-@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (math.nan, 1), (0, math.inf)])
-def test_empty_window_is_refused(low: float, high: float) -> None:
-    with pytest.raises(UsageError, match="is empty or not finite"):
-        IntensityWindow(low, high)
-
-
-def test_window_texts() -> None:
-    assert parse_window("auto") is None
-    assert parse_window("-5, 10.5") == IntensityWindow(-5, 10.5)
-    assert parse_window("lung") == IntensityWindow(*WINDOW_PRESETS["lung"])
-    for text in ("liver", "1", "1,2,3"):
-        with pytest.raises(UsageError, match="is not understood; give LOW,HIGH"):
-            parse_window(text)
-
-
-VALUES = np.linspace(1000.0, 2000.0, 1001)
-
-
-@pytest.mark.parametrize(
-    ("modality", "voi", "full_scale", "expected"),
-    [
-        pytest.param("CT", (0, 10), (0, 255), (-160, 240), id="ct-has-its-own"),
-        pytest.param("MR", (0, 10), None, (1005, 1995), id="mr-percentiles"),
-        pytest.param("MR", (0, 10), (0, 255), (1005, 1995), id="mr-of-8-bits-percentiles"),
-        pytest.param("DX", (0, 10), None, (0, 10), id="film-voi"),
-        pytest.param("DX", (0, 10), (0, 255), (0, 255), id="film-of-8-bits-full-scale"),
-        pytest.param("DX", (10, 10), None, (1005, 1995), id="film-with-empty-voi"),
-        pytest.param("US", None, (0, 255), (0, 255), id="ultrasound-of-8-bits"),
-        pytest.param("", None, (0, 255), (1005, 1995), id="unknown-percentiles"),
-    ],
-)
-def test_default_window(modality: str, voi: Any, full_scale: Any, expected: tuple[float, float]) -> None:
-    window = default_window(modality, voi_real=voi, full_scale_real=full_scale, anatomy_values_real=VALUES)
-    assert (window.low, window.high) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([], "no anatomy was found"),
-        ([np.nan], "no anatomy was found"),
-        ([-1000, 0], "looks like CT"),
-        ([7, 7], "is constant at 7"),
-    ],
-    ids=["empty", "nan", "hounsfield", "constant"],
-)
-def test_default_window_is_not_guessed(values: list[float], message: str) -> None:
-    with pytest.raises(RefusedError, match=message):
-        default_window("", voi_real=None, full_scale_real=None, anatomy_values_real=np.array(values))
-
-
 @pytest.mark.parametrize(
     ("epsilon_real", "slope", "stored", "expected"),
     [
@@ -140,8 +73,8 @@ def test_default_window_is_not_guessed(values: list[float], message: str) -> Non
         pytest.param(float(MOST_STEPS), 1.0, np.int32([0, 10**9]), (1.0, MOST_STEPS), id="just-16-bits"),
     ],
 )
-def test_stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any], expected: tuple[float, int]) -> None:
-    assert stored_steps(epsilon_real, slope, stored) == expected
+def test_step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any], expected: tuple[float, int]) -> None:
+    assert step_and_levels(epsilon_real, slope, stored) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,21 +84,21 @@ def test_stored_steps(epsilon_real: float, slope: float, stored: NDArray[Any], e
 )
 def test_too_small_an_epsilon_is_refused_and_the_one_named_does(stored: NDArray[Any]) -> None:
     with pytest.raises(RefusedError, match="is less than one stored step of") as caught:
-        stored_steps(0.4, 1.0, stored)
+        step_and_levels(0.4, 1.0, stored)
     named = float(str(caught.value).split("'")[1].split()[0])
-    assert stored_steps(named, 1.0, stored)[1] == 1
+    assert step_and_levels(named, 1.0, stored)[1] == 1
 
 
 def test_floats_that_skip_whole_numbers_are_not_moved_in_whole_steps() -> None:
     stored = np.float32(2.0**25 + 4.0 * np.arange(100))
     with pytest.raises(RefusedError, match="is less than one stored step"):
-        stored_steps(3.0, 1.0, stored)
-    assert stored_steps(100.0, 1.0, stored) == (16.0, 6)
+        step_and_levels(3.0, 1.0, stored)
+    assert step_and_levels(100.0, 1.0, stored) == (16.0, 6)
 
 
 def test_only_nan_is_refused() -> None:
     with pytest.raises(RefusedError, match="every value is NaN or infinite"):
-        stored_steps(1.0, 1.0, np.float32([np.nan, np.inf]))
+        step_and_levels(1.0, 1.0, np.float32([np.nan, np.inf]))
 
 
 def test_ct_budget_in_its_own_units() -> None:
@@ -183,7 +116,7 @@ def test_bind_keeps_off_the_extremes_and_the_padding() -> None:
         stored, modality="CT", padding_stored=(-2000, -1500), intercept=-24.0
     )
     assert bound.range_stored == (-999, 2999)
-    assert (bound.steps, bound.quantum_stored, bound.epsilon_stored) == (12, 1.0, 12.0)
+    assert (bound.levels, bound.quantum_stored, bound.epsilon_stored) == (12, 1.0, 12.0)
     assert bound.step_model == pytest.approx(1 / 400)
     assert bound.window == IntensityWindow(-160, 240)
 
@@ -198,6 +131,17 @@ def test_bind_refuses_what_cannot_hide_noise(
 ) -> None:
     with pytest.raises(RefusedError, match=message):
         PerturbationBudget.for_modality("CT").bind(np.int16(stored), padding_stored=padding)
+
+
+def test_record_of_a_budget_is_that_of_the_plans_that_are_out_there() -> None:
+    record = (
+        '{"modality": "MR", "window_low": 199.1, "window_high": 1783.45, "epsilon_real": 49.7, "slope": 2.0, '
+        '"intercept": -10.0, "range_stored": [1.0, 896.0], "padding_stored": null, "background_stored": 0.0, '
+        '"quantum_stored": 1.0, "steps": 24, "background_real": -10.0, "background_spread_real": 104.4}'
+    )
+    budget = FileBudget.from_json(json.loads(record))
+    assert (budget.levels, budget.range_stored, budget.background) == (24, (1.0, 896.0), Background(-10.0, 104.4, 0.0))
+    assert json.dumps(budget.to_json()) == record
 
 
 def test_file_budget_survives_json() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from monai_salm.anatomy import file_anatomy
 from monai_salm.canvas import Canvas
+from monai_salm.noise import SparseNoise
 from monai_salm.working_grid import to_native, working_shape
 from tests.builders import file_budget
 
@@ -63,7 +64,7 @@ def test_figures_are_those_of_the_largest_budget() -> None:
     canvas = _canvas(
         {"steps": 12}, {"steps": 3, "slope": 4.0}, {"steps": 6, "slope": -2.0, "epsilon_real": 12.5}, stacked=True
     )
-    assert (canvas.steps, canvas.epsilon_stored, canvas.epsilon_real, canvas.modality) == (12, 12, 12.5, "CT")
+    assert (canvas.levels, canvas.epsilon_stored, canvas.epsilon_real, canvas.modality) == (12, 12, 12.5, "CT")
     assert canvas.step_model == pytest.approx(1 / 400), "all of these budgets reach as far in model values"
     assert _canvas({"steps": 12}, {"steps": 4}, stacked=True).step_model == pytest.approx((12 + 4) / 2 / 12 / 400)
 
@@ -71,7 +72,7 @@ def test_figures_are_those_of_the_largest_budget() -> None:
 def test_each_picture_has_its_budget() -> None:
     canvas = _canvas({"steps": 12}, {"steps": 6, "slope": 2.0}, {"steps": 3, "slope": -4.0}, stacked=True)
     stored = np.full((3, 1, 3), 1000, dtype=np.int16)
-    assert [budget.steps for _, budget in canvas.pictures(stored)] == [12, 6, 3]
+    assert [budget.levels for _, budget in canvas.pictures(stored)] == [12, 6, 3]
     change = _added(canvas, stored, [[[12, -12, 5]]] * 3, 12)
     assert change[:, 0].tolist() == [[12, -12, 5], [6, -6, 2], [-3, 3, -1]]
 
@@ -79,7 +80,7 @@ def test_each_picture_has_its_budget() -> None:
 def test_one_budget_is_that_of_all_pictures() -> None:
     canvas = _canvas({"steps": 4}, stacked=True)
     stored = np.full((3, 1, 2), 1000, dtype=np.int16)
-    assert [budget.steps for _, budget in canvas.pictures(stored)] == [4, 4, 4]
+    assert [budget.levels for _, budget in canvas.pictures(stored)] == [4, 4, 4]
     assert _added(canvas, stored, [[[4, -2]]] * 3, 4)[:, 0].tolist() == [[4, -2]] * 3
     assert [picture.shape for picture, _ in _canvas().pictures(stored)] == [(3, 1, 2)], "not stacked, so one picture"
 
@@ -183,6 +184,23 @@ def test_a_time_series_keeps_background_and_nan_at_each_point() -> None:
     assert (changed[4:] == 496).all()
 
 
+def test_protecting_a_file_adds_its_part_of_the_noise_to_what_can_carry_it() -> None:
+    canvas = _canvas(MR | {"background_real": 24.0, "background_spread_real": 9.0, "window_high": 3000.0})
+    steps = np.zeros((2, 4, 4), dtype=np.int16)
+    steps[0], steps[1] = 5, -7
+    noise = SparseNoise.from_dense(steps, 12)
+    stored = _bodies()[0]
+    stored[3, 4] = 2001  # saturated
+    for place, expected in (((0, 3), 5), ((1, 3), 5), ((2, 3), -7)):
+        values, anatomy = canvas.protect(stored, noise, place)
+        assert np.array_equal(anatomy, stored > 24)
+        assert np.array_equal(values - stored, np.where(stored == 1000, expected, 0))
+    whole = _canvas(MR | {"window_high": 3000.0}, stacked=True)
+    values, anatomy = whole.protect(_bodies(), noise)
+    assert anatomy.all()
+    assert (values - _bodies())[:, 0, 0].tolist() == [5, 5, -7]
+
+
 def test_model_values_of_a_color_are_its_gray() -> None:
     canvas = _canvas(SCREEN, trailing=1)
     stored = np.uint8([[[0, 64, 128], [255, 255, 255]]])
@@ -218,17 +236,17 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
         low = draw(st.integers(0, 5))
         padding = draw(st.none() | st.integers(0, 250))
         slope = draw(st.sampled_from([1.0, -1.0, 0.5, 3.0]))
-        steps = draw(st.integers(1, 20))
+        levels = draw(st.integers(1, 20))
         fields: dict[str, Any] = {
-            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "steps": steps,
-            "epsilon_real": abs(slope) * steps,
+            "modality": draw(st.sampled_from(["", "MR", "US"])), "slope": slope, "steps": levels,
+            "epsilon_real": abs(slope) * levels,
             "intercept": 0.0, "window_low": -800.0, "window_high": 800.0, "range_stored": (float(low), 250.0),
             "padding_stored": None if padding is None else (float(padding), padding + 5.0),
             "background_stored": draw(st.none() | st.sampled_from([0.0, 3.25, 200.0])),
         }  # fmt: skip
         budgets.append(fields)
     levels = max(budget["steps"] for budget in budgets)
-    steps_ = draw(
+    steps = draw(
         hnp.arrays(
             np.int16, working_shape(grid, draw(st.integers(1, 5))), elements=st.integers(-levels - 3, levels + 3)
         )
@@ -236,7 +254,7 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
     return (
         _canvas(*budgets, spacing=(1.0,) * len(grid), trailing=len(trailing), stacked=stacked),
         stored,
-        steps_,
+        steps,
         levels,
     )
 
@@ -265,7 +283,8 @@ def test_no_noise_breaks_the_bound_of_any_picture(case: tuple[Canvas, NDArray[An
         direction = np.broadcast_to(noise.reshape(noise.shape + (1,) * (old.ndim - noise.ndim)), old.shape)[moved]
         assert (np.sign(change * budget.slope) == np.sign(direction)).all()
         for values in (old[moved], new[moved]):
-            assert budget.background_stored is None or not (values == budget.background_stored).any()
+            background = budget.background
+            assert background is None or not (values == background.exact_stored).any()
             if budget.padding_stored is not None:
                 assert not ((values >= budget.padding_stored[0]) & (values <= budget.padding_stored[1])).any()
             assert ((values >= budget.range_stored[0]) & (values <= budget.range_stored[1])).all()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -16,32 +18,38 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 
 # Rooms from the bottom up: a room imports from itself and from the rooms named here.
-VALUES = {"budget", "hounsfield", "working_grid", "anatomy", "burned_in", "canvas", "noise"}
+VALUES = {"windows", "background", "budget", "hounsfield", "working_grid", "anatomy", "burned_in", "canvas", "noise"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "disk": {"errors"},
     # What a voxel may do
-    "budget": {"errors"},
+    "windows": {"errors"},
     "hounsfield": {"errors"},
+    "background": {"windows", "hounsfield"},
+    "budget": {"errors", "windows", "background"},
     "working_grid": set(),
-    "anatomy": {"budget", "hounsfield"},
+    "anatomy": {"background", "budget"},
     "burned_in": {"budget"},
     "noise": {"errors", "disk", "budget", "working_grid"},
-    "canvas": {"budget", "working_grid", "anatomy", "burned_in", "noise"},
+    "canvas": {"windows", "budget", "working_grid", "anatomy", "burned_in", "noise"},
     # Files
     "io": {"errors", "disk"},
-    "bounds": {"io", "budget", "anatomy", "canvas"},
+    "bounds": {"windows", "budget", "canvas"},
+    "volumes": {"io", "windows", "background", "budget", "canvas"},
     # Networks
     "learning": {"errors", "disk", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "transforms": {"errors", "io", "bounds", "learning", "methods"} | VALUES,
-    "pipeline": {"errors", "disk", "progress", "io", "bounds", "learning", "methods"} | VALUES,
-    "evaluate": {"errors", "disk", "progress", "io", "bounds", "learning", "pipeline"} | VALUES,
+    "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "pipeline": {"errors", "disk", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     "bundle": {"errors", "pipeline", "transforms"} | VALUES,
     "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | VALUES,
 }
+# Modules that whoever looks at files imports; they load none of the packages that take seconds.
+LIGHT = ["errors", "progress", "disk", *sorted(VALUES), "io", "bounds", "volumes"]
+HEAVY = ("torch", "monai")
 # Foreign packages that one room alone may import.
 AT_HOME = {
     # Bars in the logs of those who watch no terminal, and of --quiet, came from elsewhere.
@@ -69,7 +77,6 @@ def _module(file: Path) -> str:
 TO_SPLIT = {
     f"monai_salm.{name}"
     for name in [
-        "budget",
         "cli",
         "evaluate.report.page",
         "io.dicom.codecs",
@@ -209,6 +216,13 @@ def test_foreign_packages_stay_at_home(file: Path) -> None:
         if name in AT_HOME and not module.startswith(AT_HOME[name])
     }
     assert not strays, f"{module} may not import {sorted(strays)}"
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_load_no_heavy_package(name: str) -> None:
+    program = f"import sys, monai_salm.{name}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @EVERY_FILE

@@ -14,6 +14,7 @@ import pytest
 from monai_salm.budget import MOST_STEPS
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
+from monai_salm.working_grid import axis_cells
 from tests.builders import file_budget
 
 STEPS = np.array([[0, 3, -8], [0, 0, 1]])
@@ -26,6 +27,15 @@ def test_packing(levels: int, dtype: type) -> None:
     assert noise.values.tolist() == [3, -8, 1]
     assert noise.mask.tolist() == [0b01100100]
     assert np.array_equal(noise.dense(), STEPS)
+
+
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_noise_of_one_slice_is_the_plane_that_it_lies_in(count: int) -> None:
+    steps = np.random.default_rng(0).integers(-2, 3, (3, 4, 5))
+    steps[1] = 0
+    noise = SparseNoise.from_dense(steps, 2)
+    planes = [noise.of_slice(number, count) for number in range(count)]
+    assert np.array_equal(planes, steps[axis_cells(count, 3)])
 
 
 def test_noise_beyond_its_budget_is_an_error() -> None:
@@ -142,7 +152,7 @@ STORED = np.int16([[1000, 1100, 1200, 1250]])
         pytest.param([[12, -100, 0, 100]], 12, {}, [[1012, 1088, 1200, 1262]], id="beyond-the-budget"),
         pytest.param([[3, -12, 0, 12]], 12, {"slope": -1.0}, [[997, 1112, 1200, 1238]], id="negative-slope"),
         pytest.param(
-            [[12, -12, 5, -5]], 12, {"steps": 4}, [[1004, 1096, 1201, 1249]], id="fewer-steps-scale-toward-zero"
+            [[12, -12, 5, -5]], 12, {"steps": 4}, [[1004, 1096, 1201, 1249]], id="fewer-levels-scale-toward-zero"
         ),
         pytest.param([[4, -4]], 4, {}, [[1012, 1112, 1188, 1238]], id="cells-of-two-and-more-steps"),
         pytest.param([[3, 0, 0, 12]], 12, {"range_stored": (1001.0, 1251.0)}, [[1000, 1100, 1200, 1251]], id="range"),

@@ -17,11 +17,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import file_anatomy, noise_carriers
-from monai_salm.budget import Epsilon, FileBudget, IntensityWindow, PerturbationBudget
+from monai_salm.background import Background
+from monai_salm.budget import Epsilon, FileBudget, PerturbationBudget
 from monai_salm.errors import RefusedError
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, add_noise
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import axis_cells, cell_counts, labels_to_working, to_native, to_working, working_shape
+from tests.builders import NOWHERE
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=2, max_side=7)
 STORED: dict[str, st.SearchStrategy[Any]] = {
@@ -60,7 +63,7 @@ def files(draw: st.DrawFn) -> tuple[NDArray[Any], FileBudget]:
     padding = draw(
         st.none() | st.tuples(st.sampled_from(finite), st.sampled_from(finite)).map(lambda pair: (min(pair), max(pair)))
     )
-    background = draw(st.none() | st.sampled_from(finite))
+    background = draw(st.none() | st.sampled_from(finite).map(lambda value: Background(NOWHERE, 0.0, value)))
     try:
         budget = PerturbationBudget(epsilon, window).bind(
             stored,
@@ -68,7 +71,7 @@ def files(draw: st.DrawFn) -> tuple[NDArray[Any], FileBudget]:
             slope=slope,
             intercept=intercept,
             padding_stored=padding,
-            background_stored=background,
+            background=background,
         )
     except RefusedError:
         assume(False)
@@ -113,9 +116,9 @@ def test_no_noise_breaks_a_bound(data: st.DataObject) -> None:
     assert not moved[~carriers].any()
     assert not moved[_in_padding(stored, budget)].any()
     assert not _in_padding(changed[moved], budget).any()
-    if budget.background_stored is not None:
-        assert not moved[stored == budget.background_stored].any()
-        assert not (changed[moved] == budget.background_stored).any()
+    if budget.background is not None:
+        assert not moved[stored == budget.background.exact_stored].any()
+        assert not (changed[moved] == budget.background.exact_stored).any()
     assert (changed[moved] >= budget.range_stored[0]).all()
     assert (changed[moved] <= budget.range_stored[1]).all()
     # Noise rises where the real value is to rise.
@@ -130,7 +133,7 @@ def test_carriers_are_anatomy_and_within_range(file: tuple[NDArray[Any], FileBud
     carriers = noise_carriers(stored, budget, anatomy)
     assert not carriers[~anatomy | ~np.isfinite(stored) | _in_padding(stored, budget)].any()
     real = stored[carriers].astype(np.float64) * budget.slope + budget.intercept
-    assert ((real > budget.window_low) & (real < budget.window_high)).all()
+    assert ((real > budget.window.low) & (real < budget.window.high)).all()
     assert ((stored[carriers] >= budget.range_stored[0]) & (stored[carriers] <= budget.range_stored[1])).all()
 
 
@@ -138,8 +141,8 @@ def test_carriers_are_anatomy_and_within_range(file: tuple[NDArray[Any], FileBud
 def test_file_budget_survives_json(file: tuple[NDArray[Any], FileBudget]) -> None:
     budget = file[1]
     assert FileBudget.from_json(json.loads(json.dumps(budget.to_json()))) == budget
-    assert FileBudget.from_json(replace(budget, background_real=None).to_json()).background_real is None
-    assert 1 <= budget.steps <= 32767
+    assert FileBudget.from_json(replace(budget, background=None).to_json()).background is None
+    assert 1 <= budget.levels <= 32767
 
 
 @given(st.data())

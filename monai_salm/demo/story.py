@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.demo.brain import CLASSES, FULL_SCALE, PATCH, make_export
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, evaluate
 from monai_salm.pipeline import ProtectOptions, protect, verify
 from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.windows import IntensityWindow
 
 WINDOW = IntensityWindow(0.0, float(FULL_SCALE))
 EPSILON = "8/255"

@@ -8,12 +8,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from monai_salm.budget import Epsilon, parse_window
+from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
 from monai_salm.learning.networks import DEFAULT_NETWORKS
 from monai_salm.pipeline.labeling import SampleOptions
 from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.windows import parse_window
 
 
 @dataclass(frozen=True, kw_only=True)

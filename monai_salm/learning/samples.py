@@ -36,7 +36,7 @@ class WorkingSample:
         carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the
             cell's mean keeps.
         anatomy_voxels: native voxels of the anatomy, the base of the perturbed fraction.
-        levels: steps of the budget.
+        levels: most steps that the budget allows.
         step_model: model value of one step.
         target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
         spacing: millimeters between cells along each axis; empty where the file does not say.
@@ -97,10 +97,10 @@ class WorkingMaps:
         return cls(image, voxels, share, anatomy_voxels)
 
 
-def common_steps(canvases: Sequence[Canvas]) -> tuple[int, float]:
-    """Give the steps of a sample of some files, the most of any, and the model value of one step on average."""
-    levels = max(canvas.steps for canvas in canvases)
-    return levels, float(np.mean([canvas.steps * canvas.step_model for canvas in canvases])) / levels
+def common_levels(canvases: Sequence[Canvas]) -> tuple[int, float]:
+    """Give the levels of a sample of some files, the most of any, and the model value of one step on average."""
+    levels = max(canvas.levels for canvas in canvases)
+    return levels, float(np.mean([canvas.levels * canvas.step_model for canvas in canvases])) / levels
 
 
 @dataclass(frozen=True)

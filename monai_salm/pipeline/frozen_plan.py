@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_salm.bounds import volume_of
 from monai_salm.disk import write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, target_from_json, target_to_json
+from monai_salm.volumes import volume_of
 
 PLAN_FILE = "plan.json"
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_salm.bounds import SERIES_MODALITIES
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import is_litter, read_segmentation
 from monai_salm.pipeline.case_names import stem_of
@@ -27,6 +26,7 @@ from monai_salm.pipeline.label_table import (
     ordered,
     read_table,
 )
+from monai_salm.volumes import SERIES_MODALITIES
 
 SEGMENTATION_KINDS = ("Segmentation Storage", "Label Map Segmentation Storage")
 """Documents that hold label maps."""

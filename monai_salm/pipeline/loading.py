@@ -16,7 +16,7 @@ from monai_salm.anatomy import CT_BODY_HU
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import SourceImage, read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
-from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_steps
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.pipeline.inventory import Inventory
@@ -24,6 +24,7 @@ from monai_salm.pipeline.label_values import label_map_values, native_shape, wor
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.progress import track
+from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import working_shape
 
 
@@ -221,7 +222,7 @@ def working_sample(
         maps = WorkingMaps.of_file(next(sources), canvases[0], shape)
     if not maps.carrier_voxels.any():
         raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
-    levels, step_model = common_steps(canvases)
+    levels, step_model = common_levels(canvases)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
         target = working_label_map(inventory, sample, sample.target, shape, label_values)
@@ -271,9 +272,7 @@ def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxel
         for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
     )
     window = canvas.budgets[0].window
-    wider = replace(
-        canvas, budgets=tuple(replace(budget, window_low=low, window_high=high) for budget in canvas.budgets)
-    )
+    wider = canvas.through(IntensityWindow(low, high)) if low < high else canvas
     if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
         return (
             f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "

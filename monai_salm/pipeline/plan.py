@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from monai_salm.bounds import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
@@ -22,6 +21,8 @@ from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
+from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
+from monai_salm.windows import IntensityWindow
 
 PLAN_FORMAT = "monai_salm.plan/3"
 

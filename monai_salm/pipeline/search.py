@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from monai_salm.bounds import VolumeBudget, volume_of
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
 from monai_salm.learning.checks import check_network, pick_device
@@ -30,6 +29,7 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import noise_record
+from monai_salm.volumes import VolumeBudget, volume_of
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,12 @@ compared.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from monai_salm.bounds import stated_bounds
 from monai_salm.errors import UsageError
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.record import is_work_dir, was_made_from
-
-_BOUND = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real units\)")
-
-
-def stated_bounds(derivation: str) -> list[tuple[float, float]]:
-    """Give the bounds that a DICOM file states, in stored and in real units, that of the last run last; a file may have
-    been protected before.
-    """
-    return [(float(stored), float(real)) for stored, real in _BOUND.findall(derivation)]
 
 
 def check_places(original: Path, protected: Path) -> None:

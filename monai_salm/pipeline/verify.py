@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from monai_salm.bounds import broken_bound, measure_changes, whole_change
+from monai_salm.bounds import Limit, broken_bound, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError
@@ -34,7 +34,7 @@ from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.record import RunRecord, find_record
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.second_opinions import add_opinions
-from monai_salm.pipeline.sides import check_places, check_sides, stated_bounds
+from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
@@ -233,12 +233,14 @@ class _Verification:
         if self.check_epsilon is not None:
             verdict.bound = "option"
             real = self.check_epsilon.real(canvas.budgets[0].window)
+            limits = [Limit.of_statement(budget.window, real, real / abs(budget.slope)) for budget in canvas.budgets]
             verdict.epsilon_stored = max(real / abs(budget.slope) for budget in canvas.budgets)
-            problem = broken_bound(changes, _held_to(canvas, real, None))
+            problem = broken_bound(changes, limits)
         elif stated:
             verdict.bound = "file"
             verdict.epsilon_stored, real = stated[-1]
-            problem = broken_bound(changes, _held_to(canvas, real, verdict.epsilon_stored))
+            limits = [Limit.of_statement(budget.window, real, verdict.epsilon_stored) for budget in canvas.budgets]
+            problem = broken_bound(changes, limits)
         else:
             problem = (
                 f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
@@ -332,20 +334,3 @@ def _strays(after: Inventory) -> dict[str, str]:
         for path, reason, place in places
         if not place.is_file() or not place.resolve().is_relative_to(root)
     }
-
-
-def _held_to(canvas: Canvas, epsilon_real: float, epsilon_stored: float | None) -> Canvas:
-    """Give a canvas with budgets of another size; the allowance is for the six digits that a file states it with.
-
-    Args:
-        canvas: of the file.
-        epsilon_real: largest change, real units.
-        epsilon_stored: the same in stored units; None computes it for each picture.
-    """
-    budgets = []
-    for budget in canvas.budgets:
-        stored = epsilon_real / abs(budget.slope) if epsilon_stored is None else epsilon_stored
-        budgets.append(
-            replace(budget, epsilon_real=epsilon_real * (1 + 1e-5), quantum_stored=stored * (1 + 1e-9), steps=1)
-        )
-    return replace(canvas, budgets=tuple(budgets))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.bounds import Change, broken_bound, measure_changes, whole_change
+from monai_salm.bounds import Change, broken_bound, describe_bound, limits_of, measure_changes, whole_change
 from monai_salm.canvas import Canvas
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import Derivation, SourceImage, atomic_target, read_back, read_source, write_like
@@ -23,7 +23,6 @@ from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.pipeline.working import protected_values
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,6 @@ class WriteJob:
     targets: Mapping[str, str]
 
 
-def describe_bound(canvas: Canvas) -> str:
-    """Give the sentence that a protected file carries, with the bound that ``verify`` reads back."""
-    return (
-        f"bounded additive noise, at most {canvas.epsilon_stored:.12g} stored units ({canvas.epsilon_real:.6g} "
-        "real units); not for diagnosis"
-    )
-
-
 def write_sample(job: WriteJob, settings: WriteSettings) -> list[FileFate]:
     """Write all files of a sample; a file that cannot be written is refused or failed, and the others go on."""
     return [_write_file(job, settings, number, file) for number, file in enumerate(job.sample.files)]
@@ -81,14 +72,15 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
         source = read_source(settings.root / file.path)
         noise = NoiseStore(settings.store).read(job.sample.sample_id)
         place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
-        values, anatomy = protected_values(source, canvas, noise, place)
+        values, anatomy = canvas.protect(source.stored, noise, place)
         if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
             raise RefusedError(
                 "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it "
                 "would stay unprotected; more --rounds may help"
             )
         with atomic_target(target, private=settings.private) as temporary:
-            write_like(source, values, temporary, replace(settings.derivation, description=describe_bound(canvas)))
+            words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
+            write_like(source, values, temporary, replace(settings.derivation, description=words))
             change = prove(source, values, temporary, canvas, anatomy)
         return FileFate(
             **known, status="protected", max_change_stored=change.max_stored, changed_fraction=change.changed_fraction,
@@ -118,7 +110,7 @@ def prove(
     if not np.array_equal(found.stored, intended, equal_nan=intended.dtype.kind == "f"):
         raise VerificationError("the written values, read back, are not those that were meant")
     changes = measure_changes(source.stored, found.stored, canvas, anatomy)
-    problem = broken_bound(changes, canvas)
+    problem = broken_bound(changes, limits_of(canvas))
     if problem:
         raise VerificationError(problem)
     return whole_change(changes)

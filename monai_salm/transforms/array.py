@@ -8,7 +8,6 @@ their results.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,19 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import anatomy_mask, border_values, find_background
+from monai_salm.anatomy import anatomy_mask
+from monai_salm.background import border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_steps
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
 from monai_salm.learning.surrogate import frozen_set, load_surrogate
 from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
-from monai_salm.noise import NoiseStore, fingerprint
+from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.transforms.labels import target_of
-from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, Origin, OriginFinder, file_values
+from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, OriginFinder, file_values
 from monai_salm.transforms.stored import StoredNoise, within_bounds
-from monai_salm.working_grid import axis_cells, working_shape
+from monai_salm.working_grid import working_shape
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
 
@@ -121,8 +121,7 @@ class AnatomyMask(Transform):
         mask = anatomy_mask(
             values,
             modality=self.modality,
-            background_real=background.center_real if background else None,
-            background_spread_real=background.spread_real if background else 0.0,
+            background=background,
             spacing=self.spacing,
         )
         return convert_to_dst_type(mask[None], dst=img, dtype=img.dtype)[0]
@@ -293,17 +292,16 @@ class SALMProtect(Transform):
                 f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so "
                 "nothing can carry noise"
             )
-        levels, step_model = common_steps(canvases)
+        levels, step_model = common_levels(canvases)
         target = target_of(label, card, plain.shape, origin, shape)
         samples = [WorkingSample(sample_id="image", levels=levels, step_model=step_model, target=target, **vars(maps))]
         optimizer = frozen_optimizer(network, card, rounds=self.rounds, device=self.device)
         ((_, steps),) = optimizer.run(frozen_set(samples, card))
-        values = origin.turned(plain.astype(np.float64))
-        parts = zip(origin.parts, *_by_file(origin, values, steps), strict=True)
-        changed = [
-            (source, within_bounds(source.stored, canvas, part_steps, levels), part)
-            for (source, canvas), part, part_steps in parts
-        ]
+        values, noise = origin.turned(plain.astype(np.float64)), SparseNoise.from_dense(steps, levels)
+        changed, parts = [], values if origin.places else [values]
+        for number, ((source, canvas), part) in enumerate(zip(origin.parts, parts, strict=True)):
+            place = (number, len(parts)) if origin.places else None
+            changed.append((source, within_bounds(source.stored, canvas, noise, place), part))
         if all(np.array_equal(after, source.stored, equal_nan=after.dtype.kind == "f") for source, after, _ in changed):
             raise RefusedError(
                 "the noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so the "
@@ -315,15 +313,6 @@ class SALMProtect(Transform):
         ]
         restored: NDArray[np.float64] = origin.restored(np.stack(protected) if origin.places else protected[0])
         return restored
-
-
-def _by_file(
-    origin: Origin, values: NDArray[np.float64], steps: NDArray[Any]
-) -> tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]]]:
-    """Give the values and the noise of each file of an image."""
-    if not origin.places:
-        return [values], [steps]
-    return values, steps[axis_cells(len(values), len(steps))]
 
 
 def image_fingerprint(img: NdarrayOrTensor) -> str:

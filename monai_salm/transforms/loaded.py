@@ -20,16 +20,7 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from monai_salm.bounds import (
-    VolumeBudget,
-    VolumeValues,
-    judgements,
-    labels_among,
-    picture_modality,
-    slice_order,
-    volume_of,
-)
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import (
@@ -44,6 +35,16 @@ from monai_salm.io import (
 )
 from monai_salm.io.dicom.reading import voi_window
 from monai_salm.learning.surrogate import SurrogateCard, series_key
+from monai_salm.volumes import (
+    VolumeBudget,
+    VolumeValues,
+    judgements,
+    labels_among,
+    picture_modality,
+    slice_order,
+    volume_of,
+)
+from monai_salm.windows import IntensityWindow
 
 RIGHT_AFTER_LOADING = (
     "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, "

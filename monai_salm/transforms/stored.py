@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.bounds import broken_bound, measure_changes
+from monai_salm.bounds import broken_bound, limits_of, measure_changes
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError, UsageError, VerificationError
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, rounding
-from monai_salm.working_grid import axis_cells
 
 ROUNDING = 0.25
 """Whole stored values come back from 32-bit real ones within this at most; what is farther off was changed, not
@@ -26,16 +25,17 @@ _TURNS = ((0, 1), (1, 0), (0, 1, 2), (2, 1, 0), (1, 0, 2))
 """Orders of axes in which readers give what this package has in the first of them."""
 
 
-def within_bounds(stored: NDArray[Any], canvas: Canvas, steps: NDArray[Any], levels: int) -> NDArray[Any]:
-    """Add noise to the stored values of one file and hold the result against its budget, by the function that
-    ``protect`` holds its files against.
+def within_bounds(
+    stored: NDArray[Any], canvas: Canvas, noise: SparseNoise, place: tuple[int, int] | None
+) -> NDArray[Any]:
+    """Protect the stored values of one file and hold the result against its budget, by the functions that ``protect``
+    does both by; arguments as :meth:`~monai_salm.canvas.Canvas.protect`.
 
     Raises:
         VerificationError: a bound is broken.
     """
-    anatomy = canvas.anatomy(stored)
-    changed = canvas.add(stored, steps, levels, canvas.carriers(stored, anatomy))
-    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), canvas)
+    changed, anatomy = canvas.protect(stored, noise, place)
+    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), limits_of(canvas))
     if problem:
         raise VerificationError(f"the protected values break a bound: {problem}")
     return changed
@@ -194,19 +194,19 @@ def _protected(
     values: NDArray[np.float64], files: list[_StoredFile], matches: list[_StoredFile], noise: SparseNoise
 ) -> NDArray[np.float64]:
     """Add noise file by file; values that do not change stay as they were loaded."""
-    steps = noise.dense()
     if len(files) == 1:
-        return _add(values, matches[0], steps, noise.levels)
-    cells = axis_cells(len(files), noise.shape[0])
+        return _add(values, matches[0], noise, None)
     return np.stack(
-        [_add(plane, file, steps[cells[file.place]], noise.levels) for plane, file in zip(values, matches, strict=True)]
+        [_add(plane, file, noise, (file.place, len(files))) for plane, file in zip(values, matches, strict=True)]
     )
 
 
-def _add(values: NDArray[np.float64], file: _StoredFile, steps: NDArray[np.int16], levels: int) -> NDArray[np.float64]:
+def _add(
+    values: NDArray[np.float64], file: _StoredFile, noise: SparseNoise, place: tuple[int, int] | None
+) -> NDArray[np.float64]:
     stored = file.stored_values(values)
     if stored is None:
         raise UsageError("the image does not hold values that its file can hold")
     budget = file.budget
-    changed = within_bounds(stored, file.canvas, steps, levels)
+    changed = within_bounds(stored, file.canvas, noise, place)
     return np.where(changed == stored, values, changed.astype(np.float64) * budget.slope + budget.intercept)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pydicom
 
-from monai_salm.budget import parse_window
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, VerifyReport, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.pipeline.protect import ProtectResult
 from monai_salm.pipeline.verdicts import FileVerdict
+from monai_salm.windows import parse_window
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "fidelity_cases"
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import border_values, find_window
+from monai_salm.background import border_values, find_window
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.surrogate import load_surrogate

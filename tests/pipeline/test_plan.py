@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from monai_salm.budget import Epsilon, IntensityWindow
+from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
 from monai_salm.pipeline.labels import labels_from_table
 from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.windows import IntensityWindow
 from tests.exports import (
     ROOT_UID,
     block,
@@ -185,9 +186,9 @@ def test_window_of_a_modality(
     (sample,) = _plan(tmp_path, options).samples
     budget = sample.files[0].canvas.budgets[0]
     if window is None:
-        assert 240 < budget.window_low < 280 < 600 < budget.window_high < 680
+        assert 240 < budget.window.low < 280 < 600 < budget.window.high < 680
     else:
-        assert (budget.window_low, budget.window_high) == pytest.approx(window, abs=1)
+        assert (budget.window.low, budget.window.high) == pytest.approx(window, abs=1)
     assert budget.epsilon_real == pytest.approx(8 / 255 * budget.window.width)
 
 
@@ -205,7 +206,7 @@ def test_too_small_epsilon_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     assert "less than one stored step of 5" in reason
     wanted = reason.partition("--epsilon '")[2].partition("'")[0]
     (sample,) = _plan(tmp_path, BudgetOptions(epsilon=Epsilon.parse(wanted))).samples
-    assert sample.files[0].canvas.budgets[0].steps == 1
+    assert sample.files[0].canvas.budgets[0].levels == 1
 
 
 def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 
 import monai_salm.transforms as transforms
-from monai_salm.anatomy import border_values, find_window
+from monai_salm.background import border_values, find_window
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import protect
 from monai_salm.transforms import AnatomyMask, AnatomyMaskd, SALMProtect, SALMProtectd, SparsityMask, SparsityMaskd
