@@ -70,7 +70,6 @@ TO_SPLIT = {
     f"monai_salm.{name}"
     for name in [
         "budget",
-        "cli",
         "evaluate.report.page",
         "io.dicom.codecs",
         "io.dicom.comparing",
