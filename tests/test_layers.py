@@ -70,14 +70,12 @@ TO_SPLIT = {
     f"monai_salm.{name}"
     for name in [
         "budget",
-        "evaluate.report.page",
         "io.dicom.codecs",
         "io.dicom.comparing",
         "io.dicom.files",
         "io.evidence",
         "io.raster.tiff",
         "methods.minmin",
-        "pipeline.archive",
         "pipeline.inventory",
         "pipeline.protect",
         "pipeline.search",
