@@ -73,8 +73,6 @@ TO_SPLIT = {
         "io.dicom.codecs",
         "io.dicom.comparing",
         "io.dicom.files",
-        "io.evidence",
-        "io.raster.tiff",
         "methods.minmin",
         "pipeline.inventory",
         "pipeline.protect",
