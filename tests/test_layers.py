@@ -6,6 +6,8 @@ picture in ``docs/how-it-works.md``.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -220,6 +222,19 @@ def test_habits(file: Path) -> None:
     assert not any(isinstance(node, ast.Name) and node.id == "print" for node in nodes), (
         "only the command line prints, with click.echo"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        ("monai_salm.cli", {"torch", "monai", "numpy", "pydicom"}),
+        ("monai_salm.io", {"torch", "monai", "scipy.ndimage", "scipy.sparse", "highdicom", "SimpleITK"}),
+    ],
+)
+def test_starting_loads_little(module: str, slow: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not slow & set(done.stdout.split())
 
 
 def test_the_rules_see_something() -> None:
