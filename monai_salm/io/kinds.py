@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.evidence import WHOLE, GridEvidence, Judgement, Kind
+from monai_salm.io.evidence import WHOLE, Judgement, Kind, MeasuredGrid, weigh
 
 __all__ = ["LABEL_MAP", "Judgement", "Kind", "UndecidedError", "judge", "whole_labels"]
 
@@ -141,4 +141,4 @@ def judge_one(values: NDArray[Any], slope: float = 1.0, intercept: float = 0.0, 
     """Judge the values of one 2D or 3D grid; see :func:`judge`."""
     if values.dtype.kind not in "iufb":
         return Judgement("cannot tell", f"values of type {values.dtype}")
-    return GridEvidence(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8).judgement()
+    return weigh(MeasuredGrid(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8))

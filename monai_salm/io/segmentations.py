@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -16,10 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-
-_segread: Any = None
-with suppress(ImportError):
-    from highdicom.seg import segread as _segread
 
 FOREGROUND = 0.5
 """Fraction of a fractional segmentation, probability or occupancy, from which a pixel belongs to the segment."""
@@ -52,15 +47,19 @@ def read_segmentation(path: Path) -> Segmentation:
         RefusedError: highdicom is not installed or cannot read the file, segments overlap, or the file does not say of
             which image a frame is the mask.
     """
-    if _segread is None:
-        raise RefusedError("SEG objects are read with highdicom, which is not installed; pip install 'monai_salm[seg]'")
+    try:
+        from highdicom.seg import segread  # slow to load, and seldom needed
+    except ImportError as error:
+        raise RefusedError(
+            "SEG objects are read with highdicom, which is not installed; pip install 'monai_salm[seg]'"
+        ) from error
     content = path.read_bytes()
     if content[128:132] != b"DICM":
         raise RefusedError(f"{path.name} is no DICOM file with a preamble, which a SEG object must be; {_NEXT}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the object breaks of the standard without harm to its labels
-            return _read(_segread(BytesIO(content)))
+            return _read(segread(BytesIO(content)))
     except RefusedError:
         raise
     except (

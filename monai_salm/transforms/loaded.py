@@ -33,7 +33,7 @@ from monai_salm.io import (
     identify,
     read_source,
 )
-from monai_salm.io.dicom.reading import voi_window
+from monai_salm.io.dicom.image_headers import voi_window
 from monai_salm.learning.surrogate import SurrogateCard, series_key
 from monai_salm.volumes import (
     VolumeBudget,

@@ -19,17 +19,10 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.dicom import codecs
-from monai_salm.io.dicom.codecs import (
-    LOSSLESS,
-    LOSSY,
-    FrameFormat,
-    can_encode,
-    decode_frame,
-    encode_frame,
-    split_frames,
-)
+from monai_salm.io.dicom.codecs import FrameFormat, can_encode, check_codec, decode_frame, encode_frame, libraries
 from monai_salm.io.dicom.codestreams import read_codestream
+from monai_salm.io.dicom.encapsulation import split_frames
+from monai_salm.io.dicom.transfer_syntaxes import FAMILIES, LOSSLESS, LOSSY
 from tests.io.builders import dicom_dataset, write_dicom
 
 pytest.importorskip("imagecodecs", reason="the extra `codecs` is not installed")
@@ -152,7 +145,7 @@ def test_round_trip(syntax: str, name: str, content: str, tmp_path: Path) -> Non
     ):
         np.testing.assert_array_equal(by_simpleitk(encoded, syntax, frame, tmp_path / "frame.dcm"), words)
     if syntax != RLE:
-        stream = read_codestream(encoded, codecs._FAMILIES[syntax])
+        stream = read_codestream(encoded, FAMILIES[syntax])
         assert stream.precision == frame.bits_stored
         assert stream.color_transform == (frame.photometric == "YBR_RCT" and syntax in (J2K, HTJ2K, HTJ2K_RPCL))
 
@@ -204,14 +197,14 @@ def test_old_frame_is_imitated() -> None:
         encode_frame(words, J2K, replace(RGB, photometric="YBR_RCT"), like=plain), "jpeg2000"
     ).color_transform
     for predictor in range(1, 8):
-        old = codecs.imagecodecs.jpeg8_encode(
+        old = libraries.imagecodecs.jpeg8_encode(
             words, lossless=True, predictor=predictor, bitspersample=8, colorspace="RGB", outcolorspace="RGB"
         )
         assert read_codestream(encode_frame(words, JPEG, RGB, like=old), "jpeg").parameter == predictor
         assert read_codestream(encode_frame(words, JPEG_FIRST, RGB, like=old), "jpeg").parameter == 1
     for mode in (0, 1, 2):
         source = np.moveaxis(words, -1, 0) if mode == 0 else words
-        old = bytes(codecs.jpeg_ls.encode_buffer(source.tobytes(), 23, 17, 3, 8, 0, mode))
+        old = bytes(libraries.jpeg_ls.encode_buffer(source.tobytes(), 23, 17, 3, 8, 0, mode))
         new_frame = encode_frame(words, JPEG_LS, RGB, like=old)
         assert read_codestream(new_frame, "jpeg-ls").parameter == mode
         for _, values in by_others(new_frame, JPEG_LS, RGB):
@@ -280,7 +273,7 @@ def test_jpeg_of_12_bits_reads_as_simpleitk_does(path: Path) -> None:
 def test_lossy_values_are_clipped_to_bits_stored() -> None:
     words = np.full((16, 16), 1023, np.uint16)
     words[:, 8:] = 0
-    encoded = codecs.imagecodecs.jpeg8_encode(words * 4 + 3, level=40, bitspersample=12)
+    encoded = libraries.imagecodecs.jpeg8_encode(words * 4 + 3, level=40, bitspersample=12)
     frame = replace(GRAY, rows=16, columns=16, bits_stored=11)
     assert decode_frame(encoded, EXTENDED, replace(frame, bits_stored=12)).max() > 2047
     assert decode_frame(encoded, EXTENDED, frame).max() == 2047
@@ -295,7 +288,7 @@ def test_color_of_baseline_jpeg(photometric: str, marker: str) -> None:
     frame = replace(RGB, rows=16, columns=24, photometric=photometric)
     values = words_of(frame, "gradient")
     # JFIF goes with luminance and chroma, Adobe's marker with RGB; both are taken out where they are not asked for.
-    made = codecs.imagecodecs.jpeg8_encode(
+    made = libraries.imagecodecs.jpeg8_encode(
         values, level=98, outcolorspace="YCBCR" if marker == "jfif" else "RGB", subsampling="444"
     )
     data = made
@@ -322,17 +315,17 @@ def test_lossy_color_is_given_as_rgb(syntax: str, photometric: str) -> None:
     frame = replace(RGB, rows=32, columns=40, photometric=photometric)
     values = words_of(frame, "random")
     if syntax == NEAR:
-        data = bytes(codecs.jpeg_ls.encode_buffer(values.tobytes(), 32, 40, 3, 8, 2, 2))
+        data = bytes(libraries.jpeg_ls.encode_buffer(values.tobytes(), 32, 40, 3, 8, 2, 2))
         if photometric == "YBR_ICT":
             with pytest.raises(RefusedError, match="'YBR_ICT' is not decoded from JPEG-LS"):
                 decode_frame(data, syntax, frame)
             return
     elif syntax == J2K_LOSSY:
-        data = codecs.imagecodecs.jpeg2k_encode(
+        data = libraries.imagecodecs.jpeg2k_encode(
             values, level=30, codecformat="J2K", reversible=False, mct=photometric == "YBR_ICT"
         )
     else:
-        data = codecs.imagecodecs.htj2k_encode(
+        data = libraries.imagecodecs.htj2k_encode(
             values, level=0.02, reversible=False, rgb=photometric == "YBR_ICT", planar=False
         )
     others = list(by_others(data, syntax, frame))
@@ -343,7 +336,7 @@ def test_lossy_color_is_given_as_rgb(syntax: str, photometric: str) -> None:
 
 def encoded_gray(syntax: str, frame: FrameFormat = GRAY) -> bytes:
     if syntax == BASELINE:
-        return codecs.imagecodecs.jpeg8_encode(words_of(frame, "random"), level=90)
+        return libraries.imagecodecs.jpeg8_encode(words_of(frame, "random"), level=90)
     return encode_frame(words_of(frame, "random"), syntax, frame)
 
 
@@ -351,7 +344,7 @@ def encoded_gray(syntax: str, frame: FrameFormat = GRAY) -> bytes:
 def test_hostile_headers_are_refused_before_a_decoder_sees_them(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded_gray(syntax)
     wide = encode_frame(words_of(replace(GRAY, bits_stored=16), "random"), syntax, replace(GRAY, bits_stored=16))
-    monkeypatch.setattr(codecs, "_DECODERS", {})
+    monkeypatch.setattr("monai_salm.io.dicom.codecs.frames.DECODERS", {})
     for change in ({"rows": 24}, {"columns": 50000}, {"samples": 3}):
         with pytest.raises(
             RefusedError, match=r"a compressed frame has \(rows, columns, samples\) \(23, 17, 1\), the dataset says"
@@ -400,10 +393,10 @@ def test_what_a_codec_gives_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> 
     words = words_of(GRAY, "random")
     data = encode_frame(words, J2K, GRAY)
     for wrong in (words[:3], words.astype(np.float32), None):
-        monkeypatch.setattr(codecs, "_DECODERS", {"jpeg2000": lambda *_, wrong=wrong: wrong})
+        monkeypatch.setattr("monai_salm.io.dicom.codecs.frames.DECODERS", {"jpeg2000": lambda *_, wrong=wrong: wrong})
         with pytest.raises(RefusedError, match="a frame decoded to"):
             decode_frame(data, J2K, GRAY)
-    monkeypatch.setattr(codecs, "_DECODERS", {"jpeg2000": lambda *_: words ^ 1})
+    monkeypatch.setattr("monai_salm.io.dicom.codecs.frames.DECODERS", {"jpeg2000": lambda *_: words ^ 1})
     with pytest.raises(RefusedError, match="does not give the same values back"):
         encode_frame(words, J2K, GRAY)
 
@@ -426,7 +419,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
 )
 def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {syntax: encoded_gray(syntax) for syntax in syntaxes}
-    monkeypatch.setattr(codecs, module, None)
+    monkeypatch.setattr(libraries, module, None)
     for syntax, data in frames.items():
         message = rf"{syntax}\) needs {package}; install it: pip install 'monai_salm\[codecs\]'"
         with pytest.raises(RefusedError, match=message):
@@ -434,11 +427,11 @@ def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], m
         with pytest.raises(RefusedError, match=message):
             encoded_gray(syntax)
         with pytest.raises(RefusedError, match=message):
-            codecs.check_codec(syntax)
-    codecs.check_codec(RLE)
+            check_codec(syntax)
+    check_codec(RLE)
 
 
 def test_rle_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "imagecodecs", None)
-    monkeypatch.setattr(codecs, "jpeg_ls", None)
+    monkeypatch.setattr(libraries, "imagecodecs", None)
+    monkeypatch.setattr(libraries, "jpeg_ls", None)
     assert decode_frame(encoded_gray(RLE), RLE, GRAY).shape == (23, 17)

@@ -18,7 +18,7 @@ import pytest
 from monai_salm.errors import RefusedError, VerificationError
 from monai_salm.io import Derivation, ImageHeader, dicom, identify, read_back, read_source, write_like
 from monai_salm.io.dicom.comparing import compare_headers
-from monai_salm.io.dicom.files import read_file
+from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.uids import derived_uid
 from tests.io.builders import (
     CT,

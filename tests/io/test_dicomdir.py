@@ -20,8 +20,8 @@ from pydicom.fileset import FileSet
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom.comparing import compare_headers
+from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.documents import document_of, write_document
-from monai_salm.io.dicom.files import read_file
 from monai_salm.io.dicom.uids import derived_uid
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"

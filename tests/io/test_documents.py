@@ -30,9 +30,10 @@ from pydicom.uid import (
 from monai_salm.errors import RefusedError
 from monai_salm.io import identify
 from monai_salm.io.base import Derivation, Document
+from monai_salm.io.dicom import documents
 from monai_salm.io.dicom.comparing import compare_headers
+from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.documents import document_of, notes_of, references_of, unprotected_in, write_document
-from monai_salm.io.dicom.files import read_file
 from monai_salm.io.dicom.uids import derived_uid
 from tests.io.builders import (
     CT,
@@ -588,3 +589,17 @@ def test_deflated_stream_is_kept_where_nothing_changes(tmp_path: Path) -> None:
     write_document(path, tmp_path / "out", derivation("1.2.3"))
     assert (tmp_path / "out").read_bytes() == path.read_bytes()
     assert FRAME_UID not in raw.decode("latin-1")
+
+
+def test_classes_of_objects_have_the_numbers_of_the_standard() -> None:
+    storage = "1.2.840.10008.5.1.4.1.1"
+    tables = {
+        "_MORE_IMAGES": ("6.2", "77.1.5.8", "501.4", "501.5"),
+        "_SIGNALS": ("4.2", "66", "501.6"),
+        "_MAPS": ("30", "81.1", "82.1"),
+        "_LABELS": ("66.4", "66.7", "66.8", "481.2"),
+    }
+    printed = {"1.2.840.10008.5.1.1.27"}
+    for name, numbers in tables.items():
+        found = {str(uid) for uid in getattr(documents, name)}
+        assert found == {f"{storage}.{number}" for number in numbers} | (printed if name == "_SIGNALS" else set()), name

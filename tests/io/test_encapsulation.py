@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate_extended, generate_frames
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.dicom import encapsulation
-from monai_salm.io.dicom.codecs import encapsulate, split_frames
+from monai_salm.io.dicom.encapsulation import encapsulate, split_frames
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG, J2K = "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.90"

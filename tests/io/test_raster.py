@@ -16,7 +16,7 @@ import pytest
 from monai_salm.errors import RefusedError
 from monai_salm.io import raster
 from monai_salm.io.base import Derivation, Document
-from monai_salm.io.raster import grid, png
+from monai_salm.io.raster import decoding, png
 from monai_salm.io.second_reader import read_with_simpleitk
 from tests.io.builders import values_in
 
@@ -759,7 +759,7 @@ def test_bad_values_and_targets_are_refused(tmp_path: Path) -> None:
 
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", GRAY)
-    monkeypatch.setattr(grid, "_IMAGE", None)
+    monkeypatch.setattr(decoding, "_IMAGE", None)
     assert raster.sniff(path)
     with pytest.raises(RefusedError, match=r"pip install 'monai_salm\[raster\]'"):
         raster.read_source(path)

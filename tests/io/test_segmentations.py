@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,7 +18,6 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from monai_salm.errors import RefusedError
-from monai_salm.io import segmentations
 from monai_salm.io.segmentations import read_segmentation
 from tests.io.builders import SOP_UID, dicom_dataset, reference, write_dicom
 
@@ -295,6 +295,6 @@ def test_breach_of_the_standard_that_harms_no_label_is_quiet(
 
 
 def test_missing_highdicom_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmentations, "_segread", None)
+    monkeypatch.setitem(sys.modules, "highdicom.seg", None)
     with pytest.raises(RefusedError, match=r"highdicom, which is not installed; pip install 'monai_salm\[seg\]'"):
         read_segmentation(tmp_path / "seg.dcm")

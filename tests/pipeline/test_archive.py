@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from monai_salm.errors import DiskError, UsageError
-from monai_salm.pipeline import archive as module
-from monai_salm.pipeline.archive import is_archive, pack, unpack
+from monai_salm.pipeline.archive import is_archive, members, pack, unpack
+from monai_salm.pipeline.archive.members import members_of, open_archive
 from tests.exports import tree
 
 DATE = (2021, 3, 4, 5, 6, 8)
@@ -363,11 +363,11 @@ def test_archive_that_cannot_be_used(tmp_path: Path, change: Callable[[bytes], b
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = _export(tmp_path / "in.zip")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "MOST_MEMBERS", 3)
+        patch.setattr(members, "MOST_MEMBERS", 3)
         with pytest.raises(UsageError, match="4 members, at most 3 are unpacked; pack parts"):
             unpack(source, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "LARGEST_DIRECTORY", 100)
+        patch.setattr(members, "LARGEST_DIRECTORY", 100)
         with pytest.raises(UsageError, match=r"list of members has \d+ bytes, at most 100 are read"):
             unpack(source, tmp_path / "out")
     with monkeypatch.context() as patch:
@@ -529,9 +529,9 @@ def test_many_members(tmp_path: Path) -> None:
         for number in range(66_000):
             opened.writestr(zipfile.ZipInfo(f"{number}/"), b"")
         opened.writestr("a", b"1")
-    members = module._members(zipfile.ZipFile(tmp_path / "in.zip"))
-    assert len(members) == 66_001
-    with module._opened(tmp_path / "in.zip") as opened:
+    found = members_of(zipfile.ZipFile(tmp_path / "in.zip"))
+    assert len(found) == 66_001
+    with open_archive(tmp_path / "in.zip") as opened:
         assert len(opened.infolist()) == 66_001
 
 

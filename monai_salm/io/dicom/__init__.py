@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from monai_salm.io.dicom.comparing import compare_headers, read_back
+from monai_salm.io.dicom.cutting import sniff
 from monai_salm.io.dicom.documents import remaining_references, write_document
-from monai_salm.io.dicom.files import sniff
-from monai_salm.io.dicom.pictures import identify, read_source
+from monai_salm.io.dicom.identifying import identify
+from monai_salm.io.dicom.stored_values import read_source
 from monai_salm.io.dicom.writing import write_like
 
 __all__ = [

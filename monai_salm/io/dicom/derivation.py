@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
+
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation
 from monai_salm.io.dicom import tags
@@ -19,7 +21,6 @@ from monai_salm.io.dicom.remapping import Edit, constant, rewritten
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
 
 _MAX_LO, _MAX_ST = 64, 1024
-_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 Content = Callable[[Encoding], bytes]
 """Gives the elements of an item, in the encoding of its place."""
@@ -92,7 +93,7 @@ def _frame_edits(file: DicomFile, derivation: Derivation, source: Content | None
         instances = _referenced_series(file, series, tags.REFERENCED_INSTANCE_SEQUENCE)
         edits[tags.REFERENCED_SERIES_SEQUENCE] = _appended(tags.REFERENCED_SERIES_SEQUENCE, instances)
         study = file.text(tags.STUDY_INSTANCE_UID)
-        if is_valid_uid(study) and file.text(tags.SOP_CLASS_UID) != _WHOLE_SLIDE:
+        if is_valid_uid(study) and file.text(tags.SOP_CLASS_UID) != VLWholeSlideMicroscopyImageStorage:
             evidence = _evidence(_referenced_series(file, series, tags.REFERENCED_SOP_SEQUENCE), study)
             edits[tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE] = _appended(tags.SOURCE_IMAGE_EVIDENCE_SEQUENCE, evidence)
     return edits

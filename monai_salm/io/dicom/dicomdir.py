@@ -7,10 +7,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation
 from monai_salm.io.dicom.elements import Element, Encoding, Item, encode
-from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, ascii_values, find
+from monai_salm.io.dicom.files import PREFIX, DicomFile, ascii_values, find
 from monai_salm.io.dicom.meta import file_head, is_renamed
 from monai_salm.io.dicom.remapping import ICONS, Bytes, Edit, constant, rewritten
 from monai_salm.io.dicom.uids import UidMap
@@ -113,7 +115,7 @@ def directory_of(file: DicomFile) -> Directory:
     Raises:
         RefusedError: a link points to no record.
     """
-    if file.transfer_syntax == DEFLATED:
+    if file.transfer_syntax == DeflatedExplicitVRLittleEndian:
         raise RefusedError(
             "a deflated DICOMDIR, in which records have no place in the file; make a new one, for example with dcmmkdir"
         )

@@ -3,58 +3,66 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+from pydicom.uid import (
+    CornealTopographyMapStorage,
+    DICOS2DAITStorage,
+    DICOS3DAITStorage,
+    DICOSQuadrupoleResonanceStorage,
+    EnhancedUSVolumeStorage,
+    MRSpectroscopyStorage,
+    OphthalmicOpticalCoherenceTomographyBscanVolumeAnalysisStorage,
+    OphthalmicThicknessMapStorage,
+    ParametricMapStorage,
+    RawDataStorage,
+    RTDoseStorage,
+    SegmentationStorage,
+)
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import pdf
 from monai_salm.io.base import Derivation, Document
 from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.dicomdir import is_directory, listed_files, remaining_elements, rewritten_directory
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element, tag_text
-from monai_salm.io.dicom.files import DicomFile, ascii_values, class_name, identifiers, meta_text, read_file, shown
+from monai_salm.io.dicom.files import DicomFile, ascii_values, identifiers, meta_text
 from monai_salm.io.dicom.meta import has_tiff_preamble, is_renamed, media_storage_uid, meta_notes, whole_file
 from monai_salm.io.dicom.remapping import ICONS, STALE, leaves, rewritten
+from monai_salm.io.dicom.transfer_syntaxes import is_video
 from monai_salm.io.dicom.uids import UidMap, is_valid_uid
+from monai_salm.io.dicom.wording import class_name, shown
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP
 from monai_salm.io.leftovers import binary_holds_picture, holds_picture
 from monai_salm.io.pictures_in_text import picture_in
 from monai_salm.io.signatures import begins_picture
 
 _STANDARD_UIDS = "1.2.840.10008."
-VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
-"""MPEG-2, MPEG-4 and HEVC (PS3.5 A.4.5 to A.4.8, also fragmentable)."""
-
 _IMAGE = "Image Storage"
 """In the names of all classes of pictures but those of ``_MORE_IMAGES``."""
 
-_MORE_IMAGES = {
-    "1.2.840.10008.5.1.4.1.1.6.2": "Enhanced US Volume Storage",
-    "1.2.840.10008.5.1.4.1.1.77.1.5.8": "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage",
-    "1.2.840.10008.5.1.4.1.1.501.4": "DICOS 2D AIT Storage",
-    "1.2.840.10008.5.1.4.1.1.501.5": "DICOS 3D AIT Storage",
-}
-_SIGNALS = {
-    "1.2.840.10008.5.1.4.1.1.4.2": "MR Spectroscopy Storage",
-    "1.2.840.10008.5.1.4.1.1.66": "Raw Data Storage",
-    "1.2.840.10008.5.1.4.1.1.501.6": "DICOS Quadrupole Resonance (QR) Storage",
-    "1.2.840.10008.5.1.1.27": "Stored Print Storage",
-}
+_MORE_IMAGES = frozenset(
+    {
+        EnhancedUSVolumeStorage,
+        OphthalmicOpticalCoherenceTomographyBscanVolumeAnalysisStorage,
+        DICOS2DAITStorage,
+        DICOS3DAITStorage,
+    }
+)
+_STORED_PRINT = "1.2.840.10008.5.1.1.27"
+_SIGNALS = frozenset({MRSpectroscopyStorage, RawDataStorage, DICOSQuadrupoleResonanceStorage, _STORED_PRINT})
 """They may hold a picture, or what one is computed from, in elements that are not protected."""
 
-_MAPS = {
-    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map Storage",
-    "1.2.840.10008.5.1.4.1.1.81.1": "Ophthalmic Thickness Map Storage",
-    "1.2.840.10008.5.1.4.1.1.82.1": "Corneal Topography Map Storage",
-}
-_LABELS = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
+_MAPS = frozenset({ParametricMapStorage, OphthalmicThicknessMapStorage, CornealTopographyMapStorage})
+_NEW_LABELS = {
     "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
     "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose Storage",
 }
+"""Classes that are newer than the dictionary of pydicom 3.0."""
+_LABELS = frozenset({SegmentationStorage, RTDoseStorage, *_NEW_LABELS})
 _ENCAPSULATED, _ENCAPSULATED_DOCUMENT = "1.2.840.10008.5.1.4.1.1.104.", 0x00420011
 _PIXELS = frozenset({PIXEL_DATA, tags.FLOAT_PIXEL_DATA, tags.DOUBLE_FLOAT_PIXEL_DATA})
 _VARIABLE_PIXEL_DATA, _VARIABLE_GROUP = 0x7F000010, 0xFF00FFFF
@@ -197,7 +205,7 @@ def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | Non
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
     """Name what a document is, with what to know of it; nothing for a picture."""
-    if VIDEO.fullmatch(file.transfer_syntax):
+    if is_video(file.transfer_syntax):
         return "", ()
     sop_class = _sop_class(file)
     pixels = next((element for element in file.elements if element.tag in _PIXELS), None)
@@ -213,7 +221,7 @@ def _sop_class(file: DicomFile) -> str:
 
 def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str, ...]]:
     """Name a class of the standard, with what to know of it; nothing for a class of pictures."""
-    name = _LABELS.get(sop_class) or class_name(sop_class)
+    name = _NEW_LABELS.get(sop_class) or class_name(sop_class)
     if _IMAGE in name or sop_class in _MORE_IMAGES:
         if pixels is not None and pixels.tag != PIXEL_DATA:
             raise RefusedError(

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pydicom.uid import RLELossless
+
 from monai_salm.errors import RefusedError
 
 _ITEM = b"\xfe\xff\x00\xe0"
@@ -15,7 +17,6 @@ _OFFSET_LIMIT = 1 << 32
 _END_OF_IMAGE = b"\xff\xd9"
 _TAIL = 10
 """The marker and padding: as many bytes as pydicom looks at."""
-_RLE = "1.2.840.10008.1.2.5"
 
 
 def split_frames(
@@ -64,7 +65,7 @@ def split_frames(
         )
     if len(fragments) == frames:
         return [bytes(fragment) for fragment in fragments]
-    parts = [] if transfer_syntax == _RLE else _parts_by_markers(fragments)
+    parts = [] if transfer_syntax == RLELossless else _parts_by_markers(fragments)
     if len(parts) != frames:
         found = f"{len(fragments)} fragments" + (f" of {len(parts)} images" if parts else "")
         raise RefusedError(

@@ -14,7 +14,8 @@ import numpy as np
 from monai_salm.errors import RefusedError
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.elements import Element, Item
-from monai_salm.io.dicom.files import DicomFile, ascii_values, find, floats, shown
+from monai_salm.io.dicom.files import DicomFile, ascii_values, find, floats
+from monai_salm.io.dicom.wording import shown
 
 Rescale = tuple[float, float]
 """Slope and intercept: real = slope * stored + intercept."""

@@ -7,9 +7,12 @@ import struct
 import zlib
 from collections.abc import Iterable
 
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
 from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.cutting import meta_end
 from monai_salm.io.dicom.elements import EXPLICIT_LITTLE, Element, encode
-from monai_salm.io.dicom.files import DEFLATED, PREFIX, DicomFile, find, meta_end, meta_text
+from monai_salm.io.dicom.files import PREFIX, DicomFile, find, meta_text
 from monai_salm.io.dicom.remapping import Bytes, Edit, constant, rewritten
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UidMap
 
@@ -29,7 +32,7 @@ def whole_file(
         signed: name this software as the writer; else the source's stays named.
     """
     content = b"".join(dataset)
-    if transfer_syntax == DEFLATED:
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
         deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
         content = deflater.compress(content) + deflater.flush()
         # The pad byte of the old stream (PS3.5 A.5) says nothing of the new one's length.

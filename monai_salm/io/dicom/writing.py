@@ -13,8 +13,9 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.derivation import derivation_edits
 from monai_salm.io.dicom.files import DicomFile
 from monai_salm.io.dicom.meta import whole_file
-from monai_salm.io.dicom.pictures import PixelReplacement, read_picture, replaced_pixels
+from monai_salm.io.dicom.new_pixels import PixelReplacement, replaced_pixels
 from monai_salm.io.dicom.remapping import constant, rewritten
+from monai_salm.io.dicom.stored_values import read_picture
 from monai_salm.io.dicom.uids import UidMap
 
 

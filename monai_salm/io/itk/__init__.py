@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from monai_salm.io.itk.comparing import compare_headers
 from monai_salm.io.itk.files import sniff
-from monai_salm.io.itk.pictures import identify, read_back, read_label_map, read_source, write_document, write_like
+from monai_salm.io.itk.volumes import identify, read_back, read_label_map, read_source, write_document, write_like
 
 __all__ = [
     "compare_headers",

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 
 from monai_salm.io.base import HeaderChange
-from monai_salm.io.raster import png, tiff
+from monai_salm.io.raster import png, tiff, tiff_directory
 from monai_salm.io.raster.exif import without_preview
 from monai_salm.io.raster.jpeg import JpegFile
 from monai_salm.io.raster.png import PngFile
@@ -112,7 +112,7 @@ def _compare_tiff(first: TiffFile, second: TiffFile) -> Iterator[HeaderChange]:
     if first.order != second.order:
         yield _change("(byte order)", first.order, second.order)
         return
-    renewed = first.compression != tiff.NONE and second.compression == tiff.DEFLATE
+    renewed = first.compression != tiff_directory.NONE and second.compression == tiff_directory.DEFLATE
     for tag in sorted(first.entries.keys() | second.entries.keys()):
         before, after = first.entries.get(tag), second.entries.get(tag)
         facts = [entry and (entry.type, entry.count, entry.data) for entry in (before, after)]

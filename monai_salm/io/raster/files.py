@@ -14,7 +14,7 @@ from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.leftovers import holds_picture
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
-from monai_salm.io.raster.grid import Raster
+from monai_salm.io.raster.decoding import Raster
 from monai_salm.io.raster.jpeg import JpegFile
 from monai_salm.io.raster.png import PngFile
 from monai_salm.io.raster.tiff import TiffFile

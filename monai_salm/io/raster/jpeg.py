@@ -12,8 +12,8 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
 from monai_salm.io.leftovers import holds_picture
 from monai_salm.io.raster import png
+from monai_salm.io.raster.decoding import Raster, check_claim, decode, frozen
 from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen
 
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF, _ICC, _JFIF, _ADOBE = b"Exif\0\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"

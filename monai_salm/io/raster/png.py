@@ -16,8 +16,8 @@ import numpy as np
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
 from monai_salm.io.leftovers import holds_picture
+from monai_salm.io.raster.decoding import Raster, check_claim, decode, frozen
 from monai_salm.io.raster.exif import PREVIEW_REMOVED, without_preview
-from monai_salm.io.raster.grid import Raster, check_claim, decode, frozen
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6

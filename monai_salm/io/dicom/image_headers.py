@@ -6,28 +6,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import ImageHeader
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.codecs import LOSSLESS, LOSSY, FrameFormat, can_encode, check_codec
-from monai_salm.io.dicom.documents import VIDEO, notes_of, references_of, unprotected_in
+from monai_salm.io.dicom.codecs import FrameFormat, can_encode, check_codec
+from monai_salm.io.dicom.documents import notes_of, references_of, unprotected_in
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.files import (
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    META_GROUP,
-    NATIVE,
-    DicomFile,
-    ascii_values,
-    class_name,
-    decoded_text,
-    floats,
-    identifiers,
-    shown,
-    uid_name,
-)
+from monai_salm.io.dicom.files import META_GROUP, DicomFile, ascii_values, decoded_text, floats, identifiers
 from monai_salm.io.dicom.frames import frame_rescales, mosaic_tiles, spacing, ultrasound_regions
 from monai_salm.io.dicom.pixels import Layout, PixelFormat
+from monai_salm.io.dicom.transfer_syntaxes import FAMILIES, LOSSLESS, LOSSY, NATIVE, is_video
+from monai_salm.io.dicom.wording import class_name, shown, uid_name
 from monai_salm.io.modalities import MODALITIES
 
 _LAYOUTS: dict[str, Layout] = {
@@ -39,7 +30,6 @@ _LAYOUTS: dict[str, Layout] = {
     "YBR_FULL": "ybr",
     "YBR_FULL_422": "ybr422",
 }
-_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.20")
 _MAX_RATIO = 1000
 _MAX_UNCHECKED_BYTES = 1 << 28
 
@@ -92,7 +82,7 @@ def _check_pixel_element(file: DicomFile) -> None:
         if element.undefined:
             raise RefusedError("PixelData is encapsulated though the transfer syntax is native; repair the file first")
         return
-    if VIDEO.fullmatch(file.transfer_syntax):
+    if is_video(file.transfer_syntax):
         raise RefusedError(
             f"{uid_name(file.transfer_syntax)}: video is not protected; leave it out, or share frames of it as images"
         )
@@ -183,7 +173,7 @@ def _layout(file: DicomFile, samples: int) -> Layout:
             f"PhotometricInterpretation is {shown(photometric) or 'absent'} with {samples} samples per pixel; "
             f"{', '.join(_LAYOUTS)} with their 1 or 3 are supported"
         )
-    if photometric in ("YBR_RCT", "YBR_ICT") and not file.transfer_syntax.startswith(_JPEG_2000):
+    if photometric in ("YBR_RCT", "YBR_ICT") and FAMILIES.get(file.transfer_syntax) != "jpeg2000":
         raise RefusedError(
             f"{photometric} in {uid_name(file.transfer_syntax)}: it is defined in JPEG 2000 alone (PS3.3 "
             "C.7.6.3.1.2), so the colors are not known"
@@ -287,7 +277,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         spacing=spacing(file)[-len(shape) :],
         window_real=_window(file),
         derivation=decoded_text(file, tags.DERIVATION_DESCRIPTION),
-        output_transfer_syntax="" if native else EXPLICIT_VR_LITTLE_ENDIAN,
+        output_transfer_syntax="" if native else ExplicitVRLittleEndian,
         references=references_of(file),
         notes=notes,
         unprotected=unprotected_in(file),

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 @dataclass
@@ -86,6 +84,10 @@ def differences(plane: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[float, 
 
 def regions_of(code: NDArray[np.intp], inside: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """Give the size and the value of each connected region of one value in a plane."""
+    # Slow to load, and needed for few files.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     number = np.full(code.shape, -1)
     number[inside] = np.arange(int(inside.sum()))
     joined = []

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program: its commands as one group, its logs, and one line where others show a traceback."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import warnings
+from importlib.metadata import version
+
+import click
+
+from monai_salm.cli.demo import demo
+from monai_salm.cli.evaluate import evaluate
+from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
+from monai_salm.cli.keygen import keygen
+from monai_salm.cli.protect import protect
+from monai_salm.cli.scan import scan
+from monai_salm.cli.verify import verify
+from monai_salm.errors import SalmError, UsageError, printable
+from monai_salm.progress import say
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("monai_salm"), prog_name="monai-salm")
+def cli() -> None:
+    """Bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not
+    trained on.
+    """
+
+
+for _command in (protect, scan, verify, keygen, evaluate, demo):
+    cli.add_command(_command)
+
+
+class _BesideProgress(logging.Handler):
+    """Write log lines to standard error without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        say(printable(self.format(record)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; a user never sees a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--quiet" in arguments:
+        logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints warnings
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"  # the processes that write files, too
+    else:
+        logging.basicConfig(level=logging.INFO, handlers=[_BesideProgress()], format="%(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal's encoding lacks
+    try:
+        code = cli.main(arguments, standalone_mode=False, obj=arguments)
+    except UsageError as error:
+        code = _complain(str(error), EXIT_USAGE)
+    except SalmError as error:
+        code = _complain(str(error), EXIT_FAILED)
+    except click.UsageError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        code = _complain(error.format_message(), EXIT_FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        hint = (
+            "; the same command with --resume goes on"
+            if "protect" in arguments[:1]
+            else "; the same command goes on"
+            if "--state" in arguments
+            else ""
+        )
+        code = _complain(f"stopped{hint}", EXIT_FAILED)
+    except OSError as error:
+        code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_FAILED)
+    except MemoryError:
+        code = _complain("out of memory; give a smaller --working-size, or fewer --workers", EXIT_FAILED)
+    except Exception as error:  # whatever it is, the user gets one line and can ask for the rest
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        code = _complain(
+            f"unexpected {type(error).__name__}: {error}; please report it with the command that you gave", EXIT_FAILED
+        )
+    sys.exit(code or 0)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"Error: {printable(' '.join(message.splitlines()))}", err=True)
+    return code

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def in_order(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Apply several options in the order in which they are to be shown."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+output_options = in_order(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
+    click.option("--quiet", is_flag=True, help="No progress bars and no log, only the result."),
+)
+label_options = in_order(
+    click.option("--labels", type=FILE, help="CSV table of labels, or for segmentation a folder of label maps."),
+    click.option("--label-column", help="Column of the table that holds the class.  [default: label]"),
+    click.option("--labels-from-folders", is_flag=True, help="The folder that a file lies in is its class."),
+    click.option(
+        "--task", type=click.Choice(["classification", "segmentation"]), default="classification", show_default=True
+    ),
+)
+grid_options = in_order(
+    click.option(
+        "--sample",
+        type=click.Choice(["auto", "instance", "series"]),
+        default="auto",
+        show_default=True,
+        help="What carries one label and one noise.",
+    ),
+    click.option(
+        "--working-size", type=int, default=128, show_default=True, help="Longest side of the grid that networks see."
+    ),
+)
+value_options = in_order(
+    click.option(
+        "--window",
+        default="auto",
+        show_default=True,
+        help="Intensity window: LOW,HIGH in real units, or soft-tissue, brain, lung, bone, wide.",
+    ),
+    click.option("--modality", default="", help="DICOM Modality code of files that do not say theirs (NIfTI)."),
+)
+kind_options = in_order(
+    click.option(
+        "--label-maps",
+        multiple=True,
+        metavar="PATTERN",
+        help="Files that are label maps, whatever they look like: labels/*, *_seg.nii.gz.",
+    ),
+    click.option(
+        "--pictures", multiple=True, metavar="PATTERN", help="Files that are pictures, whatever they look like."
+    ),
+)
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

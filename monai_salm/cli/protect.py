@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``monai-salm protect``: protected files, or with ``--dry-run`` what would be done."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_INCOMPLETE
+from monai_salm.cli.options import (
+    FILE,
+    device_option,
+    grid_options,
+    kind_options,
+    label_options,
+    output_options,
+    value_options,
+)
+from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
+
+_METHODS = (
+    "salm; its controls random-mask and random (needs no labels); or a baseline from its authors' formula: em, "
+    "em-augmented, aue, for classification tap, "
+    "lsp, pil, for segmentation umed, voxshield (volumes)."
+)
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=FILE)
+@click.argument("output", metavar="OUTPUT", type=FILE)
+@label_options
+@click.option("--method", default="salm", show_default=True, help=_METHODS)
+@click.option(
+    "--epsilon",
+    default="8/255",
+    show_default=True,
+    help="Largest change: a fraction of the window, or real units such as '12 HU'.",
+)
+@click.option(
+    "--perturbed-fraction",
+    type=float,
+    default=0.4,
+    show_default=True,
+    help="Largest share of the anatomy that sparse methods change.",
+)
+@value_options
+@click.option(
+    "--surrogate",
+    default="",
+    help="Network by name, or the surrogate.safetensors of a finished run, then frozen.  [default: a small one]",
+)
+@click.option("--rounds", type=int, help="Rounds of the search at most.  [default: the method's]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@device_option
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
+@grid_options
+@click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
+@click.option("--resume", is_flag=True, help="Go on with a stopped run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
+@click.option("--key-file", type=FILE, help="Secret that new UIDs are made with; see keygen.")
+@click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are.")
+@click.option(
+    "--uids",
+    type=click.Choice(["new", "keep"]),
+    default="new",
+    show_default=True,
+    help="DICOM: new SOP and Series Instance UIDs, or the old ones.",
+)
+@click.option(
+    "--image-type",
+    type=click.Choice(["derived", "keep"]),
+    default="derived",
+    show_default=True,
+    help="DICOM: Image Type of changed images.",
+)
+@click.option(
+    "--provenance",
+    type=click.Choice(["full", "minimal", "none"]),
+    default="full",
+    show_default=True,
+    help="DICOM: how much a file says of the change.",
+)
+@click.option(
+    "--source-reference/--no-source-reference",
+    default=True,
+    show_default=True,
+    help="DICOM: name the original in a changed image.",
+)
+@kind_options
+@output_options
+def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: bool, **choices: Any) -> int:
+    """Protect the images of INPUT (a folder, a zip, a DICOMDIR or a file) and write them to OUTPUT, a folder, or a zip
+    for a zip.
+
+    Example: monai-salm protect EXPORT OUT --labels labels.csv
+    """
+    from monai_salm.pipeline import ProtectionRun, ProtectOptions
+    from monai_salm.pipeline import protect as run
+
+    options = ProtectOptions(**choices)
+    if dry_run:
+        return _show_plan(ProtectionRun(source, output, options, show_progress=not quiet).preview(), as_json)
+    if options.uids == "keep" and not quiet:
+        logging.getLogger(__name__).warning(
+            "UIDs are kept: an archive that has the originals will ignore the protected files; use this for "
+            "folders only"
+        )
+    done = run(source, output, options, show_progress=not quiet)
+    result = done.to_json()
+    counts = result["counts"]
+    if as_json:
+        print_json(result)
+    else:
+        print_line(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
+        if counts["protected"]:
+            click.echo(
+                f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of "
+                "the anatomy's voxels changed"
+            )
+        if result["rounds"]:
+            click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+        print_labels(result["labels"])
+        if result["surrogate"]:
+            click.echo(result["surrogate"])
+        print_line(f"private, not to be handed out: {done.work_dir}")
+        print_notes(result["notes"])
+        print_problems(result["problems"])
+    if not counts["protected"] and not counts["copied"]:
+        return EXIT_FAILED
+    return EXIT_INCOMPLETE if result["problems"] else 0
+
+
+def _show_plan(result: dict[str, Any], as_json: bool) -> int:
+    counts = result["counts"]
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(
+            f"would protect {counts['protect']} files in {counts['samples']} samples, copy {counts['copy']} and "
+            f"refuse {counts['refuse']}; nothing was written"
+        )
+        print_labels(result["labels"])
+        print_problems([file | {"status": "refused"} for file in result["files"] if file["fate"] == "refuse"])
+        print_problems([file | {"status": "copied"} for file in result["files"] if file.get("unprotected")])
+        for status, name in (("incomplete", "left_out"), ("unprotected", "still_shows")):
+            print_problems(
+                [
+                    {"path": file["path"], "status": status, "reason": file[name]}
+                    for file in result["files"]
+                    if name in file
+                ]
+            )
+    return EXIT_INCOMPLETE if counts["refuse"] or counts.get("unprotected") or counts["incomplete"] else 0

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two DICOM files compared: every difference outside the pixel values, and whether a derived image may have it."""
+
+from __future__ import annotations
+
+from monai_salm.io.dicom.comparing.files import compare_headers, read_back
+
+__all__ = ["compare_headers", "read_back"]

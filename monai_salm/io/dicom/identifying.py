@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling what a file is: an image with its header, a document, or labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from monai_salm.errors import RefusedError
+from monai_salm.io.base import Document, ImageHeader
+from monai_salm.io.dicom import tags
+from monai_salm.io.dicom.cutting import read_file
+from monai_salm.io.dicom.documents import document_of, label_map_of
+from monai_salm.io.dicom.files import DicomFile
+from monai_salm.io.dicom.image_headers import check_picture, picture_header
+from monai_salm.io.dicom.stored_values import picture_of
+from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
+
+SEGMENTED = "its Modality is SEG"
+
+
+def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
+    """Read what planning needs of a file: the header of a picture, or what it is instead.
+
+    An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values
+    are those of labels all the same is seen where they are read.
+
+    Args:
+        path: the file.
+        said: what the user says that it is.
+
+    Raises:
+        RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
+        UndecidedError: its Modality is SEG, and its values are those of a picture.
+    """
+    file = read_file(path)
+    document = document_of(path, file)
+    if document is None and said == "label map":
+        document = label_map_of(path, file, "the user says so")
+    elif document is None and said is None and file.text(tags.MODALITY).upper() == "SEG":
+        unseen = _check_labels(path, file)
+        document = label_map_of(path, file, SEGMENTED)
+        document = replace(document, unprotected=", ".join(filter(None, (document.unprotected, unseen))))
+    return document or picture_header(path, file, check_picture(file))
+
+
+def _check_labels(path: Path, file: DicomFile) -> str:
+    """Refuse the values of a picture in what is said to be a segmentation; say so if they cannot be read (of one bit, a
+    palette).
+    """
+    try:
+        source = picture_of(path, file).source
+    except RefusedError:
+        return NOT_LOOKED_AT
+    color = source.header.trailing == (3,)
+    for part in source.pictures():
+        found = judge(
+            part.stored,
+            slope=part.slope,
+            intercept=part.intercept,
+            trailing=len(source.header.trailing),
+            color=color,
+            declared="label map",
+            by=SEGMENTED,
+        )
+        if found.kind == "cannot tell" and found.foreground:
+            raise UndecidedError(found)
+    return ""
