@@ -22,7 +22,7 @@ from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, VerifyReport, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.plan import BudgetOptions
-from monai_salm.pipeline.protect import ProtectResult
+from monai_salm.pipeline.protection import ProtectResult
 from monai_salm.pipeline.verdicts import FileVerdict
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "fidelity_cases"
