@@ -2,8 +2,8 @@
 """monai_salm: bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at,
 but not trained on.
 
-The names below are loaded when they are first used (PEP 562), because torch and MONAI take seconds to load and the
-command line's help should not.
+``scan``, ``protect``, ``verify`` and ``evaluate`` do what the commands of these names do. The names below are loaded
+when they are first used (PEP 562), because torch and MONAI take seconds to load and the command line's help should not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai_salm.budget import Epsilon, FileBudget, PerturbationBudget
     from monai_salm.errors import RefusedError, SalmError, UsageError, VerificationError
+    from monai_salm.evaluate import EvaluateOptions, evaluate
     from monai_salm.learning.consumers import ConsumerAugmentation
     from monai_salm.learning.networks import build_network
     from monai_salm.learning.samples import WorkingSample, WorkingSet
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from monai_salm.methods.minmin import MinMinOptimizer
     from monai_salm.methods.minmin_settings import MinMinSettings
     from monai_salm.noise import NoiseStore, SparseNoise, add_noise
+    from monai_salm.pipeline import ProtectOptions, protect, scan, verify
     from monai_salm.windows import IntensityWindow
 
 __version__ = version("monai_salm")
@@ -30,6 +32,7 @@ _ROOMS = {
     "budget": ("Epsilon", "FileBudget", "PerturbationBudget"),
     "windows": ("IntensityWindow",),
     "learning.consumers": ("ConsumerAugmentation",),
+    "evaluate.options": ("EvaluateOptions",),
     "errors": ("RefusedError", "SalmError", "UsageError", "VerificationError"),
     "learning.networks": ("build_network",),
     "noise": ("NoiseStore", "SparseNoise", "add_noise"),
@@ -37,6 +40,7 @@ _ROOMS = {
     "methods.minmin_settings": ("MinMinSettings",),
     "learning.samples": ("WorkingSample", "WorkingSet"),
     "learning.tasks": ("ClassificationTask", "SegmentationTask"),
+    "pipeline": ("ProtectOptions", "protect", "scan", "verify"),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -44,12 +48,14 @@ __all__ = [
     "ClassificationTask",
     "ConsumerAugmentation",
     "Epsilon",
+    "EvaluateOptions",
     "FileBudget",
     "IntensityWindow",
     "MinMinOptimizer",
     "MinMinSettings",
     "NoiseStore",
     "PerturbationBudget",
+    "ProtectOptions",
     "RefusedError",
     "SalmError",
     "SegmentationTask",
@@ -61,10 +67,16 @@ __all__ = [
     "__version__",
     "add_noise",
     "build_network",
+    "evaluate",
+    "protect",
+    "scan",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        return import_module(f"{__name__}.evaluate")  # a package that can be called
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

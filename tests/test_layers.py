@@ -181,7 +181,7 @@ def _reached(module: str) -> set[str]:
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if _room(name) == "evaluate"))
 def test_evaluation_takes_nothing_from_the_search(module: str) -> None:
     """What it shares with a run lies where both can reach it."""
-    taken = {f"monai_salm.pipeline.{name}" for name in ("search", "protect", "preflight", "checkpoint", "outlook")}
+    taken = {f"monai_salm.pipeline.{name}" for name in ("search", "protection", "preflight", "checkpoint", "outlook")}
     assert not _reached(module) & (taken | {"monai_salm.pipeline"})
 
 
@@ -202,7 +202,7 @@ WRITER = {
         "plan_changes",
         "planning",
         "preflight",
-        "protect",
+        "protection",
         "search",
         "space",
         "working",
@@ -217,7 +217,7 @@ def test_the_prover_takes_nothing_from_the_writer() -> None:
     is, both have to find alike.
     """
     assert WRITER <= MODULES
-    reached = _reached("monai_salm.pipeline.verify")
+    reached = _reached("monai_salm.pipeline.verification")
     assert not reached & (WRITER | {"monai_salm.pipeline"})
     assert not {_room(name) for name in reached} & {"learning", "methods", "evaluate", "transforms"}
 

@@ -5,6 +5,9 @@ noise.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from monai_salm.evaluate.comparison import evaluate
 from monai_salm.evaluate.countermeasures import (
     COUNTERMEASURES,
@@ -25,3 +28,12 @@ __all__ = [
     "VictimScores", "build_victim", "evaluate", "find_countermeasure", "pretrain", "score_network", "train_victim",
     "write_report",
 ]  # fmt: skip
+
+
+class _Verb(ModuleType):
+    """Lets ``monai_salm.evaluate`` be called, as the other verbs are, though it is a package."""
+
+    __call__ = staticmethod(evaluate)
+
+
+sys.modules[__name__].__class__ = _Verb

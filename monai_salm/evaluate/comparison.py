@@ -30,7 +30,7 @@ from monai_salm.learning.networks import size_multiple
 from monai_salm.learning.samples import VOLUME_BATCH
 from monai_salm.pipeline.labels import describe_labels
 from monai_salm.pipeline.record import find_record
-from monai_salm.pipeline.verify import verify
+from monai_salm.pipeline.verification import verify
 
 
 def evaluate(
@@ -60,6 +60,16 @@ def evaluate(
 
     Raises:
         UsageError: labels, folders, victims or countermeasures do not fit each other.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import EvaluateOptions, evaluate
+        >>> options = EvaluateOptions(
+        ...     labels=Path("labels.csv"), test_labels=Path("test.csv"), epochs=1, working_size=24, utility=False
+        ... )
+        >>> report = evaluate(Path("EXPORT"), Path("OUT"), Path("TEST"), options)
+        >>> [(result.victim, result.trained_on) for result in report.results]
+        [('small-resnet', 'clean'), ('small-resnet', 'protected')]
     """
     began = monotonic()
     named = dict(protected) if isinstance(protected, Mapping) else {"protected": protected}

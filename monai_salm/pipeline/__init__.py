@@ -1,18 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of images to a folder of protected ones: scan, plan, search, write, verify."""
+"""From a folder of images to a folder of protected ones: scan, plan, search, write, verify.
+
+The names below are loaded when they are first used (PEP 562): who scans and who verifies needs no torch.
+"""
 
 from __future__ import annotations
 
-from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan, build_plan
-from monai_salm.pipeline.planning import prepare
-from monai_salm.pipeline.preflight import forecast
-from monai_salm.pipeline.protect import ProtectionRun, ProtectResult, protect
-from monai_salm.pipeline.scanning import scan
-from monai_salm.pipeline.verdicts import VerifyReport
-from monai_salm.pipeline.verify import verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_salm.pipeline.choices import KindChoices
+    from monai_salm.pipeline.inventory import Inventory
+    from monai_salm.pipeline.options import ProtectOptions
+    from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+    from monai_salm.pipeline.planning import prepare
+    from monai_salm.pipeline.preflight import forecast
+    from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
+    from monai_salm.pipeline.scanning import scan
+    from monai_salm.pipeline.verdicts import VerifyReport
+    from monai_salm.pipeline.verification import verify
+
+_HOMES = {
+    "Inventory": "inventory",
+    "KindChoices": "choices",
+    "ProtectOptions": "options",
+    "ProtectResult": "protection",
+    "ProtectionPlan": "plan",
+    "ProtectionRun": "protection",
+    "VerifyReport": "verdicts",
+    "build_plan": "plan",
+    "forecast": "preflight",
+    "prepare": "planning",
+    "protect": "protection",
+    "scan": "scanning",
+    "verify": "verification",
+}
 
 __all__ = [
     "Inventory",
@@ -29,3 +52,13 @@ __all__ = [
     "scan",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

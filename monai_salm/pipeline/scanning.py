@@ -53,6 +53,13 @@ def scan(
 
     Raises:
         UsageError: the input does not exist, or holds no file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import scan
+        >>> found = scan(Path("EXPORT"))
+        >>> print(len(found.pictures), "pictures,", len(found.documents), "other files,", found.refused)
+        4 pictures, 1 other files, {}
     """
     if not source.exists():
         raise UsageError(

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
     _pictures(tmp_path / "in")
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     disk = small_disk(1000)
-    room = sys.modules["monai_salm.pipeline.output"]
+    room = import_module("monai_salm.pipeline.output")
     write, seen = room.write_sample, []
 
     def write_until_full(job: Any, settings: Any) -> Any:
@@ -248,7 +249,7 @@ def test_packing_may_meet_a_full_disk(
     zip_file(tmp_path / "in.zip", tmp_path / "in")
     protect(tmp_path / "in.zip", tmp_path / "whole.zip", drawn())
     disk = small_disk(1000)
-    room = sys.modules["monai_salm.pipeline.protect"]
+    room = import_module("monai_salm.pipeline.protection")
     pack = room.pack
     with monkeypatch.context() as patch:
         patch.setattr(room, "pack", lambda *some, **named: (_fill(disk, 50_000), pack(*some, **named)))
@@ -267,7 +268,7 @@ def test_files_written_by_workers_end_the_run_too(
 ) -> None:
     _pictures(tmp_path / "in")
     disk = small_disk(1000)
-    room = sys.modules["monai_salm.pipeline.output"]
+    room = import_module("monai_salm.pipeline.output")
     secret = room.uid_secret
     monkeypatch.setattr(room, "uid_secret", lambda *some: (_fill(disk, 200_000), secret(*some))[1])
     with pytest.raises(DiskError, match=LINE):

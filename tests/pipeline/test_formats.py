@@ -6,10 +6,10 @@ what came out.
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -474,7 +474,7 @@ def test_pictures_refer_to_unprotected_copies_by_their_old_names(tmp_path: Path)
 def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = zip_file(tmp_path / "export.zip", _mixed(tmp_path / "in"))
     protect(source, tmp_path / "whole.zip", drawn())
-    output = sys.modules["monai_salm.pipeline.output"]
+    output = import_module("monai_salm.pipeline.output")
     real, seen = output.write_sample, []  # type: ignore[attr-defined]
 
     def stopping(*arguments: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             ("frozen_plan", ("file_digest",)),
         ):
             for name in names:
-                monkeypatch.setattr(sys.modules[f"monai_salm.pipeline.{room}"], name, forbidden)
+                monkeypatch.setattr(import_module(f"monai_salm.pipeline.{room}"), name, forbidden)
 
     return forbid
 
@@ -169,9 +169,9 @@ def test_touched_files_are_known_by_their_bytes(tmp_path: Path, monkeypatch: pyt
         if path.is_file():
             _touch(path)
     seen: list[Path] = []
-    real: Callable[..., Any] = sys.modules["monai_salm.pipeline.scanning"].identify  # type: ignore[attr-defined]
+    real: Callable[..., Any] = import_module("monai_salm.pipeline.scanning").identify  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        sys.modules["monai_salm.pipeline.scanning"],
+        import_module("monai_salm.pipeline.scanning"),
         "identify",
         lambda path, said: seen.append(path) or real(path, said),
     )
@@ -280,7 +280,7 @@ def test_plan_is_complete_with_what_loading_found(tmp_path: Path) -> None:
 def test_search_goes_on_with_the_classes_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = _segmentation(tmp_path)
     protect(tmp_path / "in", tmp_path / "whole", options)
-    search: Any = sys.modules["monai_salm.pipeline.search"]
+    search: Any = import_module("monai_salm.pipeline.search")
     real = search.save_search
 
     def stop(*arguments: Any) -> None:

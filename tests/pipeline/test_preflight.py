@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +381,7 @@ def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        sys.modules["monai_salm.pipeline.protect"], "make_noise", stop
+        import_module("monai_salm.pipeline.protection"), "make_noise", stop
     )  # the package has a function of this name
     run = ProtectionRun(tmp_path / "in", tmp_path / "out", options)
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def test_zip_is_private_while_it_is_unpacked(
     mr_export(tmp_path / "in", 3)
     (tmp_path / "in" / "notes.txt").write_text("notes")
     zip_file(tmp_path / "in.zip", tmp_path / "in")
-    room = sys.modules[f"monai_salm.pipeline.{'protect' if stop_at == 'pack' else 'output'}"]
+    room = import_module(f"monai_salm.pipeline.{'protection' if stop_at == 'pack' else 'output'}")
     real, seen = getattr(room, stop_at), []
 
     def stopping(*some: Any, **named: Any) -> Any:
@@ -125,7 +125,7 @@ def test_disk_without_rights_is_told(
 ) -> None:
     mr_export(tmp_path / "in", 1)
     monkeypatch.setattr(
-        sys.modules["monai_salm.pipeline.protect"], "make_private", lambda folder: folder.mkdir() is not None
+        import_module("monai_salm.pipeline.protection"), "make_private", lambda folder: folder.mkdir() is not None
     )
     protect(tmp_path / "in", tmp_path / "out", drawn())
     assert (

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def test_file_that_cannot_be_copied_does_not_stop_the_rest(tmp_path: Path, monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(
-        sys.modules["monai_salm.pipeline.output"], "copy_file", copy
+        import_module("monai_salm.pipeline.output"), "copy_file", copy
     )  # the package has a function of this name
     result = protect(_mixed(tmp_path), tmp_path / "out", drawn(copy_unprotected=True))
     assert result.to_json()["counts"] == {"protected": 3, "copied": 0, "refused": 2, "failed": 0}

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def _options(folder: Path, **changes: Any) -> ProtectOptions:
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int, *, inside: bool = False) -> None:
     """Let a function stop the run once it was called some times, after its work or in the middle of it."""
-    room = sys.modules[module]
+    room = import_module(module)
     real: Callable[..., Any] = getattr(room, name)
     seen = []
 

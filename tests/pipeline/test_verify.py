@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +344,7 @@ def _second(
 ) -> None:
     """Let the second reader see other values than there are."""
     pytest.importorskip("SimpleITK")
-    module: Any = sys.modules["monai_salm.pipeline.second_opinions"]
+    module: Any = import_module("monai_salm.pipeline.second_opinions")
     real = read_with_simpleitk
 
     def read(path: Path, *, rows_first: bool = False) -> NDArray[np.float64] | None:
@@ -434,7 +434,7 @@ def test_dcmtk_judges_dicom_files_exactly(done: Path, tmp_path: Path) -> None:
 def test_dcmtk_that_finds_more_is_heard(
     done: Path, monkeypatch: pytest.MonkeyPatch, found: bool | None, problems: int
 ) -> None:
-    monkeypatch.setattr(sys.modules["monai_salm.pipeline.second_opinions"], "dcmtk_finds_within", lambda *_: found)
+    monkeypatch.setattr(import_module("monai_salm.pipeline.second_opinions"), "dcmtk_finds_within", lambda *_: found)
     report = verify(done / "mr", done / "mr-out")
     assert len(report.mismatches) == problems
     assert all("dcmtk finds a change of more than" in file.problems[0] for file in report.mismatches)

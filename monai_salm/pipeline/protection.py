@@ -242,7 +242,16 @@ class ProtectionRun:
 
 
 def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
-    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun`."""
+    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions, protect
+        >>> options = ProtectOptions(labels=Path("labels.csv"), rounds=2, working_size=24)
+        >>> done = protect(Path("EXPORT"), Path("OUT"), options)
+        >>> done.to_json()["counts"]
+        {'protected': 4, 'copied': 1, 'refused': 0, 'failed': 0}
+    """
     return ProtectionRun(source, output, options, show_progress=show_progress).write()
 
 

@@ -70,6 +70,13 @@ def verify(
     Raises:
         UsageError: a folder does not exist, the original one is empty, or they are swapped or have nothing to do with
             each other.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import Epsilon, verify
+        >>> report = verify(Path("EXPORT"), Path("OUT"), check_epsilon=Epsilon(8 / 255))
+        >>> report.to_json()["counts"], report.mismatches
+        ({'protected': 4, 'copied': 1, 'absent': 0, 'mismatch': 0}, [])
     """
     check_places(original, protected)
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
