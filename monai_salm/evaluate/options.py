@@ -74,10 +74,8 @@ class EvaluateOptions:
         )  # fmt: skip
 
     def budget_options(self) -> BudgetOptions:
-        """Give the options that say what values mean; no noise is made here, so no image is too coarse
-        for its budget.
-        """
-        return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality)
+        """Give the options that say what values mean; no noise is made here, so there are no budgets."""
+        return BudgetOptions(epsilon=None, window=parse_window(self.window), modality=self.modality)
 
     def check_epsilon(self) -> Epsilon | None:
         """Give the bound to hold files to, None for what they state themselves, or raise UsageError."""

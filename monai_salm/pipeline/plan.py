@@ -20,6 +20,7 @@ from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
+from monai_salm.views import FileView
 from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
 from monai_salm.windows import IntensityWindow
 
@@ -28,14 +29,25 @@ PLAN_FORMAT = "monai_salm.plan/2"
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these may
-    become.
+    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these
+    show; where they may move, their budgets are part of the view.
     """
 
     path: str
     sha256: str
     fingerprint: str
-    canvas: Canvas
+    view: FileView
+
+    @property
+    def canvas(self) -> Canvas:
+        """What the stored values may become.
+
+        Raises:
+            TypeError: the file was planned without a budget.
+        """
+        if not isinstance(self.view, Canvas):
+            raise TypeError(f"{self.path} was planned without a budget")
+        return self.view
 
 
 @dataclass(frozen=True)
@@ -173,10 +185,10 @@ class ProtectionPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """How budgets are found.
+    """How views and budgets are found.
 
     Args:
-        epsilon: see :class:`~monai_salm.budget.Epsilon`.
+        epsilon: see :class:`~monai_salm.budget.Epsilon`; None where no value is to move, so that there are no budgets.
         window: for all files; None takes the modality's.
         modality: DICOM Modality code for files that do not say theirs; empty if unknown.
 
@@ -184,7 +196,7 @@ class BudgetOptions:
         UsageError: DICOM has no such modality.
     """
 
-    epsilon: Epsilon = field(default_factory=lambda: Epsilon(8 / 255))
+    epsilon: Epsilon | None = field(default_factory=lambda: Epsilon(8 / 255))
     window: IntensityWindow | None = None
     modality: str = ""
 
@@ -232,12 +244,14 @@ def build_plan(
     return plan
 
 
-def file_canvases(
+def file_views(
     inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, Canvas]]:
-    """Give the source and the canvas of every picture; reasons for those without one go to ``refused``."""
+) -> Iterator[tuple[str, SourceImage, FileView]]:
+    """Give the source and the view of every picture, a canvas where there is an epsilon; reasons for those without one
+    go to ``refused``.
+    """
     for paths in _volumes(inventory):
-        yield from _canvases(inventory, paths, options, refused)
+        yield from _views(inventory, paths, options, refused)
 
 
 def _volumes(inventory: Inventory) -> list[list[str]]:
@@ -251,10 +265,10 @@ def _volumes(inventory: Inventory) -> list[list[str]]:
     return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
 
 
-def _canvases(
+def _views(
     inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, Canvas]]:
-    """Bind the budgets of each file of a volume; files are read twice if there are several, so that
+) -> Iterator[tuple[str, SourceImage, FileView]]:
+    """Find the view of each file of a volume, and bind its budgets; files are read twice if there are several, so that
     memory stays flat.
     """
     readable: dict[str, SourceImage | None] = {}
@@ -282,14 +296,15 @@ def _canvases(
         refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
         return
     try:
-        budget = values.budget(modality, options.epsilon, options.window)
+        volume = values.view(modality, options.window)
     except RefusedError as refusal:
         refused.update({path: str(refusal) for path in readable})
         return
     for path, known in readable.items():
         source = known if known is not None else read_source(inventory.absolute(path))
         try:
-            yield path, source, budget.canvas(source)
+            shown = volume.view(source) if options.epsilon is None else volume.canvas(source, options.epsilon)
+            yield path, source, shown
         except RefusedError as refusal:
             refused[path] = str(refusal)
 
@@ -311,10 +326,10 @@ def _plan_volume(
     files: list[tuple[FilePlan, SourceImage]] = []
     # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the
     # same ones.
-    for path, source, canvas in _canvases(inventory, paths, options, refused) if labeled else ():
+    for path, source, view in _views(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
-        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), canvas)
+        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), view)
         if not by_series or len(labeled) == 1 or source.header.stacked:
             yield SamplePlan(
                 source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint,

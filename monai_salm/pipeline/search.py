@@ -33,7 +33,7 @@ from monai_salm.pipeline.outlook import guess_error, search_seconds, what_was_le
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import label_map_values, noise_record, working_sample
 from monai_salm.progress import in_words, track
-from monai_salm.volumes import VolumeBudget, volume_of
+from monai_salm.volumes import VolumeView, volume_of
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def _search_noise(
         store.write(
             sample_id, SparseNoise.from_dense(steps, levels[sample_id]), noise_record(inventory, plans[sample_id])
         )
-    card = replace(card, rounds=state.round, series=card.series | series_budgets(inventory, plan, options))
+    card = replace(card, rounds=state.round, series=card.series | series_views(inventory, plan))
     write_atomically(work_dir / "surrogate.safetensors", surrogate_bytes(optimizer.network, card), private=True)
     checkpoint.unlink(missing_ok=True)
     errors = tuple(log.error for log in state.history)
@@ -291,14 +291,14 @@ def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: 
     return frozen_set(samples, card)
 
 
-def series_budgets(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions) -> dict[str, dict[str, Any]]:
+def series_views(inventory: Inventory, plan: ProtectionPlan) -> dict[str, dict[str, Any]]:
     """Give what the files of each volume have in common, for the surrogate's card."""
     found = {}
     for sample in plan.samples:
         for file in sample.files:
             series = volume_of(inventory.pictures[file.path])
             if series:
-                found[series_key(series)] = VolumeBudget.of_canvas(file.canvas, options.parsed_epsilon()).to_json()
+                found[series_key(series)] = VolumeView.of_file(file.view).to_json()
     return found
 
 
