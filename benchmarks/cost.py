@@ -159,7 +159,7 @@ def store_cost(work: Path, shape: tuple[int, ...], count: int, levels: int) -> d
         padding_stored=(-2000.0, -2000.0), quantum_stored=1.0, levels=levels,
         background=Background(-1000.0, 157.08, -1024.0),
     )  # fmt: skip
-    canvas = Canvas(budgets=(budget,), spacing=(0.75,) * len(shape)).to_json()
+    canvas = Canvas(views=(budget,), spacing=(0.75,) * len(shape)).to_json()
     with tempfile.TemporaryDirectory(dir=work) as folder:
         store, names = (
             NoiseStore(folder),

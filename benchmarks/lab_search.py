@@ -210,7 +210,7 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
             modality="CR",
             background=background,
         )
-        maps = WorkingMaps.of_file(values, Canvas(budgets=(budget,)), values.shape)
+        maps = WorkingMaps.of_file(values, Canvas(views=(budget,)), values.shape)
         samples.append(
             WorkingSample(
                 sample_id=f"{number:05d}",

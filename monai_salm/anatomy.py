@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_salm.background import Background
-from monai_salm.budget import FileBudget
 
 CT_BODY_HU = -500.0
 """Halfway between air (-1000 HU) and soft tissue: what lies above is body, bed or clothes."""
@@ -92,53 +91,3 @@ def _large_components(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     sizes[0] = 0
     kept: NDArray[np.bool_] = (sizes >= SMALL_COMPONENT * sizes.max())[components]
     return kept
-
-
-def file_anatomy(
-    stored: NDArray[Any], budget: FileBudget, spacing: tuple[float, ...] = (), *, trailing: int = 0
-) -> NDArray[np.bool_]:
-    """Mark the anatomy of one picture's stored values, as :func:`anatomy_mask`, without padding and empty background.
-
-    Args:
-        stored: values of the picture.
-        budget: of the picture.
-        spacing: millimeters between samples along the axes of the picture; 1 where not given.
-        trailing: how many axes at the end share one place (colors, points in time): their mean decides.
-    """
-    behind = tuple(range(stored.ndim - trailing, stored.ndim))
-    real = stored.astype(np.float64) * budget.slope + budget.intercept
-    inside = anatomy_mask(
-        _mean(real, behind) if behind else real,
-        modality=budget.modality,
-        background=budget.background,
-        spacing=spacing,
-    )
-    empty = np.zeros(stored.shape, dtype=bool)
-    if budget.padding_stored is not None:
-        empty |= (stored >= budget.padding_stored[0]) & (stored <= budget.padding_stored[1])
-    if budget.background is not None and budget.background.exact_stored is not None:
-        empty |= stored == budget.background.exact_stored
-    return inside & ~(empty.all(axis=behind) if behind else empty)
-
-
-def _mean(real: NDArray[np.float64], behind: tuple[int, ...]) -> NDArray[Any]:
-    with np.errstate(invalid="ignore"):  # both infinities at one place: no anatomy is there
-        return np.asarray(real.mean(axis=behind))
-
-
-def noise_carriers(stored: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark the values of the anatomy that can carry noise to a network: inside the intensity window and not saturated.
-
-    Args:
-        stored: stored values of one picture, native grid, perhaps with trailing axes.
-        budget: of this picture.
-        anatomy: of this picture, :func:`file_anatomy`.
-
-    Returns:
-        Bool, the shape of ``stored``.
-    """
-    low, high = budget.range_stored
-    seen = budget.window.sees(stored.astype(np.float64) * budget.slope + budget.intercept)
-    return (
-        anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim)) & seen & (stored >= low) & (stored <= high)
-    )

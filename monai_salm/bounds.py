@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
-from monai_salm.canvas import Canvas
+from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
 
 _STATED = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real units\)")
@@ -79,9 +79,9 @@ class Limit:
         return -20 * math.log10(self.model)
 
 
-def limits_of(canvas: Canvas) -> tuple[Limit, ...]:
+def limits_of(budgets: Sequence[FileBudget]) -> list[Limit]:
     """Give the limits of a file's pictures: one for all, or one for each."""
-    return tuple(Limit.of_budget(budget) for budget in canvas.budgets)
+    return [Limit.of_budget(budget) for budget in budgets]
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,17 @@ class Change:
 
 
 def measure_changes(
-    before: NDArray[Any], after: NDArray[Any], canvas: Canvas, anatomy: NDArray[np.bool_]
+    before: NDArray[Any], after: NDArray[Any], view: FileView, anatomy: NDArray[np.bool_]
 ) -> list[Change]:
     """Measure the change of each picture of a file; NaN that stays NaN is no change.
 
     Args:
         before, after: stored values of the same shape.
-        canvas: gives slopes and windows.
+        view: gives slopes and windows.
         anatomy: bool, on the grid.
     """
-    pairs = zip(canvas.pictures(before), canvas.pictures(after), canvas.pictures(anatomy), strict=True)
-    return [_measure_change(old, new, budget, inside) for (old, budget), (new, _), (inside, _) in pairs]
+    pairs = zip(view.pictures(before), view.pictures(after), view.pictures(anatomy), strict=True)
+    return [_measure_change(old, new, own, inside) for (old, own), (new, _), (inside, _) in pairs]
 
 
 def whole_change(changes: Sequence[Change]) -> Change:
@@ -145,9 +145,7 @@ def whole_change(changes: Sequence[Change]) -> Change:
     )
 
 
-def _measure_change(
-    before: NDArray[Any], after: NDArray[Any], budget: FileBudget, anatomy: NDArray[np.bool_]
-) -> Change:
+def _measure_change(before: NDArray[Any], after: NDArray[Any], view: PictureView, anatomy: NDArray[np.bool_]) -> Change:
     same = before == after
     if before.dtype.kind == "f":
         same |= np.isnan(before) & np.isnan(after)
@@ -157,11 +155,11 @@ def _measure_change(
     largest = float(np.abs(difference).max(initial=0.0))
     return Change(
         max_stored=largest,
-        max_real=largest * abs(budget.slope),
+        max_real=largest * abs(view.slope),
         changed=int((places & anatomy).sum()),
         anatomy=int(anatomy.sum()),
         outside=int((places & ~anatomy).sum()),
-        mean_square=float(np.mean((difference * budget.slope / budget.window.width) ** 2)),
+        mean_square=float(np.mean((difference * view.slope / view.window.width) ** 2)),
         values=before.size,
     )
 

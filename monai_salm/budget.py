@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from monai_salm.background import Background
 from monai_salm.errors import RefusedError, UsageError
+from monai_salm.views import PictureView
 from monai_salm.windows import WINDOW_PRESETS, IntensityWindow
 
 FLOAT_STEPS = 64
@@ -82,31 +83,22 @@ class Epsilon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileBudget:
-    """A perturbation budget bound to one file: what its stored values may become. JSON-able by :meth:`to_json`.
+class FileBudget(PictureView):
+    """A perturbation budget bound to one file, or one picture of it: what it shows, and what its stored values may
+    become; never do they enter or leave padding and empty background. JSON-able by :meth:`to_json`.
 
     Args:
-        modality: DICOM Modality code, or empty.
-        window: the intensity window, real units.
+        modality, window, slope, intercept, padding_stored, background: see :class:`~monai_salm.views.PictureView`.
         epsilon_real: largest change, real units.
-        slope, intercept: ``real = slope * stored + intercept``.
         range_stored: lowest and highest value that changed voxels may take.
-        padding_stored: inclusive padding range, never entered or left.
         quantum_stored: size of one step, a power of two: 1 for integers with at most ``MOST_STEPS`` steps.
         levels: how many steps a value may move at most, at least 1.
-        background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
     """
 
-    modality: str
-    window: IntensityWindow
     epsilon_real: float
-    slope: float
-    intercept: float
     range_stored: tuple[float, float]
-    padding_stored: tuple[float, float] | None
     quantum_stored: float
     levels: int
-    background: Background | None = None
 
     @property
     def step_model(self) -> float:
@@ -117,6 +109,47 @@ class FileBudget:
     def epsilon_stored(self) -> float:
         """Largest change in stored units."""
         return self.levels * self.quantum_stored
+
+    @classmethod
+    def of_view(
+        cls, view: PictureView, epsilon_real: float, stored: NDArray[Any], *, may_be_constant: bool = False
+    ) -> FileBudget:
+        """Bind a largest change to the stored values of one picture; see :meth:`PerturbationBudget.bind`."""
+        slope, intercept, padding_stored = view.slope, view.intercept, view.padding_stored
+        if stored.dtype.kind not in "iuf":
+            raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
+        if not all(map(math.isfinite, (slope, intercept))) or slope == 0:
+            raise UsageError(
+                f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not "
+                "0, the intercept finite"
+            )
+        if padding_stored is not None and not padding_stored[0] <= padding_stored[1]:
+            raise UsageError(
+                f"the padding range {padding_stored[0]:g} to {padding_stored[1]:g} is empty; give (lowest, highest)"
+            )
+        if stored.size == 0:
+            raise RefusedError("it holds no value, so there is nothing to protect")
+        if stored.dtype.kind in "iu" and max(abs(int(stored.min())), abs(int(stored.max()))) > _EXACT:
+            raise RefusedError(
+                f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds "
+                "cannot be kept exactly"
+            )
+        quantum, levels = step_and_levels(epsilon_real, slope, stored)
+        extremes = view.extremes(stored)
+        if extremes is None and not may_be_constant:
+            raise RefusedError("every value is padding, so there is nothing to protect")
+        low, high = extremes or (float(stored.min()), float(stored.max()))
+        if high - low < 4 * quantum and not may_be_constant:
+            raise RefusedError(
+                f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise"
+            )
+        return cls(
+            **{field.name: getattr(view, field.name) for field in fields(PictureView)},
+            epsilon_real=epsilon_real,
+            range_stored=(low + quantum, high - quantum),
+            quantum_stored=quantum,
+            levels=levels,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back unchanged; on disk the levels are called steps."""
@@ -227,49 +260,15 @@ class PerturbationBudget:
             RefusedError: the file cannot carry the noise.
             UsageError: what is given is no file's: no numbers, or no rescaling.
         """
-        if stored.dtype.kind not in "iuf":
-            raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
-        if not all(map(math.isfinite, (slope, intercept))) or slope == 0:
-            raise UsageError(
-                f"slope {slope:g} and intercept {intercept:g} are no rescaling; the slope must be finite and not "
-                "0, the intercept finite"
-            )
-        if padding_stored is not None and not padding_stored[0] <= padding_stored[1]:
-            raise UsageError(
-                f"the padding range {padding_stored[0]:g} to {padding_stored[1]:g} is empty; give (lowest, highest)"
-            )
-        if stored.size == 0:
-            raise RefusedError("it holds no value, so there is nothing to protect")
-        if stored.dtype.kind in "iu" and max(abs(int(stored.min())), abs(int(stored.max()))) > _EXACT:
-            raise RefusedError(
-                f"values reach {max(abs(int(stored.min())), abs(int(stored.max())))}, beyond 2**53, where bounds "
-                "cannot be kept exactly"
-            )
-        quantum, levels = step_and_levels(self.epsilon_real, slope, stored)
-        valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
-        if padding_stored is not None:
-            valid &= (stored < padding_stored[0]) | (stored > padding_stored[1])
-        if not valid.any() and may_be_constant:
-            valid[:] = True
-        if not valid.any():
-            raise RefusedError("every value is padding, so there is nothing to protect")
-        low, high = float(stored[valid].min()), float(stored[valid].max())
-        if high - low < 4 * quantum and not may_be_constant:
-            raise RefusedError(
-                f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise"
-            )
-        return FileBudget(
+        view = PictureView(
             modality=modality,
             window=self.window,
-            epsilon_real=self.epsilon_real,
             slope=slope,
             intercept=intercept,
-            range_stored=(low + quantum, high - quantum),
             padding_stored=padding_stored,
-            quantum_stored=quantum,
-            levels=levels,
             background=background,
         )
+        return FileBudget.of_view(view, self.epsilon_real, stored, may_be_constant=may_be_constant)
 
 
 def step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any]) -> tuple[float, int]:

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_salm.budget import FileBudget
-
 SCREEN_MODALITIES = ("US", "IVUS", "OT", "SC", "ES", "XC", "DOC")
 """Modalities whose pictures may be captured screens, with text and graphics burned in."""
 
@@ -31,17 +29,17 @@ LEAST_LOOP = 4
 """Frames that tell what stands still from what moves."""
 
 
-def graphics_mask(stored: NDArray[Any], budget: FileBudget, *, trailing: int = 0) -> NDArray[np.bool_]:
+def graphics_mask(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> NDArray[np.bool_]:
     """Mark burned-in text and graphics of screen pictures (ultrasound, secondary capture): pure colors at full scale,
     and what touches them.
 
     Args:
         stored: values of one picture, 2D.
-        budget: of the picture; other modalities than :data:`SCREEN_MODALITIES` have none.
+        modality: DICOM Modality code; others than :data:`SCREEN_MODALITIES` have none.
         trailing: 1 for color.
     """
     grid = stored.shape[: stored.ndim - trailing]
-    if budget.modality not in SCREEN_MODALITIES or stored.dtype.kind == "f" or len(grid) != 2:
+    if modality not in SCREEN_MODALITIES or stored.dtype.kind == "f" or len(grid) != 2:
         return np.zeros(grid, dtype=bool)
     full = int(stored.max(initial=0))
     if full not in _FULL_SCALES:

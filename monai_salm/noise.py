@@ -243,7 +243,7 @@ def add_noise(
         noise: steps on the picture's part of the working grid, positive where the real value is to rise.
         levels: the largest step in the unit of ``noise``.
         budget: of this picture.
-        carriers: bool, the shape of ``stored``; see :func:`~monai_salm.anatomy.noise_carriers`.
+        carriers: bool, the shape of ``stored``; see :meth:`~monai_salm.views.PictureView.carriers`.
 
     Returns:
         Array of the shape and dtype of ``stored``.
@@ -266,10 +266,5 @@ def add_noise(
             # is within it.
             beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
         changed = np.where(beyond, np.nextafter(changed, stored), changed)
-    forbidden = np.zeros(stored.shape, dtype=bool)
-    for values in (stored, changed):
-        if budget.padding_stored is not None:
-            forbidden |= (values >= budget.padding_stored[0]) & (values <= budget.padding_stored[1])
-        if budget.background is not None and budget.background.exact_stored is not None:
-            forbidden |= values == budget.background.exact_stored
+    forbidden = budget.empty(stored) | budget.empty(changed)
     return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)

@@ -5,7 +5,7 @@ answer for the pipeline, for ``verify`` and for the transforms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.background import Background, border_values, find_window
-from monai_salm.budget import Epsilon, PerturbationBudget
+from monai_salm.budget import Epsilon, FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.io import MODALITIES, ImageHeader, Judgement, SourceImage, judge
+from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
 
 SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
@@ -23,6 +24,9 @@ SERIES_MODALITIES = ("CT", "MR", "PT", "NM")
 
 SAMPLED_VALUES = 2_000_000
 """Values of a series that its window and background are estimated from."""
+
+WIDEST = Epsilon(1.0)
+"""No budget is wider than the window: what cannot carry noise within it can carry none."""
 
 LABELS_APART = 8
 """Labels are numbered about one after the other; the gray values of a test pattern lie farther apart on average."""
@@ -88,66 +92,71 @@ def _may_be_labels(judgement: Judgement, modality: str) -> bool:
     return numbered or (modality in SERIES_MODALITIES and (judgement.kind == "label map" or bool(judgement.values)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeBudget:
+@dataclass(frozen=True)
+class VolumeView:
     """What the files of one volume have in common.
 
     Args:
         modality: DICOM Modality code, or empty.
-        epsilon: largest change.
-        window: the intensity window that it refers to, real units.
+        window: the intensity window, real units.
         background: what surrounds the anatomy, its exact value in real units; None where the pictures show none.
     """
 
     modality: str
-    epsilon: Epsilon
     window: IntensityWindow
     background: Background | None
 
-    def canvas(self, source: SourceImage) -> Canvas:
-        """Bind the budget to the values of one file, picture by picture where these are rescaled differently.
+    def view(self, source: SourceImage) -> FileView:
+        """Give what one file shows, picture by picture where these are rescaled differently.
+
+        Raises:
+            RefusedError: the file, or one of its pictures, could carry no noise however large the epsilon.
+        """
+        self.canvas(source, WIDEST)  # refuses what it cannot be bound to
+        return FileView(views=tuple(view for _, view in self._parts(source)), **_layout(source.header))
+
+    def canvas(self, source: SourceImage, epsilon: Epsilon) -> Canvas:
+        """Give what one file may become within a budget.
 
         Raises:
             RefusedError: the file, or one of its pictures, cannot carry the noise.
         """
-        header, background = source.header, self.background
-        budget = PerturbationBudget(self.epsilon, self.window)
-        bound = []
+        budgets = [
+            FileBudget.of_view(view, epsilon.real(self.window), part.stored, may_be_constant=bool(source.frame_rescale))
+            for part, view in self._parts(source)
+        ]
+        return Canvas(views=tuple(budgets), **_layout(source.header))
+
+    def _parts(self, source: SourceImage) -> Iterator[tuple[SourceImage, PictureView]]:
+        """Give the parts of a file that are rescaled differently, each with its view."""
         for part in source.pictures() if source.frame_rescale else [source]:
-            own = background
+            background = self.background
             if background is not None and background.exact_stored is not None:
                 exact = round((background.exact_stored - part.intercept) / part.slope, 9)
-                own = replace(background, exact_stored=exact)
-            bound.append(
-                budget.bind(
-                    part.stored,
+                background = replace(background, exact_stored=exact)
+            yield (
+                part,
+                PictureView(
                     modality=self.modality,
+                    window=self.window,
                     slope=part.slope,
                     intercept=part.intercept,
                     padding_stored=part.padding_stored,
-                    background=own,
-                    may_be_constant=bool(source.frame_rescale),
-                )
+                    background=background,
+                ),
             )
-        return Canvas(
-            budgets=tuple(bound),
-            spacing=header.spacing,
-            trailing=len(header.trailing),
-            stacked=header.stacked,
-            regions=header.regions,
-        )
 
     @classmethod
-    def of_canvas(cls, canvas: Canvas, epsilon: Epsilon) -> VolumeBudget:
-        """Give back what a file's canvas was bound from."""
-        first = canvas.budgets[0]
+    def of_file(cls, view: FileView) -> VolumeView:
+        """Give back what the view of a file was made from."""
+        first = view.views[0]
         background = first.background
         if background is not None and background.exact_stored is not None:
             background = replace(background, exact_stored=background.exact_stored * first.slope + first.intercept)
-        return cls(modality=first.modality, epsilon=epsilon, window=first.window, background=background)
+        return cls(first.modality, first.window, background)
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain types that :meth:`from_json` reads back, without the epsilon."""
+        """Give plain types that :meth:`from_json` reads back."""
         background = self.background
         return {
             "modality": self.modality,
@@ -158,15 +167,19 @@ class VolumeBudget:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any], epsilon: Epsilon) -> VolumeBudget:
+    def from_json(cls, record: Mapping[str, Any]) -> VolumeView:
         """Read what :meth:`to_json` gave."""
         background = None if record["background"] is None else Background(*record["background"])
-        return cls(
-            modality=record["modality"],
-            epsilon=epsilon,
-            window=IntensityWindow(*record["window"]),
-            background=background,
-        )
+        return cls(record["modality"], IntensityWindow(*record["window"]), background)
+
+
+def _layout(header: ImageHeader) -> dict[str, Any]:
+    return {
+        "spacing": header.spacing,
+        "trailing": len(header.trailing),
+        "stacked": header.stacked,
+        "regions": header.regions,
+    }
 
 
 class VolumeValues:
@@ -195,7 +208,7 @@ class VolumeValues:
             ends = [end * source.slope + source.intercept for end in source.range_stored]
             self._full_scale = (min(ends), max(ends))
 
-    def budget(self, modality: str, epsilon: Epsilon, window: IntensityWindow | None = None) -> VolumeBudget:
+    def view(self, modality: str, window: IntensityWindow | None = None) -> VolumeView:
         """Find the window, unless one is given, and the background.
 
         Raises:
@@ -209,7 +222,7 @@ class VolumeValues:
             full_scale_real=self._full_scale,
             window=window,
         )
-        return VolumeBudget(modality=modality, epsilon=epsilon, window=found, background=background)
+        return VolumeView(modality, found, background)
 
 
 def _sampled(picture: SourceImage, stored: NDArray[Any], wanted: int) -> NDArray[np.float64]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The anatomy, the carriers of noise, and exact top-k."""
+"""The anatomy, what was burned in, and exact top-k."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import anatomy_mask, file_anatomy, noise_carriers
+from monai_salm.anatomy import anatomy_mask
 from monai_salm.background import Background, border_values, find_background
 from monai_salm.burned_in import graphics_mask, static_pixels
 from monai_salm.methods.sparsity import sparsity_mask
-from tests.builders import file_budget
 
 
 def _disk(size: int, radius: float) -> NDArray[np.bool_]:
@@ -91,32 +90,6 @@ def test_no_background(lively: bool) -> None:
     assert find_background(stored, border_values(stored), 1.0, 0.0) is None
 
 
-def test_file_anatomy_leaves_out_padding_and_background() -> None:
-    stored = np.full((8, 8), 1100, dtype=np.int16)
-    stored[0], stored[1] = -2000, 1000
-    budget = file_budget(modality="MR", padding_stored=(-2000.0, -1900.0), background_stored=1000.0)
-    assert np.array_equal(file_anatomy(stored, budget), np.arange(8)[:, None].repeat(8, axis=1) > 1)
-
-
-def test_places_that_share_a_noise_are_empty_only_where_all_their_values_are() -> None:
-    stored = np.full((8, 8, 3), 1100, dtype=np.int16)
-    stored[0, :, :2] = 1000  # background at two of three points in time
-    stored[1] = 1000
-    stored[2], stored[3, :, 0] = -2000, -2000
-    budget = file_budget(modality="MR", padding_stored=(-2000.0, -1900.0), background_stored=1000.0)
-    found = file_anatomy(stored, budget, trailing=1)
-    assert found.shape == (8, 8)
-    assert found.all(axis=1).tolist() == [True, False, False, True, True, True, True, True]
-
-
-def test_mean_of_what_shares_a_place_decides_about_its_anatomy() -> None:
-    stored = np.zeros((8, 8, 2), dtype=np.int16)
-    stored[2:6, 2:6] = (0, 400)  # half of the time dark, but a body
-    stored[2:6, 6, 0] = 60  # 30 on average: air
-    budget = file_budget(modality="MR", intercept=0.0, background_real=0.0, background_spread_real=50.0)
-    assert np.array_equal(file_anatomy(stored, budget, trailing=1), stored[..., 1] > 0)
-
-
 def _screen(colors: int) -> NDArray[np.uint8]:
     """Give a dark gray picture with black areas and one letter."""
     picture = np.full((20, 20), 60, dtype=np.uint8) if colors == 1 else np.full((20, 20, colors), 60, dtype=np.uint8)
@@ -128,7 +101,7 @@ def _screen(colors: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("colors", [1, 3], ids=["gray", "color"])
 @pytest.mark.parametrize("modality", ["US", "OT", "SC"])
 def test_text_and_its_edges_are_graphics(modality: str, colors: int) -> None:
-    found = graphics_mask(_screen(colors), file_budget(modality=modality), trailing=colors // 3)
+    found = graphics_mask(_screen(colors), modality, trailing=colors // 3)
     expected = np.zeros((20, 20), dtype=bool)
     for row in (5, 6, 7):
         rows, columns = np.ogrid[:20, :20]
@@ -139,8 +112,8 @@ def test_text_and_its_edges_are_graphics(modality: str, colors: int) -> None:
 def test_what_is_no_graphics() -> None:
     picture = _screen(1)
     for modality in ("CT", "MR", "CR", ""):
-        assert not graphics_mask(picture, file_budget(modality=modality)).any()
-    us = file_budget(modality="US")
+        assert not graphics_mask(picture, modality).any()
+    us = "US"
     assert not graphics_mask(picture.astype(np.float32), us).any()
     assert not graphics_mask(np.stack([picture] * 2), us).any()
     white = np.full((20, 20), 255, dtype=np.uint8)
@@ -166,27 +139,6 @@ def test_what_stands_still_over_a_loop_is_no_image(colors: tuple[int, ...]) -> N
     for few, modality in ((loop[:3], "US"), (loop, "XA"), (loop, "MR"), (loop, "")):
         assert not static_pixels(few, modality, trailing=len(colors)).any()
     assert static_pixels(loop[:4], "IVUS", trailing=len(colors))[0, 0].all()
-
-
-def test_carriers_of_colors_are_told_one_by_one() -> None:
-    stored = np.int16([[[900, 1263, 1264], [864, 865, 1000]]])
-    carriers = noise_carriers(stored, file_budget(), np.array([[True, True]]))
-    assert carriers.tolist() == [[[True, True, False], [False, True, True]]]
-    assert noise_carriers(stored, file_budget(), np.array([[True, False]])).tolist() == [
-        [[True, True, False], [False] * 3]
-    ]
-
-
-def test_carriers_are_seen_and_not_saturated() -> None:
-    stored = np.int16([[0, 1, 863, 864, 865, 1263, 1264, 4095]])
-    # Window -160..240 HU is stored 864..1264, itself not inside; range_stored is 1..4094.
-    carriers = noise_carriers(stored, file_budget(), np.ones(stored.shape, dtype=bool))
-    assert carriers.tolist() == [[False, False, False, False, True, True, False, False]]
-    wide = noise_carriers(
-        stored, file_budget(window_low=-3000.0, window_high=5000.0), np.ones(stored.shape, dtype=bool)
-    )
-    assert wide.tolist() == [[False, *[True] * 6, False]]
-    assert not noise_carriers(stored, file_budget(), np.zeros(stored.shape, dtype=bool)).any()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from monai_salm.bounds import (
     stated_bounds,
     whole_change,
 )
-from monai_salm.canvas import Canvas
+from monai_salm.views import FileView
 from monai_salm.windows import IntensityWindow
 from tests.builders import file_budget
 
@@ -68,14 +68,14 @@ def test_sentence_is_that_of_the_files_that_are_out_there() -> None:
     ],
 )
 def test_first_limit_that_is_broken_is_named(change: dict[str, Any], problem: str) -> None:
-    limits = limits_of(Canvas(budgets=(file_budget(),)))
+    limits = limits_of([file_budget()])
     assert broken_bound([replace(WITHIN, **change)], limits) == problem
     several = broken_bound([WITHIN, replace(WITHIN, **change)], limits)
     assert several == (f"picture 2: {problem}" if problem else "")
 
 
 def test_each_picture_has_its_limit() -> None:
-    limits = limits_of(Canvas(budgets=(file_budget(), file_budget(steps=4, epsilon_real=4.0)), stacked=True))
+    limits = limits_of([file_budget(), file_budget(steps=4, epsilon_real=4.0)])
     assert [limit.stored for limit in limits] == [12, 4]
     assert broken_bound([WITHIN, WITHIN], limits) == "picture 2: the largest change is 12 stored units, the limit 4"
 
@@ -85,14 +85,14 @@ def test_change_of_a_file_is_that_of_all_of_its_pictures() -> None:
     before[0, 0, 0] = np.nan
     after = before.copy()
     after[0, 0, 1], after[1] = 3, -8
-    canvas = Canvas(budgets=(file_budget(), file_budget(slope=0.5)), stacked=True)
+    view = FileView(views=(file_budget(), file_budget(slope=0.5)), stacked=True)
     anatomy = np.ones((2, 2, 2), dtype=bool)
     anatomy[1, 1] = False
-    first, second = measure_changes(before, after, canvas, anatomy)
+    first, second = measure_changes(before, after, view, anatomy)
     assert (first.max_stored, first.max_real, first.changed, first.anatomy, first.outside) == (3, 3, 1, 4, 0)
     assert (second.max_stored, second.max_real, second.changed, second.anatomy, second.outside) == (8, 4, 2, 2, 2)
     whole = whole_change([first, second])
     assert (whole.max_stored, whole.max_real, whole.changed_fraction, whole.outside) == (8, 4, 0.5, 2)
     assert whole.mean_square == pytest.approx((9 + 4 * 16) / 8 / 400**2)
     assert whole.psnr == pytest.approx(-10 * math.log10(whole.mean_square))
-    assert measure_changes(before, before, canvas, anatomy)[0].psnr == math.inf
+    assert measure_changes(before, before, view, anatomy)[0].psnr == math.inf

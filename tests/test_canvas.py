@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import file_anatomy
 from monai_salm.canvas import Canvas
 from monai_salm.noise import SparseNoise
 from monai_salm.working_grid import to_native, working_shape
@@ -30,7 +29,7 @@ SCREEN: dict[str, Any] = MR | {"modality": "US", "window_high": 256.0, "range_st
 
 
 def _canvas(*budgets: dict[str, Any], **changes: Any) -> Canvas:
-    return Canvas(budgets=tuple(file_budget(**budget) for budget in budgets or ({},)), **changes)
+    return Canvas(views=tuple(file_budget(**budget) for budget in budgets or ({},)), **changes)
 
 
 def _bodies(shape: tuple[int, ...] = (3, 24, 24), dtype: Any = np.int16) -> NDArray[Any]:
@@ -97,7 +96,7 @@ def test_anatomy_is_that_of_each_frame(modality: str) -> None:
     budget = {"modality": modality, "background_real": -1000.0, "background_spread_real": 50.0}
     spacing = (40.0, 1.0, 1.0)  # of 40 mm between frames nothing would be left of a body that is opened as a volume
     anatomy = _canvas(budget, spacing=spacing, stacked=True).anatomy(stored)
-    expected = np.stack([file_anatomy(frame, file_budget(**budget), (1.0, 1.0)) for frame in stored])
+    expected = np.stack([file_budget(**budget).anatomy(frame, (1.0, 1.0)) for frame in stored])
     assert np.array_equal(anatomy, expected)
     assert np.count_nonzero(anatomy != (stored == 1000)) <= 3 * 12, "corners of a body in CT are thinner than a table"
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import file_anatomy, noise_carriers
 from monai_salm.background import Background
 from monai_salm.budget import Epsilon, FileBudget, PerturbationBudget
 from monai_salm.errors import RefusedError
@@ -129,8 +128,8 @@ def test_no_noise_breaks_a_bound(data: st.DataObject) -> None:
 @given(files())
 def test_carriers_are_anatomy_and_within_range(file: tuple[NDArray[Any], FileBudget]) -> None:
     stored, budget = file
-    anatomy = file_anatomy(stored, budget)
-    carriers = noise_carriers(stored, budget, anatomy)
+    anatomy = budget.anatomy(stored)
+    carriers = budget.carriers(stored, anatomy, budget.range_stored)
     assert not carriers[~anatomy | ~np.isfinite(stored) | _in_padding(stored, budget)].any()
     real = stored[carriers].astype(np.float64) * budget.slope + budget.intercept
     assert ((real > budget.window.low) & (real < budget.window.high)).all()

@@ -98,7 +98,7 @@ import sys
 from pathlib import Path
 from monai_salm import scan, verify
 from monai_salm.pipeline import build_plan
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.file_views import BudgetOptions
 assert len(build_plan(scan(Path("in")), BudgetOptions()).samples) == 1
 assert len(verify(Path("in"), Path("out")).files) == 1
 print(sorted({"torch", "monai"} & set(sys.modules)))

@@ -81,7 +81,7 @@ def verification_figures(
     """
     groups: dict[str, list[FileVerdict]] = {}
     headers = folders[CLEAN].inventory.headers
-    planned = {file.path: file.canvas.modality for sample in folders[CLEAN].plan.samples for file in sample.files}
+    planned = {file.path: file.view.modality for sample in folders[CLEAN].plan.samples for file in sample.files}
     for file in verified.files:
         if file.max_change_stored is not None:
             groups.setdefault(
@@ -117,7 +117,7 @@ def example_pairs(bounds: Bounds, folders: Folders, name: str) -> list[ExamplePa
     """
     groups: dict[str, list[tuple[FilePlan, Path]]] = {}
     for _, _, file, other in folders.file_pairs(name):
-        groups.setdefault(file.canvas.modality, []).append((file, other))
+        groups.setdefault(file.view.modality, []).append((file, other))
     pairs = []
     for files in groups.values():
         wanted = min(EXAMPLES, len(files))
@@ -129,13 +129,13 @@ def example_pairs(bounds: Bounds, folders: Folders, name: str) -> list[ExamplePa
 
 def _example(clean: Inventory, file: FilePlan, other: Path, epsilon_stored: float | None) -> ExamplePair:
     stored, found = read_source(clean.absolute(file.path)).stored, read_source(other).stored
-    planes: list[NDArray[Any]] = [file.canvas.model(stored), file.canvas.model(found), file.canvas.anatomy(stored)]
+    planes: list[NDArray[Any]] = [file.view.model(stored), file.view.model(found), file.view.anatomy(stored)]
     if planes[0].ndim == 3:
         if clean.headers[file.path].format == "dicom":
             planes = [values[len(values) // 2] for values in planes]
         else:  # the axes of a volume lead to the right, to the front and up
             planes = [np.rot90(values[..., values.shape[2] // 2]) for values in planes]
     before, after, anatomy = planes
-    budget = file.canvas.budgets[len(file.canvas.budgets) // 2]
-    epsilon = None if epsilon_stored is None else epsilon_stored * budget.step_model / budget.quantum_stored
-    return ExamplePair(file.path, file.canvas.modality, before, after, anatomy, epsilon)
+    view = file.view.views[len(file.view.views) // 2]
+    epsilon = None if epsilon_stored is None else epsilon_stored * (abs(view.slope) / view.window.width)
+    return ExamplePair(file.path, file.view.modality, before, after, anatomy, epsilon)

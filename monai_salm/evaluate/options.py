@@ -12,8 +12,8 @@ from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
 from monai_salm.learning.networks import DEFAULT_NETWORKS
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labeling import SampleOptions
-from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.windows import parse_window
 
 
@@ -79,10 +79,8 @@ class EvaluateOptions:
         )  # fmt: skip
 
     def budget_options(self) -> BudgetOptions:
-        """Give the options that say what values mean; no noise is made here, so no image is too coarse
-        for its budget.
-        """
-        return BudgetOptions(epsilon=Epsilon(1.0), window=parse_window(self.window), modality=self.modality)
+        """Give the options that say what values mean; no noise is made here, so there are no budgets."""
+        return BudgetOptions(epsilon=None, window=parse_window(self.window), modality=self.modality)
 
     def check_epsilon(self) -> Epsilon | None:
         """Give the bound to hold files to, None for what they state themselves, or raise UsageError."""

@@ -101,8 +101,8 @@ def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.floa
     clean = folders[CLEAN]
     for number, place, file, other in folders.file_pairs(name):
         stored = read_source(clean.inventory.absolute(file.path)).stored
-        before, after = file.canvas.model(stored), file.canvas.model(read_source(other).stored)
-        masks = {"": file.canvas.anatomy(stored)}
+        before, after = file.view.model(stored), file.view.model(read_source(other).stored)
+        masks = {"": file.view.anatomy(stored)}
         if isinstance(folders.task, SegmentationTask):
             label_map, count = np.asarray(clean.samples[number].target), len(clean.plan.samples[number].files)
             labels = to_native(

@@ -15,6 +15,7 @@ from torch import Tensor
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.targets import Target, TargetKind, collate, target_kind
+from monai_salm.views import FileView
 from monai_salm.working_grid import axis_cells, cell_counts, to_working
 
 PAD_MULTIPLE = 8
@@ -36,8 +37,8 @@ class WorkingSample:
         carrier_share: same shape, in [0, 1]: the share of the cell's voxels that can, so how much of the noise the
             cell's mean keeps.
         anatomy_voxels: native voxels of the anatomy, the base of the perturbed fraction.
-        levels: most steps that the budget allows.
-        step_model: model value of one step.
+        levels: most steps that the budget allows; 0 where there is none.
+        step_model: model value of one step; 0 without a budget.
         target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
         spacing: millimeters between cells along each axis; empty where the file does not say.
     """
@@ -63,14 +64,14 @@ class WorkingMaps:
     anatomy_voxels: int
 
     @classmethod
-    def of_file(cls, stored: NDArray[Any], canvas: Canvas, shape: tuple[int, ...]) -> WorkingMaps:
+    def of_file(cls, stored: NDArray[Any], view: FileView, shape: tuple[int, ...]) -> WorkingMaps:
         """Bring the stored values of one file, and where they can carry noise, onto a working grid of ``shape``."""
-        anatomy = canvas.anatomy(stored)
-        marks = canvas.carriers(stored, anatomy)
+        anatomy = view.anatomy(stored)
+        marks = view.carriers(stored, anatomy)
         behind = tuple(range(anatomy.ndim, marks.ndim))
         share = to_working(marks.mean(axis=behind) if behind else marks, shape)
         return cls(
-            to_working(canvas.model(stored), shape),
+            to_working(view.model(stored), shape),
             cell_counts(np.asarray(marks.any(axis=behind)), shape),
             share,
             int(anatomy.sum()),
@@ -78,7 +79,7 @@ class WorkingMaps:
 
     @classmethod
     def of_slices(
-        cls, slices: Iterable[tuple[NDArray[Any], Canvas]], native: tuple[int, ...], shape: tuple[int, ...]
+        cls, slices: Iterable[tuple[NDArray[Any], FileView]], native: tuple[int, ...], shape: tuple[int, ...]
     ) -> WorkingMaps:
         """Bring the stored values of a volume's slices, in their order, onto a working grid of ``shape``; one at a
         time, so that memory stays flat.
@@ -87,8 +88,8 @@ class WorkingMaps:
         voxels, anatomy_voxels = np.zeros(shape, np.int64), 0
         cells = axis_cells(native[0], shape[0])
         depth = np.bincount(cells, minlength=shape[0])
-        for cell, (stored, canvas) in zip(cells, slices, strict=True):
-            maps = cls.of_file(stored, canvas, shape[1:])
+        for cell, (stored, view) in zip(cells, slices, strict=True):
+            maps = cls.of_file(stored, view, shape[1:])
             weight = 1.0 / depth[cell]
             image[cell] += maps.image_model * weight
             share[cell] += maps.carrier_share * weight
@@ -97,8 +98,13 @@ class WorkingMaps:
         return cls(image, voxels, share, anatomy_voxels)
 
 
-def common_levels(canvases: Sequence[Canvas]) -> tuple[int, float]:
-    """Give the levels of a sample of some files, the most of any, and the model value of one step on average."""
+def common_levels(views: Sequence[FileView]) -> tuple[int, float]:
+    """Give the levels of a sample of some files, the most of any, and the model value of one step on average; both are
+    0 where the files have no budgets.
+    """
+    canvases = [view for view in views if isinstance(view, Canvas)]
+    if not canvases:
+        return 0, 0.0
     levels = max(canvas.levels for canvas in canvases)
     return levels, float(np.mean([canvas.levels * canvas.step_model for canvas in canvases])) / levels
 

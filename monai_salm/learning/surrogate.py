@@ -50,7 +50,7 @@ class SurrogateCard:
         method: name of the method that it searched for.
         rounds: how many rounds that took; further samples get as many.
         series: :func:`series_key` of each volume of the run -> ``to_json`` of its
-            :class:`~monai_salm.volumes.VolumeBudget`.
+            :class:`~monai_salm.volumes.VolumeView`.
     """
 
     network: str

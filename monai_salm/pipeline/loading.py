@@ -214,15 +214,15 @@ def working_sample(
     """
     native = native_shape(sample, inventory)
     shape = working_shape(native, size)
-    canvases = [file.canvas for file in sample.files]
+    views = [file.view for file in sample.files]
     sources = (read_source(inventory.absolute(file.path)).stored for file in sample.files)
     if len(sample.files) > 1:
-        maps = WorkingMaps.of_slices(zip(sources, canvases, strict=True), native, shape)
+        maps = WorkingMaps.of_slices(zip(sources, views, strict=True), native, shape)
     else:
-        maps = WorkingMaps.of_file(next(sources), canvases[0], shape)
+        maps = WorkingMaps.of_file(next(sources), views[0], shape)
     if not maps.carrier_voxels.any():
         raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
-    levels, step_model = common_levels(canvases)
+    levels, step_model = common_levels(views)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
         target = working_label_map(inventory, sample, sample.target, shape, label_values)
@@ -232,7 +232,7 @@ def working_sample(
         target = sample.target
     return WorkingSample(
         sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
-        spacing=_cell_spacing(canvases[0].spacing, native, shape), **vars(maps),
+        spacing=_cell_spacing(views[0].spacing, native, shape), **vars(maps),
     )  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def bare_slices(inventory: Inventory, sample: SamplePlan) -> dict[str, str]:
     if len(sample.files) < 2:
         return found
     for file, (source, inside) in zip(sample.files, _anatomies(inventory, sample), strict=True):
-        if not file.canvas.carriers(source.stored, inside).any():
+        if not file.view.carriers(source.stored, inside).any():
             found[file.path] = (
                 f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of "
                 "its series can"
@@ -255,15 +255,15 @@ def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxel
     see the anatomy.
     """
     leave = "leave it out, or give --copy-unprotected, which copies it as it is"
-    canvas = sample.files[0].canvas
+    view = sample.files[0].view
     if not anatomy_voxels:
         said = inventory.pictures[sample.files[0].path].modality
         lack = (
             f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is"
-            if canvas.modality == "CT"
+            if view.modality == "CT"
             else "nothing in it differs from its background"
         )
-        other = "" if said or canvas.modality != "CT" else "give another --modality if it is no CT, "
+        other = "" if said or view.modality != "CT" else "give another --modality if it is no CT, "
         return f"no anatomy was found: {lack}, and no --window changes that; {other}{leave}"
     inside = [(source, inside) for source, inside in _anatomies(inventory, sample) if inside.any()]
     values = [source.real[mask] for source, mask in inside]
@@ -271,8 +271,8 @@ def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxel
         float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values]))
         for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
     )
-    window = canvas.budgets[0].window
-    wider = canvas.through(IntensityWindow(low, high)) if low < high else canvas
+    window = view.views[0].window
+    wider = view.through(IntensityWindow(low, high)) if low < high else view
     if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
         return (
             f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "
@@ -289,7 +289,7 @@ def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxel
 def _anatomies(inventory: Inventory, sample: SamplePlan) -> Iterator[tuple[SourceImage, NDArray[np.bool_]]]:
     for file in sample.files:
         source = read_source(inventory.absolute(file.path))
-        yield source, file.canvas.anatomy(source.stored)
+        yield source, file.view.anatomy(source.stored)
 
 
 def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.methods.names import METHOD_KINDS, check_method
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labeling import SampleOptions
-from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.windows import IntensityWindow, parse_window
 
 MOST_SEEDS = 2**32

@@ -5,38 +5,46 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
-from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
+from monai_salm.errors import UsageError
+from monai_salm.io import SourceImage
 from monai_salm.noise import fingerprint
+from monai_salm.pipeline.file_views import BudgetOptions, volume_views, volumes_in
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
-from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
-from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
-from monai_salm.windows import IntensityWindow
+from monai_salm.views import FileView
 
 PLAN_FORMAT = "monai_salm.plan/3"
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these may
-    become.
+    """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these
+    show; where they may move, their budgets are part of the view.
     """
 
     path: str
     sha256: str
     fingerprint: str
-    canvas: Canvas
+    view: FileView
+
+    @property
+    def canvas(self) -> Canvas:
+        """What the stored values may become.
+
+        Raises:
+            TypeError: the file was planned without a budget.
+        """
+        if not isinstance(self.view, Canvas):
+            raise TypeError(f"{self.path} was planned without a budget")
+        return self.view
 
 
 @dataclass(frozen=True)
@@ -195,27 +203,6 @@ def target_from_json(plain: Any) -> Any:
     return tuple(plain) if isinstance(plain, list) else plain
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetOptions:
-    """How budgets are found.
-
-    Args:
-        epsilon: see :class:`~monai_salm.budget.Epsilon`.
-        window: for all files; None takes the modality's.
-        modality: DICOM Modality code for files that do not say theirs; empty if unknown.
-
-    Raises:
-        UsageError: DICOM has no such modality.
-    """
-
-    epsilon: Epsilon = field(default_factory=lambda: Epsilon(8 / 255))
-    window: IntensityWindow | None = None
-    modality: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modality", check_modality(self.modality))
-
-
 def build_plan(
     inventory: Inventory,
     options: BudgetOptions,
@@ -241,7 +228,7 @@ def build_plan(
     )
     found: list[SamplePlan] = []
     with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
-        for paths in _volumes(inventory):
+        for paths in volumes_in(inventory):
             found += _plan_volume(inventory, paths, options, labels, by_series, refused)
             bar.update(len(paths))
     samples, copies = _distinct(found, refused), {}
@@ -254,68 +241,6 @@ def build_plan(
         tuple(samples), refused, documents, copies,
         classes=tuple(labels.classes) if labels else (), multi_label=labels is not None and labels.multi_label,
     )  # fmt: skip
-
-
-def file_canvases(
-    inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, Canvas]]:
-    """Give the source and the canvas of every picture; reasons for those without one go to ``refused``."""
-    for paths in _volumes(inventory):
-        yield from _canvases(inventory, paths, options, refused)
-
-
-def _volumes(inventory: Inventory) -> list[list[str]]:
-    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every
-    other file alone.
-    """
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for path, header in inventory.pictures.items():
-        series = volume_of(header)
-        groups[("series", series) if series else ("file", path)].append(path)
-    return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
-
-
-def _canvases(
-    inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, Canvas]]:
-    """Bind the budgets of each file of a volume; files are read twice if there are several, so that
-    memory stays flat.
-    """
-    readable: dict[str, SourceImage | None] = {}
-    values = VolumeValues(len(paths))
-    judged: list[Judgement] = []
-    for path in paths:
-        try:
-            source = read_source(inventory.absolute(path))
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
-            continue
-        except MemoryError:
-            refused[path] = "it needs more memory than there is"
-            continue
-        if inventory.choices.of(inventory.root, path) != "picture":
-            judged += judgements(source)
-        values.add(source)
-        readable[path] = source if len(paths) == 1 else None
-    if not readable:
-        return
-    modality = picture_modality(inventory.pictures[paths[0]], options.modality)
-    labels = labels_among(judged, modality)
-    if labels is not None:
-        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says picture, but {labels.evidence}")
-        refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
-        return
-    try:
-        budget = values.budget(modality, options.epsilon, options.window)
-    except RefusedError as refusal:
-        refused.update({path: str(refusal) for path in readable})
-        return
-    for path, known in readable.items():
-        source = known if known is not None else read_source(inventory.absolute(path))
-        try:
-            yield path, source, budget.canvas(source)
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
 
 
 def _plan_volume(
@@ -335,10 +260,10 @@ def _plan_volume(
     files: list[tuple[FilePlan, SourceImage]] = []
     # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the
     # same ones.
-    for path, source, canvas in _canvases(inventory, paths, options, refused) if labeled else ():
+    for path, source, view in volume_views(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
-        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), canvas)
+        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), view)
         if not by_series or len(labeled) == 1 or source.header.stacked:
             yield SamplePlan(
                 source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint,

@@ -29,7 +29,7 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.working import noise_record
-from monai_salm.volumes import VolumeBudget, volume_of
+from monai_salm.volumes import VolumeView, volume_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def make_noise(
     words = ""
     if run.surrogate is not None and working is not None and task is not None:
         card = _card(method, run.surrogate, working, task, plan, options)
-        card = replace(card, series=card.series | series_budgets(inventory, plan, options))
+        card = replace(card, series=card.series | series_views(inventory, plan))
         content = surrogate_bytes(run.surrogate.network, card)
         write_atomically(work_dir / "surrogate.safetensors", content, private=True)
         words = what_was_learned(run.surrogate, guess_error(working, task))
@@ -197,14 +197,14 @@ def check_surrogate(options: ProtectOptions) -> None:
         )
 
 
-def series_budgets(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions) -> dict[str, dict[str, Any]]:
+def series_views(inventory: Inventory, plan: ProtectionPlan) -> dict[str, dict[str, Any]]:
     """Give what the files of each volume have in common, for the surrogate's card."""
     found = {}
     for sample in plan.samples:
         for file in sample.files:
             series = volume_of(inventory.pictures[file.path])
             if series:
-                found[series_key(series)] = VolumeBudget.of_canvas(file.canvas, options.parsed_epsilon()).to_json()
+                found[series_key(series)] = VolumeView.of_file(file.view).to_json()
     return found
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from monai_salm.bounds import Limit, broken_bound, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
-from monai_salm.canvas import Canvas
 from monai_salm.errors import RefusedError
 from monai_salm.io import (
     Document,
@@ -28,9 +27,9 @@ from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
+from monai_salm.pipeline.file_views import BudgetOptions, file_views
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found
-from monai_salm.pipeline.plan import BudgetOptions, file_canvases
 from monai_salm.pipeline.record import RunRecord, find_record
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.second_opinions import add_opinions
@@ -38,6 +37,7 @@ from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
+from monai_salm.views import FileView
 
 
 def verify(
@@ -113,8 +113,7 @@ class _Verification:
     ) -> None:
         self.before = before
         self.after = after
-        # An epsilon too small for a file would refuse it here; the canvas's other parts do not depend on it.
-        self.options = replace(options, epsilon=Epsilon(1.0))
+        self.options = replace(options, epsilon=None)  # one that is too small for a file would refuse it here
         self.check_epsilon = check_epsilon
         self.allow_absent = allow_absent
         self.record = RunRecord()
@@ -140,8 +139,8 @@ class _Verification:
         """Give the verdict of every file of both."""
         verdicts: dict[str, FileVerdict] = {}
         with Progress("verifying", len(self.before.pictures), "files", show_progress=show_progress) as bar:
-            for path, source, canvas in file_canvases(self.before, self.options, self.refused):
-                verdicts[path] = self._without_file(path) or self._picture(path, source, canvas)
+            for path, source, view in file_views(self.before, self.options, self.refused):
+                verdicts[path] = self._without_file(path) or self._picture(path, source, view)
                 bar.update()
         for path in self.before.documents:
             verdicts[path] = self._without_file(path) or self._document(path)
@@ -206,7 +205,7 @@ class _Verification:
     def _places(self, path: str) -> tuple[Path, Path]:
         return self.before.absolute(path), self.after.absolute(self.targets[path])
 
-    def _picture(self, path: str, source: SourceImage, canvas: Canvas) -> FileVerdict:
+    def _picture(self, path: str, source: SourceImage, view: FileView) -> FileVerdict:
         verdict = FileVerdict(path=path, verdict="protected")
         try:
             found = read_source(self._places(path)[1])
@@ -218,20 +217,20 @@ class _Verification:
                 f"{source.stored.shape}"
             )
             return replace(verdict, verdict="mismatch", problems=[why])
-        self._measure(verdict, source, found, canvas)
+        self._measure(verdict, source, found, view)
         if not np.array_equal(source.padding, found.padding):
             verdict.problems.append("padding was entered or left")
         add_opinions(verdict, source, self._places(path))
         return self._with_header(verdict)
 
-    def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, canvas: Canvas) -> None:
+    def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, view: FileView) -> None:
         """Measure the change, and hold it to the bound that was asked for, or that the file states."""
-        changes = measure_changes(source.stored, found.stored, canvas, canvas.anatomy(source.stored))
+        changes = measure_changes(source.stored, found.stored, view, view.anatomy(source.stored))
         change = whole_change(changes)
         verdict.max_change_stored, verdict.max_change_real = change.max_stored, change.max_real
         verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
         verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
-        verdict.ssim = structural_similarity(canvas.model(source.stored), canvas.model(found.stored))
+        verdict.ssim = structural_similarity(view.model(source.stored), view.model(found.stored))
         if change.max_stored == 0:
             verdict.problems.append("no voxel differs from the original: an unprotected picture")
         # The last statement is that of the last run; what an original that was protected before states already holds
@@ -239,14 +238,14 @@ class _Verification:
         stated = stated_bounds(found.header.derivation)[len(stated_bounds(source.header.derivation)) :]
         if self.check_epsilon is not None:
             verdict.bound = "option"
-            real = self.check_epsilon.real(canvas.budgets[0].window)
-            limits = [Limit.of_statement(budget.window, real, real / abs(budget.slope)) for budget in canvas.budgets]
-            verdict.epsilon_stored = max(real / abs(budget.slope) for budget in canvas.budgets)
+            real = self.check_epsilon.real(view.views[0].window)
+            limits = [Limit.of_statement(own.window, real, real / abs(own.slope)) for own in view.views]
+            verdict.epsilon_stored = max(real / abs(own.slope) for own in view.views)
             problem = broken_bound(changes, limits)
         elif stated:
             verdict.bound = "file"
             verdict.epsilon_stored, real = stated[-1]
-            limits = [Limit.of_statement(budget.window, real, verdict.epsilon_stored) for budget in canvas.budgets]
+            limits = [Limit.of_statement(own.window, real, verdict.epsilon_stored) for own in view.views]
             problem = broken_bound(changes, limits)
         else:
             problem = (

@@ -110,7 +110,7 @@ def prove(
     if not np.array_equal(found.stored, intended, equal_nan=intended.dtype.kind == "f"):
         raise VerificationError("the written values, read back, are not those that were meant")
     changes = measure_changes(source.stored, found.stored, canvas, anatomy)
-    problem = broken_bound(changes, limits_of(canvas))
+    problem = broken_bound(changes, limits_of(canvas.budgets))
     if problem:
         raise VerificationError(problem)
     return whole_change(changes)

@@ -36,8 +36,8 @@ from monai_salm.io import (
 from monai_salm.io.dicom.image_headers import voi_window
 from monai_salm.learning.surrogate import SurrogateCard, series_key
 from monai_salm.volumes import (
-    VolumeBudget,
     VolumeValues,
+    VolumeView,
     judgements,
     labels_among,
     picture_modality,
@@ -107,7 +107,7 @@ class Origin:
 
 
 class OriginFinder:
-    """Find the origin of images for a surrogate; the budget of a series is found once.
+    """Find the origin of images for a surrogate; the view of a series is found once.
 
     Args:
         card: of the surrogate.
@@ -117,7 +117,7 @@ class OriginFinder:
         self._card = card
         self._epsilon = Epsilon(*card.epsilon)
         self._window = IntensityWindow(*card.window) if card.window else None
-        self._budgets: dict[Any, VolumeBudget] = {}
+        self._views: dict[Any, VolumeView] = {}
         self._folders: dict[Path, tuple[Any, list[tuple[Path, ImageHeader]]]] = {}
 
     def find(self, image: Any, values: NDArray[Any]) -> Origin:
@@ -150,7 +150,8 @@ class OriginFinder:
             if same_values(values.transpose(axes), source.real):
                 volume = volume_of(header)
                 paths = self._slices(path.parent, volume) if volume else [path]
-                return Origin(((source, self._volume(paths, header, {path: source}).canvas(source)),), axes)
+                canvas = self._volume(paths, header, {path: source}).canvas(source, self._epsilon)
+                return Origin(((source, canvas),), axes)
         raise UsageError(
             f"{path}: the image of shape {values.shape} does not hold the values of its file; {RIGHT_AFTER_LOADING}"
         )
@@ -174,7 +175,7 @@ class OriginFinder:
                 if places is not None:
                     return Origin(
                         tuple(
-                            (sources[path], self._of_series(files, path, sources).canvas(sources[path]))
+                            (sources[path], self._of_series(files, path, sources).canvas(sources[path], self._epsilon))
                             for path, _ in files
                         ),
                         axes,
@@ -188,7 +189,7 @@ class OriginFinder:
 
     def _of_series(
         self, files: list[tuple[Path, ImageHeader]], path: Path, sources: Mapping[Path, SourceImage]
-    ) -> VolumeBudget:
+    ) -> VolumeView:
         header = dict(files)[path]
         return self._volume([name for name, _ in files] if volume_of(header) else [path], header, sources)
 
@@ -217,19 +218,19 @@ class OriginFinder:
             self._folders[folder] = state, found
         return self._folders[folder][1]
 
-    def _volume(self, paths: list[Path], header: ImageHeader, sources: Mapping[Path, SourceImage]) -> VolumeBudget:
+    def _volume(self, paths: list[Path], header: ImageHeader, sources: Mapping[Path, SourceImage]) -> VolumeView:
         key = tuple(_state(path) for path in paths)
-        if key not in self._budgets:
+        if key not in self._views:
             values, judged = VolumeValues(len(paths)), list[Judgement]()
             for path in paths:
                 with suppress(RefusedError):  # as in a run, which refuses this slice and goes on
                     source = sources[path] if path in sources else read_source(path)
                     values.add(source)
                     judged += judgements(source)
-            self._budgets[key] = self._budget(header, values, judged)
-        return self._budgets[key]
+            self._views[key] = self._view(header, values, judged)
+        return self._views[key]
 
-    def _budget(self, header: ImageHeader, values: VolumeValues, judged: list[Judgement]) -> VolumeBudget:
+    def _view(self, header: ImageHeader, values: VolumeValues, judged: list[Judgement]) -> VolumeView:
         modality = picture_modality(header, self._card.modality)
         labels = labels_among(judged, modality)
         if labels is not None:
@@ -238,7 +239,7 @@ class OriginFinder:
                 "images, or, if it is a picture, protect it with "
                 "monai-salm protect --pictures PATTERN and give SALMProtect(noise=FOLDER) of that run"
             )
-        return values.budget(modality, self._epsilon, self._window)
+        return values.view(modality, self._window)
 
     def _of_values(self, image: Any, values: NDArray[Any]) -> Origin:
         """Take real values as stored ones, unless the metadata of a DICOM reader says how they were stored."""
@@ -256,12 +257,12 @@ class OriginFinder:
         )
         known = self._card.series.get(series_key(_text(meta, _SERIES)))
         if known is not None:
-            budget = VolumeBudget.from_json(known, self._epsilon)
+            shown = VolumeView.from_json(known)
         else:
             volume = VolumeValues(1)
             volume.add(source)
-            budget = self._budget(header, volume, judgements(source))
-        return Origin(((source, budget.canvas(source)),), tuple(range(values.ndim)))
+            shown = self._view(header, volume, judgements(source))
+        return Origin(((source, shown.canvas(source, self._epsilon)),), tuple(range(values.ndim)))
 
 
 def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] | None:

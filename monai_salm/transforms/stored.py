@@ -35,7 +35,7 @@ def within_bounds(
         VerificationError: a bound is broken.
     """
     changed, anatomy = canvas.protect(stored, noise, place)
-    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), limits_of(canvas))
+    problem = broken_bound(measure_changes(stored, changed, canvas, anatomy), limits_of(canvas.budgets))
     if problem:
         raise VerificationError(f"the protected values break a bound: {problem}")
     return changed

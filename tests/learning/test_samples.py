@@ -115,7 +115,7 @@ def test_maps_of_a_file() -> None:
     stored = np.full((4, 8), 1064, dtype=np.int16)  # 40 HU, the middle of the window
     stored[:, :2] = 2064  # outside the window: anatomy, but no network sees it
     stored[:, 2] = 1464
-    maps = WorkingMaps.of_file(stored, Canvas(budgets=(file_budget(modality="MR"),), spacing=(1.0, 1.0)), (2, 4))
+    maps = WorkingMaps.of_file(stored, Canvas(views=(file_budget(modality="MR"),), spacing=(1.0, 1.0)), (2, 4))
     assert maps.image_model.tolist() == [[1, 0.75, 0.5, 0.5]] * 2
     assert maps.carrier_voxels.tolist() == [[0, 2, 4, 4]] * 2
     assert maps.carrier_share.tolist() == [[0, 0.5, 1, 1]] * 2
@@ -127,7 +127,7 @@ def test_maps_of_a_color_picture_count_places_and_share_values() -> None:
     stored[:, :4, 0] = 2064  # one of three colors is outside the window there
     stored[:, 4:6] = 2064
     maps = WorkingMaps.of_file(
-        stored, Canvas(budgets=(file_budget(modality="MR"),), spacing=(1.0, 1.0), trailing=1), (2, 4)
+        stored, Canvas(views=(file_budget(modality="MR"),), spacing=(1.0, 1.0), trailing=1), (2, 4)
     )
     assert maps.image_model == pytest.approx(np.array([[2 / 3, 2 / 3, 1, 0.5]] * 2))
     assert maps.carrier_voxels.tolist() == [[4, 4, 0, 4]] * 2

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labels import labels_from_table
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.working import working_sample
+from monai_salm.views import FileView
 from monai_salm.windows import IntensityWindow
 from tests.exports import (
     ROOT_UID,
@@ -207,6 +210,22 @@ def test_too_small_epsilon_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     wanted = reason.partition("--epsilon '")[2].partition("'")[0]
     (sample,) = _plan(tmp_path, BudgetOptions(epsilon=Epsilon.parse(wanted))).samples
     assert sample.files[0].canvas.budgets[0].levels == 1
+
+
+def test_plan_without_an_epsilon_shows_files_that_no_value_moves_in(tmp_path: Path) -> None:
+    nifti_export(tmp_path, 1, slope=5.0)
+    (sample,) = _plan(tmp_path, BudgetOptions(epsilon=None)).samples
+    (bound,) = _plan(tmp_path, BudgetOptions(epsilon=Epsilon(0.5))).samples
+    (file,) = sample.files
+    assert type(file.view) is FileView
+    assert (file.view.views[0].window, file.view.modality) == (bound.files[0].view.views[0].window, "")
+    with pytest.raises(TypeError, match="was planned without a budget"):
+        file.canvas  # noqa: B018 (it raises)
+    loaded = working_sample(scan(tmp_path), sample, 16)
+    assert (loaded.levels, loaded.step_model) == (0, 0.0)
+    known = working_sample(scan(tmp_path), bound, 16)
+    assert np.array_equal(loaded.image_model, known.image_model)
+    assert np.array_equal(loaded.carrier_voxels, known.carrier_voxels)
 
 
 def test_volumes_of_one_content_are_one_sample(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a file shows: how its stored values are to be read, where its anatomy is, and what a network sees of it; not how
+far its values may move.
+
+A file is one picture (2D or 3D), or a stack of pictures (frames, tiles), each with an anatomy and perhaps a rescaling
+of its own. Behind the axes of the picture its values may have others that share one place: the samples of a color, the
+points of a time series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.anatomy import anatomy_mask
+from monai_salm.background import Background
+from monai_salm.burned_in import graphics_mask, static_pixels
+from monai_salm.windows import IntensityWindow
+
+Region = tuple[int, int, int, int]
+"""First row, row behind the last, first column, column behind the last."""
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureView:
+    """How the stored values of one picture are to be read.
+
+    Args:
+        modality: DICOM Modality code, or empty.
+        window: the intensity window, real units.
+        slope, intercept: ``real = slope * stored + intercept``.
+        padding_stored: inclusive padding range.
+        background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
+    """
+
+    modality: str
+    window: IntensityWindow
+    slope: float = 1.0
+    intercept: float = 0.0
+    padding_stored: tuple[float, float] | None = None
+    background: Background | None = None
+
+    def real(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """Give the real values of stored ones of any shape."""
+        return stored.astype(np.float64) * self.slope + self.intercept
+
+    def empty(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """Mark the values that are padding or empty background."""
+        marks = np.zeros(stored.shape, dtype=bool)
+        if self.padding_stored is not None:
+            marks |= (stored >= self.padding_stored[0]) & (stored <= self.padding_stored[1])
+        if self.background is not None and self.background.exact_stored is not None:
+            marks |= stored == self.background.exact_stored
+        return marks
+
+    def extremes(self, stored: NDArray[Any]) -> tuple[float, float] | None:
+        """Give the lowest and the highest value that is finite and no padding; None where there is none."""
+        valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
+        if self.padding_stored is not None:
+            valid &= (stored < self.padding_stored[0]) | (stored > self.padding_stored[1])
+        return (float(stored[valid].min()), float(stored[valid].max())) if valid.any() else None
+
+    def anatomy(self, stored: NDArray[Any], spacing: tuple[float, ...] = (), *, trailing: int = 0) -> NDArray[np.bool_]:
+        """Mark the anatomy, as :func:`~monai_salm.anatomy.anatomy_mask`, without padding and empty background.
+
+        Args:
+            stored: values of the picture.
+            spacing: millimeters between samples along the axes of the picture; 1 where not given.
+            trailing: how many axes at the end share one place (colors, points in time): their mean decides.
+        """
+        behind, real = tuple(range(stored.ndim - trailing, stored.ndim)), self.real(stored)
+        if behind:
+            with np.errstate(invalid="ignore"):  # both infinities at one place: no anatomy is there
+                real = np.asarray(real.mean(axis=behind))
+        inside = anatomy_mask(real, modality=self.modality, background=self.background, spacing=spacing)
+        empty = self.empty(stored)
+        return inside & ~(empty.all(axis=behind) if behind else empty)
+
+    def carriers(
+        self, stored: NDArray[Any], anatomy: NDArray[np.bool_], range_stored: tuple[float, float]
+    ) -> NDArray[np.bool_]:
+        """Mark the values of the anatomy that can carry noise to a network: inside the intensity window, not saturated.
+
+        Args:
+            stored: values of the picture, native grid, perhaps with trailing axes.
+            anatomy: of this picture.
+            range_stored: values below the first and above the second are saturated.
+
+        Returns:
+            Bool, the shape of ``stored``.
+        """
+        low, high = range_stored
+        inside = anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim))
+        return inside & self.window.sees(self.real(stored)) & (stored >= low) & (stored <= high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileView:
+    """What a file shows.
+
+    Args:
+        views: one for all pictures, or one for each of a stack where they are rescaled differently.
+        spacing: millimeters between samples along each axis of the grid of places.
+        trailing: how many axes of the stored values lie behind those of the grid.
+        stacked: whether the first axis of the grid counts pictures of their own.
+        regions: parts of a picture outside which there is text and graphics; empty where that is not known.
+    """
+
+    views: tuple[PictureView, ...]
+    spacing: tuple[float, ...] = ()
+    trailing: int = 0
+    stacked: bool = False
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """DICOM Modality code, or empty."""
+        return self.views[0].modality
+
+    def through(self, window: IntensityWindow) -> FileView:
+        """Give the same file as a network with another window sees it."""
+        return replace(self, views=tuple(replace(view, window=window) for view in self.views))
+
+    def pictures(self, values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], PictureView]]:
+        """Give the pictures of an array of the file's values, or of its grid, each with its view."""
+        return self._with(values, self.views)
+
+    def _with(self, values: NDArray[Any], items: Sequence[_Item]) -> Iterator[tuple[NDArray[Any], _Item]]:
+        """Give the pictures of an array, each with its item of one for all, or one for each."""
+        if not self.stacked:
+            yield values, items[0]
+            return
+        for number, picture in enumerate(values):
+            yield picture, items[number if len(items) > 1 else 0]
+
+    def anatomy(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """Mark the anatomy of all pictures, on the grid; burned-in text and graphics are none."""
+        spacing = self.spacing[1:] if self.stacked else self.spacing
+        masks = []
+        for picture, view in self.pictures(stored):
+            inside = view.anatomy(picture, spacing, trailing=self.trailing)
+            inside &= ~graphics_mask(picture, view.modality, trailing=self.trailing)
+            if self.regions:
+                inside &= _in_regions(self.regions, inside.shape)
+            masks.append(inside)
+        anatomy = np.stack(masks) if self.stacked else masks[0]
+        if self.stacked:
+            anatomy &= ~static_pixels(stored, self.modality, trailing=self.trailing)
+        return anatomy
+
+    def model(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Give model values on the grid, in [0, 1]: the mean of what lies behind it (the gray of a color)."""
+        models = [view.window.to_model(view.real(picture)) for picture, view in self.pictures(stored)]
+        values = np.stack(models) if self.stacked else models[0]
+        behind = tuple(range(values.ndim - self.trailing, values.ndim))
+        return values.mean(axis=behind, dtype=np.float32) if behind else values
+
+    def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Mark the values whose change a network sees, in the shape of ``stored``.
+
+        They lie in the anatomy, inside the window, and between the extremes of the file, or of their picture where
+        pictures are rescaled differently: what is extreme is saturated.
+        """
+        parts = self._with(stored, self.views) if len(self.views) > 1 else [(stored, self.views[0])]
+        ranges = [_between(view.extremes(values), stored.dtype) for values, view in parts]
+        return self._carriers(stored, anatomy, ranges)
+
+    def _carriers(
+        self, stored: NDArray[Any], anatomy: NDArray[np.bool_], ranges: Sequence[tuple[float, float]]
+    ) -> NDArray[np.bool_]:
+        """Mark what can carry noise where each picture, or all, have a range of values that are not saturated."""
+        pairs = zip(self.pictures(stored), self.pictures(anatomy), self._with(stored, ranges), strict=True)
+        marks = [view.carriers(picture, inside, within) for (picture, view), (inside, _), (_, within) in pairs]
+        return np.stack(marks) if self.stacked else marks[0]
+
+
+def _between(extremes: tuple[float, float] | None, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Give the lowest and the highest value of a type that lies between two others; an empty range for none."""
+    if extremes is None:
+        return np.inf, -np.inf
+    if dtype.kind != "f":
+        return extremes[0] + 1, extremes[1] - 1
+    ends = np.nextafter(np.array(extremes, dtype), np.array((np.inf, -np.inf), dtype))
+    return float(ends[0]), float(ends[1])
+
+
+def _in_regions(regions: tuple[Region, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    inside = np.zeros(shape, dtype=bool)
+    for top, bottom, left, right in regions:
+        inside[top:bottom, left:right] = True
+    return inside
