@@ -358,7 +358,7 @@ def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path,
             "1 no picture (label map)",
             "2 no picture (text)",
             "4 files can be protected, 6 are copied, 0 are refused, 1 ignored",
-            "note: other.pdf and 1 more: no picture was found in the PDF, whose lines and text are not looked at",
+            "note: other.pdf and 1 more: no image was found in the PDF, whose lines and text are not looked at",
         ],
     )
     code, out, _ = run("scan", export, "--json", "--quiet")
@@ -373,7 +373,7 @@ def test_protect_counts_what_it_copied_and_prints_notes(export: Path, tmp_path: 
     code, out, _ = run("protect", export, tmp_path / "out", *DRAWN)
     assert code == 0
     assert out.startswith("4 protected, 2 copied, 0 refused, 0 failed; ")
-    assert "note: report.pdf: no picture was found in the PDF, whose lines and text are not looked at" in out
+    assert "note: report.pdf: no image was found in the PDF, whose lines and text are not looked at" in out
     assert "note: sr.dcm: references to changed objects were renewed" in out
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 2 copied, 0 absent, 0 mismatch")

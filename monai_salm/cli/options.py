@@ -65,7 +65,7 @@ kind_options = in_order(
         help="Files that are label maps, whatever they look like: labels/*, *_seg.nii.gz.",
     ),
     click.option(
-        "--pictures", multiple=True, metavar="PATTERN", help="Files that are pictures, whatever they look like."
+        "--pictures", multiple=True, metavar="PATTERN", help="Files that are images, whatever they look like."
     ),
 )
 device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -19,7 +19,7 @@ from monai_salm.cli.printing import print_json, print_line, print_notes, print_p
 @kind_options
 @output_options
 def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
-    """List what INPUT holds, what would be protected or refused, and why; reads every picture, as protect does."""
+    """List what INPUT holds, what would be protected or refused, and why; reads every image, as protect does."""
     from monai_salm.pipeline import ProtectOptions, forecast
     from monai_salm.pipeline import scan as run
 

@@ -20,7 +20,7 @@ from monai_salm.cli.printing import print_json, print_problems
     "--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]"
 )
 @click.option(
-    "--labels", type=FILE, help="Folder of label maps that protect was given, which says which files are pictures."
+    "--labels", type=FILE, help="Folder of label maps that protect was given, which says which files are images."
 )
 @click.option(
     "--allow-absent", is_flag=True, help="Files of ORIGINAL that PROTECTED lacks were meant not to be handed out."

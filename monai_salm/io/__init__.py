@@ -61,14 +61,14 @@ _FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "raster": r
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
-    """Say what a file is: a picture with its header, or a document that may go out as it is.
+    """Say what a file is: an image with its header, or a document that may go out as it is.
 
     Args:
         path: the file.
         said: what the user says: ``picture`` or ``label map``; None leaves it to the file.
 
     Raises:
-        RefusedError: the file is a picture that cannot be protected faithfully, or nothing that is known; the message
+        RefusedError: the file is an image that cannot be protected faithfully, or nothing that is known; the message
             says why.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
@@ -77,22 +77,22 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
 
 
 def read_header(path: Path) -> ImageHeader:
-    """Read what planning needs of a file that is known to be a picture, whatever its values look like.
+    """Read what planning needs of a file that is known to be an image, whatever its values look like.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully; the message says why.
+        RefusedError: the file is no image that can be protected faithfully; the message says why.
     """
     found = identify(path, "picture")
     if isinstance(found, Document):
-        raise RefusedError(f"not a picture ({found.kind})")
+        raise RefusedError(f"not an image ({found.kind})")
     return found
 
 
 def read_source(path: Path) -> SourceImage:
-    """Read a picture's stored values exactly as the file holds them.
+    """Read an image's stored values exactly as the file holds them.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully; the message says why.
+        RefusedError: the file is no image that can be protected faithfully; the message says why.
     """
     module = format_of(path)
     if module is None:
@@ -101,7 +101,7 @@ def read_source(path: Path) -> SourceImage:
 
 
 def read_label_map(path: Path) -> StoredArray:
-    """Read a label map of NIfTI, NRRD, MetaImage, PNG or TIFF as int64, in the axis order of a picture of its format.
+    """Read a label map of NIfTI, NRRD, MetaImage, PNG or TIFF as int64, in the axis order of an image of its format.
 
     Raises:
         RefusedError: the file is no label map that can be read.
@@ -131,13 +131,13 @@ def read_back(source: SourceImage, written: Path) -> SourceImage:
     """Read what :func:`write_like` wrote for a source.
 
     Raises:
-        RefusedError: the written file is no picture that can be read.
+        RefusedError: the written file is no image that can be read.
     """
     return _FORMATS[source.header.format].read_back(source, written)
 
 
 def write_document(document: Document, target: Path, derivation: Derivation) -> None:
-    """Write a document at ``target``: byte for byte, but for references to pictures that changed.
+    """Write a document at ``target``: byte for byte, but for references to images that changed.
 
     Raises:
         RefusedError: its references cannot be renewed.

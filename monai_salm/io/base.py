@@ -4,16 +4,16 @@
 Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
 * ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
-* ``identify(path, said)`` reads what scanning and planning need: the header of a picture, or what is known of a
+* ``identify(path, said)`` reads what scanning and planning need: the header of an image, or what is known of a
   document; what the user says of picture or label map (``said``) counts before what the file declares, and that before
   its values (:mod:`monai_salm.io.kinds`);
-* ``read_source(path)`` reads a picture's values exactly as they are stored: first the axes that noise lies on, then
+* ``read_source(path)`` reads an image's values exactly as they are stored: first the axes that noise lies on, then
   those that share it;
 * ``write_like(source, stored, target, derivation)`` writes a file that differs from the source only in those values
   and, where the format has identities, in the attributes that a derived image must change;
 * ``read_back(source, written)`` reads what ``write_like`` wrote, also where the file is only half of a pair whose other
   half lies beside the source;
-* ``write_document(path, target, derivation)`` writes a document, in which only references to changed pictures may
+* ``write_document(path, target, derivation)`` writes a document, in which only references to changed images may
   differ;
 * ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed.
 
@@ -43,7 +43,7 @@ StoredArray = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What is known of a picture without reading its pixels.
+    """What is known of an image without reading its pixels.
 
     Args:
         path: the file.
@@ -52,7 +52,7 @@ class ImageHeader:
             for DICOM; ``(i, j, k)`` for NIfTI.
         trailing: axes of the stored values behind those of ``shape``, which share one noise: the samples of a color,
             the points of a time series.
-        stacked: whether the first axis of ``shape`` counts pictures of their own, each with its own anatomy and its own
+        stacked: whether the first axis of ``shape`` counts images of their own, each with its own anatomy and its own
             rescaling.
         regions: parts of a frame that hold the image where the rest is text and graphics: (first row, row behind the
             last, first column, column behind the last); empty where the file does not say. Of
@@ -74,9 +74,9 @@ class ImageHeader:
         references: UIDs of instances and series that it refers to, at any depth; its own are not among them.
         notes: what whoever shares the file must know of it and of how it is written: unprotected copies of the pixels
             in private elements, a lossy source that is written native, removed signatures; one sentence each.
-        left_out: what of the file a written one will lack although a user may miss it, such as a second picture; empty
+        left_out: what of the file a written one will lack although a user may miss it, such as a second image; empty
             for nothing.
-        unprotected: what in a written file may still show the picture without noise, such as a copy in a private
+        unprotected: what in a written file may still show the image without noise, such as a copy in a private
             element; empty for nothing.
     """
 
@@ -104,7 +104,7 @@ class ImageHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A file that is no picture and may be handed out as it is, but for references to pictures that changed.
+    """A file that is no image and may be handed out as it is, but for references to images that changed.
 
     Args:
         path: the file.
@@ -146,7 +146,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
-    """One picture as its file holds it; ``real = slope * stored + intercept``.
+    """One image as its file holds it; ``real = slope * stored + intercept``.
 
     Args:
         header: see :class:`ImageHeader`.
@@ -155,7 +155,7 @@ class SourceImage:
             of 3.
         slope: real units per stored unit; never 0.
         intercept: real value of stored 0.
-        frame_rescale: (slope, intercept) of each picture of a stack, where they are not all the same; empty otherwise.
+        frame_rescale: (slope, intercept) of each image of a stack, where they are not all the same; empty otherwise.
         range_stored: lowest and highest value that the file can hold (BitsStored and signedness, or the dtype).
         padding_stored: inclusive range of values that mean "no image here" and may neither be entered nor left
             (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2); None without one.
@@ -170,7 +170,7 @@ class SourceImage:
     frame_rescale: tuple[tuple[float, float], ...] = ()
 
     def pictures(self) -> list[SourceImage]:
-        """Give the pictures of a stack, each with its own rescaling, as views; of any other file the image itself."""
+        """Give the images of a stack, each with its own rescaling, as views; of any other file the image itself."""
         if not self.header.stacked:
             return [self]
         header = replace(self.header, shape=self.header.shape[1:], spacing=self.header.spacing[1:], stacked=False)
@@ -207,13 +207,13 @@ class Derivation:
         description: one sentence for a reader, with the bound that was kept.
         uid_secret: key of the deterministic map from old to new UIDs; None keeps the old UIDs.
         changed_uids: old SOP and Series Instance UIDs of all objects that get new ones in the same run, so that
-            references to them are rewritten too; a picture's own are always in the map.
+            references to them are rewritten too; an image's own are always in the map.
         image_type: ``derived`` sets value 1 of ImageType (PS3.3 C.7.6.1.1.2), ``keep`` leaves it.
         provenance: ``full`` writes DerivationDescription, DerivationCodeSequence and ContributingEquipmentSequence;
             ``minimal`` the description alone; ``none`` nothing that says that the image was changed, ImageType aside.
         source_reference: add a SourceImageSequence item that names the original; only with full provenance.
         absent_files: of a DICOMDIR: paths, as in :class:`Document`, whose records are to be taken out.
-        transfer_syntaxes: of a DICOMDIR: old SOP Instance UID -> new transfer syntax UID of each picture that is
+        transfer_syntaxes: of a DICOMDIR: old SOP Instance UID -> new transfer syntax UID of each image that is
             written in another one.
     """
 
@@ -275,7 +275,7 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
     """Hold new values against what a source's file can hold, before a module writes them.
 
     Args:
-        source: the picture.
+        source: the image.
         stored: its new values.
         target: where they are to be written.
 

@@ -2,7 +2,7 @@
 """Picture or label map: decided by evidence, in one place for every format, and left open where the evidence does not
 decide.
 
-A label map that gets noise is somebody's ruined ground truth; a picture that is taken for a label map goes out
+A label map that gets noise is somebody's ruined ground truth; an image that is taken for a label map goes out
 unprotected. So there are three answers, and what is neither clearly the one nor clearly the other is refused until the
 user says which (``--label-maps``, ``--pictures``). What the user says comes first, then what the file declares, then
 the values: all of them, with the most frequent one, the background, left out. ``docs/kinds.md`` has a table of what the
@@ -28,7 +28,7 @@ LABEL_MAP = "label map"
 """Kind of a document that holds labels."""
 KNOWN_BY = "known by: "
 """Begins the note of a label map with the evidence."""
-NOT_LOOKED_AT = "it could not be read, so that pictures beside its labels may be in it"
+NOT_LOOKED_AT = "it could not be read, so that images beside its labels may be in it"
 MOST_READ = 65535
 """Highest label of a map that classes are taken from."""
 

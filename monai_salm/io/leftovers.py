@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a file of a picture beside the picture: bytes that could be another one, which no noise would reach."""
+"""What lies in a file of an image beside the image: bytes that could be another one, which no noise would reach."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SHARE, _LEAST_TEXT = 8, 40
 
 
 def holds_picture(data: bytes) -> bool:
-    """Say whether metadata, or what follows a picture, hold another one: as it is, or encoded as text."""
+    """Say whether metadata, or what follows an image, hold another one: as it is, or encoded as text."""
     return picture_within_metadata(data) or picture_in(data) != ""
 
 
 def binary_holds_picture(data: bytes | memoryview, *, text: bool = True) -> bool:
-    """Say the same of binary data of any size, in which a few bytes of a picture occur by chance.
+    """Say the same of binary data of any size, in which a few bytes of an image occur by chance.
 
     Args:
         data: the whole of it.
-        text: look for encoded pictures too, where most of it is text.
+        text: look for encoded images too, where most of it is text.
     """
     return picture_within_binary(data) or (
         text and len(data) >= _LEAST_TEXT and _is_text(bytes(data)) and picture_in(bytes(data)) != ""
@@ -31,11 +31,11 @@ def binary_holds_picture(data: bytes | memoryview, *, text: bool = True) -> bool
 
 
 def may_be_picture(data: bytes, plane: int) -> bool:
-    """Say whether metadata hold a picture, or are binary and long enough to be one.
+    """Say whether metadata hold an image, or are binary and long enough to be one.
 
     Args:
         data: the metadata.
-        plane: bytes of one plane of the picture that they belong to.
+        plane: bytes of one plane of the image that they belong to.
     """
     return holds_picture(data) or (len(data.strip(b"\0")) >= plane and not _is_text(data))
 
@@ -60,7 +60,7 @@ def check_leftovers(parts: Iterable[bytes], plane: int, picture: int, place: str
     size = sum(len(part) for part in parts if part.strip(b"\0"))
     if size >= plane:
         raise RefusedError(
-            f"the file holds {size} bytes {place}, as many as {size / picture:.3g} times the picture that its "
+            f"the file holds {size} bytes {place}, as many as {size / picture:.3g} times the image that its "
             "header describes: they would go out unprotected; "
             "repair the header, or cut them off"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codes that say of what modality a picture is."""
+"""The codes that say of what modality an image is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that no module for images reads: text and PDF go out as they are, all that may hold pictures is refused by
+"""Files that no module for images reads: text and PDF go out as they are, all that may hold images is refused by
 name.
 """
 
@@ -29,7 +29,7 @@ OPERATING_SYSTEM_FILES = (
     "$recycle.bin",
     "__macosx",
 )
-"""Names, in lowercase, of files and folders that operating systems leave behind; some hold small pictures of the files
+"""Names, in lowercase, of files and folders that operating systems leave behind; some hold small images of the files
 beside them.
 """
 _APPLE_DOUBLE = "._"
@@ -44,7 +44,7 @@ _MAY_BE_EMPTY = re.compile(
     r"|done|ok|ready|completed?|finished|_?success|failed|lock|readme|license|changelog",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names of files that are empty on purpose, or lose no picture by it; DICOM files often have no suffix."""
+"""Names of files that are empty on purpose, or lose no image by it; DICOM files often have no suffix."""
 
 _PIECE = 1 << 20
 _PDF_WITHIN = 1024
@@ -57,14 +57,14 @@ _SIGNATURES = signatures(Use.FILE)
 _PIXMAP = re.compile(rb"P[1-6](\s|#[^\n]*\n)+\d+(\s|#[^\n]*\n)+\d+|P7\nWIDTH ")
 _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _ANALYZE_SIZE = 348
-_BINARY = "unknown binary format, which may hold pictures; --copy-unprotected copies it as it is"
+_BINARY = "unknown binary format, which may hold images; --copy-unprotected copies it as it is"
 
 
 def identify(path: Path) -> Document:
     """Say of a file that no module for images knows what it is, if it can go out as it is.
 
     Raises:
-        RefusedError: the file is empty, holds pictures, or may hold some.
+        RefusedError: the file is empty, holds images, or may hold some.
     """
     with path.open("rb") as handle:
         head = handle.read(4096)
@@ -80,7 +80,7 @@ def identify(path: Path) -> Document:
     name = _known(path, head)
     if name:
         raise RefusedError(
-            f"{name}, which may hold unprotected pictures; convert them to a supported format, or "
+            f"{name}, which may hold unprotected images; convert them to a supported format, or "
             "--copy-unprotected copies it as it is"
         )
     return _text(path)
@@ -125,23 +125,23 @@ def _zip_fault(path: Path) -> str:
 
 
 def _empty(path: Path) -> Document:
-    """Let a file without a byte go out if its name says that no picture was lost with its bytes, such as ``.gitkeep``
+    """Let a file without a byte go out if its name says that no image was lost with its bytes, such as ``.gitkeep``
     or ``job.done``.
     """
     if _MAY_BE_EMPTY.fullmatch(path.name):
         return Document(path=path, format="other", kind="empty file")
-    raise RefusedError("the file is empty, and may have been a picture; get a complete copy, or remove it")
+    raise RefusedError("the file is empty, and may have been an image; get a complete copy, or remove it")
 
 
 def _known(path: Path, head: bytes) -> str:
-    """Name a format that may hold pictures by its first bytes; empty if they are of none."""
+    """Name a format that may hold images by its first bytes; empty if they are of none."""
     for signature in _SIGNATURES:
         if head.startswith(signature.first, signature.place):
             return signature.name
     if _PIXMAP.match(head):
         return "a portable pixmap"
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
-        return "a BMP picture"
+        return "a BMP image"
     if _ANALYZE_SIZE in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")):
         return "the header of an Analyze 7.5 image"
     if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
@@ -162,7 +162,7 @@ def _text(path: Path) -> Document:
             found = picture_in(before + piece)
             if found:
                 raise RefusedError(
-                    f"the text has a picture in it ({found}), which is not protected; --copy-unprotected copies "
+                    f"the text has an image in it ({found}), which is not protected; --copy-unprotected copies "
                     "it as it is"
                 )
             before = piece[-OVERLAP:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a PDF has pictures in it; a PDF of text and lines has none."""
+"""Whether a PDF has images in it; a PDF of text and lines has none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from monai_salm.io.leftovers import binary_holds_picture
 from monai_salm.io.signatures import begins_picture
 
 PICTURES_IN_PDF = (
-    "the PDF has pictures in it, which are not protected; take it out of what you share, or look at them first"
+    "the PDF has images in it, which are not protected; take it out of what you share, or look at them first"
 )
 NOT_SEARCHED = (
-    "the PDF has parts that cannot be searched for pictures (encrypted, damaged, or of a rare encoding), which "
+    "the PDF has parts that cannot be searched for images (encrypted, damaged, or of a rare encoding), which "
     "are not protected; "
     "take it out of what you share, or look at it first"
 )
-LOOKED_FOR = "no picture was found in the PDF, whose lines and text are not looked at"
+LOOKED_FOR = "no image was found in the PDF, whose lines and text are not looked at"
 _MOST_INFLATED = 1 << 26
 
 _BLANKS, _END = rb"(?:[\0\t\n\f\r ]|%[^\r\n]*[\r\n])*", rb"(?![^\0\t\n\f\r ()<>\[\]{}/%])"
@@ -30,7 +30,7 @@ def _name(name: str) -> bytes:
     return b"/" + b"".join(rb"(?:%c|#(?i:%02x))" % (letter, letter) for letter in name.encode()) + _END
 
 
-# Image objects (8.9.5), files within the PDF (7.11.4), and pictures in the midst of a page's content (8.9.7). Names are
+# Image objects (8.9.5), files within the PDF (7.11.4), and images in the midst of a page's content (8.9.7). Names are
 # never encrypted (7.6.1).
 _REFERENCE = rb"\d+[\0\t\n\f\r ]+\d+[\0\t\n\f\r ]+R"
 _OF_INLINE = (
@@ -55,7 +55,7 @@ _OF_PICTURES = frozenset({b"DCTDecode", b"DCT", b"JPXDecode", b"JBIG2Decode", b"
 
 
 def unprotected_in(content: bytes) -> str:
-    """Say that a PDF has pictures or files within it, or parts in which they cannot be looked for; empty where it has
+    """Say that a PDF has images or files within it, or parts in which they cannot be looked for; empty where it has
     neither.
 
     Args:

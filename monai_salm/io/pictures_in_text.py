@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that hide in text: encoded in base64 or hexadecimal, as tables of pixels, or as source code.
+"""Images that hide in text: encoded in base64 or hexadecimal, as tables of pixels, or as source code.
 
 The rules, of which each is enough:
 
-* an encoded run of 40 letters or more begins, decoded, as a file does that holds pictures or can;
+* an encoded run of 40 letters or more begins, decoded, as a file does that holds images or can;
 * a run of 4096 letters of base64 without a blank, of at least 12 different ones, or 64 lines of one length with at
   least 48 of its 64 letters: whatever it is, it is no text;
 * a matrix of at least 24 x 24 numbers that change little both along and across its rows;
-* at least 8 rows of one length, of at least 64 numbers that change little along the row: pictures, one a line;
+* at least 8 rows of one length, of at least 64 numbers that change little along the row: images, one a line;
 * one row, or column, of at least 1024 numbers that changes little;
   of these two rules, numbers that are not whole, or of a single row not 0 to 255, or of a column, must make a square
   that changes less across than half a side away, unless the row has no end within a piece of the file;
-* the first words of a format of pictures that is text, or 1024 bytes in source code.
+* the first words of a format of images that is text, or 1024 bytes in source code.
 
 Numbers *change little* where the mean difference of neighbors (or, of whole numbers, for colors: third neighbors) is at
 most 0.6 of that of any two, of values and of their ranks alike, and they have more than 16 values. A row is a line, or
@@ -68,7 +68,7 @@ _VALUES, _ROUGHEST = 16, 0.6
 
 
 def picture_in(text: bytes) -> str:
-    """Say what of a picture a piece of text holds; empty for nothing.
+    """Say what of an image a piece of text holds; empty for nothing.
 
     Args:
         text: a whole file, or a piece of it that begins with the last ``OVERLAP`` bytes of the piece before it.
@@ -87,7 +87,7 @@ def picture_in(text: bytes) -> str:
 
 
 def _begins_picture(run: bytes) -> bool:
-    """Say whether an encoded run, with line breaks or without, begins a file that holds pictures or can."""
+    """Say whether an encoded run, with line breaks or without, begins a file that holds images or can."""
     letters = b"".join(run.split()).translate(bytes.maketrans(b"-_", b"+/"))
     digits, encoded = _DIGITS.findall(letters)[0], _ENCODED.findall(letters)[0]
     return _is_known(bytes.fromhex(digits[: len(digits) // 2 * 2].decode())) or _is_known(

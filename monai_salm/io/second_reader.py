@@ -43,7 +43,7 @@ def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[np.f
 
     Args:
         path: the file.
-        rows_first: give the axes as DICOM and raster pictures have them.
+        rows_first: give the axes as DICOM and raster images have them.
 
     Returns:
         Values of (x, y, z, ..., components), the axes of NIfTI, NRRD and MetaImage; with ``rows_first`` of (frames,
@@ -113,7 +113,7 @@ class _SimpleItk:
         self._owner = 0
 
     def read(self, name: str) -> tuple[int, NDArray[Any]] | None:
-        """Give the number of axes and the values of a picture; None where it cannot be read."""
+        """Give the number of axes and the values of an image; None where it cannot be read."""
         if find_spec("SimpleITK") is None:
             return None
         with self._lock:

@@ -138,7 +138,7 @@ def _sources(group: Any, number: int, series_of: Mapping[str, str]) -> list[tupl
 def _plane(
     seg: Any, pixels: Callable[..., NDArray[Any]], segments: Mapping[int, str], place: str
 ) -> NDArray[np.uint16]:
-    """Combine the segments of one picture."""
+    """Combine the segments of one image."""
     if seg.segmentation_type.value == "LABELMAP":
         labels: NDArray[np.uint16] = pixels(combine_segments=True, dtype=np.uint16)[0]
         labels[labels == seg.get("PixelPaddingValue", 0)] = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How files begin that hold pictures or can: the one list of it, and how such beginnings are told amid other bytes."""
+"""How files begin that hold images or can: the one list of it, and how such beginnings are told amid other bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Use(Flag):
     Attributes:
         FILE: at the beginning of a file that no module for images reads.
         TEXT: at the beginning of what is encoded in text, where there are many beginnings.
-        VALUE: at the beginning of what a file of a picture, or a PDF, holds besides.
+        VALUE: at the beginning of what a file of an image, or a PDF, holds besides.
     """
 
     FILE = auto()
@@ -42,7 +42,7 @@ _WITHIN, _PACKED, _ALL = Use.TEXT | Use.VALUE, Use.FILE | Use.TEXT, Use.FILE | U
 _SIGNATURES = tuple(
     Signature(*row)
     for row in (
-        (0, b"\xff\xd8\xff", "a JPEG picture", _WITHIN),
+        (0, b"\xff\xd8\xff", "a JPEG image", _WITHIN),
         (0, b"\x89PNG\r\n", "a PNG", _WITHIN),
         (0, b"II*\0", "a TIFF", _WITHIN),
         (0, b"MM\0*", "a TIFF", _WITHIN),
@@ -50,15 +50,15 @@ _SIGNATURES = tuple(
         (0, b"MM\0+", "a BigTIFF", _WITHIN),
         (128, b"DICM", "a DICOM file", _WITHIN),
         (0, b"GIF8", "a GIF", _ALL),
-        (8, b"WEBP", "a WebP picture", _ALL),
+        (8, b"WEBP", "a WebP image", _ALL),
         (8, b"AVI ", "an AVI video", _ALL),
-        (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _ALL),
-        (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _ALL),
-        (0, b"\xff\x0a", "a JPEG XL picture", Use.FILE),
+        (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image", _ALL),
+        (0, b"\0\0\0\x0cJXL ", "a JPEG XL image", _ALL),
+        (0, b"\xff\x0a", "a JPEG XL image", Use.FILE),
         (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream", _ALL),
-        (4, b"ftypavif", "an AVIF picture", _ALL),
-        (4, b"ftyphei", "a HEIF picture", _ALL),
-        (4, b"ftypmif1", "a HEIF picture", _ALL),
+        (4, b"ftypavif", "an AVIF image", _ALL),
+        (4, b"ftyphei", "a HEIF image", _ALL),
+        (4, b"ftypmif1", "a HEIF image", _ALL),
         (4, b"ftyp", "an MP4 video", _ALL),
         (4, b"moov", "a QuickTime video", _ALL),
         (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video", _ALL),
@@ -87,17 +87,17 @@ _SIGNATURES = tuple(
         (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _PACKED),
         (0, b"Rar!\x1a\7", "a RAR archive", _PACKED),
         (257, b"ustar", "a tar archive", _PACKED),
-        (0, b"8BPS", "a Photoshop picture", _ALL),
+        (0, b"8BPS", "a Photoshop image", _ALL),
         (0, b"\0\0\1\0", "an icon", Use.FILE),
         (0, b"SQLite format 3\0", "an SQLite database", _PACKED),
         (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file", _PACKED),
         (0, b"%!PS", "PostScript", Use.FILE),
         (0, b"{\\rtf", "rich text", Use.FILE),
-        (0, b"SIMPLE  =", "a FITS picture", _ALL),
+        (0, b"SIMPLE  =", "a FITS image", _ALL),
         (0, b"# vtk DataFile", "a VTK file", _PACKED),
         # BMP, whose own two letters are too few to know it by.
-        (6, b"\0\0\0\0\x36\0\0\0\x28\0", "a BMP picture", _WITHIN),
-        (6, b"\0\0\0\0\x36\4\0\0\x28\0", "a BMP picture", _WITHIN),
+        (6, b"\0\0\0\0\x36\0\0\0\x28\0", "a BMP image", _WITHIN),
+        (6, b"\0\0\0\0\x36\4\0\0\x28\0", "a BMP image", _WITHIN),
     )
 )
 _HEAD = 512
@@ -138,18 +138,18 @@ _OF_VALUES = signatures(Use.VALUE)
 
 
 def begins_picture(data: bytes | memoryview) -> bool:
-    """Say whether data begin as a picture or video does."""
+    """Say whether data begin as an image or video does."""
     head = bytes(data[:_HEAD])
     return any(head.startswith(signature.first, signature.place) for signature in _OF_VALUES)
 
 
 def picture_within_metadata(data: bytes) -> bool:
-    """Say whether a picture begins anywhere in data that are few, so that three or four bytes are enough to know one
+    """Say whether an image begins anywhere in data that are few, so that three or four bytes are enough to know one
     by.
     """
     return _IN_METADATA.search(data) is not None
 
 
 def picture_within_binary(data: bytes | memoryview) -> bool:
-    """Say whether a picture begins anywhere in data of any size, in which three bytes occur by chance."""
+    """Say whether an image begins anywhere in data of any size, in which three bytes occur by chance."""
     return any(pattern.search(data) for pattern in _IN_BINARY)

@@ -82,12 +82,12 @@ DISAGREEMENTS: dict[str, tuple[str, str]] = {
     ),
     "single/pydicom__GDCMJ2K_TextGBR.dcm": (
         REFUSED,
-        "the picture is text on one color: burned-in text is left alone, and nothing else is there",
+        "the image is text on one color: burned-in text is left alone, and nothing else is there",
     ),
     "single/pydicom__no_meta.dcm": (
         REFUSED,
         "its first bytes are those of no element (2008,0500), so it is no dataset that a reader would take for "
-        "DICOM, and its bytes may hold a picture",
+        "DICOM, and its bytes may hold an image",
     ),
     "single/pydicom__rtplan_truncated.dcm": (
         REFUSED,

@@ -448,7 +448,7 @@ def test_values_out_of_bits_stored_are_refused(syntax: str, tmp_path: Path) -> N
 
 def test_text_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_text("not an image")
-    with pytest.raises(RefusedError, match=r"not a picture \(text\)"):
+    with pytest.raises(RefusedError, match=r"not an image \(text\)"):
         io.read_header(tmp_path / "a.dcm")
     with pytest.raises(RefusedError, match=r"not an image \(text\)"):
         io.read_source(tmp_path / "a.dcm")

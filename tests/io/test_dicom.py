@@ -399,7 +399,7 @@ def test_pixels_that_are_no_picture(sop_class: str, kind: str, tmp_path: Path) -
     found = dicom.identify(path)
     assert isinstance(found, Document)
     assert (found.kind, found.identifiers["SOPInstanceUID"]) == (kind, SOP_UID)
-    with pytest.raises(RefusedError, match=rf"not a picture \({kind}\)"):
+    with pytest.raises(RefusedError, match=rf"not an image \({kind}\)"):
         dicom.read_source(path)
 
 
@@ -432,7 +432,7 @@ def test_meta_less_file_is_recognized_and_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\x08\0\x08\0CS") :])
     assert dicom.sniff(path)
-    with pytest.raises(RefusedError, match="a picture without preamble and file meta information"):
+    with pytest.raises(RefusedError, match="an image without preamble and file meta information"):
         dicom.identify(path)
 
 

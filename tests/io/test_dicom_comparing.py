@@ -414,7 +414,7 @@ def test_pictures_and_documents_cannot_be_compared(tmp_path: Path) -> None:
         dicom_dataset(extra={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}),
         values_in(10, 1000, (6, 8), "u2"),
     )
-    with pytest.raises(RefusedError, match="a picture and Segmentation Storage cannot be compared"):
+    with pytest.raises(RefusedError, match="an image and Segmentation Storage cannot be compared"):
         dicom.compare_headers(path, other)
 
 

@@ -393,7 +393,7 @@ def test_pictures_around_the_dataset_are_told(tmp_path: Path) -> None:
     assert document(tmp_path / "meta").unprotected.startswith("PrivateInformation (0002,0102) holds ")
     path = make(tmp_path / "in", syntax=DeflatedExplicitVRLittleEndian)
     path.write_bytes(path.read_bytes() + bytes(2) + _encoded("JPEG"))
-    assert "bytes behind the deflated dataset hold a picture" in document(path).unprotected
+    assert "bytes behind the deflated dataset hold an image" in document(path).unprotected
 
 
 def test_bytes_by_chance_are_no_picture(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_maps_and_labels(extra: dict[str, Any], notes: str, tmp_path: Path) -> N
 def test_pictures(sop_class: str, tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "in", dicom_dataset(extra={"SOPClassUID": sop_class}), values_in(0, 9, (6, 8), "u2"))
     assert document_of(path, read_file(path)) is None
-    with pytest.raises(RefusedError, match="the file is a picture"):
+    with pytest.raises(RefusedError, match="the file is an image"):
         write_document(path, tmp_path / "out", derivation())
 
 
@@ -477,11 +477,11 @@ def test_video_is_a_picture(tmp_path: Path) -> None:
     [
         (
             {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66"},
-            "Raw Data Storage: it may hold a picture, or the signal of one",
+            "Raw Data Storage: it may hold an image, or the signal of one",
         ),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.2"}, "MR Spectroscopy Storage: it may hold"),
         ({"SOPClassUID": SR}, "PixelData in an object of class Comprehensive SR Storage, which has none"),
-        ({"SOPClassUID": "1.2.3.4"}, "PixelData in a private SOP class 1.2.3.4: it may be a picture"),
+        ({"SOPClassUID": "1.2.3.4"}, "PixelData in a private SOP class 1.2.3.4: it may be an image"),
         ({"SOPClassUID": CT, "FloatPixelData": b"\0\0\0\0"}, ""),
     ],
 )
@@ -492,7 +492,7 @@ def test_what_may_hold_a_picture_is_refused(extra: dict[str, Any], reason: str, 
 
 
 def test_no_class_with_pixels_is_refused() -> None:
-    with pytest.raises(RefusedError, match="PixelData in a dataset without SOP class: it may be a picture"):
+    with pytest.raises(RefusedError, match="PixelData in a dataset without SOP class: it may be an image"):
         document_of(SHIPPED / "nested_priv_SQ.dcm", read_file(SHIPPED / "nested_priv_SQ.dcm"))
 
 
@@ -557,7 +557,7 @@ def test_one_uid_has_one_new_one(tmp_path: Path) -> None:
 
 
 def test_picture_and_document_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="RT Plan Storage and a picture cannot be compared"):
+    with pytest.raises(RefusedError, match="RT Plan Storage and an image cannot be compared"):
         compare_headers(SHIPPED / "rtplan.dcm", SHIPPED / "MR_small.dcm")
 
 

@@ -248,7 +248,7 @@ def test_detached_voxels(suffix: str, packed: bool, tmp_path: Path) -> None:
     document = itk.identify(header)
     assert isinstance(document, Document)
     assert document.kind.startswith("header of a detached ")
-    with pytest.raises(RefusedError, match=f"not a picture .*; read {data.name}"):
+    with pytest.raises(RefusedError, match=f"not an image .*; read {data.name}"):
         itk.read_source(header)
     source = itk.read_source(data)
     assert (source.header.path, source.header.shape, source.header.spacing) == (data, (4, 5, 3), (0.5, 0.75, 2.0))
@@ -289,7 +289,7 @@ def test_more_voxels_than_the_header_says_are_refused(suffix: str, content: byte
     for read in (itk.identify, itk.read_source):
         with pytest.raises(
             RefusedError,
-            match=rf"holds {size} bytes before or behind the voxels, as many as [0-9.]+ times the picture .* repair "
+            match=rf"holds {size} bytes before or behind the voxels, as many as [0-9.]+ times the image .* repair "
             r"the header",
         ):
             read(path)
@@ -325,7 +325,7 @@ def test_pictures_beside_voxels_are_told(tmp_path: Path) -> None:
         (tmp_path / "a.nrrd").write_bytes(content)
         assert (
             itk.read_source(tmp_path / "a.nrrd").header.unprotected
-            == "bytes beside its voxels hold another picture, which is not protected"
+            == "bytes beside its voxels hold another image, which is not protected"
         )
     (tmp_path / "a.nrrd").write_bytes(nrrd_bytes(voxels=VALUES.tobytes(order="F") + bytes(999)))
     assert itk.read_source(tmp_path / "a.nrrd").header.unprotected == ""

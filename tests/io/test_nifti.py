@@ -172,7 +172,7 @@ def test_pair(version: int, order: str, gap: bytes, tail: bytes, tmp_path: Path)
 def test_header_of_a_pair_is_a_document(tmp_path: Path) -> None:
     header, _ = _pair(tmp_path, extension=b"\x20\0\0\0\4\0\0\0" + b"comment!" * 3)
     assert nifti.identify(header) == Document(path=header, format="nifti", kind="header of a NIfTI pair")
-    with pytest.raises(RefusedError, match=r"not a picture \(header of a NIfTI pair\)"):
+    with pytest.raises(RefusedError, match=r"not an image \(header of a NIfTI pair\)"):
         nifti.read_source(header)
     nifti.write_document(header, tmp_path / "b.hdr", DERIVATION)
     assert (tmp_path / "b.hdr").read_bytes() == header.read_bytes()
@@ -499,7 +499,7 @@ def test_more_voxels_than_dim_says_are_refused(
     for read in (nifti.identify, nifti.read_source):
         with pytest.raises(
             RefusedError,
-            match=rf"holds {size} bytes before or behind the voxels, as many as {times} times the picture .* repair "
+            match=rf"holds {size} bytes before or behind the voxels, as many as {times} times the image .* repair "
             r"the header",
         ):
             read(tmp_path / "a")
@@ -534,7 +534,7 @@ def test_pictures_in_extensions_are_told(tmp_path: Path) -> None:
         assert nifti.read_source(tmp_path / "a").header.unprotected.startswith("bytes beside its voxels")
     header, _ = _pair(tmp_path, extension=extension(6, jpeg))
     found = nifti.identify(header)
-    assert found.unprotected == "an extension of the header holds another picture, which is not protected"
+    assert found.unprotected == "an extension of the header holds another image, which is not protected"
     for data in (b"a comment", b"<AFNI_attributes> a long text " * 30):
         (tmp_path / "a").write_bytes(nifti_bytes(VALUES, extension=extension(6, data)))
         assert nifti.read_source(tmp_path / "a").header.unprotected == ""

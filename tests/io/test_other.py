@@ -19,7 +19,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io import other, pdf
 from monai_salm.io.base import Document
 
-UNKNOWN = "unknown binary format, which may hold pictures; --copy-unprotected copies it as it is"
+UNKNOWN = "unknown binary format, which may hold images; --copy-unprotected copies it as it is"
 
 
 def _made(write: Any) -> bytes:
@@ -68,7 +68,7 @@ def test_pdf_goes_out_with_a_note(front: bytes, tmp_path: Path) -> None:
     document = other.identify(tmp_path / "a")
     assert (document.kind, document.notes) == (
         "PDF",
-        ("no picture was found in the PDF, whose lines and text are not looked at",),
+        ("no image was found in the PDF, whose lines and text are not looked at",),
     )
 
 
@@ -166,7 +166,7 @@ def test_pdf_of_text_has_no_picture(content: bytes, tmp_path: Path) -> None:
             r"the zip file is damaged or cut \(Bad magic number for central directory\)",
         ),
         (b"PK\7\x08" + _made(_zip)[:60], "the zip file is damaged or cut"),
-        (_made(lambda stream: np.save(stream, np.arange(3))), "a NumPy array, which may hold unprotected pictures"),
+        (_made(lambda stream: np.save(stream, np.arange(3))), "a NumPy array, which may hold unprotected images"),
         (_made(_tar), "a tar archive"),
         (gzip.compress(b"x"), "a gzip file"),
         (b"\x89HDF\r\n\x1a\n\0", "an HDF5 file"),
@@ -177,16 +177,16 @@ def test_pdf_of_text_has_no_picture(content: bytes, tmp_path: Path) -> None:
         (b"\x1aE\xdf\xa3", "a Matroska"),
         (b"7z\xbc\xaf\x27\x1c\0", "a 7z archive"),
         (b"Rar!\x1a\7\1\0", "a RAR archive"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
         (b"\x5c\1\0\0" + bytes(344), "the header of an Analyze 7.5 image"),
         (b"\0\0\1\x5c" + bytes(344), "the header of an Analyze 7.5 image"),
         (b"P5\n# by hand\n2 2\n255\n\1\2\3\4", "a portable pixmap"),
         (b"P2\n2 2 255\n1 2 3 4", "a portable pixmap"),
         (b"# vtk DataFile Version 3.0\n", "a VTK file"),
         (b"GIF89a%PDF-", "a GIF"),
-        (b"<img src='data:image/png;base64,iVBO'>", "the text has a picture in it"),
-        (b" " * ((1 << 20) - 5) + b"DATA:Image/png", "the text has a picture in it"),
-        (b'{"7FE00010": {"vr": "OW", "InlineBinary": "AAAA"}}', "the text has a picture in it"),
+        (b"<img src='data:image/png;base64,iVBO'>", "the text has an image in it"),
+        (b" " * ((1 << 20) - 5) + b"DATA:Image/png", "the text has an image in it"),
+        (b'{"7FE00010": {"vr": "OW", "InlineBinary": "AAAA"}}', "the text has an image in it"),
         (b"text and then\0", UNKNOWN),
         (b"x" * (3 << 20) + b"\1", UNKNOWN),
         (b"gr\xf6\xdfer \x85", UNKNOWN),
@@ -268,7 +268,7 @@ def test_empty_file_that_never_was_a_picture_goes_out(name: str, tmp_path: Path)
 def test_empty_file_that_may_have_been_a_picture_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(
-        RefusedError, match="the file is empty, and may have been a picture; get a complete copy, or remove it"
+        RefusedError, match="the file is empty, and may have been an image; get a complete copy, or remove it"
     ):
         other.identify(tmp_path / name)
 

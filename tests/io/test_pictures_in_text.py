@@ -193,7 +193,7 @@ def test_text_with_a_picture_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(PICTURES[name]())
     with pytest.raises(
         RefusedError,
-        match=r"the text has a picture in it \(.+\), which is not protected; --copy-unprotected copies it as it is",
+        match=r"the text has an image in it \(.+\), which is not protected; --copy-unprotected copies it as it is",
     ):
         other.identify(tmp_path / "a.txt")
 

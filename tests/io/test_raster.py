@@ -252,7 +252,7 @@ def test_jpeg_becomes_png(values: Any, how: dict[str, Any], tmp_path: Path) -> N
         values.shape[2:],
     )
     lost = ("not carried over to the PNG: COM",) if how.get("comment") else ()
-    assert source.header.notes == ("a JPEG is lossy, so the picture is written as PNG", *lost)
+    assert source.header.notes == ("a JPEG is lossy, so the image is written as PNG", *lost)
     np.testing.assert_array_equal(source.stored, pillow(path))
     for stored in (source.stored, step(source.stored)):
         raster.write_like(source, stored, target, DERIVATION)
@@ -332,9 +332,7 @@ def test_other_pictures_in_a_file_are_told(tmp_path: Path) -> None:
         save(tmp_path / name, COLOR, exif=block)
         assert "which is not protected" in raster.read_source(tmp_path / name).header.unprotected
     save(tmp_path / "a.tif", COLOR, tiffinfo={700: small.getvalue()})
-    assert (
-        "may hold another picture, which is not protected" in raster.read_source(tmp_path / "a.tif").header.unprotected
-    )
+    assert "may hold another image, which is not protected" in raster.read_source(tmp_path / "a.tif").header.unprotected
 
 
 def _texts(small: bytes) -> dict[str, Any]:
@@ -360,7 +358,7 @@ def test_pictures_in_texts_of_a_png_are_told(name: str, tmp_path: Path) -> None:
     save(tmp_path / "a.png", COLOR, pnginfo=_texts(_encoded("JPEG"))[name])
     assert (
         raster.read_source(tmp_path / "a.png").header.unprotected
-        == "its metadata hold another picture, which is not protected"
+        == "its metadata hold another image, which is not protected"
     )
     assert raster.read_source(tmp_path / "a.png").header.left_out == ""
 
@@ -378,7 +376,7 @@ def test_what_follows_a_png_is_left_out(tail: bytes, tmp_path: Path) -> None:
     plain = save(tmp_path / "a.png", COLOR).read_bytes()
     (tmp_path / "a.png").write_bytes(plain + tail)
     source = raster.read_source(tmp_path / "a.png")
-    assert source.header.left_out == f"{len(tail)} bytes behind the end of the PNG, which may be another picture"
+    assert source.header.left_out == f"{len(tail)} bytes behind the end of the PNG, which may be another image"
     for values in (source.stored, step(source.stored)):
         raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
         assert png.read((tmp_path / "b.png").read_bytes()).tail == b""
@@ -402,7 +400,7 @@ def test_pictures_in_private_chunks_of_a_png_are_left_out(data: bytes, tmp_path:
     more.add(b"mkBT", data)
     more.add(b"prVt", bytes(28))
     source = raster.read_source(save(tmp_path / "a.png", COLOR, pnginfo=more))
-    assert source.header.left_out == f"{len(data)} bytes of the private chunk 'mkBT', which may be another picture"
+    assert source.header.left_out == f"{len(data)} bytes of the private chunk 'mkBT', which may be another image"
     for values in (source.stored, step(source.stored)):
         raster.write_like(source, values, tmp_path / "b.png", DERIVATION)
         assert [chunk.kind for chunk in png.read((tmp_path / "b.png").read_bytes()).chunks] == [
@@ -436,12 +434,12 @@ def test_other_pictures_in_a_jpeg_are_told(tmp_path: Path) -> None:
     film = b"\0\0\0\x18ftypmp42" + bytes(2000)
     depth = b"http://ns.adobe.com/xap/1.0/\0<GDepth:Data>" + b64encode(_encoded("JPEG")) + b"</GDepth:Data>"
     for content, said in (
-        (plain + film, "2012 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
-        (plain + NOISE, "5000 bytes behind its end, such as another picture (MPO) or a film (motion photo)"),
-        (with_segment(depth), "pictures in its application segments, such as previews or a depth map"),
+        (plain + film, "2012 bytes behind its end, such as another image (MPO) or a film (motion photo)"),
+        (plain + NOISE, "5000 bytes behind its end, such as another image (MPO) or a film (motion photo)"),
+        (with_segment(depth), "images in its application segments, such as previews or a depth map"),
         (
             with_segment(b"JFXX\0\x10" + _encoded("JPEG")),
-            "pictures in its application segments, such as previews or a depth map",
+            "images in its application segments, such as previews or a depth map",
         ),
         (plain + b"\r\n", ""),
         (plain + bytes(5000), ""),
@@ -457,7 +455,7 @@ def test_stacks_of_microscopes_are_refused(tag: int, tmp_path: Path) -> None:
     save(tmp_path / "a.tif", GRAY16, tiffinfo={tag: 4})
     with pytest.raises(
         RefusedError,
-        match=r"a stack of MetaMorph \(STK\) or another microscope, .* convert the file to a TIFF of one plain picture",
+        match=r"a stack of MetaMorph \(STK\) or another microscope, .* convert the file to a TIFF of one plain image",
     ):
         raster.read_source(tmp_path / "a.tif")
 
@@ -472,7 +470,7 @@ def test_planes_that_no_field_accounts_for_are_refused(compression: str | None, 
     (tmp_path / "a.tif").write_bytes(plain + values.tobytes() * 2)
     with pytest.raises(
         RefusedError,
-        match=r"holds 40\d\d bytes that no strip and no field accounts for, as many as 2.* times the picture",
+        match=r"holds 40\d\d bytes that no strip and no field accounts for, as many as 2.* times the image",
     ):
         raster.read_source(tmp_path / "a.tif")
 
@@ -486,7 +484,7 @@ def test_layers_and_previews_of_a_tiff_are_told(tmp_path: Path) -> None:
         save(tmp_path / "a.tif", GRAY, tiffinfo={tag: data})
         assert (
             raster.read_source(tmp_path / "a.tif").header.unprotected.endswith(
-                "may hold another picture, which is not protected"
+                "may hold another image, which is not protected"
             )
             == told
         )
@@ -496,14 +494,14 @@ def test_second_picture_of_a_jpeg_is_told(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", COLOR)
     assert raster.read_source(path).header.left_out == ""
     path.write_bytes(path.read_bytes() * 2)
-    assert "bytes behind its end, such as another picture (MPO)" in raster.read_source(path).header.left_out
+    assert "bytes behind its end, such as another image (MPO)" in raster.read_source(path).header.left_out
 
 
 def test_pictures_beside_a_mask_are_told(tmp_path: Path) -> None:
     mask = np.kron(np.array([[0, 1], [2, 0]], "u1"), np.ones((20, 20), "u1"))
     for name, told in (
-        ("a.png", "bytes behind the end of the PNG, which may be another picture"),
-        ("a.jpg", "bytes behind its end, such as another picture"),
+        ("a.png", "bytes behind the end of the PNG, which may be another image"),
+        ("a.jpg", "bytes behind its end, such as another image"),
     ):
         path = save(tmp_path / name, mask * 100, **({"quality": 100} if name == "a.jpg" else {}))
         for kind, more in (("", b""), (told, _encoded("JPEG"))):

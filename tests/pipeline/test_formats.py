@@ -394,7 +394,7 @@ def test_what_is_no_picture_goes_along_and_litter_stays(tmp_path: Path) -> None:
     assert {name for name in after if after[name] == before[name]} == {"notes.txt", "report.pdf", "labels.nii.gz"}
     notes = {entry["path"]: entry["notes"] for entry in result.to_json()["notes"]}
     assert notes["labels.nii.gz"][0] == "no picture (label map)"
-    assert "no picture was found in the PDF, whose lines and text are not looked at" in notes["report.pdf"]
+    assert "no image was found in the PDF, whose lines and text are not looked at" in notes["report.pdf"]
     report = verify(tmp_path / "in", tmp_path / "out")
     assert report.to_json()["counts"] == {"protected": 3, "copied": 5, "absent": 0, "mismatch": 0}
 

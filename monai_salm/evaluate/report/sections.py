@@ -195,7 +195,7 @@ def examples(pairs: Sequence[ExamplePair]) -> Markup:
             *(show_example(pair) for pair in pairs if pair.modality == modality),
         ]
     intro = (
-        "The pictures show the intensity window from black to white in 8-bit gray; the figures are of the values "
+        "The images show the intensity window from black to white in 8-bit gray; the figures are of the values "
         "themselves."
     )
     return join([element("p", intro), *parts]) if parts else Markup("")

@@ -45,7 +45,7 @@ LIMITS = (
      "identifiable, and what the images show stays readable."),
     ("The change can be seen", "Up to the share of the anatomy that the table above names is changed, by as much as "
                                "the bound. Who looks for it sees it: fine "
-     "stripes or grain in even tissue. The pictures below show where."),
+     "stripes or grain in even tissue. The images below show where."),
     ("Measurements are biased", "The mean of a small region can move by as much as the bound (measured on CT: by 12 "
                                 "HU in a region of 15 x 15 pixels, with a "
      "bound of 12 HU). Do not measure densities, uptake, textures or radiomics in protected images."),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects that are no pictures: they go out as they are, but for the UIDs of objects that get new ones."""
+"""Objects that are no images: they go out as they are, but for the UIDs of objects that get new ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from monai_salm.io.signatures import begins_picture
 
 _STANDARD_UIDS = "1.2.840.10008."
 _IMAGE = "Image Storage"
-"""In the names of all classes of pictures but those of ``_MORE_IMAGES``."""
+"""In the names of all classes of images but those of ``_MORE_IMAGES``."""
 
 _MORE_IMAGES = frozenset(
     {
@@ -54,7 +54,7 @@ _MORE_IMAGES = frozenset(
 )
 _STORED_PRINT = "1.2.840.10008.5.1.1.27"
 _SIGNALS = frozenset({MRSpectroscopyStorage, RawDataStorage, DICOSQuadrupoleResonanceStorage, _STORED_PRINT})
-"""They may hold a picture, or what one is computed from, in elements that are not protected."""
+"""They may hold an image, or what one is computed from, in elements that are not protected."""
 
 _MAPS = frozenset({ParametricMapStorage, OphthalmicThicknessMapStorage, CornealTopographyMapStorage})
 _NEW_LABELS = {
@@ -80,17 +80,17 @@ _MAX_OPAQUE_BYTES = 1 << 16
 
 
 def document_of(path: Path, file: DicomFile) -> Document | None:
-    """Say what an object is that is no picture; None for a picture, protected or not.
+    """Say what an object is that is no image; None for an image, protected or not.
 
     Args:
         path: of the file.
         file: its elements.
 
     Raises:
-        RefusedError: it may hold a picture where none is looked for.
+        RefusedError: it may hold an image where none is looked for.
 
     DICOM: told by the SOP class (PS3.4 B.5), and by whether there is pixel data. Segmentations, doses and maps have
-    pixel data that is no picture. A private class is only a document if it has neither pixel data nor more than 64 KiB
+    pixel data that is no image. A private class is only a document if it has neither pixel data nor more than 64 KiB
     of private elements.
     """
     kind, notes = _kind_of(file)
@@ -154,7 +154,7 @@ _OWN = (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID, tags.STUDY_INSTANCE_UID
 
 
 def notes_of(file: DicomFile) -> tuple[str, ...]:
-    """Say of a picture what is removed besides, and which elements may show its pixels all the same;
+    """Say of an image what is removed besides, and which elements may show its pixels all the same;
     one sentence each.
     """
     return _notes(file, signatures="no longer hold and are removed")
@@ -171,7 +171,7 @@ def write_document(path: Path, target: Path, derivation: Derivation, *, as_label
         as_labels: an image object that is known to hold labels counts as a document.
 
     Raises:
-        RefusedError: it is a picture, or a DICOMDIR with damaged links.
+        RefusedError: it is an image, or a DICOMDIR with damaged links.
 
     DICOM: icons are removed, for they show unprotected pixels; and of what changes digital signatures (PS3.15 C), which
     no longer hold. File meta information names the new instance and this software (PS3.10 7.1). Pixel data, which is
@@ -179,7 +179,7 @@ def write_document(path: Path, target: Path, derivation: Derivation, *, as_label
     """
     file = read_file(path)
     if not as_labels and not _kind_of(file)[0]:
-        raise RefusedError("the file is a picture, which is no document to copy; protect it")
+        raise RefusedError("the file is an image, which is no document to copy; protect it")
     uid_map = UidMap(derivation.uid_secret, others=derivation.changed_uids)
     content = (
         rewritten_directory(file, uid_map, derivation)
@@ -204,7 +204,7 @@ def _rewritten(file: DicomFile, uid_map: UidMap, *, signed: bool) -> bytes | Non
 
 
 def _kind_of(file: DicomFile) -> tuple[str, tuple[str, ...]]:
-    """Name what a document is, with what to know of it; nothing for a picture."""
+    """Name what a document is, with what to know of it; nothing for an image."""
     if is_video(file.transfer_syntax):
         return "", ()
     sop_class = _sop_class(file)
@@ -220,7 +220,7 @@ def _sop_class(file: DicomFile) -> str:
 
 
 def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str, ...]]:
-    """Name a class of the standard, with what to know of it; nothing for a class of pictures."""
+    """Name a class of the standard, with what to know of it; nothing for a class of images."""
     name = _NEW_LABELS.get(sop_class) or class_name(sop_class)
     if _IMAGE in name or sop_class in _MORE_IMAGES:
         if pixels is not None and pixels.tag != PIXEL_DATA:
@@ -231,16 +231,15 @@ def _known_kind(sop_class: str, pixels: Element | None) -> tuple[str, tuple[str,
         return "", ()
     if sop_class in _SIGNALS:
         raise RefusedError(
-            f"{name}: it may hold a picture, or the signal of one, which is not protected; take it out of what "
-            "you share"
+            f"{name}: it may hold an image, or the signal of one, which is not protected; take it out of what you share"
         )
     if pixels is not None and sop_class not in _MAPS and sop_class not in _LABELS:
         raise RefusedError(
-            f"{pixels.name} in an object of class {name}, which has none: it may be a picture; repair its "
+            f"{pixels.name} in an object of class {name}, which has none: it may be an image; repair its "
             "SOPClassUID first"
         )
     if sop_class in _MAPS:
-        return name, ("its values are computed from pictures and are not changed",)
+        return name, ("its values are computed from images and are not changed",)
     return name, ()
 
 
@@ -249,13 +248,13 @@ def _unknown_kind(sop_class: str, pixels: Element | None, file: DicomFile) -> tu
     name = f"private SOP class {shown(sop_class)}" if sop_class else "dataset without SOP class"
     if pixels is not None:
         raise RefusedError(
-            f"{pixels.name} in a {name}: it may be a picture, which is not protected; take it out of what you share"
+            f"{pixels.name} in a {name}: it may be an image, which is not protected; take it out of what you share"
         )
     opaque = sum(element.size for element in file.elements if element.tag >> 16 & 1)
     if opaque > _MAX_OPAQUE_BYTES:
         raise RefusedError(
             f"{opaque} bytes of private elements in a {name}, more than {_MAX_OPAQUE_BYTES}: they may hold a "
-            "picture, which is not protected; "
+            "image, which is not protected; "
             "take it out of what you share"
         )
     return name, ("its private elements are not looked into",) if opaque else ()
@@ -300,7 +299,7 @@ def unprotected_in(file: DicomFile) -> str:
             ] = None
     if holds_picture(file.after):
         found[
-            f"{len(file.after)} bytes behind the deflated dataset hold a picture, which is not protected; cut "
+            f"{len(file.after)} bytes behind the deflated dataset hold an image, which is not protected; cut "
             "them off before you share the file"
         ] = None
     if _sop_class(file).startswith(_ENCAPSULATED):
@@ -309,17 +308,17 @@ def unprotected_in(file: DicomFile) -> str:
 
 
 def _within(document: Element | None) -> Iterable[str]:
-    """Say what pictures an encapsulated document has; others than PDF are not looked into."""
+    """Say what images an encapsulated document has; others than PDF are not looked into."""
     if document is None:
         return ()
     if b"%PDF-" not in bytes(document.value[:1024]):
-        return ("the document that it holds is not looked into, so pictures in it are not protected",)
+        return ("the document that it holds is not looked into, so images in it are not protected",)
     found = pdf.unprotected_in(bytes(document.value))
     return (found,) if found else ()
 
 
 def _frame_bytes(file: DicomFile) -> int:
-    """Length of one native frame of the picture; 0 where there is none."""
+    """Length of one native frame of the image; 0 where there is none."""
     rows, columns, bits = (_number(file.find(tag)) for tag in (tags.ROWS, tags.COLUMNS, tags.BITS_ALLOCATED))
     return rows * columns * max(1, bits // 8)
 
@@ -331,8 +330,8 @@ def _number(element: Element | None) -> int:
 
 
 def _may_be_copy(element: Element, frame_bytes: int) -> bool:
-    """Say whether an element is where vendors put copies of the pixels, or private and as large as one, or holds a
-    picture.
+    """Say whether an element is where vendors put copies of the pixels, or private and as large as one, or holds an
+    image.
 
     Headers of Siemens are known to be no copies.
     """
@@ -351,7 +350,7 @@ def _may_be_copy(element: Element, frame_bytes: int) -> bool:
 
 
 def _holds_picture(element: Element) -> bool:
-    """Say whether a picture is in an element of text, or of bytes, anywhere in it."""
+    """Say whether an image is in an element of text, or of bytes, anywhere in it."""
     if element.vr in _LONG_TEXTS:
         return picture_in(bytes(element.value)) != ""
     return (element.vr == "UN" or element.vr.startswith("O")) and (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a file says of its frames: rescaling and spacing in functional groups, tiles of a mosaic, regions of an
-ultrasound picture.
+ultrasound image.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def spacing(file: DicomFile) -> tuple[float, float, float]:
 
 def mosaic_tiles(file: DicomFile, rows: int, columns: int) -> tuple[int, int]:
     """Give the grid of a Siemens mosaic, which holds the slices of a volume side by side in one frame; (1, 1) for any
-    other picture.
+    other image.
     """
     if "MOSAIC" not in file.texts(tags.IMAGE_TYPE):
         return (1, 1)

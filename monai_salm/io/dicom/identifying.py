@@ -20,7 +20,7 @@ SEGMENTED = "its Modality is SEG"
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
-    """Read what planning needs of a file: the header of a picture, or what it is instead.
+    """Read what planning needs of a file: the header of an image, or what it is instead.
 
     An image object is a picture by its class, unless its Modality is SEG or the user says otherwise; whether its values
     are those of labels all the same is seen where they are read.
@@ -30,8 +30,8 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         said: what the user says that it is.
 
     Raises:
-        RefusedError: the file is a picture that cannot be protected faithfully, or no DICOM object that is known.
-        UndecidedError: its Modality is SEG, and its values are those of a picture.
+        RefusedError: the file is an image that cannot be protected faithfully, or no DICOM object that is known.
+        UndecidedError: its Modality is SEG, and its values are those of an image.
     """
     file = read_file(path)
     document = document_of(path, file)
@@ -45,7 +45,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
 
 
 def _check_labels(path: Path, file: DicomFile) -> str:
-    """Refuse the values of a picture in what is said to be a segmentation; say so if they cannot be read (of one bit, a
+    """Refuse the values of an image in what is said to be a segmentation; say so if they cannot be read (of one bit, a
     palette).
     """
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling what a DICOM file is: a picture that can be protected faithfully, with its header, or something else."""
+"""Telling what a DICOM file is: an image that can be protected faithfully, with its header, or something else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_UNCHECKED_BYTES = 1 << 28
 
 
 def check_picture(file: DicomFile) -> PixelFormat:
-    """Give the format of a picture's pixels, or refuse what cannot be protected faithfully.
+    """Give the format of an image's pixels, or refuse what cannot be protected faithfully.
 
     Raises:
         RefusedError: with the value found and what is supported.
@@ -53,7 +53,7 @@ def check_picture(file: DicomFile) -> PixelFormat:
 def _check_identity(file: DicomFile) -> None:
     if not file.prefix or not file.transfer_syntax:
         raise RefusedError(
-            "a picture without preamble and file meta information, whose encoding can only be guessed; write it "
+            "an image without preamble and file meta information, whose encoding can only be guessed; write it "
             "as a DICOM file first, for example with dcmconv"
         )
     for tag, name in ((tags.SOP_CLASS_UID, "SOPClassUID"), (tags.SOP_INSTANCE_UID, "SOPInstanceUID")):
@@ -233,7 +233,7 @@ def has_embedded_overlays(file: DicomFile) -> bool:
 
 
 def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> ImageHeader:
-    """Give the header of a picture that ``check_picture`` found to be one."""
+    """Give the header of an image that ``check_picture`` found to be one."""
     shape = pixel_format.picture_shape
     frame = FrameFormat(
         rows=pixel_format.rows, columns=pixel_format.columns, samples=pixel_format.samples,

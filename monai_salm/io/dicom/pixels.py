@@ -33,7 +33,7 @@ class PixelFormat:
         frames: how many.
         layout: what the samples of a pixel are.
         planar: whether the samples of a frame lie plane by plane (PlanarConfiguration 1).
-        tiles: rows and columns of pictures that one frame is divided into (a mosaic has several, PS3.3 knows none).
+        tiles: rows and columns of images that one frame is divided into (a mosaic has several, PS3.3 knows none).
         swapped_bytes: cells of 8 bits in big endian words, so that neighbors are swapped (PS3.5 8.1.1).
         little: byte order.
     """
@@ -73,12 +73,12 @@ class PixelFormat:
 
     @property
     def stacked(self) -> bool:
-        """Whether the file holds several pictures: frames, or tiles of a mosaic."""
+        """Whether the file holds several images: frames, or tiles of a mosaic."""
         return self.frames > 1 or self.tiles != (1, 1)
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """Shape of the values without their samples: (rows, columns), with the number of pictures before it where there
+        """Shape of the values without their samples: (rows, columns), with the number of images before it where there
         are several.
         """
         down, across = self.tiles
@@ -155,7 +155,7 @@ def bytes_after_frames(value: memoryview, pixel_format: PixelFormat) -> bytes:
 
 
 def picture_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
-    """Give the words that are the picture: gray, red, green and blue, or luminance.
+    """Give the words that are the image: gray, red, green and blue, or luminance.
 
     Of color that is stored as luminance and chroma the chroma is left alone: a step of luminance is the same step of
     red, green and blue.

@@ -35,7 +35,7 @@ from monai_salm.io.dicom.transfer_syntaxes import LOSSY, NATIVE
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture with what its writer needs.
+    """An image with what its writer needs.
 
     Args:
         file: its elements.
@@ -53,24 +53,24 @@ class Picture:
 
 
 def read_source(path: Path) -> SourceImage:
-    """Read a picture's stored values: the BitsStored bits of each pixel, sign-extended where they are signed.
+    """Read an image's stored values: the BitsStored bits of each pixel, sign-extended where they are signed.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file is no image that can be protected faithfully.
     """
     return read_picture(path).source
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture with its elements and its raw words, for the writer.
+    """Read an image with its elements and its raw words, for the writer.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file is no image that can be protected faithfully.
     """
     file = read_file(path)
     document = document_of(path, file)
     if document is not None:
-        raise RefusedError(f"not a picture ({document.kind})")
+        raise RefusedError(f"not an image ({document.kind})")
     return picture_of(path, file)
 
 
@@ -78,7 +78,7 @@ def picture_of(path: Path, file: DicomFile) -> Picture:
     """Read the pixels of a file that is known to be no document.
 
     Raises:
-        RefusedError: it is no picture that can be protected faithfully.
+        RefusedError: it is no image that can be protected faithfully.
     """
     pixel_format = check_picture(file)
     frames = _compressed_frames(file, pixel_format)
@@ -128,7 +128,7 @@ def _decoded(frames: Sequence[bytes], file: DicomFile, pixel_format: PixelFormat
 
 
 def is_lossy(picture: Picture) -> bool:
-    """Say whether a compressed picture lost something: its transfer syntax allows it, unless the file denies it and its
+    """Say whether a compressed image lost something: its transfer syntax allows it, unless the file denies it and its
     frames can be true to that.
 
     Frames of a reversible process alone prove nothing: JPEG 2000 may leave out the last layers of such a frame.

@@ -3,7 +3,7 @@
 
 Text headers with geometry and metadata stay the source's bytes, but for ``CompressedDataSize`` of a compressed
 MetaImage. A write of unchanged values gives the source's bytes, compressed or not. Of detached voxels (``.nhdr`` or
-``.mhd`` with a data file) the data file is the picture, and the header a document.
+``.mhd`` with a data file) the data file is the image, and the header a document.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     allowed.
 
     Args:
-        original: a picture, or the header of a detached one.
+        original: an image, or the header of a detached one.
         other: the same; voxels that no header beside them names are read by the original's.
 
     Raises:

@@ -36,7 +36,7 @@ _NO_VOXELS = (
 in every header.
 """
 _FIRST_BYTES = 4096
-_SHOWN = "bytes beside its voxels hold another picture, which is not protected"
+_SHOWN = "bytes beside its voxels hold another image, which is not protected"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Content:
         return self.raw[0 if self.layout.detached else len(self.layout.text) : self.start], self.raw[self.end :]
 
     def source(self) -> SourceImage:
-        """Give the picture, its axes in the file's order, those that share noise last."""
+        """Give the image, its axes in the file's order, those that share noise last."""
         layout = self.layout
         flat = np.frombuffer(self.voxels, dtype=layout.dtype)
         stored = (
@@ -122,7 +122,7 @@ def check_header_end(layout: Layout) -> None:
 
 def header_document(layout: Layout) -> Document:
     """Describe the header of detached voxels, which goes out as it is."""
-    unprotected = "the header holds another picture, which is not protected" if holds_picture(layout.text) else ""
+    unprotected = "the header holds another image, which is not protected" if holds_picture(layout.text) else ""
     return Document(
         path=layout.header_path, format="itk", kind=f"header of a detached {layout.kind}", unprotected=unprotected
     )

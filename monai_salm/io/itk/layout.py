@@ -24,7 +24,7 @@ _MOST_AXES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One picture of text header and voxels, in one file or in two.
+    """One image of text header and voxels, in one file or in two.
 
     Args:
         kind: name of the format, for messages.
@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def plane(self) -> int:
-        """Number of bytes of one plane of a picture: its first two axes of space."""
+        """Number of bytes of one plane of an image: its first two axes of space."""
         return math.prod(self.sizes[axis] for axis in self.order[:2]) * self.dtype.itemsize
 
     def image_header(self) -> ImageHeader:
@@ -192,7 +192,7 @@ def check_vectors(dtype: np.dtype[Any], spatial: int, trailing: tuple[int, ...])
     """
     if dtype.kind == "f" and trailing == (spatial,):
         raise RefusedError(
-            f"not a picture: float vectors of {spatial} components on {spatial} axes are taken for a displacement field"
+            f"not an image: float vectors of {spatial} components on {spatial} axes are taken for a displacement field"
         )
 
 

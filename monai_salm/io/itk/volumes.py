@@ -25,14 +25,14 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         said: what the user says that it is.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file is no image that can be protected faithfully.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     layout = find_layout(path)
     if layout.detached:
         check_header_end(layout)
     if layout.detached and layout.header_path == path:
-        read_content(layout)  # or it would go out beside a file that is no picture of its own, but another's
+        read_content(layout)  # or it would go out beside a file that is no image of its own, but another's
         return header_document(layout)
     try:
         source = read_content(layout).source()
@@ -64,7 +64,7 @@ def read_source(path: Path) -> SourceImage:
     """
     layout = find_layout(path)
     if layout.detached and layout.header_path == path:
-        raise RefusedError(f"not a picture (header of a detached {layout.kind}); read {layout.data_path.name}")
+        raise RefusedError(f"not an image (header of a detached {layout.kind}); read {layout.data_path.name}")
     return read_content(layout).source()
 
 

@@ -3,7 +3,7 @@
 
 Libraries that load and save rescale the values anew, move the affine between sform and qform or drop extensions. Here
 header, extensions and what follows the voxels are the source's bytes; a compressed file keeps its gzip header too. Of a
-pair, the ``.img`` is the picture and the ``.hdr`` beside it a document.
+pair, the ``.img`` is the image and the ``.hdr`` beside it a document.
 """
 
 from monai_salm.io.nifti.comparing import compare_headers

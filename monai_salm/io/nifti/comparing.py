@@ -17,7 +17,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     differs.
 
     Raises:
-        RefusedError: one of the files is no picture that can be read.
+        RefusedError: one of the files is no image that can be read.
     """
     if header_document(original) is not None:
         same = filecmp.cmp(original, other, shallow=False)

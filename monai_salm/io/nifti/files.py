@@ -25,7 +25,7 @@ _MAX_RATIO = 1032
 """No deflate stream expands more than this (zlib's technical notes): what a header claims beyond it is a lie."""
 _MAX_CLAIM = 16 << 30
 _LARGE, _LARGE_RATIO = 1 << 28, 200
-"""Label maps are compressed up to a thousand times, but large files with pictures are not."""
+"""Label maps are compressed up to a thousand times, but large files with images are not."""
 _MAX_TAIL = 16 << 20
 _PIECE = 1 << 20
 

@@ -39,7 +39,7 @@ _LABEL_INTENTS = (1002, 1003)
 _NO_PICTURES = {1008: "points", 1009: "triangles", **dict.fromkeys(range(3000, 3100), "a CIFTI matrix")}
 _STATISTICS = range(2, 25)
 _SAYS_LITTLE = (1001, 1007)
-"""An estimate may be a quantitative picture or a coefficient of a model, a vector a color, channels of a picture, or a
+"""An estimate may be a quantitative image or a coefficient of a model, a vector a color, channels of an image, or a
 displacement.
 """
 _COMPUTED = {
@@ -49,7 +49,7 @@ _COMPUTED = {
     2009: "spline coefficients",
     2016: "spline coefficients of TOPUP", 2017: "spline coefficients of TOPUP", 2018: "a field of TOPUP",
 }  # fmt: skip
-"""Intents of nifti1.h, and of FSL, that say that the values were computed and are no picture of anything."""
+"""Intents of nifti1.h, and of FSL, that say that the values were computed and are no image of anything."""
 _MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -111,12 +111,12 @@ class Layout:
 
     @property
     def says_little(self) -> bool:
-        """Whether the intent says that the values may be something else than a picture, but not what."""
+        """Whether the intent says that the values may be something else than an image, but not what."""
         return int(self.fields["intent_code"]) in _SAYS_LITTLE and self.dtype.kind == "f"
 
     @property
     def computed(self) -> str:
-        """What the intent says that the values were computed as, with its code; empty for pictures, and for statistics
+        """What the intent says that the values were computed as, with its code; empty for images, and for statistics
         that are no floats.
         """
         code = int(self.fields["intent_code"])
@@ -183,7 +183,7 @@ def end_of_extensions(data: Buffer, magic: Magic) -> int:
 
 
 def read_layout(head: bytes, magic: Magic) -> Layout:
-    """Read a header, or refuse what is no picture that can be protected.
+    """Read a header, or refuse what is no image that can be protected.
 
     Raises:
         RefusedError: with the value found and what is supported.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing voxels as they are stored; what is a picture and what a document."""
+"""Reading and writing voxels as they are stored; what is an image and what a document."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def sniff(path: Path) -> bool:
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
-    """Tell pictures from documents; the voxels are read too, for most label maps are known by their values alone.
+    """Tell images from documents; the voxels are read too, for most label maps are known by their values alone.
 
     Args:
         path: the file.
         said: what the user says that it is.
 
     Raises:
-        RefusedError: the file is neither a document nor a picture that can be protected faithfully.
+        RefusedError: the file is neither a document nor an image that can be protected faithfully.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     found = header_document(path)
@@ -89,7 +89,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
 
 
 def header_document(path: Path) -> Document | None:
-    """Say whether a file is the header of a pair, which is no picture by itself.
+    """Say whether a file is the header of a pair, which is no image by itself.
 
     Raises:
         RefusedError: such a header that voxels follow after all.
@@ -101,7 +101,7 @@ def header_document(path: Path) -> Document | None:
     if header[0] != path:
         return None
     beside = holds_picture(bytes(read_content(path, header[2].size).data))
-    unprotected = "an extension of the header holds another picture, which is not protected" if beside else ""
+    unprotected = "an extension of the header holds another image, which is not protected" if beside else ""
     return Document(path=path, format="nifti", kind="header of a NIfTI pair", unprotected=unprotected)
 
 
@@ -113,7 +113,7 @@ def read_source(path: Path) -> SourceImage:
     """
     found = header_document(path)
     if found is not None:
-        raise RefusedError(f"not a picture ({found.kind})")
+        raise RefusedError(f"not an image ({found.kind})")
     return _source(path, read_volume(path))
 
 
@@ -243,7 +243,7 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         trailing=layout.trailing,
         dtype=stored.dtype,
         spacing=layout.spacing,
-        unprotected="bytes beside its voxels (an extension, or what follows) may hold another picture, which is not "
+        unprotected="bytes beside its voxels (an extension, or what follows) may hold another image, which is not "
         "protected"
         if beside
         else "",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG, JPEG and TIFF pictures, decoded by Pillow and written by our own bytes, so that metadata stay as they are.
+"""PNG, JPEG and TIFF images, decoded by Pillow and written by our own bytes, so that metadata stay as they are.
 
 A write of unchanged values gives the source's bytes, but for a JPEG, which becomes a PNG.
 """

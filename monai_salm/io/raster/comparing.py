@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every difference of two raster files outside the pixels, and whether a written picture may have it."""
+"""Every difference of two raster files outside the pixels, and whether a written image may have it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the modules of all raster formats share: a decoded picture, limits of size, and Pillow behind them."""
+"""What the modules of all raster formats share: a decoded image, limits of size, and Pillow behind them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_BYTES = 512 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """One picture of a file.
+    """One image of a file.
 
     Args:
         raw: all bytes of the file.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preview in an EXIF block (CIPA DC-008 4.6.5): a small copy of the picture that no noise reaches, so a written
+"""The preview in an EXIF block (CIPA DC-008 4.6.5): a small copy of the image that no noise reaches, so a written
 file has none.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-PREVIEW_REMOVED = "the preview in its EXIF block, a small copy of the picture, is removed"
+PREVIEW_REMOVED = "the preview in its EXIF block, a small copy of the image, is removed"
 _PLACES = ((0x0201, 0x0202), (0x0111, 0x0117))
 """JPEGInterchangeFormat and its length, StripOffsets and StripByteCounts, of the second directory."""
 _ENTRY = 12

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing PNG, JPEG and TIFF pictures."""
+"""Reading and writing PNG, JPEG and TIFF images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         said: what the user says that it is.
 
     Raises:
-        RefusedError: the file is no picture that can be protected faithfully.
+        RefusedError: the file is no image that can be protected faithfully.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
     try:
@@ -48,7 +48,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
             path.read_bytes()[_SIGNATURE_BYTES:]
         )  # palettes and masks of 1 bit are copied without being decoded
         return Document.of_labels(
-            path, "raster", unprotected="the file holds another picture, which is not protected" if beside else ""
+            path, "raster", unprotected="the file holds another image, which is not protected" if beside else ""
         )
     header = _source(path, raster).header
     unprotected = ", ".join(
@@ -130,10 +130,10 @@ def write_document(path: Path, target: Path, derivation: Derivation) -> None:
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
-    """List every difference outside the pixels, and whether a written picture may have it.
+    """List every difference outside the pixels, and whether a written image may have it.
 
     Raises:
-        RefusedError: one of the files is no picture that can be read.
+        RefusedError: one of the files is no image that can be read.
     """
     return compare(_read(original), _read(other))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG, which is read only: noise would not outlive its compression, so the picture is written as PNG with the same
+"""JPEG, which is read only: noise would not outlive its compression, so the image is written as PNG with the same
 metadata.
 """
 
@@ -22,7 +22,7 @@ _MANY = 1 << 10
 _SOS, _EOI, _DHT, _JPG, _DAC = 0xDA, 0xD9, 0xC4, 0xC8, 0xCC
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
-_LOSSY = "a JPEG is lossy, so the picture is written as PNG"
+_LOSSY = "a JPEG is lossy, so the image is written as PNG"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class JpegFile:
     """A JPEG that was read.
 
     Args:
-        raster: the picture.
+        raster: the image.
         segments: (marker, data) before and between the scans.
     """
 
@@ -102,7 +102,7 @@ def read(raw: bytes) -> JpegFile:
     kept = without_preview(file.exif)
     removed = (PREVIEW_REMOVED,) if kept != file.exif else ()
     shown = holds_picture(kept) or holds_picture(file.profile)
-    unprotected = "its EXIF block or color profile holds a picture, which is not protected" if shown else ""
+    unprotected = "its EXIF block or color profile holds an image, which is not protected" if shown else ""
     notes = (_LOSSY, *([f"not carried over to the PNG: {', '.join(lost)}"] if lost else []), *removed)
     return replace(
         file, raster=replace(file.raster, notes=notes, unprotected=unprotected, left_out=_left_out(file, raw[end:]))
@@ -110,14 +110,14 @@ def read(raw: bytes) -> JpegFile:
 
 
 def _left_out(file: JpegFile, behind: bytes) -> str:
-    """Say what else than the picture a JPEG holds, of which the PNG has nothing."""
+    """Say what else than the image a JPEG holds, of which the PNG has nothing."""
     parts = []
     if _is_more(behind):
-        parts.append(f"{len(behind)} bytes behind its end, such as another picture (MPO) or a film (motion photo)")
+        parts.append(f"{len(behind)} bytes behind its end, such as another image (MPO) or a film (motion photo)")
     if any(
         holds_picture(data) for marker, data in file.segments if marker & 0xF0 == 0xE0 and not data.startswith(_KEPT)
     ):
-        parts.append("pictures in its application segments, such as previews or a depth map")
+        parts.append("images in its application segments, such as previews or a depth map")
     return " and ".join(parts)
 
 

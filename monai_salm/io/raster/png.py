@@ -35,9 +35,9 @@ _STANDARD = frozenset(
         *b"cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tRNS bKGD hIST pHYs sPLT eXIf tIME oFFs pCAL sCAL sTER dSIG".split(),
     )
 )
-"""Chunks of PNG and of its registered extensions that describe a picture and are none."""
+"""Chunks of PNG and of its registered extensions that describe an image and are none."""
 _MOST = 1 << 10
-"""Bytes of a private chunk, or behind the last, that are kept: more of them may be a picture."""
+"""Bytes of a private chunk, or behind the last, that are kept: more of them may be an image."""
 _MOST_TEXT = 1 << 24
 _DIGITS = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 
@@ -66,7 +66,7 @@ class PngFile:
         chunks: all, in order.
         tail: bytes after the last.
         pixels: (rows, columns, channels), with alpha.
-        raster: the picture.
+        raster: the image.
     """
 
     chunks: tuple[Chunk, ...]
@@ -102,7 +102,7 @@ def read(raw: bytes) -> PngFile:
     raster = Raster(
         raw=raw, stored=frozen(colors), key=_transparent(chunks, color),
         notes=(PREVIEW_REMOVED,) if kept != exif else (), left_out=_left_out(chunks, tail),
-        unprotected="its metadata hold another picture, which is not protected" if shown else "",
+        unprotected="its metadata hold another image, which is not protected" if shown else "",
     )  # fmt: skip
     return PngFile(chunks=chunks, tail=tail, pixels=pixels, raster=raster)
 
@@ -125,7 +125,7 @@ def write(file: PngFile, stored: StoredArray) -> bytes:
 
 
 def is_kept(chunk: Chunk) -> bool:
-    """Say whether a written file has a chunk: not one of a private kind that is, or may be, a copy of the picture (PNG
+    """Say whether a written file has a chunk: not one of a private kind that is, or may be, a copy of the image (PNG
     14.2).
     """
     return chunk.kind in _STANDARD or (len(chunk.data) <= _MOST and not holds_picture(chunk.data))
@@ -133,7 +133,7 @@ def is_kept(chunk: Chunk) -> bool:
 
 def kept_tail(tail: bytes) -> bytes:
     """Give what of the bytes behind the last chunk a written file has: nothing where they are, or may be, of another
-    picture or of an older one.
+    image or of an older one.
     """
     kept = not tail.strip(b"\0") or (
         len(tail) <= _MOST and not holds_picture(tail) and b"IDAT" not in tail and b"IEND" not in tail
@@ -149,7 +149,7 @@ def _left_out(chunks: tuple[Chunk, ...], tail: bytes) -> str:
         if not is_kept(chunk)
     ]
     parts += [f"{len(tail)} bytes behind the end of the PNG"] if kept_tail(tail) != tail else []
-    return f"{', '.join(parts)}, which may be another picture" if parts else ""
+    return f"{', '.join(parts)}, which may be another image" if parts else ""
 
 
 def _text(chunk: Chunk) -> bytes:
@@ -267,7 +267,7 @@ def _check_kinds(chunks: tuple[Chunk, ...]) -> None:
     kinds = [chunk.kind for chunk in chunks]
     animated = next((kind for kind in kinds if kind in _ANIMATION), b"")
     if animated:
-        raise RefusedError(f"the PNG has the chunk {animated.decode()}, so it is an animation; split it into pictures")
+        raise RefusedError(f"the PNG has the chunk {animated.decode()}, so it is an animation; split it into images")
     unknown = next((kind for kind in kinds if not kind[0] & 0x20 and kind not in _KNOWN_CRITICAL), b"")
     if unknown:
         raise RefusedError(f"the PNG has the critical chunk {unknown!r}, which is not known; convert it to a plain PNG")

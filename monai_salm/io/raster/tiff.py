@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TIFF 6.0 of one picture: strips are replaced where they are, or compressed anew with deflate; all else keeps its
+"""TIFF 6.0 of one image: strips are replaced where they are, or compressed anew with deflate; all else keeps its
 place.
 
 Strips that no longer fit go to the end of the file, and zeros to where they were: the pixels before noise are nowhere
@@ -52,11 +52,11 @@ _BIG = (b"II+\0", b"MM\0+")
 RENEWED = (COMPRESSION, OFFSETS, COUNTS)
 """Tags whose values differ once compressed strips were replaced."""
 _NO_PICTURES = frozenset((OFFSETS, COUNTS, 301, 320, 347, 700, 33723, 34675, 50838, 50839))
-"""Places and sizes of strips, curves, palette and tables; XMP, IPTC and the color profile; what ImageJ says of a
-picture.
+"""Places and sizes of strips, curves, palette and tables; XMP, IPTC and the color profile; what ImageJ says of an
+image.
 """
 _LEAST = 1 << 10
-"""Bytes that are no picture worth protecting, however small the file's own is."""
+"""Bytes that are no image worth protecting, however small the file's own is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class TiffFile:
         entries: its fields by tag.
         strips: (first byte, number of bytes, rows) of each.
         compression, predictor: how strips are packed.
-        raster: the picture.
+        raster: the image.
     """
 
     order: Literal["<", ">"]
@@ -88,7 +88,7 @@ def read(raw: bytes) -> TiffFile:
         RefusedError: damaged, truncated, or of a kind that is not supported.
     """
     if raw[:4] in _BIG:
-        raise RefusedError("the file is a BigTIFF, which is not supported; convert it to a TIFF of one picture")
+        raise RefusedError("the file is a BigTIFF, which is not supported; convert it to a TIFF of one image")
     order: Literal["<", ">"] = "<" if raw[:2] == b"II" else ">"
     directory, entries = read_directory(raw, order)
     rows, columns, samples, width = shape_of(entries, order)
@@ -120,7 +120,7 @@ def read(raw: bytes) -> TiffFile:
         may_be_picture(entry.data, _LEAST) for tag, entry in entries.items() if tag not in _NO_PICTURES
     )
     unprotected = (
-        "its metadata (layers, previews or private fields) may hold another picture, which is not protected"
+        "its metadata (layers, previews or private fields) may hold another image, which is not protected"
         if shown
         else ""
     )

@@ -53,7 +53,7 @@ def read_directory(raw: bytes, order: str) -> tuple[tuple[int, int], dict[int, E
             "get a complete copy of the file"
         )
     if raw[end - 4 : end] != bytes(4):
-        raise RefusedError("the TIFF has several pages; split it into files of one picture")
+        raise RefusedError("the TIFF has several pages; split it into files of one image")
     entries: dict[int, Entry] = {}
     for place in range(start + 2, end - 4, 12):
         tag, kind, number = struct.unpack_from(f"{order}HHI", raw, place)
@@ -129,7 +129,7 @@ def check_kind(entries: dict[int, Entry], order: str) -> None:
             not _PLANES.isdisjoint(entries),
             "the file is a stack of MetaMorph (STK) or another microscope, of several planes behind one directory",
         ),
-        (SUB_IFDS in entries, "the TIFF has pictures within the picture (SubIFDs)"),
+        (SUB_IFDS in entries, "the TIFF has images within the image (SubIFDs)"),
         (EXTRA_SAMPLES in entries, "the pixels have extra samples such as alpha"),
         (number_of(entries, PLANAR, order, 1) != 1, "colors are in planes of their own (PlanarConfiguration 2)"),
         (number_of(entries, FILL_ORDER, order, 1) != 1, "FillOrder is not 1"),
@@ -141,7 +141,7 @@ def check_kind(entries: dict[int, Entry], order: str) -> None:
         (description.startswith(b"ImageJ=") and b"images=" in description, "the file is a stack of ImageJ"),
     ):
         if wrong:
-            raise RefusedError(f"{reason}; convert the file to a TIFF of one plain picture first")
+            raise RefusedError(f"{reason}; convert the file to a TIFF of one plain image first")
 
 
 def strips_of(raw: bytes, entries: dict[int, Entry], order: str, rows: int) -> tuple[tuple[int, int, int], ...]:

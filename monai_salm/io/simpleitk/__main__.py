@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: reads paths, answers with the values of the pictures. Started by its path, so that the package and its
+"""The process: reads paths, answers with the values of the images. Started by its path, so that the package and its
 other imports stay out of it.
 """
 
@@ -18,7 +18,7 @@ _SITK: Any = SimpleITK
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer each line, a path as JSON, by a line of JSON: null, or the facts of the picture, which its
+    """Answer each line, a path as JSON, by a line of JSON: null, or the facts of the image, which its
     values follow.
     """
     for question in questions:

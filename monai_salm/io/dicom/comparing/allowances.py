@@ -114,7 +114,7 @@ def _is_extreme(pair: Pair, before: Element | None, after: Element) -> bool:
 
 
 def _is_of_native(pair: Pair, before: Element | None, after: Element) -> bool:
-    """Say whether an element is one that follows from writing a compressed picture native."""
+    """Say whether an element is one that follows from writing a compressed image native."""
     if pair.pictures is None or not pair.pictures[0].source.header.output_transfer_syntax:
         return False
     if after.tag == tags.PHOTOMETRIC_INTERPRETATION:
@@ -143,7 +143,7 @@ _ALLOWANCES: Mapping[tuple[str, int], _Allowance] = {
         for tag in tags.FRAME_TYPE_SEQUENCES
     },
 }
-"""(place, tag) -> how the element of a picture may differ there; a place is a path without the numbers of items."""
+"""(place, tag) -> how the element of an image may differ there; a place is a path without the numbers of items."""
 
 _VANISHING = tags.REMOVED | {
     tags.SMALLEST_PIXEL,
@@ -151,7 +151,7 @@ _VANISHING = tags.REMOVED | {
     tags.EXTENDED_OFFSET_TABLE,
     tags.EXTENDED_OFFSET_TABLE_LENGTHS,
 }
-"""What may be removed from the top level of a picture."""
+"""What may be removed from the top level of an image."""
 
 _APPENDED: Mapping[tuple[str, int], Mapping[tuple[int, ...], str | int]] = {
     ("", tags.DERIVATION_CODE_SEQUENCE): {(tags.CODE_VALUE,): tags.PIXEL_ADDITION[0]},

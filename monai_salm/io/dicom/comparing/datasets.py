@@ -49,7 +49,7 @@ def _compare_items(
 
 
 def _same_pixels(pair: Pair, before: Element | None, after: Element | None) -> bool:
-    """Say whether the pixel data of pictures differ in the values only, which are not compared here; compressed values
+    """Say whether the pixel data of images differ in the values only, which are not compared here; compressed values
     have any length.
     """
     if pair.pictures is None or before is None or after is None:

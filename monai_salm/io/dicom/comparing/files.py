@@ -31,7 +31,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     supported, such as a label map of colors.
 
     Raises:
-        RefusedError: one of the files cannot be read, or one is a picture and the other is none.
+        RefusedError: one of the files cannot be read, or one is an image and the other is none.
     """
     files = read_file(original), read_file(other)
     documents = [document_of(path, file) for path, file in zip((original, other), files, strict=True)]
@@ -45,7 +45,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
         )
         return [*_compare_frame(pair), *_compare_meta(pair), *dataset]
     if first is None:
-        kinds = [document.kind if document else "a picture" for document in documents]
+        kinds = [document.kind if document else "an image" for document in documents]
         raise RefusedError(f"{kinds[0]} and {kinds[1]} cannot be compared")
     pictures = first, picture_of(other, files[1])
     pair = Pair(pictures[0].file, pictures[1].file, pictures).with_own_uids()
@@ -59,7 +59,7 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
 
 
 def _readable(path: Path, file: DicomFile) -> Picture | None:
-    """Read a picture; None where its pixels are not supported, so that only their bytes can be compared."""
+    """Read an image; None where its pixels are not supported, so that only their bytes can be compared."""
     try:
         return picture_of(path, file)
     except RefusedError:
@@ -128,7 +128,7 @@ def _compare_meta(pair: Pair) -> Iterator[HeaderChange]:
 
 
 def _compare_statements(pair: Pair) -> Iterator[HeaderChange]:
-    """Say what a picture that was decoded once and written native does not say of itself, though it must (PS3.3
+    """Say what an image that was decoded once and written native does not say of itself, though it must (PS3.3
     C.7.6.1.1.5, C.7.6.3.1.2).
     """
     if pair.pictures is None or pair.original.transfer_syntax == pair.other.transfer_syntax:

@@ -19,7 +19,7 @@ _SHORT = 64
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files, with their pictures if they are some, and the new UIDs that were met."""
+    """Two files, with their images if they are some, and the new UIDs that were met."""
 
     original: DicomFile
     other: DicomFile
