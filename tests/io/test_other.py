@@ -53,8 +53,8 @@ def _pillow(form: str) -> bytes:
         b'{"Modality": "MR"}',
         b"BMI,age\n22,40\n",
         b"P2 was moved\n",
-        ("ä" * 3 * (1 << 20)).encode() + b"x",
-        b"x" + ("ä" * 3 * (1 << 20)).encode(),
+        ("ä" * (1 << 20)).encode() + b"x",
+        b"x" + ("ä" * (1 << 20)).encode(),
     ],
 )
 def test_text_goes_out(content: bytes, tmp_path: Path) -> None:
