@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.evaluate.test_grid import folders
 
 from monai_salm.evaluate import EvaluateOptions, utility
 from monai_salm.evaluate.folders import load_folders
@@ -20,6 +19,7 @@ from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_fea
 from monai_salm.evaluate.victims import VictimRecipe, VictimScores
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline import protect
+from tests.evaluate.test_trainings import folders
 from tests.exports import drawn, mr_export, mr_labels, mr_slice, nifti_export
 
 

@@ -314,7 +314,15 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+MANY = re.compile("(RLE|JPEG|HTJ2K).* (u8|s12|s16|RGB|stack)$")
+"""Kinds of values in each compression, of which the fast subset has one."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * bool(MANY.search(name))) for name, case in CASES.items()
+    ]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param  # type: ignore[no-any-return]
 

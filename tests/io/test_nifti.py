@@ -552,6 +552,7 @@ def test_false_claims_take_no_memory(packed: bool, tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
+@pytest.mark.slow
 def test_large_file_is_compressed_in_pieces(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(-99, 99, (90, 90, 90), "i4")
     (tmp_path / "a").write_bytes(gzip_bytes(nifti_bytes(values, tail=b"tail")))

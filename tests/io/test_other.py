@@ -136,6 +136,7 @@ def test_pdf_that_cannot_be_searched_is_told(content: bytes, tmp_path: Path) -> 
     assert (document.notes, document.unprotected) == ((), pdf.NOT_SEARCHED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
