@@ -36,7 +36,7 @@ DATA_SETS = {
 
 def main() -> None:
     """Run the benchmark."""
-    arguments = parser(__doc__ or "", "")
+    arguments = parser(__doc__ or "")
     arguments.add_argument("--data-set", choices=DATA_SETS, default="pneumonia")
     arguments.add_argument("--part", choices=["val", "test"], default="test")
     add_grid(arguments, epsilon="8/255", victims="small-resnet,small-cnn", epochs=0)

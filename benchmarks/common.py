@@ -22,18 +22,18 @@ from typing import Any
 from monai_salm.evaluate import EvaluateOptions, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
-def parser(description: str, data: str) -> argparse.ArgumentParser:
-    """Give a parser with the options that all scripts have."""
+def parser(description: str, *, data: bool = True) -> argparse.ArgumentParser:
+    """Give a parser with the options that all scripts have; not all need data."""
     result = argparse.ArgumentParser(description=description)
-    result.add_argument(
-        "--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data, help="the data set's folder"
-    )
+    if data:
+        result.add_argument(
+            "--data", type=Path, required=True, help="folder of the data sets, see benchmarks/README.md"
+        )
     result.add_argument("--work", type=Path, required=True, help="scratch folder for the files that are made")
-    result.add_argument(
-        "--results", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder for the rows"
-    )
+    result.add_argument("--results", type=Path, default=RESULTS, help="folder for the rows")
     return result
 
 

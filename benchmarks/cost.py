@@ -56,7 +56,7 @@ MOST_TURNS, LEAST_TURNS, SECONDS = 31, 3, 20.0
 
 def main() -> None:
     """Run the benchmark."""
-    given = parser(__doc__ or "", "").parse_args()
+    given = parser(__doc__ or "", data=False).parse_args()
     torch.set_num_threads(1)
     rows = Rows(given.results / "cost.jsonl")
     given.work.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ WORKING_SIZE = 64
 
 def main() -> None:
     """Run the benchmark."""
-    arguments = parser(__doc__ or "", "ct_contrast")
+    arguments = parser(__doc__ or "")
     add_grid(arguments, epsilon="8/255", victims="", epochs=30)
     arguments.add_argument("--skip-files", action="store_true", help="only measure victims")
     given = arguments.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
 
 def check_files(given: argparse.Namespace, rows: Rows) -> None:
     """Protect all files twice at the defaults, and let other tools judge the result."""
-    source, labels = given.data / "dicom", given.data / "index.csv"
+    source, labels = given.data / "ct_contrast" / "dicom", given.data / "ct_contrast" / "index.csv"
     outputs = [given.work / "protected_1", given.work / "protected_2"]
     for output in outputs:
         remove_run(output)
@@ -102,12 +102,13 @@ def check_files(given: argparse.Namespace, rows: Rows) -> None:
 
 def split_files(given: argparse.Namespace, split: str) -> Path:
     """Copy the files of the patients of a split, and give the table of their labels."""
-    with (given.data / "index.csv").open(newline="", encoding="utf-8") as file:
+    source = given.data / "ct_contrast"
+    with (source / "index.csv").open(newline="", encoding="utf-8") as file:
         chosen = [row for row in csv.DictReader(file) if row["split"] == split]
     work: Path = given.work
     folder, table = fresh(work / split), work / f"{split}_labels.csv"
     for row in chosen:
-        shutil.copyfile(given.data / row["file"], folder / Path(row["file"]).name)
+        shutil.copyfile(source / row["file"], folder / Path(row["file"]).name)
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label"), *((Path(row["file"]).name, row["contrast"]) for row in chosen)])
     return table

@@ -17,18 +17,19 @@ from common import Rows, add_grid, fresh, measure_victims, parser, protect_by_me
 
 def main() -> None:
     """Run the benchmark."""
-    arguments = parser(__doc__ or "", "hippocampus")
+    arguments = parser(__doc__ or "")
     add_grid(arguments, epsilon="4/255", victims="small-unet", epochs=20)
     arguments.add_argument("--part", choices=["val", "test"], default="test")
     given = arguments.parse_args()
     rows = Rows(given.results / f"hippocampus{'_' + given.name if given.name else ''}.jsonl", keep=True)
-    names = sorted(path.name for path in (given.data / "imagesTr").glob("hippocampus_*.nii.gz"))
+    source = given.data / "hippocampus"
+    names = sorted(path.name for path in (source / "imagesTr").glob("hippocampus_*.nii.gz"))
     chosen = {"train": names[:160], "val": names[-100:-50], "test": names[-50:]}
     for split in ("train", given.part):
         for kind in ("images", "labels"):
             folder = fresh(given.work / split / kind)
             for name in chosen[split]:
-                shutil.copyfile(given.data / f"{kind}Tr" / name, folder / name)
+                shutil.copyfile(source / f"{kind}Tr" / name, folder / name)
     train, test = given.work / "train", given.work / given.part
     folders = protect_by_methods(
         given, rows, "hippocampus", train / "images", "--labels", train / "labels", "--task", "segmentation"

@@ -18,12 +18,12 @@ from tests.fidelity import referees
 
 def main() -> None:
     """Run the benchmark."""
-    given = parser(__doc__ or "", "fidelity_cases").parse_args()
-    work = fresh(given.work / "referees")
+    given = parser(__doc__ or "").parse_args()
+    work, data = fresh(given.work / "referees"), given.data / "fidelity_cases"
     sources = {
         "shipped": referees.shipped_files(),
-        "cases": referees.case_files(given.data),
-        "exports": referees.exports(given.data),
+        "cases": referees.case_files(data),
+        "exports": referees.exports(data),
     }
     runs = {
         f"{room} {name}": pairs

@@ -53,6 +53,7 @@ def _run(config: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BUNDLE, env=environment)
 
 
+@pytest.mark.slow
 def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: Path, tmp_path: Path) -> None:
     chosen = {
         "labels": tmp_path / "labels.csv",
@@ -75,6 +76,7 @@ def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: 
     assert tree(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_misspelt_override_fails_and_names_the_nearest(export: Path, tmp_path: Path) -> None:
     done = _run("train.json", dataset_dir=export, output_dir=tmp_path / "out", epsilom="4/255", method="random")
     assert done.returncode != 0
@@ -166,6 +168,7 @@ def spoiled(export: Path) -> Path:
     return export
 
 
+@pytest.mark.slow
 def test_run_with_refusals_fails_with_the_reason(spoiled: Path, tmp_path: Path) -> None:
     options = {"dataset_dir": spoiled, "method": "random", "working_size": 16, "device": "cpu"}
     done = _run("train.json", output_dir=tmp_path / "out", **options)
@@ -219,6 +222,7 @@ def test_trainer_may_write_twice(export: Path, tmp_path: Path) -> None:
 # Inference ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inference_without_a_run_is_an_error_that_says_what_to_do(export: Path, tmp_path: Path) -> None:
     options = {
         "dataset_dir": export,
@@ -236,6 +240,7 @@ def test_inference_without_a_run_is_an_error_that_says_what_to_do(export: Path, 
     assert _run("inference.json", **options).returncode == 0
 
 
+@pytest.mark.slow
 def test_inference_never_searches(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {
         "labels": str(tmp_path / "labels.csv"),

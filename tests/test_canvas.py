@@ -258,6 +258,7 @@ def _cases(draw: st.DrawFn) -> tuple[Canvas, NDArray[Any], NDArray[np.int16], in
     )
 
 
+@pytest.mark.slow
 @given(_cases())
 def test_no_noise_breaks_the_bound_of_any_picture(case: tuple[Canvas, NDArray[Any], NDArray[np.int16], int]) -> None:
     canvas, stored, steps, levels = case

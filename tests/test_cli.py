@@ -57,6 +57,7 @@ def _is_one_line(error: str) -> bool:
     return error.startswith("Error: ") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_protect_verify_and_scan(export: Path, tmp_path: Path, run: Run) -> None:
     code, out, _ = run("protect", export, tmp_path / "out", "--labels", tmp_path / "labels.csv", *SMALL)
     assert code == 0
@@ -81,6 +82,7 @@ def test_scan_names_refused_files_but_not_copies(export: Path, run: Run) -> None
     assert "refused: copy.dcm" not in out
 
 
+@pytest.mark.slow
 def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: Path, run: Run) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(
@@ -100,6 +102,7 @@ def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: P
     assert json.loads(out)["labels"]["classes"] == {"0": 2, "1": 1}
 
 
+@pytest.mark.slow
 def test_scan_promises_what_the_run_keeps(export: Path, tmp_path: Path, run: Run) -> None:
     mr_slice(export / "metal.dcm", 9, (block(0)[0][:, :, 6] + 1500), Modality="CT")
     nifti_file(export / "v.nii", block(0)[0] * 2 - 1024)
@@ -127,6 +130,7 @@ def test_exit_code_of_a_run_that_protects_nothing(export: Path, tmp_path: Path, 
     assert not tree(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_exit_code_of_a_mismatch(export: Path, tmp_path: Path, run: Run) -> None:
     run("protect", export, tmp_path / "out", *DRAWN)
     name = Path("case0", "image.dcm")
@@ -138,6 +142,7 @@ def test_exit_code_of_a_mismatch(export: Path, tmp_path: Path, run: Run) -> None
     assert (code, json.loads(out)["counts"]["mismatch"]) == (4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -322,6 +327,7 @@ def test_choices_are_those_that_there_are(export: Path, tmp_path: Path, run: Run
     assert f"Invalid value for '{arguments[0]}'" in error
 
 
+@pytest.mark.slow
 def test_kept_uids_are_warned_of_on_standard_error(export: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -367,6 +373,7 @@ def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path,
     assert result["ignored"] == [".DS_Store"]
 
 
+@pytest.mark.slow
 def test_protect_counts_what_it_copied_and_prints_notes(export: Path, tmp_path: Path, run: Run) -> None:
     (export / "report.pdf").write_bytes(b"%PDF-1.4\n")
     dicom_object(export / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
@@ -409,6 +416,7 @@ def test_refused_files_that_were_asked_for_are_still_problems(export: Path, tmp_
     assert "copied: notes.txt" not in out
 
 
+@pytest.mark.slow
 def test_zip_on_the_command_line(export: Path, tmp_path: Path, run: Run) -> None:
     source = zip_file(tmp_path / "export.zip", export)
     before = tree(tmp_path)
@@ -429,6 +437,7 @@ def test_zip_on_the_command_line(export: Path, tmp_path: Path, run: Run) -> None
     assert "out.zip is a file already; give another name" in error
 
 
+@pytest.mark.slow
 def test_verify_says_which_references_lead_nowhere_and_which_bounds_are_not_stated(
     export: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -470,6 +479,7 @@ def test_commands_are_those_of_the_contract() -> None:
     assert {"protect", "scan", "verify", "keygen", "evaluate", "demo"} <= set(cli.cli.commands)
 
 
+@pytest.mark.slow
 def test_installed_program(export: Path, tmp_path: Path) -> None:
     (export / "raw.bin").write_bytes(b"\0x")
     command = [

@@ -15,6 +15,7 @@ from monai_salm.errors import UsageError
 from monai_salm.evaluate import VictimRecipe, comparison
 
 
+@pytest.mark.slow
 def test_demo_tells_its_story_and_leaves_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, least_steps=1))
     lines: list[str] = []

@@ -17,6 +17,15 @@ from monai_salm.cli import cli
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CLI_PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+FOR_CONTRIBUTORS = [
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
+    "benchmarks/README.md",
+    ".github/PULL_REQUEST_TEMPLATE.md",
+]
+NOT_YET = {"docs/add-a-method.md"}
+"""Pages that others point to and that are still being written."""
 
 
 def test_cli_page_is_what_the_commands_say() -> None:
@@ -74,3 +83,47 @@ def test_python_blocks_of_the_readme_import() -> None:
         imports = [line for line in block.splitlines() if line.startswith(("from ", "import "))]
         assert imports
         exec("\n".join(imports), {})  # noqa: S102 (our own README)
+
+
+def _text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", FOR_CONTRIBUTORS)
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)(?:#([^)]+))?\)", _text(page))
+    missing = {link for link, _ in links if not ((ROOT / page).parent / link).exists()}
+    assert missing == {link for link, _ in links if link in NOT_YET}, "take out of NOT_YET what is there now"
+    for link, heading in links:
+        if heading:
+            assert heading in {title.lower() for title in re.findall(r"^#+ (.+)$", _text(link), flags=re.M)}
+
+
+def test_files_and_names_in_contributing_exist() -> None:
+    """A file from the top, from the package, or from one of the two packages that are walked through."""
+    package = ROOT / "monai_salm"
+    roots = [ROOT, package, package / "io" / "nifti", package / "evaluate" / "countermeasures"]
+    quoted = set(re.findall(r"`([\w./-]+)`", _text("CONTRIBUTING.md")))
+    files = {name for name in quoted if name.endswith((".py", ".md", ".toml", ".txt"))}
+    assert {name for name in files if not any((root / name).exists() for root in roots)} == set()
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for room in (package, ROOT / "tests") for path in room.rglob("*.py")
+    )
+    names = {name.rpartition(".")[2] for name in quoted - files if re.fullmatch(r"[A-Za-z_.]+", name)}
+    assert len(names) > 20
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
+
+
+@pytest.mark.parametrize("page", FOR_CONTRIBUTORS)
+def test_commands_for_contributors_exist(page: str) -> None:
+    lines = "".join(re.findall(r"```sh\n(.*?)```", _text(page), flags=re.S)).splitlines()
+    lines += re.findall(r"^\| `((?:pytest|ruff|python|\.ci)[^`]*)`", _text(page), flags=re.M)
+    for command in (part for line in lines for part in line.partition("   #")[0].split("&&")):
+        program, *words = shlex.split(command)
+        files = [word for word in words if word.startswith(("tests/", "benchmarks/"))]
+        assert all((ROOT / file).exists() for file in files), command
+        if program == "monai-salm" and words[0] in cli.commands:
+            known = {opt for parameter in cli.commands[words[0]].params for opt in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, command
+        elif program == "python" and words[0] == "-m":
+            assert importlib.util.find_spec(words[1]) is not None, command

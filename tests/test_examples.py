@@ -44,6 +44,7 @@ def export(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "export", tmp_path / "labels.csv"
 
 
+@pytest.mark.slow
 def test_protect_a_folder(export: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _load("01_protect_a_folder").main(*export, tmp_path / "out", rounds=1)
     assert capsys.readouterr().out.endswith("8 files checked, 0 mismatches\n")

@@ -133,6 +133,7 @@ def test_time_left_is_that_of_each_network() -> None:
     assert left.seconds() == 0
 
 
+@pytest.mark.slow
 def test_commands_write_no_frames_into_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mr_export(tmp_path / "in", 4)
     labels = str(mr_labels(tmp_path / "labels.csv", 4))

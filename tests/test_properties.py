@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -95,6 +96,7 @@ def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
     return first.dtype == second.dtype and first.tobytes() == second.tobytes()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_noise_breaks_a_bound(data: st.DataObject) -> None:
     stored, budget = data.draw(files())
@@ -144,6 +146,7 @@ def test_file_budget_survives_json(file: tuple[NDArray[Any], FileBudget]) -> Non
     assert 1 <= budget.levels <= 32767
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_store_gives_back_what_it_got(data: st.DataObject) -> None:
     steps = data.draw(hnp.arrays(np.int16, SHAPES, elements=st.integers(-200, 200)))

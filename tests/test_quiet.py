@@ -29,6 +29,7 @@ for command in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_quiet_commands_print_nothing_but_their_result(tmp_path: Path) -> None:
     source = mr_export(tmp_path / "in", 6)
     with warnings.catch_warnings():
@@ -74,6 +75,7 @@ def test_quiet_commands_print_nothing_but_their_result(tmp_path: Path) -> None:
     assert "nothing was written" in done.stdout
 
 
+@pytest.mark.slow
 def test_warnings_are_shown_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 2)
     labels = label_table(tmp_path / "l.csv", {"case0/image.dcm": 0, "case1/image.dcm": 1, "absent.dcm": 1})

@@ -75,6 +75,7 @@ def _evaluate(folders: Path, **changes: Any) -> EvaluateReport:
     return evaluate(folders / "clean", folders / "protected", folders / "test", EvaluateOptions(**(fields | changes)))
 
 
+@pytest.mark.slow
 def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
     report = _evaluate(folders, epochs=50)
     scores = {row["trained_on"]: row for row in report.to_json()["results"]}
@@ -84,6 +85,7 @@ def test_easy_task_is_learned_with_the_right_classes(folders: Path) -> None:
     assert report.chance == 0.5
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name(folders: Path, tmp_path: Path) -> None:
     table = label_table(tmp_path / "ill.csv", {str(folders / "test" / f"{number}.dcm"): "ill" for number in (0, 2, 4)})
     row = next(
@@ -94,6 +96,7 @@ def test_classes_are_matched_by_name(folders: Path, tmp_path: Path) -> None:
     assert row["balanced_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_json_and_table(folders: Path) -> None:
     report = _evaluate(
         folders,
@@ -229,6 +232,7 @@ def test_verdict_at_its_edges(clean: float, score: float, peak: float, chance: f
     assert verdict(clean, score, peak, chance) == expected
 
 
+@pytest.mark.slow
 def test_evaluation_goes_on_where_it_was_stopped(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +247,7 @@ def test_evaluation_goes_on_where_it_was_stopped(
     }
 
 
+@pytest.mark.slow
 def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
     clean, test = zip_file(tmp_path / "clean.zip", folders / "clean"), zip_file(tmp_path / "test.zip", folders / "test")
     labels = label_table(
@@ -271,6 +276,7 @@ def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_several_protected_folders(folders: Path) -> None:
     options = EvaluateOptions(
         labels=folders / "labels.csv", test_labels=folders / "test.csv", victims="small-cnn", epochs=1, working_size=24,
@@ -288,6 +294,7 @@ def test_several_protected_folders(folders: Path) -> None:
         evaluate(folders / "clean", {"clean part": folders / "protected"}, folders / "test", options)
 
 
+@pytest.mark.slow
 def test_pretrained_victims_say_what_they_saw(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(grid, "pretrain", lambda network, images, **more: seen.append(len(images)))
@@ -301,6 +308,7 @@ def test_pretrained_victims_say_what_they_saw(folders: Path, tmp_path: Path, mon
     assert seen == [2, 6]
 
 
+@pytest.mark.slow
 def test_series_keep_their_slices_together(tmp_path: Path) -> None:
     for number in range(6):
         mr_series(tmp_path / ("test" if number > 3 else "clean") / f"s{number}", number)
@@ -319,6 +327,7 @@ def test_series_keep_their_slices_together(tmp_path: Path) -> None:
     assert report.verification["modalities"][0]["files"] == 24
 
 
+@pytest.mark.slow
 def test_only_files_of_both_folders_are_used(folders: Path, tmp_path: Path) -> None:
     mr_export(tmp_path / "clean", 12)
     report = evaluate(
@@ -337,6 +346,7 @@ def test_only_files_of_both_folders_are_used(folders: Path, tmp_path: Path) -> N
     assert (report.verification["counts"]["mismatch"], report.verification["absent_without_reason"]) == (7, 7)
 
 
+@pytest.mark.slow
 def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Path) -> None:
     report = _evaluate(
         folders, seeds=2, countermeasures="none,median-3", report=tmp_path / "r.html", window="0,700"
@@ -369,6 +379,7 @@ def test_report_says_when_where_and_how_it_was_made(folders: Path, tmp_path: Pat
     assert str(tmp_path) not in page
 
 
+@pytest.mark.slow
 def test_command_is_given_as_it_was_typed(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
         "evaluate", folders / "clean", folders / "protected", "--test", folders / "test", "--labels",
@@ -384,6 +395,7 @@ def test_command_is_given_as_it_was_typed(folders: Path, tmp_path: Path, monkeyp
     assert "--epsilon" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_label_maps(tmp_path: Path) -> None:
     nifti_export(tmp_path / "clean", 4, labels=tmp_path / "maps")
     nifti_export(tmp_path / "all", 6, labels=tmp_path / "all-maps")
@@ -431,6 +443,7 @@ def test_label_maps(tmp_path: Path) -> None:
     assert not any(example["within_bound"] for example in examples)
 
 
+@pytest.mark.slow
 def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) -> None:
     """A JPEG is protected as PNG; its label is that of its old name."""
     image: Any = pytest.importorskip("PIL.Image")
@@ -453,6 +466,7 @@ def test_files_that_were_written_under_another_name_are_found(tmp_path: Path) ->
     assert report.counts == {"clean": 6, "protected": 6, "test": 4}
 
 
+@pytest.mark.slow
 def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
     mr_export(tmp_path / "clean", 4)
     dicom_object(tmp_path / "clean" / "sr.dcm", "1.2.840.10008.5.1.4.1.1.88.33", 1, [f"{ROOT_UID}.10.1"])
@@ -472,6 +486,7 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
     assert report.counts == {"clean": 4, "protected": 4, "test": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -511,6 +526,7 @@ def test_what_does_not_fit_is_refused(folders: Path, changes: dict[str, Any], me
         _evaluate(folders, **changes)
 
 
+@pytest.mark.slow
 def test_test_images_may_not_be_training_images(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", epochs=1, working_size=24, device="cpu")
     with pytest.raises(

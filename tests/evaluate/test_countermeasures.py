@@ -380,6 +380,7 @@ def _linear_accuracy(train: list[tuple[Image, int]], test: list[tuple[Image, int
     return float((guess == v).mean())
 
 
+@pytest.mark.slow
 def test_projection_takes_from_a_linear_model_what_it_reads() -> None:
     train, test = _protected(300), _protected(60, seed=1)
     change = _fit("orthogonal-projection", _leak([(image, label) for _, image, label in train]))
@@ -399,6 +400,7 @@ def test_projection_takes_from_a_linear_model_what_it_reads() -> None:
         assert np.abs(change(image) - clean).mean() < np.abs(image - clean).mean()
 
 
+@pytest.mark.slow
 def test_projection_handles_findings_and_volumes() -> None:
     samples = [(image, np.array([label, 1 - label], np.float32)) for _, image, label in _protected(20, shape=(4, 6, 5))]
     change = _fit("orthogonal-projection", _leak(samples, task=ClassificationTask(2, True)))
@@ -422,6 +424,7 @@ def test_projection_needs_one_shape_and_one_label_an_image() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "other"), [((16, 16), (20, 13)), ((8, 10, 12), (9, 8, 8))], ids=["2d", "3d"])
 def test_denoiser_finds_the_noise_of_images_it_never_saw(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], other: tuple[int, ...]

@@ -383,6 +383,7 @@ addEventListener("load", () => {
 </script></body>"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_browser_has_nothing_to_complain_about(tmp_path: Path) -> None:
     _write(_report(MIXED), tmp_path, _pair(), _pair("two.nii.gz", "MR"))
@@ -403,6 +404,7 @@ frame.onload = () => { document.body.dataset.found = frame.contentDocument.body.
 </script></body>"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_slider_moves_and_a_telephone_needs_no_sideways_scrolling(tmp_path: Path) -> None:
     page = _write(_report(MIXED), tmp_path, _pair("a_name_without_spaces_that_is_longer_than_the_screen_is_wide.dcm"))

@@ -83,6 +83,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in network.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), [("small-cnn", 10), ("small-resnet", 20), ("ViT", 6)])
 def test_victims_learn_what_is_easy(name: str, epochs: int) -> None:
     if name == "ViT":
@@ -93,6 +94,7 @@ def test_victims_learn_what_is_easy(name: str, epochs: int) -> None:
     assert scores.seconds > 0
 
 
+@pytest.mark.slow
 def test_segmenter_learns_what_is_easy() -> None:
     network = _victim("small-unet")
     recipe = VictimRecipe(epochs=30, least_steps=1, batch_size=4, score_every=10)
@@ -113,6 +115,7 @@ def test_least_steps_make_more_epochs() -> None:
     assert len(_train("small-cnn", replace(QUICK, least_steps=10)).curve) == 4  # 10 images, 3 steps each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small-cnn", "EfficientNetBN"])
 def test_all_randomness_comes_from_the_seed(name: str) -> None:
     """EfficientNet drops whole layers by chance, which torch draws from its global state."""
@@ -279,6 +282,7 @@ def test_pretraining_changes_all_but_the_head_by_seed(name: str, images: Working
     assert not all(torch.equal(value, states[2][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_pretraining_brings_views_of_one_image_together() -> None:
     """Features of an image and of its mirror image become more alike than those of different images; all are alike in
     the beginning.

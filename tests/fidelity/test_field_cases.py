@@ -215,6 +215,7 @@ _RENAMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", _RENAMED)
 @pytest.mark.parametrize("alone", [False, True], ids=["folder", "DICOMDIR"])
 def test_records_follow_files_of_other_names(command: Command, tmp_path: Path, names: str, alone: bool) -> None:
@@ -234,6 +235,7 @@ def test_records_follow_files_of_other_names(command: Command, tmp_path: Path, n
     assert command("verify", tmp_path / "in", tmp_path / "out", "--quiet").code == 0
 
 
+@pytest.mark.slow
 def test_removed_records_are_told(command: Command, tmp_path: Path) -> None:
     """A file that is absent, or refused, cannot stay listed, and who gets the file-set is told so."""
     before = _disc(tmp_path, lambda name: name)
@@ -321,6 +323,7 @@ def test_names_that_are_no_utf_8(worker: fuzz.Worker, tmp_path: Path, suffix: st
     assert (outcome.kind, outcome.detail) == ("protected", "")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf_8_can_be_printed(tmp_path: Path) -> None:
     odd = os.fsdecode(LATIN_1)
     mr_slice(tmp_path / "in" / odd / "a.dcm", 1)

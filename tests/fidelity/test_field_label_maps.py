@@ -102,6 +102,7 @@ MAYBE: dict[str, Maker] = {
 """Label maps that go out as they are, or are refused."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SURE)
 def test_label_map_is_copied(command: Command, tmp_path: Path, kind: str) -> None:
     (tmp_path / "in").mkdir()
@@ -190,6 +191,7 @@ def test_what_the_user_calls_a_picture_is_protected(command: Command, tmp_path: 
     assert (code, fate.status) == (0, "protected"), fate.reason
 
 
+@pytest.mark.slow
 def test_scan_and_dry_run_judge_alike(command: Command, tmp_path: Path) -> None:
     makers = {
         "label_map": SURE["vertebrae, u1"],

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_damaged_files(tmp_path: Path) -> None:
     summary = fuzz.run(400, seed=2, jobs=2, failures=tmp_path)
     assert summary.to_json()["failures"] == {}
@@ -41,6 +42,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert summary.kinds["refused"] >= 100
 
 
+@pytest.mark.slow
 def test_damage_is_known_by_seed_and_index() -> None:
     seeds = fuzz.corpus()
     assert seeds == fuzz.corpus()
@@ -56,6 +58,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz.Worker]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_worker_that_dies_or_hangs_is_a_failure_and_is_replaced(
     worker: fuzz.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +285,7 @@ def test_names_that_lead_out_of_an_archive(worker: fuzz.Worker, tmp_path: Path) 
     assert not Path("/slip.dcm").exists()
 
 
+@pytest.mark.slow
 def test_dicomdir_that_lists_files_outside(worker: fuzz.Worker, tmp_path: Path) -> None:
     made = next(seed for seed in fuzz.corpus() if seed.name == "DICOMDIR")
     mr_slice(tmp_path / "outside.dcm", 3)

@@ -23,6 +23,8 @@ from tests.fidelity.field_formats import FORMATS, GRAY, OTHER, VOLUME, encoded, 
 from tests.fidelity.field_inputs import RANDOM, Command, Told, fates_of
 from tests.fidelity.seen import pictures_below
 
+pytestmark = pytest.mark.slow  # all formats through all doors
+
 SINGLE = [
     "DICOM",
     "DICOM frames",

@@ -39,6 +39,7 @@ def export_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return referees.protected_runs(sources, tmp_path_factory.mktemp("exports"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("referee", referees.REFEREES, ids=lambda referee: referee.name)
 @pytest.mark.parametrize(
     ("runs", "at_least"),

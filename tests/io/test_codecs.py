@@ -120,6 +120,7 @@ def by_simpleitk(encoded: bytes, syntax: str, frame: FrameFormat, path: Path) ->
     return values.reshape(frame.shape).astype(f"i{2 * frame.dtype.itemsize}").astype(frame.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["random", "constant", "gradient"])
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("syntax", sorted(LOSSLESS))

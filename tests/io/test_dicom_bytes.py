@@ -102,6 +102,7 @@ def test_parsed_case_is_the_file(name: str, tmp_path: Path) -> None:
     check_every_byte(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_parsed_shipped_file_is_the_file() -> None:
     read = 0
     for path in sorted(path for path in SHIPPED.rglob("*") if path.is_file() and dicom.sniff(path)):
@@ -113,12 +114,14 @@ def test_parsed_shipped_file_is_the_file() -> None:
     assert read > 100 or not SHIPPED.exists()
 
 
+@pytest.mark.slow
 def test_shipped_file_is_kept_where_nothing_changes(tmp_path: Path) -> None:
     for name, path, source in shipped():
         dicom.write_like(source, source.stored, tmp_path / "out", SILENT)
         assert (tmp_path / "out").read_bytes() == path.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_only_what_becomes_wrong_differs_in_shipped_files(tmp_path: Path) -> None:
     found: dict[str, set[str]] = {}
     for name, path, source in shipped():

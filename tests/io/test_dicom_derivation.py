@@ -64,7 +64,7 @@ def enhanced(
         ({"image_type": "keep"}, STATEMENTS),
         ({"image_type": "keep", "provenance": "none", "uid_secret": None}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 @pytest.mark.parametrize("is_enhanced", [False, True])
 def test_options(is_enhanced: bool, options: dict[str, Any], said: set[str], tmp_path: Path) -> None:

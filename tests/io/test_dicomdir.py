@@ -133,6 +133,7 @@ def test_identity_and_files() -> None:
     assert all_uids(SHIPPED / "DICOMDIR") <= found.references
 
 
+@pytest.mark.slow
 def test_pydicom_loads_every_instance(tmp_path: Path) -> None:
     """Under their new UIDs, which the instances have too."""
     for name in document(SHIPPED / "DICOMDIR").files:
@@ -159,6 +160,7 @@ def _loaded(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS[:-1])
 @pytest.mark.parametrize(
     "prefix", ["77654033", "77654033/CR", "98892001/CT5N", "98892003/MR700/4558", "98892003/MR1/15820", "9", "7", ""]

@@ -528,6 +528,7 @@ def test_what_headers_say(tmp_path: Path) -> None:
     assert header(nrrd_bytes(bare + 'spacings: 2 3 nan\nunits: "mm" "um" ""\n')).spacing == (2.0, 0.003, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [nrrd_bytes, meta_bytes], ids=["nrrd", "mha"])
 def test_truncated_files_are_refused(make: Callable[..., bytes], tmp_path: Path) -> None:
     stream = gzip.compress(VALUES.tobytes())

@@ -28,6 +28,7 @@ def judged(sample: Sample) -> str:
     ).kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [11, 12])
 def test_no_wrong_decision(seed: int) -> None:
     wrong, open_ones, clinical = [], 0, 0
@@ -41,6 +42,7 @@ def test_no_wrong_decision(seed: int) -> None:
     assert open_ones <= 0.02 * clinical
 
 
+@pytest.mark.slow
 def test_most_label_maps_are_known() -> None:
     found = Counter(judged(sample) for sample in samples(13, 1) if sample.truth == LABEL_MAP)
     assert found["label map"] >= 0.75 * sum(found.values())
@@ -122,6 +124,7 @@ def test_page_has_no_wrong_decision(page_maker: ModuleType) -> None:
     assert {row[wrong] for row in body} == {"0"}
 
 
+@pytest.mark.slow
 def test_page_is_made_of_the_samples_of_today(page_maker: ModuleType) -> None:
     made = page_maker.made_rows(times=1)
     named = page_maker.PAGE.read_text(encoding="utf-8")

@@ -57,6 +57,7 @@ def _write_all(folder: Path, name: str) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("place", ["file", "folder"])
 def test_every_format_under_every_name(
@@ -143,6 +144,7 @@ def test_composed_and_decomposed_names_are_two_files(tmp_path: Path) -> None:
     assert verify(tmp_path / "in", tmp_path / "out").to_json()["counts"]["protected"] == 2
 
 
+@pytest.mark.slow
 def test_input_output_and_work_folder_may_be_no_utf8(tmp_path: Path) -> None:
     """The store of the noise, the state of the search and the surrogate lie in it."""
     source = tmp_path / LATIN_1

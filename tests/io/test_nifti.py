@@ -19,6 +19,7 @@ import pytest
 from monai_salm.errors import RefusedError
 from monai_salm.io import Kind, UndecidedError, nifti, read_label_map
 from monai_salm.io.base import Derivation, Document, ImageHeader, StoredArray
+from monai_salm.io.nifti.volumes import read_volume
 from tests.io.builders import gzip_bytes, nifti_bytes, values_in
 
 DERIVATION = Derivation(software="monai_salm", version="1.2", description="x", uid_secret=b"secret")
@@ -471,7 +472,7 @@ def test_bomb_is_refused(pack: Callable[[bytes], bytes], tmp_path: Path) -> None
     with pytest.raises(RefusedError, match="more than 16 MiB follow"):
         nifti.read_source(tmp_path / "a")
     (tmp_path / "b").write_bytes(pack(nifti_bytes(VALUES, tail=bytes(1 << 24))))
-    assert nifti.read_source(tmp_path / "b").header.shape == VALUES.shape
+    assert read_volume(tmp_path / "b").layout.shape == VALUES.shape  # a search for pictures in zeros would take long
 
 
 SECOND = VALUES.tobytes(order="F")
@@ -551,6 +552,7 @@ def test_false_claims_take_no_memory(packed: bool, tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
+@pytest.mark.slow
 def test_large_file_is_compressed_in_pieces(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(-99, 99, (90, 90, 90), "i4")
     (tmp_path / "a").write_bytes(gzip_bytes(nifti_bytes(values, tail=b"tail")))

@@ -31,6 +31,7 @@ def test_affine_of_nan_is_read_in_silence(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_process_that_ends_is_started_again(tmp_path: Path) -> None:
     path = mr_slice(tmp_path / "a.dcm", 1)
     assert read_with_simpleitk(path) is not None
@@ -52,6 +53,7 @@ def test_process_that_cannot_be_started_is_no_reader(tmp_path: Path, monkeypatch
     assert read_with_simpleitk(path) is not None
 
 
+@pytest.mark.slow
 def test_process_ends_with_ours(tmp_path: Path) -> None:
     path = mr_slice(tmp_path / "a.dcm", 1)
     program = (

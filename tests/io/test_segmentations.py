@@ -103,6 +103,7 @@ def frame_sources(made: Dataset) -> list[Dataset]:
     return [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in made.PerFrameFunctionalGroupsSequence]
 
 
+@pytest.mark.slow
 def test_binary_segments_of_a_series_with_an_empty_slice(
     tmp_path: Path, slices: list[Dataset], masks: NDArray[np.uint8]
 ) -> None:

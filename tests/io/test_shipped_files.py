@@ -54,6 +54,7 @@ def _rewritten(path: Path, target: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "at_least"), [(PYDICOM, 75), (NIBABEL, 5)], ids=["pydicom", "nibabel"])
 def test_sweep(files: list[Path], at_least: int, tmp_path: Path) -> None:
     if not files:

@@ -17,6 +17,7 @@ from monai_salm.learning.networks import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "spatial_dims", "size"),
     [
@@ -74,6 +75,7 @@ CLASSIFIERS = [
 SEGMENTERS = ["UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "spatial_dims"),
     [
@@ -109,6 +111,7 @@ def test_transformer_gives_plain_logits_for_the_shape_it_was_built_for() -> None
         assert network.get_submodule("patch_embedding").position_embeddings.shape[1] == patches  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_small_stem_keeps_the_size() -> None:
     small, plain = (build_network(name, spatial_dims=2, outputs=2) for name in ("resnet18-3x3", "resnet18"))
     features = {}
@@ -123,6 +126,7 @@ def test_size_multiples() -> None:
     assert [size_multiple(name) for name in names] == [8, 16, 32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "spatial_dims"), [*((name, 2) for name in CLASSIFIERS + SEGMENTERS), ("small-unet", 3), ("small-cnn", 3)]
 )

@@ -210,6 +210,7 @@ def test_distance_without_a_surface(truth: tuple[int, int], guess: tuple[int, in
     assert both["hd95"] == pytest.approx(0 if math.isnan(expected) else expected / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
     [ClassificationTask(3), ClassificationTask(3, True), SegmentationTask(3)],

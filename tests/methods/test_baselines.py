@@ -112,6 +112,7 @@ def test_findings(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("name", GENERATORS)
 def test_bounds_of_generators_and_their_gate(name: str) -> None:
@@ -138,6 +139,7 @@ def test_passes_are_counted(maker: BaselineMaker, rounds: int, passes: float) ->
     assert len(run.errors) == (0 if maker is lsp_noise else rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("maker", [*CLASSIFIERS.values(), umed_noise], ids=[*CLASSIFIERS, "umed"])
 def test_the_seed_decides(maker: BaselineMaker) -> None:
@@ -238,6 +240,7 @@ def shapes() -> tuple[WorkingSet, WorkingSet, tuple[float, float]]:
     return train, test, _victim(_with(train, _random_signs(train)), test, ClassificationTask(2), 120)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(("name", "rounds", "drop"), [("tap", 20, 0.3), ("lsp", 0, -0.1), ("pil", 20, 0.05)])
 def test_victim_learns_the_noise(
@@ -252,6 +255,7 @@ def test_victim_learns_the_noise(
     )  # these pictures are easy: separable noise is learned fast, but the pictures as well
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_targeted_noise_shows_a_clean_network_the_next_class() -> None:
     samples = _shapes(60, 0)
@@ -291,6 +295,7 @@ def test_separable_noise_is_separable_and_its_own_for_each_sample() -> None:
     assert np.concatenate(full).all()
 
 
+@pytest.mark.slow
 def test_linear_model_reads_the_label_from_the_noise_alone() -> None:
     samples = _shapes(48, 0)
     noise = dict(pil_noise(samples, ClassificationTask(2), _run("small-cnn", 2, rounds=20, batch_size=16)))
@@ -301,6 +306,7 @@ def test_linear_model_reads_the_label_from_the_noise_alone() -> None:
     assert ((matrix[~half] @ weights > 0) == (target[~half] > 0)).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_release_is_minus_delta() -> None:
     samples = _shapes(24, 0)
     task = ClassificationTask(2)
@@ -339,6 +345,7 @@ def _blobs(count: int, seed: int, shape: tuple[int, ...]) -> WorkingSet:
     return WorkingSet(samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "rounds", "error"), [("umed", (16, 16), 10, 0.5), ("voxshield", (16, 16, 8), 3, 0.3)]
 )
@@ -352,6 +359,7 @@ def test_victim_segments_the_noise(name: str, shape: tuple[int, ...], rounds: in
     assert score < random_score if name == "voxshield" else loss < random_loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [40.0, -40.0], ids=["bright", "dark"])
 @pytest.mark.parametrize(("name", "shape"), [("umed", (16, 16)), ("voxshield", (16, 16, 8))])
 def test_generators_lower_the_loss_of_their_surrogate(

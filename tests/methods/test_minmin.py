@@ -92,6 +92,7 @@ def _check_bounds(samples: WorkingSet, noise: Noise, fraction: float) -> None:
         assert steps.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
 @pytest.mark.parametrize("rule", ["gradient", "random"])
 @pytest.mark.parametrize(
@@ -142,6 +143,7 @@ class Watched(nn.Module):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_first_round_with_textures_only_looks(pictures: WorkingSet, frozen: bool) -> None:
     network = Watched(_network(pictures))
@@ -227,6 +229,7 @@ def test_local_contrast_is_the_standard_deviation_in_a_box(dims: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_surrogate_finds_the_textures_before_the_first_step(pictures: WorkingSet) -> None:
     network = Watched(_network(pictures))
     counts: list[int] = []
@@ -268,6 +271,7 @@ def test_directions_are_chosen_unless_they_are_given(pictures: WorkingSet) -> No
     assert same == ["auto", class_directions(pictures, 2, period=4.0)]
 
 
+@pytest.mark.slow
 def test_mask_blur_gives_the_texture_room(pictures: WorkingSet) -> None:
     def neighbors(blur: int) -> float:
         noise = dict(
@@ -288,6 +292,7 @@ def test_dense_noise_fills_the_carriers(pictures: WorkingSet) -> None:
     assert np.mean([(noise[s.sample_id][s.carrier_voxels > 0] != 0).mean() for s in pictures.samples]) > 0.8
 
 
+@pytest.mark.slow
 def test_random_mask_does_not_follow_the_gradient(pictures: WorkingSet) -> None:
     supports = []
     for seed in (0, 1):
@@ -313,12 +318,14 @@ def test_shapes_and_levels_are_each_samples_own() -> None:
     assert {name: int(np.abs(steps).max()) for name, steps in noise.items()} == {"a": 3, "b": 200}
 
 
+@pytest.mark.slow
 def test_the_seed_decides(pictures: WorkingSet) -> None:
     first, second, other = (dict(_optimizer(pictures, seed=seed).run(pictures)) for seed in (1, 1, 2))
     assert _same(first, second)
     assert not _same(first, other)
 
 
+@pytest.mark.slow
 def test_every_round_and_step_draws_anew(pictures: WorkingSet) -> None:
     seen: list[tuple[float, ...]] = []
 
@@ -381,6 +388,7 @@ def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [1, 2, 3])
 @pytest.mark.parametrize("kind", [{"renew_every": 2}, TEXTURED], ids=["plain", "textured"])
 def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stopped: int, kind: dict[str, Any]) -> None:
@@ -399,6 +407,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stoppe
     assert [log.error for log in state.history] == [log.error for log in saved[4][0].history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "task", "share"),
     [
@@ -433,6 +442,7 @@ def test_noise_makes_the_error_smaller(make: Callable[[], WorkingSet], task: Lea
     assert loss < share * clean_loss
 
 
+@pytest.mark.slow
 def test_error_goes_down() -> None:
     pictures = disk_set(contrast=0.0)
     optimizer = _optimizer(
@@ -462,6 +472,7 @@ def test_stop_rule(pictures: WorkingSet) -> None:
     assert state.round == 2
 
 
+@pytest.mark.slow
 def test_frozen_surrogate_keeps_its_weights(pictures: WorkingSet) -> None:
     network = _network(pictures)
     before = _weights(network)

@@ -43,6 +43,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generators, "LEAST_STEPS", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("method", sorted(set(METHODS) - SEGMENTING - {"salm", "random"}))
 def test_classification(tmp_path: Path, method: str) -> None:
@@ -60,6 +61,7 @@ def test_classification(tmp_path: Path, method: str) -> None:
         assert tree(tmp_path / "again") == tree(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("method", ["em", "random-mask", *sorted(SEGMENTING)])
 def test_segmentation(tmp_path: Path, method: str) -> None:
@@ -84,6 +86,7 @@ def _share_of(noise: NDArray[Any], label: int, settings: dict[str, Any]) -> floa
     return float(power[label] / sum(power))
 
 
+@pytest.mark.slow
 def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 4)
     protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 4)))
@@ -115,6 +118,7 @@ def test_salm_puts_the_class_into_the_noise_and_so_does_its_frozen_surrogate(tmp
             assert _share_of(change[0].numpy(), label, settings) > 0.6
 
 
+@pytest.mark.slow
 def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 4)
     labels = mr_labels(tmp_path / "l.csv", 4)
@@ -174,6 +178,7 @@ def test_wrong_task_stops_the_run(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "l.csv"], "before anything is written"
 
 
+@pytest.mark.slow
 def test_surrogate_with_a_place_for_each_cell(tmp_path: Path) -> None:
     pytest.importorskip("einops")
     mr_export(tmp_path / "in", 4)

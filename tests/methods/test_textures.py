@@ -113,6 +113,7 @@ def test_waves_are_closed_under_flips(dims: int) -> None:
             ) == _axis_free(vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "classes"), [((64, 64), 6), ((24, 24, 24), 9)], ids=["2d", "3d"])
 def test_flips_and_shifts_turn_no_class_into_another(shape: tuple[int, ...], classes: int) -> None:
     waves = class_waves(_in_order(classes, CALM), len(shape), 4.0)
@@ -176,6 +177,7 @@ def test_samples_of_a_class_are_not_alike(target: int) -> None:
     assert np.abs((first * second).mean(axis=(1, 2))).mean() < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "classes"), [((16, 16), 4), ((8, 8, 8), 9)], ids=["2d", "3d"])
 def test_textures_of_a_class_have_no_mean(shape: tuple[int, ...], classes: int) -> None:
     for target in range(classes):
@@ -292,6 +294,7 @@ def test_directions_are_found_in_small_images_and_in_volumes(shape: tuple[int, .
     assert len({place for place in found if place is not None}) == 2
 
 
+@pytest.mark.slow
 def test_directions_of_many_classes() -> None:
     samples = WorkingSet([working_sample(f"{n}", _image(n, (20, 24)), n) for n in range(40)])
     found = class_directions(samples, 40, period=4.0)

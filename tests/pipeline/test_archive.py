@@ -253,6 +253,7 @@ def test_names_collide_with_folders_alone_are_packed_once(tmp_path: Path) -> Non
     assert zipfile.ZipFile(tmp_path / "again.zip").namelist() == ["a/", "a/b"]
 
 
+@pytest.mark.slow
 def test_bomb_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("good", b"1")
@@ -273,6 +274,7 @@ def test_bomb_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert tree(tmp_path / "out") == {"good": b"1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [1000, 100 * 2**20])
 def test_memory_is_flat(tmp_path: Path, declared: int) -> None:
     source = _patched(_zip(tmp_path / "in.zip", ("large", bytes(100 * 2**20))), "large", "<L", 24, declared)
@@ -523,6 +525,7 @@ def test_zip64(tmp_path: Path) -> None:
     assert tree(unpack(tmp_path / "again.zip", tmp_path / "back").folder) == FILES
 
 
+@pytest.mark.slow
 def test_many_members(tmp_path: Path) -> None:
     """More than the 65535 that the plain end record can count."""
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as opened:
@@ -549,6 +552,7 @@ def _outcome(source: Path, folder: Path) -> set[str] | None:
     return None if refused is None else set(refused)
 
 
+@pytest.mark.slow
 def test_mutated_archives(tmp_path: Path) -> None:
     """Whatever the bytes: a one-line error or one-line reasons, and nothing outside the folder."""
     buffer = io.BytesIO()

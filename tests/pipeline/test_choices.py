@@ -85,6 +85,7 @@ def test_a_changed_label_map_is_a_mismatch(tmp_path: Path) -> None:
     assert wrong.path == "labels.nii"
 
 
+@pytest.mark.slow
 def test_folder_of_labels_says_which_are_pictures_and_which_are_not(tmp_path: Path) -> None:
     """Of the input's own label folder nothing changes, and the pictures that it is of are some, whatever they look
     like.

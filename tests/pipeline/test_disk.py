@@ -125,6 +125,7 @@ def test_closed_folders_are_told_before_anything_is_written(tmp_path: Path, smal
 # In the middle -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_stops_at_the_first_file_and_goes_on(
     tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def _of(target: Path, temporary: Path) -> bool:
     return _mark(target.name) in temporary.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -242,6 +244,7 @@ def test_noise_state_and_report_may_meet_a_full_disk(tmp_path: Path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} == {"noise"}
 
 
+@pytest.mark.slow
 def test_packing_may_meet_a_full_disk(
     tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +266,7 @@ def test_packing_may_meet_a_full_disk(
     assert (disk / "out.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
 
 
+@pytest.mark.slow
 def test_files_written_by_workers_end_the_run_too(
     tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +299,7 @@ def test_command_ends_with_one_line(
     assert not (disk / "key").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_result_that_cannot_be_printed_is_told(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 1)

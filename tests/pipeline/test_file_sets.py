@@ -135,6 +135,7 @@ KINDS: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lower_records", [False, True], ids=["upper records", "lower records"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_follow_their_files(
@@ -183,6 +184,7 @@ def test_files_in_other_folders_are_absent(disc: Path, tmp_path: Path) -> None:
     assert _exit_code(place, tmp_path / "cli") == 3
 
 
+@pytest.mark.slow
 def test_two_files_for_one_record(disc: Path, tmp_path: Path) -> None:
     """The one with the exact name is meant; where neither has it, the DICOMDIR is refused, and renaming one helps, as
     the message says.
@@ -203,6 +205,7 @@ def test_two_files_for_one_record(disc: Path, tmp_path: Path) -> None:
     assert not any("may be of" in reason for reason in scan(place.parent).refused.values())
 
 
+@pytest.mark.slow
 def test_verify_tells_a_removed_record_from_a_lost_one(disc: Path, tmp_path: Path) -> None:
     place = _renamed(disc, tmp_path / "in", lambda name: f"{name}.dcm")
     result = protect(place.parent, tmp_path / "out", drawn())

@@ -174,6 +174,7 @@ EXPORTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], NDArray[Any]],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", EXPORTS)
 def test_protect_and_verify(tmp_path: Path, export: str) -> None:
     make, read, count, headers = EXPORTS[export]
@@ -330,6 +331,7 @@ def test_header_does_not_wait_for_a_file_of_its_own_name(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.slow
 def test_directory_as_input_takes_its_file_set_and_nothing_else(tmp_path: Path) -> None:
     for number in range(2):
         mr_slice(tmp_path / "loose" / f"{number}.dcm", number, StudyDate="20200101")
@@ -399,6 +401,7 @@ def test_what_is_no_picture_goes_along_and_litter_stays(tmp_path: Path) -> None:
     assert report.to_json()["counts"] == {"protected": 3, "copied": 5, "absent": 0, "mismatch": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2])
 def test_workers_give_the_same_bytes_with_documents_present(tmp_path: Path, workers: int) -> None:
     _mixed(tmp_path / "in")
@@ -410,6 +413,7 @@ def test_workers_give_the_same_bytes_with_documents_present(tmp_path: Path, work
     ).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "place"), [("out.zip", "out.zip"), ("out", "out/export.zip")], ids=["zip", "folder"])
 def test_zip_becomes_a_zip(tmp_path: Path, name: str, place: str) -> None:
     source = zip_file(tmp_path / "export.zip", _mixed(tmp_path / "in"))
@@ -471,6 +475,7 @@ def test_pictures_refer_to_unprotected_copies_by_their_old_names(tmp_path: Path)
     assert [file.path for file in verify(tmp_path / "in", tmp_path / "out").mismatches] == ["air.dcm"]
 
 
+@pytest.mark.slow
 def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = zip_file(tmp_path / "export.zip", _mixed(tmp_path / "in"))
     protect(source, tmp_path / "whole.zip", drawn())
@@ -536,6 +541,7 @@ def _series_with_seg(folder: Path, numbers: range) -> None:
             seg.save_as(folder / str(number) / "seg.dcm")
 
 
+@pytest.mark.slow
 def test_segmentation_by_seg_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _series_with_seg(tmp_path / "in", range(3))
     _series_with_seg(tmp_path / "test", range(3, 5))

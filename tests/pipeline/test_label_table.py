@@ -364,6 +364,7 @@ PIECES = (
 )
 
 
+@pytest.mark.slow
 def test_damaged_tables_are_read_or_refused_in_one_line(tmp_path: Path, many: Inventory) -> None:
     chance = random.Random(5)
     read, refused = 0, list[str]()

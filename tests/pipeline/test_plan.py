@@ -149,6 +149,7 @@ def test_series_that_is_no_volume_is_refused(tmp_path: Path, change: str, reason
     assert all(reason in why and "--sample instance" in why for why in plan.refused.values())
 
 
+@pytest.mark.slow
 def test_unlabeled_slices_do_not_move_the_window_that_verify_finds(tmp_path: Path) -> None:
     paths = mr_series(tmp_path / "in", 0, slices=6)
     mr_slice(

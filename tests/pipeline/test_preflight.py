@@ -83,6 +83,7 @@ def _every_kind(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", ["auto", "series"])
 def test_scan_dry_run_and_run_agree_on_every_file(tmp_path: Path, sample: str) -> None:
     source, options = _every_kind(tmp_path / "in"), drawn(sample=sample)
@@ -115,6 +116,7 @@ def test_scan_dry_run_and_run_agree_on_every_file(tmp_path: Path, sample: str) -
     assert {"series/2.dcm", "series/3.dcm"} <= {path for path, fate in done.items() if fate == "refuse"}
 
 
+@pytest.mark.slow
 def test_scan_of_a_zip_agrees_with_its_run(tmp_path: Path) -> None:
     packed = zip_file(tmp_path / "in.zip", _every_kind(tmp_path / "in"))
     scanned = {
@@ -160,6 +162,7 @@ def _series(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [_labelled, _with_label_maps, _series], ids=["single volume", "label maps", "single slice"]
 )
@@ -177,6 +180,7 @@ def test_dry_run_with_labels_foresees_what_the_search_refuses(
     assert refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -249,6 +253,7 @@ def test_method_that_is_not_for_pictures_is_found_before_anything_is_written(tmp
         assert not (tmp_path / "out.work").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"labels": "other"}, {"surrogate": "surrogate"}], ids=["classes", "dimensions"])
 def test_surrogate_of_other_samples_is_found_before_anything_is_written(tmp_path: Path, change: dict[str, str]) -> None:
     mr_export(tmp_path / "in", 4)
@@ -324,6 +329,7 @@ def test_option_that_is_not_possible_is_refused_at_once(options: dict[str, Any],
         ProtectOptions(**options)
 
 
+@pytest.mark.slow
 def test_dry_run_says_what_is_copied_unprotected(tmp_path: Path) -> None:
     source, options = _every_kind(tmp_path / "in"), drawn(copy_unprotected=True)
     preview = ProtectionRun(source, tmp_path / "out", options).preview()
@@ -338,6 +344,7 @@ def test_dry_run_says_what_is_copied_unprotected(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_largest_seed_can_be_used(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 4)
     result = protect(

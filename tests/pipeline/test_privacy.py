@@ -44,6 +44,7 @@ def _public(umask: int) -> set[tuple[str, str]]:
     return {("folder", oct(0o777 & ~umask)), ("file", oct(0o666 & ~umask))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, workers: int) -> None:
     mr_export(tmp_path / "in", 4)

@@ -78,7 +78,7 @@ EXPORTS: dict[str, tuple[Callable[[Path], ProtectOptions], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["salm", "random"])
+@pytest.mark.parametrize("method", [pytest.param("salm", marks=pytest.mark.slow), "random"])
 @pytest.mark.parametrize("export", EXPORTS)
 def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     make, files, samples = EXPORTS[export]
@@ -124,6 +124,7 @@ def test_manifest_fields_are_those_of_the_contract() -> None:
     assert tuple(sorted(field.name for field in fields(FileFate))) == tuple(sorted(MANIFEST_FIELDS + FEW_FILES_FIELDS))
 
 
+@pytest.mark.slow
 def test_sparse_noise_keeps_to_its_share_of_each_sample(tmp_path: Path) -> None:
     result = protect(tmp_path / "in", tmp_path / "out", _instances(tmp_path))
     shares = [fate.changed_fraction for fate in result.fates.values()]
@@ -139,6 +140,7 @@ def _mixed(folder: Path) -> Path:
     return folder / "in"
 
 
+@pytest.mark.slow
 def test_bad_files_do_not_stop_the_rest_and_stay_out(tmp_path: Path) -> None:
     result = protect(_mixed(tmp_path), tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2)))
     assert sorted(tree(tmp_path / "out")) == ["case0/image.dcm", "case1/image.dcm"]
@@ -149,6 +151,7 @@ def test_bad_files_do_not_stop_the_rest_and_stay_out(tmp_path: Path) -> None:
     assert all(result.fates[path].status == "refused" for path in problems)
 
 
+@pytest.mark.slow
 def test_copy_unprotected(tmp_path: Path) -> None:
     source = _mixed(tmp_path)
     result = protect(source, tmp_path / "out", small(labels=mr_labels(tmp_path / "l.csv", 2), copy_unprotected=True))
@@ -199,6 +202,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not tree(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_damaged_label_map_refuses_its_image_alone(tmp_path: Path) -> None:
     options = _label_maps(tmp_path)
     (tmp_path / "maps" / "v1.nii.gz").write_bytes(b"junk")
@@ -220,6 +224,7 @@ def test_images_given_as_label_maps_are_refused(tmp_path: Path) -> None:
         protect(tmp_path / "in", tmp_path / "out", small(labels=tmp_path / "maps", task="segmentation"))
 
 
+@pytest.mark.slow
 def test_work_folder_is_private_and_complete(tmp_path: Path) -> None:
     protect(tmp_path / "in", tmp_path / "out", _instances(tmp_path))
     work = tmp_path / "out.work"
@@ -239,6 +244,7 @@ def _run(folder: Path, name: str, source: str = "in", **changes: Any) -> Protect
     return protect(folder / source, folder / name, small(labels=folder / "l.csv", **changes))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     _instances(tmp_path)
     _run(tmp_path, "one")

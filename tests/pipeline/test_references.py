@@ -159,6 +159,7 @@ def _disc(folder: Path) -> tuple[Path, dict[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_directory_lists_what_is_handed_out(tmp_path: Path) -> None:
     place, paths = _disc(tmp_path / "loose")
     refused = paths[f"{ROOT_UID}.10.3"]
@@ -180,6 +181,7 @@ def test_directory_lists_what_is_handed_out(tmp_path: Path) -> None:
     assert identify(tmp_path / "all" / "DICOMDIR").files == set(paths.values())  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_directory_lists_documents_too_and_is_written_last(tmp_path: Path) -> None:
     """Its name sorts before those of the documents that it lists, and it cannot tell what is absent before these are
     there.
@@ -210,6 +212,7 @@ def test_directory_lists_documents_too_and_is_written_last(tmp_path: Path) -> No
     assert not verify(tmp_path / "in", tmp_path / "out").mismatches
 
 
+@pytest.mark.slow
 def test_names_of_a_disc_in_lower_case_are_there(tmp_path: Path) -> None:
     """A disc's names are upper case in its DICOMDIR, and often lower on a copy."""
     place, paths = _disc(tmp_path / "loose")

@@ -69,6 +69,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
     monkeypatch.setattr(room, name, stopping)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
@@ -98,6 +99,7 @@ def test_stopped_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "out.work" / "search.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
@@ -108,6 +110,7 @@ def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeyp
     assert tree(tmp_path / "out") == tree(finished / "out")
 
 
+@pytest.mark.slow
 def test_lost_and_damaged_outputs_are_written_again(finished: Path, tmp_path: Path) -> None:
     protect(finished / "in", tmp_path / "out", _options(finished))
     (tmp_path / "out" / "case0" / "image.dcm").unlink()
@@ -212,6 +215,7 @@ def test_going_on_with_other_files_names_them(tmp_path: Path, act: Callable[[Pat
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
 
+@pytest.mark.slow
 def test_going_on_with_other_label_maps_or_another_surrogate_is_refused(finished: Path, tmp_path: Path) -> None:
     """What lies beside the input counts as much as the input."""
     nifti_export(tmp_path / "in", 3, labels=tmp_path / "maps")
@@ -231,6 +235,7 @@ def test_going_on_with_other_label_maps_or_another_surrogate_is_refused(finished
         protect(tmp_path / "more", tmp_path / "done", small(**again, resume=True))
 
 
+@pytest.mark.slow
 def test_finished_search_goes_on_with_what_it_refused(tmp_path: Path) -> None:
     """Samples are not read again where the noise is there, yet what they were refused for is known."""
     nifti_export(tmp_path / "in", 4, labels=tmp_path / "maps")
@@ -369,6 +374,7 @@ def test_going_on_with_another_key_is_refused(tmp_path: Path) -> None:
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True, key_file=tmp_path / "key"))
 
 
+@pytest.mark.slow
 def test_frozen_surrogate_protects_further_samples(finished: Path, tmp_path: Path) -> None:
     surrogate = finished / "out.work" / "surrogate.safetensors"
     before = surrogate.read_bytes()

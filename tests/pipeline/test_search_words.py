@@ -43,6 +43,7 @@ def _optimizer(**changes: object) -> MinMinOptimizer:
     return MinMinOptimizer(seeded_network("small-cnn", (24, 24), 2, 0), ClassificationTask(2), settings)
 
 
+@pytest.mark.slow
 def test_estimate_is_measured_and_changes_nothing() -> None:
     samples, optimizer = _samples(64), _optimizer(noise_steps=20)
     state = optimizer.start(samples)
@@ -64,6 +65,7 @@ def test_estimate_grows_with_what_is_to_be_done() -> None:
     assert search_seconds(many, samples, many.start(samples)) > 10 * search_seconds(few, samples, few.start(samples))
 
 
+@pytest.mark.slow
 def test_search_says_how_long_before_it_starts_and_what_was_learned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

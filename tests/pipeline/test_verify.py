@@ -51,6 +51,7 @@ def _verify_copy(
     return verify(done / name, tmp_path / "out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mr", "nifti"])
 @pytest.mark.parametrize("epsilon", [None, "8/255"])
 def test_clean_pass(done: Path, name: str, epsilon: str | None) -> None:
@@ -169,6 +170,7 @@ def test_wrong_nifti_file_is_named(
     assert any(problem in found for found in mismatch.problems), mismatch.problems
 
 
+@pytest.mark.slow
 def test_smaller_epsilon_is_broken_by_every_file(done: Path) -> None:
     for name in ("mr", "nifti"):
         stated = verify(done / name, done / f"{name}-out").files
@@ -243,6 +245,7 @@ def _first_picture(folder: Path) -> Path:
     return min(folder.rglob("IM*"))
 
 
+@pytest.mark.slow
 def test_documents_that_follow_are_no_mismatch(disc: Path) -> None:
     report = verify(disc / "in", disc / "out")
     assert report.to_json()["counts"] == {"protected": 3, "copied": 5, "absent": 0, "mismatch": 0}
@@ -419,6 +422,7 @@ def test_second_reader_may_invert_both(done: Path, monkeypatch: pytest.MonkeyPat
     assert _by_reader(done, "mr") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("dcmicmp") is None, reason="needs dcmicmp of dcmtk")
 def test_dcmtk_judges_dicom_files_exactly(done: Path, tmp_path: Path) -> None:
     for file in verify(done / "mr", done / "mr-out").files:
@@ -445,6 +449,7 @@ def test_dcmtk_that_is_not_installed_is_no_judge(done: Path, monkeypatch: pytest
     assert dcmtk_finds_within(done / "mr" / IMAGE, done / "mr-out" / IMAGE, 0) is None
 
 
+@pytest.mark.slow
 def test_similarity_is_below_one_where_something_changed(done: Path, tmp_path: Path) -> None:
     for file in verify(done / "mr", done / "mr-out").files:
         assert file.ssim is None if file.verdict == "copied" else 0.5 < file.ssim < 1  # type: ignore[operator]

@@ -56,6 +56,7 @@ def _protected(export: Path, **changes: object) -> Path:
     return export.parent / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_manifest", [True, False], ids=["beside its work folder", "alone"])
 @pytest.mark.parametrize("lost", [LOST, "copy.dcm", "sr.dcm", "notes.txt"], ids=["picture", "copy", "report", "text"])
 def test_whatever_is_lost_is_named_and_a_mismatch(export: Path, lost: str, with_manifest: bool) -> None:
@@ -104,6 +105,7 @@ def test_what_the_rules_refuse_is_rightly_absent(export: Path) -> None:
     assert reason.startswith("it cannot be protected: unknown binary format")
 
 
+@pytest.mark.slow
 def test_refused_file_that_was_copied_on_demand_and_is_lost(export: Path) -> None:
     out = _protected(export, copy_unprotected=True)
     assert verify(export, out).to_json()["counts"]["absent"] == 0
@@ -113,6 +115,7 @@ def test_refused_file_that_was_copied_on_demand_and_is_lost(export: Path) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_manifest_of_the_run_excuses_what_it_refused(export: Path, tmp_path: Path) -> None:
     """No rule of the files says that a picture has no label; only the run knows."""
     names = [f"case{number}/image.dcm" for number in range(3)]
@@ -184,6 +187,7 @@ def test_manifest_that_does_not_fit_excuses_nothing(export: Path, spoil: Callabl
     assert "\n" not in report.record
 
 
+@pytest.mark.slow
 def test_manifest_is_asked_for_absent_files_alone(export: Path) -> None:
     out = _protected(export)
     _refuse_in(_manifest(export))
@@ -208,6 +212,7 @@ def _without(source: Path, *names: str, damaged: str = "") -> None:
         source.write_bytes(content[: place + 300] + bytes([content[place + 300] ^ 1]) + content[place + 301 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["out.zip", "out"], ids=["zip", "zip in a folder"])
 def test_zip_that_lost_members(export: Path, tmp_path: Path, target: str) -> None:
     source = zip_file(tmp_path / "export.zip", export)
@@ -222,6 +227,7 @@ def test_zip_that_lost_members(export: Path, tmp_path: Path, target: str) -> Non
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LOST, "notes.txt"], ids=["picture", "text"])
 def test_zip_with_a_damaged_member(export: Path, tmp_path: Path, name: str) -> None:
     (export / "notes.txt").write_text("x" * 400)
@@ -233,6 +239,7 @@ def test_zip_with_a_damaged_member(export: Path, tmp_path: Path, name: str) -> N
     assert "what is there cannot be handed out: damaged" in mismatch.problems[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LOST, "notes.txt", "raw.bin"], ids=["picture", "text", "refused"])
 @pytest.mark.parametrize("target", ["", "nowhere"], ids=["to the original", "to nothing"])
 def test_link_in_place_of_a_file(export: Path, name: str, target: str) -> None:
@@ -251,6 +258,7 @@ def test_copy_whose_first_file_is_gone(export: Path) -> None:
     assert {file.path for file in verify(export, out).mismatches} == {"case0/image.dcm", "copy.dcm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"source_reference": False}, {"uids": "keep"}, {"provenance": "minimal"}],
@@ -277,6 +285,7 @@ def test_swapped_volumes_are_recognized_from_the_work_folder(tmp_path: Path) -> 
         verify(tmp_path / "again", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_images_that_are_protected_again_are_not_taken_for_swapped(export: Path, tmp_path: Path) -> None:
     out = _protected(export)
     for provenance in ("full", "none"):
@@ -309,6 +318,7 @@ def test_folders_with_nothing_in_common(export: Path, tmp_path: Path) -> None:
         verify(export, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_disc_read_from_its_directory(tmp_path: Path) -> None:
     for number in range(3):
         mr_slice(tmp_path / "loose" / f"{number}.dcm", number, StudyDate="20200101")

@@ -23,7 +23,7 @@ from monai_salm.transforms import SALMProtectd
 from tests.exports import block, body, label_table, mr_series, mr_slice, nifti_file, small
 from tests.io.builders import dicom_dataset, write_dicom
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:UserWarning")]
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
 CT = {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "RescaleSlope": 1, "RescaleIntercept": -1024}

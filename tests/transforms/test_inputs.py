@@ -50,6 +50,7 @@ def _pending() -> MetaTensor:
     return Flip(0)(image, lazy=True)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "message"),
     [

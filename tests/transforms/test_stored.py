@@ -53,6 +53,7 @@ def _noise(runs: Path, name: str) -> Path:
     return runs / f"{name}-out.work" / "noise"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["integers", "rescaled", "floats"])
 def test_volumes_are_those_that_were_written(runs: Path, name: str) -> None:
     transform = SALMProtectd("image", noise=_noise(runs, name))
@@ -270,6 +271,7 @@ def _chain(runs: Path, name: str = "integers") -> Compose:
     return Compose([LoadImaged("image"), EnsureChannelFirstd("image"), SALMProtectd("image", noise=_noise(runs, name))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_caching_and_workers(runs: Path, context: str) -> None:

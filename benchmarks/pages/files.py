@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from results_rows import RESULTS, Row, fates, latest, made_by, read_rows, table
+from measured import RESULTS, Row, fates, latest, made_by, read_rows, table
 
 
 def ct_contrast(folder: Path = RESULTS) -> str:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trials of noises in memory, on training and validation images alone: how the optimizer got its settings.
 
-    python benchmarks/lab.py --data-set breast clean gclean@3@7 minmin@per=3,rounds=4,ns=4,step=.15,block=7
-    python benchmarks/lab.py --data-set pneumonia --victims small-cnn,resnet18 --countermeasures
-    none,gaussian-1,median-3,down-up,jpeg-50 full@4 python benchmarks/lab.py --data-set brain_tumor hv@3@7@5 python
-    benchmarks/lab.py --data-set hippocampus label@4 constant
+    python benchmarks/lab/trials.py --data DATA --data-set breast clean gclean@3@7 minmin@per=3,rounds=4,ns=4
+    python benchmarks/lab/trials.py --data DATA --victims small-cnn,resnet18 --countermeasures none,jpeg-50 full@4
+    python benchmarks/lab/trials.py --data DATA --data-set brain_tumor hv@3@7@5
+    python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4 constant
 
-``lab_noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
+``noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
 ``constant@STEPS`` (a brightness for each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2
 cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
 benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch,
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -30,9 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, Rows
-from lab_noises import BATCH, Pictures, fit, generator, new_network
-from lab_search import protect
+from noises import BATCH, Pictures, fit, generator, new_network
+from searches import protect
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,6 +43,10 @@ from monai_salm.evaluate.victims import main_score
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import logits_of
 from monai_salm.learning.tasks import LearningTask, SegmentationTask
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share
+
+from common import RESULTS, Rows
 
 CONSUMER = ConsumerAugmentation(identity=0.0)
 IMAGES = 1200
@@ -57,9 +61,7 @@ def main() -> None:
     """Run trials."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("variants", nargs="+")
-    arguments.add_argument(
-        "--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="folder of the data sets"
-    )
+    arguments.add_argument("--data", type=Path, required=True, help="folder of the data sets, see benchmarks/README.md")
     arguments.add_argument(
         "--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia"
     )
@@ -82,7 +84,7 @@ def main() -> None:
     arguments.add_argument(
         "--results",
         type=Path,
-        default=REPOSITORY / "benchmarks" / "results" / "lab.jsonl",
+        default=RESULTS / "lab.jsonl",
         help="file that rows are added to",
     )
     given = arguments.parse_args()

@@ -15,8 +15,8 @@ from typing import Any
 from monai_salm.errors import UsageError
 from monai_salm.methods.names import METHOD_KINDS, check_method
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
 
 Row = dict[str, Any]
 
@@ -195,7 +195,7 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
 def _commit_places() -> dict[str, int]:
     """Number the commits from the oldest to the newest; none outside a repository."""
     listing = subprocess.run(
-        ["git", "rev-list", "--reverse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+        ["git", "rev-list", "--reverse", "HEAD"], cwd=BENCHMARKS, capture_output=True, text=True, check=False
     ).stdout
     return {commit[:7]: place for place, commit in enumerate(listing.split())}
 
@@ -208,7 +208,7 @@ def package_code(commit: str) -> str:
     if commit.endswith("+"):
         return commit
     command = ["git", "rev-parse", "-q", "--verify", f"{commit}:monai_salm"]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout or commit
+    return subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False).stdout or commit
 
 
 def _age(row: Row) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from results_rows import Measured, Row, fates, figure, in_order, made_by, table
+from measured import Measured, Row, fates, figure, in_order, made_by, table
 
 from monai_salm.evaluate import COUNTERMEASURES
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noises that were tried before the optimizer got its settings, made in memory; ``lab.py`` trains victims on them.
+"""Noises that were tried before the optimizer got its settings, made in memory; ``trials.py`` trains victims on them.
 
 A variant is a name with its parameters behind ``@``. Periods, widths, and sides of blocks are in cells, shares are of
 the cells that may change, and a mask holds 40 % of them where nothing else is said. Behind the parameters of gclean,
@@ -23,10 +23,11 @@ each image its own phases.
     hv@PERIOD@WIDTH@PERIOD          mask of gclean; four classes: two periods along each axis
     next@SHARE                      targeted noise: what a clean surrogate takes for the next class
     mix@PERIOD@STEPS@SHARE          waves and targeted noise of so many steps, in random blocks
-    ensemble@NAME=VALUE,... targeted noise of two clean surrogates, with waves in a part of the mask: ``Ensemble`` of
-    lab_search.py minmin@NAME=VALUE,... error-minimizing noise that starts from waves: ``MinMin`` of lab_search.py
-    salm@NAME=VALUE,... what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as
-    class_directions=[none,1]
+    ensemble@NAME=VALUE,...         targeted noise of two clean surrogates, with waves in a part of the mask:
+                                    ``Ensemble`` of searches.py
+    minmin@NAME=VALUE,...           error-minimizing noise that starts from waves: ``MinMin`` of searches.py
+    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as
+                                    class_directions=[none,1]
 """
 
 from __future__ import annotations

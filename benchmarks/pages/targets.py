@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from results_data_sets import common_victims, mean_score
-from results_rows import DATA_SETS, RESULTS, Measured, latest, read_rows, table
+from data_sets import common_victims, mean_score
+from measured import DATA_SETS, RESULTS, Measured, latest, read_rows, table
 
 CLAIMED = ("jpeg-75", "jpeg-50", "median-3", "gaussian-1", "down-up", "6-bit", "clahe")
 """Countermeasures that the protection is to stand."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noises of ``lab_noises.py`` that are searched for with several options, and the choice of a variant by its name."""
+"""Noises of ``noises.py`` that are searched for with several options, and the choice of a variant by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lab_noises import (
+from noises import (
     BATCH,
     EXPECTED,
     FRACTION,
@@ -253,6 +253,6 @@ def protect(data: Pictures, variant: str) -> tuple[Tensor, float | None]:
     if name not in WAVES:
         raise UsageError(
             f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin', 'salm'])}, "
-            "see lab_noises.py"
+            "see noises.py"
         )
     return WAVES[name](data, *map(float, rest)), None

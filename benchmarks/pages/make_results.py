@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write ``benchmarks/RESULTS.md`` from the rows in ``benchmarks/results``: ``python benchmarks/make_results.py``."""
+"""Write ``benchmarks/RESULTS.md`` from the rows beside it: ``python benchmarks/pages/make_results.py``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import results_files
-from results_data_sets import earlier, not_run, section, trade_off
-from results_rows import DATA_SETS, HERE, RESULTS, Measured, all_measured
-from results_targets import targets
+import files
+from data_sets import earlier, not_run, section, trade_off
+from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
+from targets import targets
 
 HEAD = """# Results
 
-Made by `python benchmarks/make_results.py` from the rows in `benchmarks/results`, which the scripts beside it write;
+Made by `python benchmarks/pages/make_results.py` from rows in `benchmarks/results`, which [scripts](README.md) write;
 of a cell that was run again the latest run counts. Victims train on the files that `monai-salm` wrote and are scored
 on clean test files that no step saw before; *peak* is the best epoch on those test files, which flatters the
 stranger. Settings are the defaults of `monai-salm protect` where nothing else is said, chosen on training and
@@ -38,13 +38,13 @@ def page(folder: Path = RESULTS) -> str:
     parts = [targets(own, folder), "\n# Protection\n" if present else "", *map(section, own), trade_off(present)]
     parts += [
         "\n# Files\n",
-        results_files.ct_contrast(folder),
-        results_files.hippocampus(folder),
-        results_files.referees(folder),
-        results_files.fuzz(folder),
+        files.ct_contrast(folder),
+        files.hippocampus(folder),
+        files.referees(folder),
+        files.fuzz(folder),
     ]
     parts += [
-        results_files.cost(folder),
+        files.cost(folder),
         not_run([*own, *missing]),
         earlier([found for found in sets if found.version]),
     ]
@@ -52,4 +52,4 @@ def page(folder: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "RESULTS.md").write_text(page(), encoding="utf-8")
+    (BENCHMARKS / "RESULTS.md").write_text(page(), encoding="utf-8")
