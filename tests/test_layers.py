@@ -154,6 +154,7 @@ WRITER = {
     for name in [
         "checkpoint",
         "documents",
+        "foresight",
         "frozen_plan",
         "keys",
         "label_values",
