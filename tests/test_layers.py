@@ -172,6 +172,7 @@ WRITER = {
         "space",
         "working",
         "write",
+        "write_settings",
     ]
 }
 """What decides, searches and writes. The rooms of file formats read and write, so they are not among them."""
