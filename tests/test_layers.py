@@ -194,6 +194,7 @@ WRITER = {
     for name in [
         "checkpoint",
         "documents",
+        "foresight",
         "frozen_plan",
         "keys",
         "label_values",
@@ -211,6 +212,7 @@ WRITER = {
         "space",
         "working",
         "write",
+        "write_settings",
     ]
 }
 """What decides, searches and writes. The rooms of file formats read and write, so they are not among them."""

@@ -69,6 +69,7 @@ NEED_NO_TORCH = [
     "monai_salm.noise",
     "monai_salm.pipeline",
     "monai_salm.pipeline.documents",
+    "monai_salm.pipeline.foresight",
     "monai_salm.pipeline.frozen_plan",
     "monai_salm.pipeline.labeling",
     "monai_salm.pipeline.labels",
@@ -90,6 +91,18 @@ def test_scanning_planning_writing_and_proving_load_no_torch(module: str) -> Non
     assert done.stdout == "[]\n"
 
 
+def test_the_command_that_scans_loads_no_torch(tmp_path: Path) -> None:
+    mr_export(tmp_path / "in", 1)
+    code = """
+import sys
+from monai_salm.cli import cli
+cli.main(["scan", "in", "--quiet"], standalone_mode=False)
+print(sorted({"torch", "monai"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.endswith("1 files can be protected, 0 are copied, 0 are refused, 0 ignored\n[]\n")
+
+
 def test_a_scan_and_a_verification_load_no_torch(tmp_path: Path) -> None:
     """Nor do they while they work."""
     mr_export(tmp_path / "in", 1)
@@ -97,9 +110,8 @@ def test_a_scan_and_a_verification_load_no_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from monai_salm import scan, verify
-from monai_salm.pipeline import build_plan
-from monai_salm.pipeline.file_views import BudgetOptions
-assert len(build_plan(scan(Path("in")), BudgetOptions()).samples) == 1
+from monai_salm.pipeline import ProtectOptions, forecast
+assert forecast(scan(Path("in")), ProtectOptions(method="random"))["counts"]["protect"] == 1
 assert len(verify(Path("in"), Path("out")).files) == 1
 print(sorted({"torch", "monai"} & set(sys.modules)))
 """

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monai_salm.pipeline.choices import KindChoices
+    from monai_salm.pipeline.foresight import forecast
     from monai_salm.pipeline.inventory import Inventory
     from monai_salm.pipeline.options import ProtectOptions
     from monai_salm.pipeline.plan import ProtectionPlan, build_plan
     from monai_salm.pipeline.planning import prepare
-    from monai_salm.pipeline.preflight import forecast
     from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
     from monai_salm.pipeline.scanning import scan
     from monai_salm.pipeline.verdicts import VerifyReport
@@ -30,7 +30,7 @@ _HOMES = {
     "ProtectionRun": "protection",
     "VerifyReport": "verdicts",
     "build_plan": "plan",
-    "forecast": "preflight",
+    "forecast": "foresight",
     "prepare": "planning",
     "protect": "protection",
     "scan": "scanning",

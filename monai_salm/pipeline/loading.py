@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.anatomy import CT_BODY_HU
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import SourceImage, read_source
+from monai_salm.io import read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.pipeline.foresight import why_nothing_carries
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_values import label_map_values, native_shape, working_label_map
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.progress import track
-from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import working_shape
 
 
@@ -221,7 +220,7 @@ def working_sample(
     else:
         maps = WorkingMaps.of_file(next(sources), views[0], shape)
     if not maps.carrier_voxels.any():
-        raise RefusedError(_why_nothing_carries(inventory, sample, maps.anatomy_voxels))
+        raise RefusedError(why_nothing_carries(inventory, sample, maps.anatomy_voxels))
     levels, step_model = common_levels(views)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):
@@ -234,62 +233,6 @@ def working_sample(
         sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
         spacing=_cell_spacing(views[0].spacing, native, shape), **vars(maps),
     )  # fmt: skip
-
-
-def bare_slices(inventory: Inventory, sample: SamplePlan) -> dict[str, str]:
-    """Name the slices of a volume in which nothing can carry noise, though others of it can, each with the reason."""
-    found: dict[str, str] = {}
-    if len(sample.files) < 2:
-        return found
-    for file, (source, inside) in zip(sample.files, _anatomies(inventory, sample), strict=True):
-        if not file.view.carriers(source.stored, inside).any():
-            found[file.path] = (
-                f"none of its {np.count_nonzero(inside)} anatomy voxels can carry noise, though other slices of "
-                "its series can"
-            )
-    return found
-
-
-def _why_nothing_carries(inventory: Inventory, sample: SamplePlan, anatomy_voxels: int) -> str:
-    """Say why no voxel of a sample can carry noise, with what helps: another window where that would
-    see the anatomy.
-    """
-    leave = "leave it out, or give --copy-unprotected, which copies it as it is"
-    view = sample.files[0].view
-    if not anatomy_voxels:
-        said = inventory.pictures[sample.files[0].path].modality
-        lack = (
-            f"no region of it is denser than {CT_BODY_HU:g} HU, as a body is"
-            if view.modality == "CT"
-            else "nothing in it differs from its background"
-        )
-        other = "" if said or view.modality != "CT" else "give another --modality if it is no CT, "
-        return f"no anatomy was found: {lack}, and no --window changes that; {other}{leave}"
-    inside = [(source, inside) for source, inside in _anatomies(inventory, sample) if inside.any()]
-    values = [source.real[mask] for source, mask in inside]
-    low, high = (
-        float(extreme([extreme(part[np.isfinite(part)], initial=start) for part in values]))
-        for extreme, start in ((np.min, np.inf), (np.max, -np.inf))
-    )
-    window = view.views[0].window
-    wider = view.through(IntensityWindow(low, high)) if low < high else view
-    if low < high and any(wider.carriers(source.stored, mask).any() for source, mask in inside):
-        return (
-            f"none of its {anatomy_voxels} anatomy voxels, which are {low:.6g} to {high:.6g}, lies inside the "
-            "intensity window "
-            f"{window.low:g} to {window.high:g}, so nothing can carry noise; give a --window that holds them, "
-            f"such as --window={low:.6g},{high:.6g}"
-        )
-    return (
-        f"its {anatomy_voxels} anatomy voxels are all saturated or padding, at {low:.6g} to {high:.6g}, so nothing "
-        f"can carry noise; {leave}"
-    )
-
-
-def _anatomies(inventory: Inventory, sample: SamplePlan) -> Iterator[tuple[SourceImage, NDArray[np.bool_]]]:
-    for file in sample.files:
-        source = read_source(inventory.absolute(file.path))
-        yield source, file.view.anatomy(source.stored)
 
 
 def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:

@@ -6,8 +6,8 @@ manifest.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -22,9 +22,10 @@ from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import uid_secret
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
-from monai_salm.pipeline.write import WriteJob, WriteSettings, copy_file, write_sample
+from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
+from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
 from monai_salm.progress import Progress
 
 
@@ -35,11 +36,19 @@ def write_files(
     output: Path,
     work_dir: Path,
     *,
+    executor: Executor | None = None,
     show_progress: bool = False,
 ) -> dict[str, FileFate]:
     """Write the protected files, the documents and the manifest; gives the fate of every file of the input.
 
     What lies in the private folder, as the files do that are packed into a zip, is as private.
+
+    Args:
+        inventory, plan, options: of the run.
+        output, work_dir: its folders.
+        executor: writes the samples, in threads, processes or on other machines that see the folders; None starts as
+            many processes as the options say.
+        show_progress: a progress bar on standard error.
     """
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
@@ -50,10 +59,13 @@ def write_files(
     derivation = make_derivation(inventory, plan, options, work_dir)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
     make_folder(output, private=private)
-    all_jobs = [WriteJob(sample, _targets(inventory, [file.path for file in sample.files])) for sample in plan.samples]
-    jobs = [job for job in all_jobs if not all(file.path in fates for file in job.sample.files)]
-    with Progress("writing", sum(len(job.sample.files) for job in jobs), "files", show_progress=show_progress) as bar:
-        for done in _map(jobs, settings, options.workers):
+    waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
+    count = sum(len(sample.files) for sample in waiting)
+    with (
+        Progress("writing", count, "files", show_progress=show_progress) as bar,
+        kept_settings(settings, work_dir) as kept,
+    ):
+        for done in write_samples(_jobs(inventory, waiting, kept), options.workers, executor):
             for fate in done:
                 fates[fate.path] = fate
                 manifest.append(fate)
@@ -66,10 +78,13 @@ def write_files(
     lost = settings.derivation.changed_uids - derivation.changed_uids
     if lost:
         again = [
-            job for job in all_jobs if any(lost & inventory.headers[file.path].references for file in job.sample.files)
+            sample
+            for sample in plan.samples
+            if any(lost & inventory.headers[file.path].references for file in sample.files)
         ]
-        for done in _map(again, replace(settings, derivation=derivation), options.workers):
-            fates.update({fate.path: fate for fate in done})
+        with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
+            for done in write_samples(_jobs(inventory, again, kept), options.workers, executor):
+                fates.update({fate.path: fate for fate in done})
     for path, reason in plan.refused.items():
         fates[path] = FileFate(path=path, status="refused", reason=reason)
     for path, first in plan.copies.items():
@@ -116,6 +131,10 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
     )
 
 
+def _jobs(inventory: Inventory, samples: Sequence[SamplePlan], settings: Path) -> list[WriteJob]:
+    return [WriteJob(sample, _targets(inventory, [file.path for file in sample.files]), settings) for sample in samples]
+
+
 def _targets(inventory: Inventory, paths: Iterable[str]) -> dict[str, str]:
     """Give the paths of written files where they differ from the sources'."""
     return {path: target for path in paths if (target := inventory.output_path(path)) != path}
@@ -150,29 +169,22 @@ def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[
         remove_leftovers(output / folder, names)
 
 
-_of_this_worker: list[WriteSettings] = []
-"""The settings of a worker process, which it is started with: with every job they would be sent again, and they hold
-the UIDs of the whole export.
-"""
+def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | None = None) -> Iterator[list[FileFate]]:
+    """Write samples; the order, and so the manifest, is that of the jobs, wherever they are done.
 
-
-def _map(jobs: list[WriteJob], settings: WriteSettings, workers: int) -> Iterable[list[FileFate]]:
-    """Write samples in this process, or in several; the order, and so the manifest, is that of the jobs either way."""
-    if workers <= 1 or len(jobs) < 2:
-        yield from (write_sample(job, settings) for job in jobs)
-        return
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings,)
-    ) as executor:
-        yield from executor.map(_write_in_worker, jobs, chunksize=max(1, min(16, len(jobs) // (8 * workers))))
-
-
-def _start_worker(settings: WriteSettings) -> None:
-    _of_this_worker.append(settings)
-
-
-def _write_in_worker(job: WriteJob) -> list[FileFate]:
-    return write_sample(job, _of_this_worker[-1])
+    Args:
+        jobs: what to write.
+        workers: processes to start for it; with 1 it is done here.
+        executor: does it instead.
+    """
+    chunk = max(1, min(16, len(jobs) // (8 * workers)))
+    if executor is not None:
+        yield from executor.map(write_sample, jobs, chunksize=chunk)
+    elif workers <= 1 or len(jobs) < 2:
+        yield from map(write_sample, jobs)
+    else:
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as processes:
+            yield from processes.map(write_sample, jobs, chunksize=chunk)
 
 
 def _still_there(fate: FileFate, target: Path) -> bool:

@@ -5,9 +5,6 @@ no more than it keeps.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from monai_salm.errors import UsageError
 from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import build_network
@@ -15,13 +12,12 @@ from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, load_surrogate
 from monai_salm.methods.names import check_method
 from monai_salm.methods.registry import find_method
+from monai_salm.pipeline.foresight import as_written, look_for_carriers
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.loading import Unusable, bare_slices, load_set, read_samples
+from monai_salm.pipeline.loading import load_set
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan, build_plan
-from monai_salm.pipeline.references import why_header_stays
+from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.search import check_fit
-from monai_salm.progress import track
 
 
 def check_choices(options: ProtectOptions) -> None:
@@ -67,11 +63,7 @@ def preflight(
         UsageError: samples, labels, method and surrogate do not fit each other.
     """
     if not options.needs_labels():
-        refused: dict[str, str] = {}
-        for found in read_samples(inventory, plan.samples, options.working_size, show_progress=show_progress):
-            if isinstance(found, Unusable):
-                refused |= found.refused
-        return plan.without(refused), None
+        return plan.without(look_for_carriers(inventory, plan, show_progress=show_progress).unusable), None
     loaded = load_set(inventory, plan, options, show_progress=show_progress)
     check_method(options.method, options.task, loaded.working.spatial_dims)
     check_fit(loaded.working, loaded.plan, options)
@@ -90,33 +82,9 @@ def foresee(
     Raises:
         UsageError: as :func:`preflight`.
     """
+    if not options.needs_labels():
+        carriers = look_for_carriers(inventory, plan, show_progress=show_progress)
+        return as_written(inventory, plan.without(carriers.unusable), carriers.bare), None
     plan, working = preflight(inventory, plan, options, show_progress=show_progress)
-    bare: dict[str, str] = {}
-    volumes = [sample for sample in plan.samples if len(sample.files) > 1]
-    for sample in track(volumes, "checking slices", "series", total=len(volumes), show_progress=show_progress):
-        bare |= bare_slices(inventory, sample)
-    plan = replace(plan, refused={**plan.refused, **bare})
-    written = frozenset(plan.protected())
-    alone = {path: why for path in plan.documents if (why := why_header_stays(inventory, path, written))}
-    documents = {path: digest for path, digest in plan.documents.items() if path not in alone}
-    return replace(plan, refused={**plan.refused, **alone}, documents=documents), working
-
-
-def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bool = False) -> dict[str, Any]:
-    """Give what ``monai-salm scan --json`` prints: what would become of each file without any label; reads every
-    picture.
-
-    Args:
-        inventory: the files.
-        options: how budgets are found; the method is one that needs no labels.
-        show_progress: progress bars on standard error.
-    """
-    plan = build_plan(inventory, options.budget_options(), sample=options.sample, show_progress=show_progress)
-    plan, _ = foresee(inventory, plan, options, show_progress=show_progress)
-    refused, result = plan.all_refused(), inventory.to_json()
-    for file in result["files"]:
-        if file["path"] in refused:
-            file |= {"fate": "refuse", "reason": refused[file["path"]]}
-    for fate in ("protect", "copy", "refuse"):
-        result["counts"][fate] = sum(file["fate"] == fate for file in result["files"])
-    return result
+    carriers = look_for_carriers(inventory, plan, volumes_only=True, show_progress=show_progress)
+    return as_written(inventory, plan, carriers.bare), working

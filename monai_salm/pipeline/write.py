@@ -18,29 +18,12 @@ from numpy.typing import NDArray
 from monai_salm.bounds import Change, broken_bound, describe_bound, limits_of, measure_changes, whole_change
 from monai_salm.canvas import Canvas
 from monai_salm.errors import DiskError, RefusedError, VerificationError
-from monai_salm.io import Derivation, SourceImage, atomic_target, read_back, read_source, write_like
+from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-
-
-@dataclass(frozen=True)
-class WriteSettings:
-    """What the writing of all samples has in common; a worker process gets it once.
-
-    Args:
-        root, output: folders of the input and of the output.
-        store: folder of the noise.
-        derivation: what the files are to say, but for the description.
-        private: whether the output is for the owner alone, as the files are that are packed into a zip afterwards.
-    """
-
-    root: Path
-    output: Path
-    store: Path
-    derivation: Derivation
-    private: bool = False
+from monai_salm.pipeline.write_settings import WriteSettings, read_settings
 
 
 @dataclass(frozen=True)
@@ -50,14 +33,20 @@ class WriteJob:
     Args:
         sample: its plan.
         targets: paths of the written files where they differ from the sources'.
+        settings: file of the settings that all samples have in common; see
+            :func:`~monai_salm.pipeline.write_settings.kept_settings`.
     """
 
     sample: SamplePlan
     targets: Mapping[str, str]
+    settings: Path
 
 
-def write_sample(job: WriteJob, settings: WriteSettings) -> list[FileFate]:
-    """Write all files of a sample; a file that cannot be written is refused or failed, and the others go on."""
+def write_sample(job: WriteJob) -> list[FileFate]:
+    """Write all files of a sample, in any process; a file that cannot be written is refused or failed, the others go
+    on.
+    """
+    settings = read_settings(job.settings)
     return [_write_file(job, settings, number, file) for number, file in enumerate(job.sample.files)]
 
 

@@ -83,6 +83,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             ("scanning", ("identify", "read_source")),
             ("plan", ("read_source", "file_digest")),
             ("loading", ("read_source",)),
+            ("foresight", ("read_source",)),
             ("known_files", ("file_digest",)),
             ("frozen_plan", ("file_digest",)),
         ):

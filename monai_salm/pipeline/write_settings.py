@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the writing of all samples has in common, in a private file that every job names, so that any executor can run
+the jobs: with each job it would be sent again, and it holds the UIDs of the whole export.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from monai_salm.disk import write_atomically
+from monai_salm.io import Derivation
+
+_PREFIX = "write-"
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """What the writing of all samples has in common.
+
+    Args:
+        root, output: folders of the input and of the output.
+        store: folder of the noise.
+        derivation: what the files are to say, but for the description.
+        private: whether the output is for the owner alone, as the files are that are packed into a zip afterwards.
+    """
+
+    root: Path
+    output: Path
+    store: Path
+    derivation: Derivation
+    private: bool = False
+
+    def to_text(self) -> str:
+        """Give JSON text that :meth:`from_text` reads back; places are absolute, for who reads it may be elsewhere."""
+        derivation = asdict(self.derivation)
+        for name in ("changed_uids", "absent_files"):
+            derivation[name] = sorted(derivation[name])
+        secret = self.derivation.uid_secret
+        derivation["uid_secret"] = None if secret is None else secret.hex()
+        places = {name: str(getattr(self, name).absolute()) for name in ("root", "output", "store")}
+        return json.dumps(places | {"derivation": derivation, "private": self.private}, sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> WriteSettings:
+        """Read what :meth:`to_text` gave."""
+        plain = json.loads(text)
+        derivation = plain["derivation"]
+        for name in ("changed_uids", "absent_files"):
+            derivation[name] = frozenset(derivation[name])
+        secret = derivation["uid_secret"]
+        derivation["uid_secret"] = None if secret is None else bytes.fromhex(secret)
+        root, output, store = (Path(plain[name]) for name in ("root", "output", "store"))
+        return cls(root, output, store, Derivation(**derivation), plain["private"])
+
+
+@contextmanager
+def kept_settings(settings: WriteSettings, work_dir: Path) -> Iterator[Path]:
+    """Keep settings in a file of the private work folder while samples are written; gives its path.
+
+    The name follows from the content, so that whoever has read a file of this name knows what is in it.
+    """
+    for left in work_dir.glob(f"{_PREFIX}*.json"):  # by a run that was killed
+        left.unlink()
+    text = settings.to_text()
+    path = (work_dir / f"{_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json").absolute()
+    write_atomically(path, text.encode(), private=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=4)
+def read_settings(path: Path) -> WriteSettings:
+    """Read the settings that a job names, once in each process."""
+    return WriteSettings.from_text(path.read_text(encoding="ascii"))
