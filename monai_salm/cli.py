@@ -313,7 +313,7 @@ def verify(
     from monai_salm.budget import Epsilon
     from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import verify as run
-    from monai_salm.pipeline.plan import BudgetOptions
+    from monai_salm.pipeline.file_views import BudgetOptions
     from monai_salm.windows import parse_window
 
     options = BudgetOptions(window=parse_window(window), modality=modality)

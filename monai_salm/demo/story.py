@@ -13,7 +13,7 @@ from monai_salm.demo.brain import CLASSES, FULL_SCALE, PATCH, make_export
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, EvaluateReport, evaluate
 from monai_salm.pipeline import ProtectOptions, protect, verify
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.windows import IntensityWindow
 
 WINDOW = IntensityWindow(0.0, float(FULL_SCALE))

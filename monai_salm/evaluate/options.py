@@ -11,8 +11,8 @@ from typing import Any
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.windows import parse_window
 
 

@@ -12,7 +12,7 @@ from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.methods.registry import NoiseMethod, check_method, find_method
 from monai_salm.pipeline.choices import KindChoices
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.windows import IntensityWindow, parse_window
 
 MOST_SEEDS = 2**32

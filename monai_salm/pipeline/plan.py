@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be done with each file: samples, labels, windows and budgets, written down before anything is changed."""
+"""What is to be done with each file: samples, labels and budgets, written down before anything is changed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from monai_salm.budget import Epsilon
 from monai_salm.canvas import Canvas
-from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
+from monai_salm.errors import UsageError
+from monai_salm.io import SourceImage
 from monai_salm.noise import fingerprint
+from monai_salm.pipeline.file_views import BudgetOptions, volume_views, volumes_of
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment, Target
-from monai_salm.pipeline.modalities import check_modality
 from monai_salm.progress import Progress
 from monai_salm.views import FileView
-from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
-from monai_salm.windows import IntensityWindow
 
 PLAN_FORMAT = "monai_salm.plan/2"
 
@@ -183,27 +179,6 @@ class ProtectionPlan:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetOptions:
-    """How views and budgets are found.
-
-    Args:
-        epsilon: see :class:`~monai_salm.budget.Epsilon`; None where no value is to move, so that there are no budgets.
-        window: for all files; None takes the modality's.
-        modality: DICOM Modality code for files that do not say theirs; empty if unknown.
-
-    Raises:
-        UsageError: DICOM has no such modality.
-    """
-
-    epsilon: Epsilon | None = field(default_factory=lambda: Epsilon(8 / 255))
-    window: IntensityWindow | None = None
-    modality: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modality", check_modality(self.modality))
-
-
 def build_plan(
     inventory: Inventory,
     options: BudgetOptions,
@@ -230,7 +205,7 @@ def build_plan(
     )
     found: list[SamplePlan] = []
     with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
-        for paths in _volumes(inventory):
+        for paths in volumes_of(inventory):
             found += _plan_volume(inventory, paths, options, labels, by_series, plan.refused)
             bar.update(len(paths))
     plan.samples = _distinct(found, plan.refused)
@@ -242,71 +217,6 @@ def build_plan(
     if labels is not None:
         plan.classes, plan.multi_label = labels.classes, labels.multi_label
     return plan
-
-
-def file_views(
-    inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, FileView]]:
-    """Give the source and the view of every picture, a canvas where there is an epsilon; reasons for those without one
-    go to ``refused``.
-    """
-    for paths in _volumes(inventory):
-        yield from _views(inventory, paths, options, refused)
-
-
-def _volumes(inventory: Inventory) -> list[list[str]]:
-    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every
-    other file alone.
-    """
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for path, header in inventory.pictures.items():
-        series = volume_of(header)
-        groups[("series", series) if series else ("file", path)].append(path)
-    return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
-
-
-def _views(
-    inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, FileView]]:
-    """Find the view of each file of a volume, and bind its budgets; files are read twice if there are several, so that
-    memory stays flat.
-    """
-    readable: dict[str, SourceImage | None] = {}
-    values = VolumeValues(len(paths))
-    judged: list[Judgement] = []
-    for path in paths:
-        try:
-            source = read_source(inventory.absolute(path))
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
-            continue
-        except MemoryError:
-            refused[path] = "it needs more memory than there is"
-            continue
-        if inventory.choices.of(inventory.root, path) != "picture":
-            judged += judgements(source)
-        values.add(source)
-        readable[path] = source if len(paths) == 1 else None
-    if not readable:
-        return
-    modality = picture_modality(inventory.pictures[paths[0]], options.modality)
-    labels = labels_among(judged, modality)
-    if labels is not None:
-        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says picture, but {labels.evidence}")
-        refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
-        return
-    try:
-        volume = values.view(modality, options.window)
-    except RefusedError as refusal:
-        refused.update({path: str(refusal) for path in readable})
-        return
-    for path, known in readable.items():
-        source = known if known is not None else read_source(inventory.absolute(path))
-        try:
-            shown = volume.view(source) if options.epsilon is None else volume.canvas(source, options.epsilon)
-            yield path, source, shown
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
 
 
 def _plan_volume(
@@ -326,7 +236,7 @@ def _plan_volume(
     files: list[tuple[FilePlan, SourceImage]] = []
     # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the
     # same ones.
-    for path, source, view in _views(inventory, paths, options, refused) if labeled else ():
+    for path, source, view in volume_views(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
         plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), view)

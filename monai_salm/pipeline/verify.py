@@ -31,9 +31,9 @@ from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
 from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
+from monai_salm.pipeline.file_views import BudgetOptions, file_views
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found, scan
-from monai_salm.pipeline.plan import BudgetOptions, file_views
 from monai_salm.pipeline.record import RunRecord, find_record
 from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.similarity import structural_similarity

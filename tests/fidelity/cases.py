@@ -19,8 +19,8 @@ import pydicom
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, VerifyReport, protect, verify
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.manifest import FileFate
-from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.pipeline.protect import ProtectResult
 from monai_salm.pipeline.verify import FileVerdict
 from monai_salm.windows import parse_window

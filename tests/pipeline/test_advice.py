@@ -19,7 +19,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.hounsfield import check_units, looks_like_ct
 from monai_salm.io import MODALITIES, ImageHeader, identify
 from monai_salm.pipeline import ProtectResult, protect, scan, verify
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.file_views import BudgetOptions
 from tests.exports import drawn, mr_slice, nifti_file, tree
 from tests.io.test_dicom_advice import MODALITY_COMMAND
 

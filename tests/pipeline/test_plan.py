@@ -14,8 +14,8 @@ import pytest
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labels import labels_from_table
-from monai_salm.pipeline.plan import BudgetOptions
 from monai_salm.pipeline.working import working_sample
 from monai_salm.views import FileView
 from monai_salm.windows import IntensityWindow

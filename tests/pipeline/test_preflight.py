@@ -15,8 +15,8 @@ import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, forecast, protect, scan
+from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.options import MOST_WORKERS
-from monai_salm.pipeline.plan import BudgetOptions
 from tests.exports import (
     ROOT_UID,
     block,

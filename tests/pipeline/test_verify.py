@@ -18,7 +18,7 @@ from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.io import dcmtk_finds_within, read_source, read_with_simpleitk
 from monai_salm.pipeline import VerifyReport, protect, verify
-from monai_salm.pipeline.plan import BudgetOptions
+from monai_salm.pipeline.file_views import BudgetOptions
 from tests.exports import ROOT_UID, body, dicom_object, drawn, file_set, mr_export, mr_slice, nifti_export, nifti_file
 from tests.io.builders import reference
 
