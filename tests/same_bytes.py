@@ -53,6 +53,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests import chance_before
+
 Array = NDArray[Any]
 
 # Pictures ------------------------------------------------------------------------------------------------------------
@@ -743,18 +745,17 @@ def chosen_cases(pattern: str) -> list[Case]:
 
 # Random numbers of an older checkout ---------------------------------------------------------------------------------
 
-CHANCES = ("own",)
-"""How a run draws its random numbers. A later ``before`` makes a new checkout draw them as the old one did."""
+CHANCES = ("own", "before")
+"""How a run draws its random numbers: by the checkout's own rule, or as before there was one rule for chance."""
 
 
 def draw_as(chance: str) -> None:
     """Make the package draw its random numbers in a way of :data:`CHANCES`.
 
-    Called in the process of each step, before anything of the package is imported. ``own`` changes nothing. This is
-    the place for ``before``.
+    Called in the process of each step, before anything of the package is imported. ``own`` changes nothing.
     """
-    if chance != "own":
-        raise ValueError(f"chance {chance!r} is unknown; give one of {', '.join(CHANCES)}")
+    if chance == "before":
+        chance_before.install()
 
 
 # Processes -----------------------------------------------------------------------------------------------------------
