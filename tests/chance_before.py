@@ -33,7 +33,7 @@ def install() -> None:
         return apply(self, images, draws, label_map)
 
     ConsumerAugmentation.apply = apply_pending  # type: ignore[method-assign, assignment]
-    for name in ("__init__", "draws", "orders", "maps", "fresh"):
+    for name in ("__init__", "_generator", "_own", "draws", "orders", "maps", "fresh"):
         setattr(chance.SampleChance, name, getattr(BatchChance, name))
     random.sample_generator = lsp.sample_generator = _by_id  # type: ignore[assignment, attr-defined]
     textures.sample_generator = _by_image  # type: ignore[assignment, attr-defined]

@@ -24,8 +24,6 @@ FOR_CONTRIBUTORS = [
     "benchmarks/README.md",
     ".github/PULL_REQUEST_TEMPLATE.md",
 ]
-NOT_YET = {"docs/add-a-method.md"}
-"""Pages that others point to and that are still being written."""
 
 
 def test_cli_page_is_what_the_commands_say() -> None:
