@@ -38,6 +38,9 @@ STEPS = (
 )
 """Networks, with the shape and the number of the samples of a batch."""
 
+SURROGATE_STEPS = 10
+"""Batches of a surrogate's round: with fewer, what a round does once would count for more than in a search."""
+
 MASKS = ((32, (32, 32)), (32, (64, 64)), (32, (128, 128)), (4, (40, 56, 40)))
 """Samples of a batch, and their shape."""
 
@@ -86,34 +89,49 @@ def turns(actions: list[Callable[[], object]]) -> np.ndarray:
 
 
 def step_cost(name: str, shape: tuple[int, ...], count: int) -> dict[str, object]:
-    """Compare a round of noise steps, with all that it does besides, to as many bare forward and backward passes of the
-    network by its input.
+    """Compare a round of noise steps and one of the surrogate's, each with all that it does besides, to as many bare
+    passes of the network: forward, and backward to the images or to the weights.
     """
     samples = random_samples(shape, count)
     task = SegmentationTask(2) if len(shape) == 3 else ClassificationTask(2)
     network = build_network(name, spatial_dims=len(shape), outputs=2)
-    settings = MinMinSettings(batch_size=count, max_rounds=2, stop_error=0.0)
-    optimizer = MinMinOptimizer(network, task, settings, freeze_surrogate=True)
-    state = optimizer.start(samples)
-    optimizer.run(samples, state)
+    settings = MinMinSettings(batch_size=count, max_rounds=2, stop_error=0.0, surrogate_batches=SURROGATE_STEPS)
+    optimizer = MinMinOptimizer(network, task, settings)
+    work = optimizer.begin(samples)
+    optimizer.round(work)
     batch = samples.batch(range(count), torch.device("cpu"))
+    weights = list(network.parameters())
 
-    def noise_round() -> None:
-        state.round = 1
-        optimizer.run(samples, state)
+    def noise_steps() -> None:
+        optimizer.move_noise(work)
 
-    def bare_passes() -> None:
+    def surrogate_steps() -> None:
+        optimizer.train_surrogate(work)
+
+    def bare_passes_to_images() -> None:
+        network.eval().requires_grad_(False)
         for _ in range(settings.noise_steps):
             images = batch.images.clone().requires_grad_(True)
             torch.autograd.grad(task.loss(network(images), batch.target).sum(), images)
 
-    seconds = turns([noise_round, bare_passes])
-    low, middle, high = np.percentile(seconds[:, 0] / seconds[:, 1], [25, 50, 75])
-    step, bare = seconds.min(axis=0) / settings.noise_steps * 1000
+    def bare_passes_to_weights() -> None:
+        network.train().requires_grad_(True)
+        for _ in range(SURROGATE_STEPS):
+            torch.autograd.grad(task.loss(network(batch.images), batch.target).mean(), weights)
+
+    seconds = turns([noise_steps, bare_passes_to_images, surrogate_steps, bare_passes_to_weights])
+    return _ratio(seconds[:, 0], seconds[:, 1], settings.noise_steps, "") | _ratio(
+        seconds[:, 2], seconds[:, 3], SURROGATE_STEPS, "surrogate_"
+    )
+
+
+def _ratio(steps: np.ndarray, bare: np.ndarray, count: int, name: str) -> dict[str, object]:
+    low, middle, high = np.percentile(steps / bare, [25, 50, 75])
+    step, passes = steps.min() / count * 1000, bare.min() / count * 1000
     return {
-        "ratio": round(middle, 3), "ratio_quartiles": [round(low, 3), round(high, 3)],
-        "ratio_of_fastest": round(step / bare, 3),
-        "step_ms": round(step, 2), "bare_ms": round(bare, 2), "turns": len(seconds),
+        f"{name}ratio": round(middle, 3), f"{name}ratio_quartiles": [round(low, 3), round(high, 3)],
+        f"{name}ratio_of_fastest": round(step / passes, 3), f"{name}step_ms": round(step, 2),
+        f"{name}bare_ms": round(passes, 2), "turns": len(steps),
     }  # fmt: skip
 
 

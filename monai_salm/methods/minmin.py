@@ -53,7 +53,7 @@ well as anywhere.
 
 
 @dataclass(frozen=True)
-class _Work:
+class SearchWork:
     """What a search works with, where it computes.
 
     Args:
@@ -154,13 +154,13 @@ class MinMinOptimizer:
             self.device,
             trained=not self.freeze_surrogate,
         )
-        work = self._work(samples, state or self.start(samples))
+        work = self.begin(samples, state)
         state = work.state
         with Progress(
             "optimizing", settings.max_rounds, "rounds", done=state.round, show_progress=self.show_progress
         ) as bar:
             while state.round < settings.max_rounds and not self._done(state):
-                log = self._round(work)
+                log = self.round(work)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
                 if after_round is not None:
@@ -170,8 +170,9 @@ class MinMinOptimizer:
     def _done(self, state: SearchState) -> bool:
         return self.settings.stop_error > 0 and state.quiet >= self.settings.patience
 
-    def _work(self, samples: WorkingSet, state: SearchState) -> _Work:
+    def begin(self, samples: WorkingSet, state: SearchState | None = None) -> SearchWork:
         """Take all that a search works with to where it computes, and choose the masks of the first round."""
+        state = state or self.start(samples)
         resident = ResidentSet(samples, self.device)
         chance = SampleChance(samples, self.settings.seed, self.device, by_image=self.freeze_surrogate)
         steps, scores = state.settle(resident)
@@ -179,13 +180,13 @@ class MinMinOptimizer:
         if self.settings.mask_rule == "random":
             drawn = chance.maps([sample.image_model.shape for sample in samples.samples], "mask")
             ranks = resident.hold([values + 1e-6 for values in drawn])  # cells of rank 0 are never chosen
-        work = _Work(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
+        work = SearchWork(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
         if state.round:  # else nothing was looked at yet
             for batch in resident.batches(samples.by_shape(), self._batch_size):
                 work.masks.scatter(batch.place, self._mask(ranks.gather(batch.place), batch))
         return work
 
-    def _result(self, work: _Work) -> Noise:
+    def _result(self, work: SearchWork) -> Noise:
         samples = work.resident.samples
         for batch in work.resident.batches(samples.by_shape(), self._batch_size):
             final = (self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)).cpu()
@@ -199,11 +200,12 @@ class MinMinOptimizer:
 
     # One round -------------------------------------------------------------------------------------------------------
 
-    def _round(self, work: _Work) -> RoundLog:
+    def round(self, work: SearchWork) -> RoundLog:
+        """Run one round, which changes what it works with; :meth:`run` does so until it is time to stop."""
         began, state = time.monotonic(), work.state
         if not self.freeze_surrogate:
-            self._train_surrogate(work)
-        error, changed = self._move_noise(work)
+            self.train_surrogate(work)
+        error, changed = self.move_noise(work)
         state.round += 1
         looked = state.round == 1 and self.settings.texture_period > 0  # at clean samples: no error of the noise
         state.quiet = state.quiet + 1 if error < self.settings.stop_error and not looked else 0
@@ -211,7 +213,8 @@ class MinMinOptimizer:
         state.history.append(log)
         return log
 
-    def _train_surrogate(self, work: _Work) -> None:
+    def train_surrogate(self, work: SearchWork) -> None:
+        """Train the surrogate for one round on the samples as they are protected now."""
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
         if looked or (settings.renew_every and state.round and state.round % settings.renew_every == 0):
@@ -244,7 +247,7 @@ class MinMinOptimizer:
     def _bfloat16(self) -> bool:
         return self.device.type == "cuda"
 
-    def _move_noise(self, work: _Work) -> tuple[float, float]:
+    def move_noise(self, work: SearchWork) -> tuple[float, float]:
         """Take the noise steps of one round, and choose the masks of the next one.
 
         Returns:
@@ -302,7 +305,7 @@ class MinMinOptimizer:
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
-    def _protected(self, work: _Work) -> SampleMaps:
+    def _protected(self, work: SearchWork) -> SampleMaps:
         """Give the images as a consumer will find them in the files: rounded, masked, clipped to the window."""
         images = work.resident.new_maps()
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):

@@ -374,10 +374,10 @@ def test_the_device_is_asked_four_times_a_round(pictures: WorkingSet, monkeypatc
 
         monkeypatch.setattr(torch.Tensor, name, counted)
     optimizer = _optimizer(pictures, batch_size=2, max_rounds=2, surrogate_batches=12)
-    work = optimizer._work(pictures, optimizer.start(pictures))
+    work = optimizer.begin(pictures)
     for _ in range(2):
         asked.clear()
-        optimizer._round(work)
+        optimizer.round(work)
         assert asked == ["__bool__", "__bool__", "tolist", "tolist"], "finite losses, finite gradients, errors, changes"
 
 
