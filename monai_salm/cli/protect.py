@@ -22,9 +22,8 @@ from monai_salm.cli.options import (
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
 
 _METHODS = (
-    "salm; its controls random-mask, textures and random (needs no labels); or a baseline from its authors' formula: em, "
-    "em-augmented, aue, for classification tap, "
-    "lsp, pil, for segmentation umed, voxshield (volumes)."
+    "salm; its controls random-mask, textures and random (needs no labels); or a baseline from its authors' formula: "
+    "em, em-augmented, aue, for classification tap, lsp, pil, for segmentation umed, voxshield (volumes)."
 )
 
 
