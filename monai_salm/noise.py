@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
-from monai_salm.disk import openable, write_atomically
+from monai_salm.disk import openable, ordered_safetensors, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.working_grid import axis_cells, to_native
 
@@ -132,7 +132,7 @@ class NoiseStore:
         }
         content = save({"mask": noise.mask, "values": noise.values}, metadata)
         write_atomically(
-            self._path(sample_id), _ordered(content), private=True
+            self._path(sample_id), ordered_safetensors(content), private=True
         )  # who knows the noise can take it off again
 
     def _open(self, sample_id: str) -> Any:
@@ -207,17 +207,6 @@ def _damaged(path: Path, reason: str) -> SalmError:
         f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); delete it, and search.json beside its "
         "folder, and run again with --resume"
     )
-
-
-def _ordered(content: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, whose order differs from run to run, so that equal noise
-    is equal bytes.
-    """
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def fingerprint(stored: NDArray[Any]) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from monai_salm.disk import openable
+from monai_salm.disk import openable, ordered_safetensors
 from monai_salm.errors import UsageError
 from monai_salm.learning.networks import build_network, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
@@ -77,7 +77,9 @@ def series_key(series_uid: str) -> str:
 def surrogate_bytes(network: nn.Module, card: SurrogateCard) -> bytes:
     """Give the content of a surrogate's file."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return save(state, {"format": SURROGATE_FORMAT, "surrogate": json.dumps(asdict(card), sort_keys=True)})
+    return ordered_safetensors(
+        save(state, {"format": SURROGATE_FORMAT, "surrogate": json.dumps(asdict(card), sort_keys=True)})
+    )
 
 
 def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
