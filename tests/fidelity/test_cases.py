@@ -27,6 +27,8 @@ from tests.exports import tree
 from tests.fidelity import cases
 from tests.fidelity.cases import COPIED, PROTECTED, REFUSED, Case, Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "DerivationDescription", "DerivationCodeSequence",

@@ -30,7 +30,7 @@ MR, KEY_OBJECTS, RT_STRUCTURES = (
     "1.2.840.10008.5.1.4.1.1.481.3",
 )
 
-pytestmark = pytest.mark.skipif(find_orthanc() is None, reason="Orthanc is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_orthanc() is None, reason="Orthanc is not installed")]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 
 from tests.fidelity import referees
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "fidelity_cases"
 
 Runs = dict[str, list[referees.Pair]]
@@ -39,7 +41,6 @@ def export_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return referees.protected_runs(sources, tmp_path_factory.mktemp("exports"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("referee", referees.REFEREES, ids=lambda referee: referee.name)
 @pytest.mark.parametrize(
     ("runs", "at_least"),

@@ -19,6 +19,8 @@ from monai_salm.pipeline import protect
 from monai_salm.transforms import AnatomyMask, AnatomyMaskd, SALMProtect, SALMProtectd, SparsityMask, SparsityMaskd
 from tests.exports import block, body, lesion_table, mr_export, mr_labels, nifti_export, small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def surrogates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

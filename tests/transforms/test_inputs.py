@@ -99,6 +99,7 @@ def test_odd_image_is_one_line(door: Door, image: Callable[[], Any], message: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
