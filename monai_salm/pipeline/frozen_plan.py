@@ -67,9 +67,8 @@ class FrozenPlan:
                 "inputs": self.known.to_json(),
                 "labels": {name: target_to_json(target) for name, target in self.labels.items()},
             },
-            indent=1,
             sort_keys=True,
-        )
+        )  # on one line: an indent takes four times as long
         write_atomically(path, f"{text}\n".encode(), private=True)
 
     @classmethod

@@ -135,11 +135,11 @@ def test_run_stops_at_the_first_file_and_goes_on(
     room = import_module("monai_salm.pipeline.output")
     write, seen = room.write_sample, []
 
-    def write_until_full(job: Any, settings: Any) -> Any:
+    def write_until_full(job: Any) -> Any:
         seen.append(job)
         if len(seen) == 2:
             _fill(disk, 50_000)
-        return write(job, settings)
+        return write(job)
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "write_sample", write_until_full)
