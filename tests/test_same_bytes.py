@@ -10,49 +10,53 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import same_bytes
+from tests.same_bytes.cases import METHODS, VOLUME_LABELS, all_cases, chosen_cases
+from tests.same_bytes.comparing import compare, differences
+from tests.same_bytes.images import PLANE, anatomy, gray
+from tests.same_bytes.inputs import FAMILIES, make_inputs, tree_digest
+from tests.same_bytes.running import draw_as, pack, unpack
 
 CHEAP = ("dicom-us", "nifti-2d", "png", "zip")
 
 
 def test_inputs_depend_on_the_seed_alone(tmp_path: Path) -> None:
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
-        same_bytes.make_inputs(tmp_path / name, seed, CHEAP)
-    digests = [same_bytes.tree_digest(tmp_path / name) for name in ("first", "again", "other")]
+        make_inputs(tmp_path / name, seed, CHEAP)
+    digests = [tree_digest(tmp_path / name) for name in ("first", "again", "other")]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_pictures_have_many_values_on_a_dark_background() -> None:
-    ill, healthy = (same_bytes.anatomy(0, number, same_bytes.PLANE) for number in (1, 2))
-    stored = same_bytes.gray(ill, 1500)
+    ill, healthy = (anatomy(0, number, PLANE) for number in (1, 2))
+    stored = gray(ill, 1500)
     assert len(np.unique(stored)) > 400
     assert stored[~ill.inside].max() < 60 < stored[ill.inside].min()
     assert ill.values[ill.lesion].mean() > healthy.values[healthy.lesion].mean() + 0.05
 
 
 def test_every_method_and_every_family_has_cases() -> None:
-    names = [case.name for case in same_bytes.all_cases()]
+    names = [case.name for case in all_cases()]
     assert len(names) == len(set(names))
-    assert {f"{family}/{method}" for family in same_bytes.FAMILIES for method in ("salm", "random")} <= set(names)
-    assert {name.partition("/")[2] for name in names} >= set(same_bytes.METHODS)
-    volumes = {f"{same_bytes.VOLUME_LABELS}/{method}" for method in ("umed", "voxshield")}
+    assert {f"{family}/{method}" for family in FAMILIES for method in ("salm", "random")} <= set(names)
+    assert {name.partition("/")[2] for name in names} >= set(METHODS)
+    volumes = {f"{VOLUME_LABELS}/{method}" for method in ("umed", "voxshield")}
     assert volumes <= set(names)
 
 
 def test_cases_are_chosen_by_patterns() -> None:
-    chosen = [case.name for case in same_bytes.chosen_cases("zip/*,bundle")]
+    chosen = [case.name for case in chosen_cases("zip/*,bundle")]
     assert chosen == ["zip/salm", "zip/random", "bundle"]
 
 
 def test_arrays_come_back() -> None:
     values = np.arange(-6, 6, dtype=np.int16).reshape(3, 4)
-    np.testing.assert_array_equal(same_bytes.unpack(same_bytes.pack(values)), values)
+    np.testing.assert_array_equal(unpack(pack(values)), values)
 
 
 def test_an_unknown_chance_is_an_error() -> None:
-    same_bytes.draw_as("own")
+    draw_as("own")
     with pytest.raises(ValueError, match="give one of own"):
-        same_bytes.draw_as("other")
+        draw_as("other")
 
 
 # Comparison ----------------------------------------------------------------------------------------------------------
@@ -65,7 +69,7 @@ def _row(**changes: Any) -> dict[str, Any]:
         "exit_codes": [0],
         "problems": [],
         "files": {"out/a.png": "1", "out.work/noise/a.safetensors": "2"},
-        "arrays": {"out.work/noise/a.safetensors": {"sample": "a", "array": same_bytes.pack(steps)}},
+        "arrays": {"out.work/noise/a.safetensors": {"sample": "a", "array": pack(steps)}},
         "tensors": {"out.work/surrogate.safetensors": {"weight": "3", "bias": "4"}},
         "fates": {"out.work: a.png": "protected"},
         "reasons": {},
@@ -82,7 +86,7 @@ def _written(path: Path, *rows: dict[str, Any], inputs: str = "i") -> Path:
 def test_equal_runs_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = _row(case="png/em", exit_codes=[2], files={}, arrays={}, tensors={})
     first, second = (_written(tmp_path / f"{n}.json", _row(seconds=n), failed) for n in (1, 2))
-    assert same_bytes.compare(first, second) == 0
+    assert compare(first, second) == 0
     assert capsys.readouterr().out.splitlines() == [
         "png/salm: same (2 files, 1 of them noise, 2 tensors)",
         "png/em: same (exit codes [2], 0 files, 0 of them noise, 0 tensors)",
@@ -97,13 +101,13 @@ def test_differences_are_told_with_their_size() -> None:
     other = _row(
         exit_codes=[3],
         files={"out/b.png": "1", noise: "9"},
-        arrays={noise: {"sample": "a", "array": same_bytes.pack(steps)}},
+        arrays={noise: {"sample": "a", "array": pack(steps)}},
         tensors={"out.work/surrogate.safetensors": {"weight": "5", "bias": "4"}},
         fates={"out.work: a.png": "refused"},
         reasons={"out.work: a.png": "too dark"},
         problems=["it ended early"],
     )
-    assert same_bytes.differences(_row(), other) == [
+    assert differences(_row(), other) == [
         "exit codes [0] and [3]",
         "run B: it ended early",
         "fate of out.work: a.png: protected | refused too dark",
@@ -116,6 +120,6 @@ def test_differences_are_told_with_their_size() -> None:
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _written(tmp_path / "a.json", _row())
-    assert same_bytes.compare(first, _written(tmp_path / "b.json", _row(), inputs="other")) == 2
-    assert same_bytes.compare(first, _written(tmp_path / "c.json", _row(), _row(case="more"))) == 1
+    assert compare(first, _written(tmp_path / "b.json", _row(), inputs="other")) == 2
+    assert compare(first, _written(tmp_path / "c.json", _row(), _row(case="more"))) == 1
     assert "more: 1 difference\n    only in B" in capsys.readouterr().out
