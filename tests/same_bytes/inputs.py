@@ -45,8 +45,8 @@ from tests.same_bytes.images import (
     raster,
     segmentation,
     series,
+    sha256_of,
 )
-from tests.same_bytes.running import _sha256
 
 # Families of formats -------------------------------------------------------------------------------------------------
 
@@ -340,5 +340,5 @@ def tree_digest(folder: Path, pattern: str = "*") -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob(pattern)):
         if path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{_sha256(path.read_bytes())}\n".encode())
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path.read_bytes())}\n".encode())
     return digest.hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -30,7 +29,7 @@ import numpy as np
 
 from tests.same_bytes import chance_before
 from tests.same_bytes.cases import CHECKPOINT, TRANSFORM_SCRIPT, Case, Step, all_cases, chosen_cases
-from tests.same_bytes.images import Array
+from tests.same_bytes.images import Array, sha256_of
 from tests.same_bytes.inputs import tree_digest
 
 # Random numbers of an older checkout ---------------------------------------------------------------------------------
@@ -44,6 +43,8 @@ def draw_as(chance: str) -> None:
 
     Called in the process of each step, before anything of the package is imported. ``own`` changes nothing.
     """
+    if chance not in CHANCES:
+        raise ValueError(f"chance {chance!r} is unknown; give one of {', '.join(CHANCES)}")
     if chance == "before":
         chance_before.install()
 
@@ -159,10 +160,6 @@ def _steps_done(case: Case, place: Place, chance: str, *, cold: bool) -> Iterato
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def pack(values: Array) -> dict[str, Any]:
     """Give an array in JSON."""
     content = np.ascontiguousarray(values)
@@ -194,7 +191,7 @@ def _tensor_digests(path: Path) -> dict[str, str]:
     from safetensors.numpy import load_file
 
     return {
-        name: _sha256(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        name: sha256_of(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
         for name, value in load_file(path).items()
     }
 
@@ -214,15 +211,17 @@ def record_outputs(folder: Path) -> dict[str, Any]:
             continue
         if not place[0].endswith(".work"):
             content = path.read_bytes()
-            row["files"][name] = _sha256(content)
+            row["files"][name] = sha256_of(content)
             if path.suffix == ".npy":
                 row["arrays"][name] = {"array": pack(np.load(path))}
             if path.suffix == ".zip":
                 with zipfile.ZipFile(path) as packed:
-                    row["files"] |= {f"{name}: {member}": _sha256(packed.read(member)) for member in packed.namelist()}
+                    row["files"] |= {
+                        f"{name}: {member}": sha256_of(packed.read(member)) for member in packed.namelist()
+                    }
         elif place[1] == "noise":
             content = path.read_bytes()
-            row["files"][name] = _sha256(content)
+            row["files"][name] = sha256_of(content)
             row["arrays"][name] = _read_noise(content)
         elif place[1] == "surrogate.safetensors":
             row["tensors"][name] = _tensor_digests(path)
