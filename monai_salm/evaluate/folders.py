@@ -21,6 +21,7 @@ from monai_salm.errors import UsageError
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.learning.targets import TargetKind, classes_in, target_kind
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
@@ -91,7 +92,7 @@ class Folders:
         """
         folder = self[name]
         classes = self[CLEAN].plan.classes
-        found = Counter(number for sample in folder.samples for number in _classes_in(sample))
+        found = Counter(number for sample in folder.samples for number in classes_in(sample.target))
         return {label: found[number] for number, label in enumerate(classes)}
 
     def working_set(self, samples: list[WorkingSample]) -> WorkingSet:
@@ -265,18 +266,10 @@ def stratified_part(samples: list[WorkingSample], share: float, seed: int) -> li
 
 
 def _class_of(sample: WorkingSample) -> tuple[float, ...]:
-    target = sample.target
-    if isinstance(target, int):
-        return (float(target),)
-    return tuple(target.tolist()) if target is not None and target.ndim == 1 else ()
-
-
-def _classes_in(sample: WorkingSample) -> list[int]:
-    """Give the numbers of the classes that a sample has."""
-    target = sample.target
-    if target is None or isinstance(target, int):
-        return [] if target is None else [target]
-    return [int(number) for number in (np.flatnonzero(target > 0.5) if target.ndim == 1 else np.unique(target))]
+    """Give what samples of one class have in common; nothing for label maps."""
+    if target_kind(sample.target) is TargetKind.LABEL_MAP:
+        return ()
+    return tuple(np.atleast_1d(np.asarray(sample.target, dtype=float)).tolist()) if sample.target is not None else ()
 
 
 def _within(folder: Path, clean: Path) -> Path:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.networks import logits_of
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.tasks import ClassificationTask, LearningTask
+from monai_salm.learning.targets import TargetKind, target_kind
+from monai_salm.learning.tasks import LearningTask
 
 
 def known_device(device: torch.device | str) -> torch.device:
@@ -113,20 +114,19 @@ def check_targets(samples: WorkingSet, task: LearningTask) -> None:
             raise UsageError(
                 "the samples have no labels, which error-minimizing noise needs; give --labels, or --method random"
             )
-        maps = isinstance(target, np.ndarray) and target.shape == sample.image_model.shape and target.dtype.kind in "iu"
-        findings = isinstance(target, np.ndarray) and target.ndim == 1 and target.dtype.kind == "f"
-        multi_label = isinstance(task, ClassificationTask) and task.multi_label
-        if (maps, findings) != (task.spatial_target, multi_label):
-            wanted = (
-                f"a label map of {sample.image_model.shape}"
-                if task.spatial_target
-                else f"{task.outputs} findings"
-                if multi_label
-                else "a class"
-            )
+        kind = target_kind(target)
+        is_map = kind is TargetKind.LABEL_MAP and np.shape(target) == sample.image_model.shape
+        if kind is not task.target_kind or (kind is TargetKind.LABEL_MAP and not is_map):
+            wanted = {
+                TargetKind.LABEL_MAP: f"a label map of {sample.image_model.shape}",
+                TargetKind.FINDINGS: f"{task.outputs} findings",
+                TargetKind.CLASS: "a class",
+            }
             raise UsageError(
-                f"sample {sample.sample_id!r} has a target of {_described(target)} where the task needs {wanted}"
+                f"sample {sample.sample_id!r} has a target of {_described(target)} where the task needs "
+                f"{wanted[task.target_kind]}"
             )
+        findings = kind is TargetKind.FINDINGS
         largest = len(np.asarray(target)) - 1 if findings else int(np.max(target, initial=0))
         lowest = 0 if findings else int(np.min(target, initial=0))
         if lowest < 0 or largest >= task.outputs or (findings and largest != task.outputs - 1):

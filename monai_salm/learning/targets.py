@@ -60,3 +60,14 @@ def classes_in(target: Target | None) -> list[int]:
     if isinstance(target, int):
         return [target]
     return [int(n) for n in (np.flatnonzero(target > 0.5) if kind is TargetKind.FINDINGS else np.unique(target))]
+
+
+def renumbered(target: Target, places: NDArray[np.integer[Any]]) -> Target:
+    """Give a class, or a label map, with other numbers for its classes.
+
+    Args:
+        target: of a sample.
+        places: the new number of each old one.
+    """
+    changed = places[target]
+    return int(changed) if target_kind(target) is TargetKind.CLASS else changed.astype(np.uint8)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.targets import TargetKind
 
 
 class LearningTask(ABC):
@@ -27,6 +28,11 @@ class LearningTask(ABC):
 
     spatial_target: bool
     """True if the target is a map that follows every flip and shift of its image."""
+
+    @property
+    @abstractmethod
+    def target_kind(self) -> TargetKind:
+        """What the labels of its samples are."""
 
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -91,6 +97,11 @@ class ClassificationTask(LearningTask):
     multi_label: bool = False
     weights: tuple[float, ...] = ()
     spatial_target = False
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """Classes, or findings."""
+        return TargetKind.FINDINGS if self.multi_label else TargetKind.CLASS
 
     @classmethod
     def balanced(cls, targets: Tensor) -> ClassificationTask:
@@ -235,6 +246,11 @@ class SegmentationTask(LearningTask):
 
     outputs: int
     spatial_target = True
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """Label maps."""
+        return TargetKind.LABEL_MAP
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Give Dice loss plus cross entropy; target ``(batch, *spatial)`` int64."""

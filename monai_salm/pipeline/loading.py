@@ -17,6 +17,7 @@ from monai_salm.io import read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
+from monai_salm.learning.targets import renumbered
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.pipeline.foresight import why_nothing_carries
 from monai_salm.pipeline.inventory import Inventory
@@ -174,10 +175,8 @@ def further_samples(working: WorkingSet, plan: ProtectionPlan, path: str, card: 
     samples = working.samples
     if list(plan.classes) != card.classes:
         places = np.array([card.classes.index(name) for name in plan.classes])
-        changed = [places[sample.target] for sample in samples]
         samples = [
-            replace(sample, target=int(target) if isinstance(sample.target, int) else target.astype(np.uint8))
-            for sample, target in zip(samples, changed, strict=True)
+            replace(sample, target=renumbered(sample.target, places)) for sample in samples if sample.target is not None
         ]
     return frozen_set(samples, card)
 
