@@ -20,18 +20,32 @@ from monai_salm.cli.options import (
     value_options,
 )
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
+from monai_salm.methods.names import METHOD_KINDS, TASKS
 
-_METHODS = (
-    "salm; its controls random-mask, textures and random (needs no labels); or a baseline from its authors' formula: "
-    "em, em-augmented, aue, for classification tap, lsp, pil, for segmentation umed, voxshield (volumes)."
-)
+_CONTROLS = ("random-mask", "textures", "random")
+
+
+def _methods() -> str:
+    """Name the methods for a help text, by what they are for."""
+
+    def names(*tasks: str) -> str:
+        found = {name: kind for name, kind in METHOD_KINDS.items() if kind.tasks == tasks}
+        volumes = {name for name, kind in found.items() if kind.spatial_dims == (3,)}
+        shown = [f"{name} (volumes)" if name in volumes else name for name in found if name not in ("salm", *_CONTROLS)]
+        return ", ".join(shown)
+
+    return (
+        f"salm; its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
+        f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
+        f"{names('segmentation')}."
+    )
 
 
 @click.command()
 @click.argument("source", metavar="INPUT", type=FILE)
 @click.argument("output", metavar="OUTPUT", type=FILE)
 @label_options
-@click.option("--method", default="salm", show_default=True, help=_METHODS)
+@click.option("--method", default="salm", show_default=True, help=_methods())
 @click.option(
     "--epsilon",
     default="8/255",

@@ -270,7 +270,7 @@ def test_targeted_noise_shows_a_clean_network_the_next_class() -> None:
         ClassificationTask(2),
         _run("small-cnn", 2, seed=7),
         epochs=1,
-        least_steps=200,
+        least_steps=400,
         augmentation=NO_AUGMENTATION,
     )
     target = everything.target

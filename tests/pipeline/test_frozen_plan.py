@@ -16,6 +16,7 @@ import pytest
 
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline import ProtectionPlan, ProtectionRun, ProtectOptions, prepare, protect
+from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.scanning import scan
@@ -81,7 +82,8 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def forbid() -> None:
         for room, names in (
             ("scanning", ("identify", "read_source")),
-            ("plan", ("read_source", "file_digest")),
+            ("plan", ("file_digest",)),
+            ("file_views", ("read_source",)),
             ("loading", ("read_source",)),
             ("foresight", ("read_source",)),
             ("known_files", ("file_digest",)),
@@ -281,15 +283,14 @@ def test_plan_is_complete_with_what_loading_found(tmp_path: Path) -> None:
 def test_search_goes_on_with_the_classes_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = _segmentation(tmp_path)
     protect(tmp_path / "in", tmp_path / "whole", options)
-    search: Any = import_module("monai_salm.pipeline.search")
-    real = search.save_search
+    real = Checkpoint.save
 
     def stop(*arguments: Any) -> None:
         real(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "save_search", stop)
+        patch.setattr(Checkpoint, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             protect(tmp_path / "in", tmp_path / "out", options)
     assert (tmp_path / "out.work" / "search.safetensors").is_file()

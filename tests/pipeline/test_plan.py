@@ -16,7 +16,7 @@ from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionPlan, build_plan, prepare, protect, scan, verify
 from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labels import labels_from_table
-from monai_salm.pipeline.working import working_sample
+from monai_salm.pipeline.loading import working_sample
 from monai_salm.views import FileView
 from monai_salm.windows import IntensityWindow
 from tests.exports import (
