@@ -84,6 +84,18 @@ def cost(folder: Path = RESULTS) -> str:
         "turns",
     ]
     text += "\nA noise step beside a bare forward and backward pass:\n\n" + table([head, *steps]) if steps else ""
+    surrogates = [
+        [
+            row["network"], _size(row), row["batch"], row["surrogate_step_ms"], row["surrogate_bare_ms"],
+            row["surrogate_ratio"], " to ".join(map(str, row["surrogate_ratio_quartiles"])),
+            row["surrogate_ratio_of_fastest"], row["turns"],
+        ]
+        for row in kinds["step"]
+        if "surrogate_ratio" in row
+    ]  # fmt: skip
+    head = [*head[:3], "surrogate step, ms", *head[4:]]
+    title = "\nA step of the surrogate, with Adam, beside a bare forward and backward pass to the weights:\n\n"
+    text += title + table([head, *surrogates]) if surrogates else ""
     masks = [[_size(row), row["batch"], row["mask_ms"]] for row in kinds["mask"]]
     text += "\nThe mask of a batch:\n\n" + table([["shape", "batch", "ms"], *masks]) if masks else ""
     stores = [
