@@ -22,7 +22,7 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.resident import ResidentSet
-from monai_salm.learning.samples import WorkingBatch, WorkingSet
+from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches, supervised, train
 from monai_salm.progress import track
@@ -189,7 +189,7 @@ def task_needed(task: LearningTask | None, samples: WorkingSet) -> LearningTask:
 
 def batch_size(samples: WorkingSet, run: MethodRun) -> int:
     """Give the number of samples of a step."""
-    return run.batch_size or (8 if samples.spatial_dims == 3 else 32)
+    return run.batch_size or (VOLUME_BATCH if samples.spatial_dims == 3 else SLICE_BATCH)
 
 
 def batches_in_order(resident: ResidentSet, run: MethodRun, description: str) -> Iterator[WorkingBatch]:

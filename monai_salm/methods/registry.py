@@ -16,13 +16,13 @@ from monai_salm.methods.names import METHOD_KINDS, check_method
 from monai_salm.methods.pil import Linearized
 from monai_salm.methods.random import RandomSigns
 from monai_salm.methods.tap import Targeted
-from monai_salm.methods.textures import ClassTextures
+from monai_salm.methods.textures import TEXTURE_PERIOD, ClassTextures
 from monai_salm.methods.umed import ContourTexture
 from monai_salm.methods.voxshield import SpectrallyIncoherent
 
 # Class textures where the gradient is, fitted in seven rounds after one that looks: chosen on validation images, see
 # benchmarks/LABBOOK.md
-_SALM = MinMinSettings(max_rounds=8, noise_steps=4, texture_period=4.0, mask_blur=7, full_strength=True)
+_SALM = MinMinSettings(max_rounds=8, noise_steps=4, texture_period=TEXTURE_PERIOD, mask_blur=7, full_strength=True)
 _CONSUMER = ConsumerAugmentation(blur=0.5)
 # As published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round
 _EM = MinMinSettings(

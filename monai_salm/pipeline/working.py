@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the noise of a sample back to each of its files."""
+"""What the noise store keeps of the files of a sample, beside its noise."""
 
 from __future__ import annotations
 
