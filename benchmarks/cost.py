@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a noise step, a mask and a sample of the noise store cost, on one thread; takes about two minutes of CPU time.
+"""What a start, a noise step, a mask and a sample of the noise store cost, on one thread; takes about seven minutes.
 
 Times are CPU time of this process, since other work may run on the machine, and are compared in turns: a round of noise
 steps, as many bare passes, and again. A ratio is the median over the turns, with its quartiles; a time is that of the
@@ -8,6 +8,10 @@ fastest turn. Images and noise are random: no cost depends on them.
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Rows, parser
+from pydicom.data import get_testdata_file
 
 from monai_salm.background import Background
 from monai_salm.budget import FileBudget
@@ -53,6 +58,12 @@ STORES = (
 )
 """Shapes, how many samples, and the steps of the budget: more than 127 take two bytes each."""
 
+STARTS = 11
+"""Times that each command is started; the first one, which fills the caches, does not count."""
+
+BARE_IMPORTS = ("-c", "import pydicom, nibabel, click, numpy")
+"""What no reader of medical images can do without."""
+
 MOST_TURNS, LEAST_TURNS, SECONDS = 31, 3, 20.0
 """Turns of each comparison: no more than these seconds take, but these at least."""
 
@@ -63,6 +74,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(given.results / "cost.jsonl")
     given.work.mkdir(parents=True, exist_ok=True)
+    for row in start_costs():
+        rows.add(what="start", **row)
     for shape, samples, levels in STORES:
         rows.add(
             what="store", shape=shape, samples=samples, levels=levels, **store_cost(given.work, shape, samples, levels)
@@ -71,6 +84,33 @@ def main() -> None:
         rows.add(what="mask", shape=shape, batch=samples, **mask_cost(samples, shape))
     for network, shape, samples in STEPS:
         rows.add(what="step", network=network, shape=shape, batch=samples, **step_cost(network, shape, samples))
+
+
+def start_costs() -> list[dict[str, object]]:
+    """Compare the CPU time of whole commands to that of bare imports, started in turns."""
+    commands = {
+        "bare imports": BARE_IMPORTS,
+        "--help": ("-m", "monai_salm", "--help"),
+        # The anatomy of the first is the whole image; that of the second is looked for, which loads scipy.ndimage.
+        "scan of an MR image": ("-m", "monai_salm", "scan", str(get_testdata_file("MR_small.dcm"))),
+        "scan of a CT image": ("-m", "monai_salm", "scan", str(get_testdata_file("CT_small.dcm"))),
+    }
+    environment, seconds = os.environ | {"OMP_NUM_THREADS": "1"}, {name: [] for name in commands}
+    for _ in range(STARTS):
+        for name, arguments in commands.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    bare = np.array(seconds["bare imports"][1:])
+    return [
+        {
+            "command": name, "seconds": round(float(np.median(taken[1:])), 3), "turns": STARTS - 1,
+            "ratio": round(float(np.median(np.array(taken[1:]) / bare)), 2),
+            "ratio_of_fastest": round(min(taken[1:]) / bare.min(), 2),
+        }
+        for name, taken in seconds.items()
+    ]  # fmt: skip
 
 
 def turns(actions: list[Callable[[], object]]) -> np.ndarray:

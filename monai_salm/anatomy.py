@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # its ndimage, which takes a third of a second to load, is loaded where it is first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from monai_salm.background import Background
 
@@ -63,10 +63,10 @@ def _open(inside: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.b
     reach = [max(0, round(CT_OPENING_MM / 2 / step)) if step > 0 else 1 for step in spacing]
     axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
     disk = sum((axis / max(r, 1)) ** 2 for axis, r in zip(axes, reach, strict=True)) <= 1.0
-    core = ndimage.binary_erosion(inside, disk)
+    core = scipy.ndimage.binary_erosion(inside, disk)
     if not core.any():
         return inside
-    grown: NDArray[np.bool_] = ndimage.binary_dilation(core, disk)
+    grown: NDArray[np.bool_] = scipy.ndimage.binary_dilation(core, disk)
     return grown & inside
 
 
@@ -75,16 +75,16 @@ def _fill(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     the end of a volume).
     """
     if inside.ndim == 2:
-        filled: NDArray[np.bool_] = ndimage.binary_fill_holes(inside)
+        filled: NDArray[np.bool_] = scipy.ndimage.binary_fill_holes(inside)
         return filled
     axis = int(np.argmin(inside.shape))
-    planes = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(inside, axis, 0)]
+    planes = [scipy.ndimage.binary_fill_holes(plane) for plane in np.moveaxis(inside, axis, 0)]
     return np.moveaxis(np.stack(planes), 0, axis)
 
 
 def _large_components(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the largest component and those not much smaller (two legs, two breasts)."""
-    components, count = ndimage.label(inside)
+    components, count = scipy.ndimage.label(inside)
     if count <= 1:
         return inside
     sizes = np.bincount(components.ravel())

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # its ndimage, which takes a third of a second to load, is loaded where it is first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 SCREEN_MODALITIES = ("US", "IVUS", "OT", "SC", "ES", "XC", "DOC")
 """Modalities whose pictures may be captured screens, with text and graphics burned in."""
@@ -48,7 +48,7 @@ def graphics_mask(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> 
     pure = ((colors == 0) | (colors == full)).all(axis=-1) & (colors == full).any(axis=-1)
     if pure.mean() > MOST_GRAPHICS:
         return np.zeros(grid, dtype=bool)  # a white page or a saturated picture, not letters on an image
-    marked: NDArray[np.bool_] = ndimage.binary_dilation(pure, iterations=GRAPHICS_EDGE)
+    marked: NDArray[np.bool_] = scipy.ndimage.binary_dilation(pure, iterations=GRAPHICS_EDGE)
     return marked
 
 

@@ -51,11 +51,12 @@ def hippocampus(folder: Path = RESULTS) -> str:
 
 
 def cost(folder: Path = RESULTS) -> str:
-    """What steps, masks and the noise store cost."""
+    """What starts, steps, masks and the noise store cost."""
     rows = read_rows("cost", folder)
     kinds = {
         name: latest([row for row in rows if row["what"] == name], *fields)
         for name, fields in {
+            "start": ("command",),
             "step": ("network", "shape", "batch"),
             "mask": ("shape", "batch"),
             "store": ("shape", "levels"),
@@ -64,6 +65,12 @@ def cost(folder: Path = RESULTS) -> str:
     if not rows:
         return ""
     text = "\n# Cost\n\nOne thread, CPU time unless a column says otherwise; what is compared ran in turns.\n"
+    starts = [
+        [row["command"], row["seconds"], row["ratio"], row["ratio_of_fastest"], row["turns"]] for row in kinds["start"]
+    ]
+    head = ["command", "seconds", "ratio (median)", "ratio of the fastest", "turns"]
+    title = '\nWhole commands beside `python -c "import pydicom, nibabel, click, numpy"`:\n\n'
+    text += title + table([head, *starts]) if starts else ""
     steps: list[list[Any]] = [
         [
             row["network"], _size(row), row["batch"], row["step_ms"], row["bare_ms"], row["ratio"],

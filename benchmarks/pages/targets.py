@@ -86,6 +86,7 @@ def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Fi
     yield "one noise step at most 1.10 x a bare forward and backward pass", "cost", step(folder)
     yield "one noise step at most 1.05 x that", "cost", step(folder, limit=1.05)
     yield "one step of the surrogate at most 1.10 x that", "cost", step(folder, "surrogate_ratio")
+    yield "`--help` and `scan` of one file start in at most 1.5 x bare imports", "cost", start(folder)
     yield "noise store at 10 %: at most 1/17 of dense float32, at least 500 MB/s", "cost", store(folder)
 
 
@@ -285,6 +286,16 @@ def step(folder: Path, name: str = "ratio", *, limit: float = 1.10) -> Finding |
     return Finding(
         f"{min(ratios)[0]} to {worst[0]}; {fine} of {len(ratios)} within", _above(worst[0], limit, worst[1]), []
     )
+
+
+def start(folder: Path) -> Finding | None:
+    """Judge how long each command takes to start."""
+    rows = latest([row for row in read_rows("cost", folder) if row["what"] == "start"], "command")
+    ratios = [(row["ratio"], row["command"]) for row in rows if row["command"] != "bare imports"]
+    if not ratios:
+        return None
+    misses = [miss for ratio, command in ratios for miss in _above(ratio, 1.5, command, 2)]
+    return Finding(", ".join(f"{command} {ratio}" for ratio, command in ratios), misses, [])
 
 
 def store(folder: Path) -> Finding | None:

@@ -96,14 +96,15 @@ def _move(images: Tensor, label_map: Tensor | None, flips: Tensor, shifts: Tenso
     """Flip each sample and shift it by whole voxels, exactly: a gather is ten times as fast as an affine map. What
     comes from outside is 0.
     """
-    index = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
-    inside = torch.ones(len(images), 1, dtype=torch.bool, device=images.device)
+    index = torch.zeros(1, 1, dtype=torch.int64, device=images.device)
+    inside = torch.ones(1, 1, dtype=torch.bool, device=images.device)
     for axis, length in enumerate(images.shape[2:]):
-        place = torch.arange(length, device=images.device)
-        place = torch.where(flips[:, axis, None] < 0, length - 1 - place, place) + shifts[:, axis, None].long()
-        within = (place >= 0) & (place < length)
-        index = (index[:, :, None] * length + place.clamp(0, length - 1)[:, None]).flatten(1)
-        inside = (inside[:, :, None] & within[:, None]).flatten(1)
+        flip, shift = flips[:, axis, None], shifts[:, axis, None]
+        # Cell i shows what was at i + shift, or at length - 1 - i + shift; floats hold such numbers exactly.
+        places = torch.addcmul(shift + (1 - flip) * ((length - 1) / 2), flip, torch.arange(length, device=flip.device))
+        nearest = places.clamp(0, length - 1)
+        index = torch.add(nearest.long()[:, None], index[:, :, None], alpha=length).flatten(1)
+        inside = (inside[:, :, None] & (nearest == places)[:, None]).flatten(1)
     moved = images.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1)) * inside[:, None]
     if label_map is not None:
         label_map = (label_map.flatten(1).gather(1, index) * inside).reshape(label_map.shape)

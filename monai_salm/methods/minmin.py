@@ -263,10 +263,10 @@ class MinMinOptimizer:
             steps, score = work.steps.gather(place), work.scores.gather(place)
             mask = work.masks.gather(place) if state.round else (batch.voxels > 0) & (not looks)
             # Only the steps change from here on, and they stay within the budget: the rest is multiplied once.
-            gain, levels = mask * batch.share * batch.step_model, batch.levels
+            gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                images = (batch.images + self._quantize(steps, batch) * gain).clamp(0, 1)
+                images = (batch.images + self._decided(steps, levels).round() * gain).clamp(0, 1)
                 gradient, logits, target = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(self.task.error(logits, target).sum())
@@ -314,9 +314,15 @@ class MinMinOptimizer:
         return images
 
     def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
-        if self.settings.full_strength:
-            steps = torch.where(steps.abs() * 3 >= batch.levels, batch.levels * steps.sign(), steps)
-        return within_budget(steps, batch)
+        return within_budget(self._decided(steps, batch.levels), batch)
+
+    def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:
+        """Give steps, those beyond a third of the budget as the whole of it where the settings say so."""
+        return (
+            torch.where(steps.abs() * 3 >= levels, levels * steps.sign(), steps)
+            if self.settings.full_strength
+            else steps
+        )
 
     def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
         """Where the noise may be, ``(batch, 1, *spatial)`` bool."""

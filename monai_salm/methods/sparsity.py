@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FEW_CELLS = 8192
+"""Up to so many cells a score is taken apart into digits of 8 bits, which are fewer than the cells, else of 11."""
+
 
 def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
     """Select, for each sample, the cells of highest score whose voxels together stay within a limit: exact top-k.
@@ -22,27 +25,25 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
         ``(batch, cells)`` bool. Ties go to the cell of the lower index, on every device.
     """
     allowed = (voxels > 0) & (score > 0)
-    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found eleven bits
-    # at a time, by sums of the voxels of each value of these bits: no cell is sorted, and sums of integers are exact in
-    # any order.
+    # Positive floats are ordered like their bits. So the score of the first cell that is too much is found a digit of
+    # its bits at a time, by sums of the voxels of each digit: no cell is sorted, and sums of integers are exact in any
+    # order.
     score = score if score.dtype == torch.float32 else score.double()
-    bits = torch.where(allowed, score, 0).view(torch.int32 if score.dtype == torch.float32 else torch.int64)
-    undecided, room = torch.where(allowed, voxels, 0), limit[:, None]
+    bits = score.view(torch.int32 if score.dtype == torch.float32 else torch.int64) * allowed
+    undecided, room = voxels * allowed, limit[:, None]
     threshold = torch.zeros_like(room)
-    for shift in range(bits.itemsize * 8 // 11 * 11, -1, -11):
-        digit = ((bits >> shift) & 2047).long()
-        sums = (
-            torch.zeros(len(bits), 2048, dtype=torch.int64, device=bits.device)
-            .scatter_add_(1, digit, undecided)
-            .flip(1)
-        )
+    width = 8 if bits.shape[1] <= FEW_CELLS else 11
+    digits, highest = 1 << width, (1 << width) - 1
+    for shift in range((bits.itemsize * 8 - 1) // width * width, -1, -width):
+        digit = ((bits >> shift) & highest).long()
+        sums = torch.zeros(len(bits), digits, dtype=torch.int64, device=bits.device)
+        sums = sums.scatter_add_(1, digit, undecided).flip(1)
         used = sums.cumsum(1)
-        whole = (
-            (used <= room).sum(1, keepdim=True).clamp(max=2047)
-        )  # how many values, from the highest down, fit with all their cells
+        # How many digits, from the highest down, fit with all their cells.
+        whole = (used <= room).sum(1, keepdim=True).clamp(max=highest)
         room = room - (used - sums).gather(1, whole)
-        threshold = threshold << 11 | (2047 - whole)
-        undecided = torch.where(digit == 2047 - whole, undecided, 0)
+        threshold = threshold << width | (highest - whole)
+        undecided = undecided * (digit == highest - whole)
     return allowed & ((bits > threshold) | ((bits == threshold) & (undecided.cumsum(1) <= room)))
 
 
