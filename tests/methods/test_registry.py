@@ -27,7 +27,7 @@ from monai_salm.methods.registry import METHODS, find_method
 from monai_salm.methods.textures import class_waves
 from monai_salm.pipeline import protect, verify
 from monai_salm.transforms import SALMProtect
-from tests.exports import body, mr_export, mr_labels, nifti_export, small, tree
+from tests.exports import body, label_table, mr_export, mr_labels, nifti_export, small, tree
 
 SEGMENTING = {name for name, kind in METHOD_KINDS.items() if kind.tasks == ("segmentation",)}
 NO_ROUNDS = {"lsp", "textures"}
@@ -62,6 +62,18 @@ def test_classification(tmp_path: Path, method: str) -> None:
     if method in CLASSIFYING:
         protect(tmp_path / "in", tmp_path / "again", options)
         assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("method", sorted(set(METHODS) - SEGMENTING))
+def test_findings(tmp_path: Path, method: str) -> None:
+    mr_export(tmp_path / "in", 4)
+    findings = {f"case{number}/image.dcm": (number % 2, int(number < 2)) for number in range(4)}
+    table = label_table(tmp_path / "l.csv", findings, columns=("edema", "mass"))
+    result = protect(tmp_path / "in", tmp_path / "out", small(labels=table, method=method, rounds=1))
+    assert result.to_json()["counts"] == {"protected": 4, "copied": 0, "refused": 0, "failed": 0}
+    assert {file.verdict for file in verify(tmp_path / "in", tmp_path / "out").files} == {"protected"}
 
 
 @pytest.mark.slow
