@@ -16,7 +16,7 @@ from monai_salm.evaluate import EvaluateOptions, utility
 from monai_salm.evaluate.folders import load_folders
 from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_features, icc, score_change
-from monai_salm.evaluate.victims import VictimRecipe, VictimScores
+from monai_salm.evaluate.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline import protect
 from tests.evaluate.test_trainings import folders
@@ -55,8 +55,8 @@ def test_first_order_features() -> None:
 def test_network_learns_from_one_half_and_is_scored_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, WorkingSet] = {}
 
-    def train(network: Any, task: Any, train: WorkingSet, test: WorkingSet, recipe: Any, **more: Any) -> VictimScores:
-        seen.update(train=train, test=test)
+    def train(network: Any, training: VictimTraining) -> VictimScores:
+        seen.update(train=training.train, test=training.test)
         return VictimScores({"balanced_accuracy": 0.9, "auc": float("nan")}, 0.9, (0.9,), 1.0)
 
     def score(network: Any, task: Any, samples: WorkingSet, batch_size: int, device: Any) -> dict[str, float]:
