@@ -558,7 +558,7 @@ def test_wrong_folders_are_found_out_without_a_verification(
 
 def test_protected_folder_without_a_common_file(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", test_labels=folders / "test.csv", epochs=1, device="cpu")
-    with pytest.raises(UsageError, match=r"no labeled picture of .* under the same path"):
+    with pytest.raises(UsageError, match=r"no labeled image of .* under the same path"):
         evaluate(folders / "clean", folders / "test", folders / "test", options)
 
 
