@@ -45,7 +45,7 @@ def evaluate(
     """Train each victim on the clean and on the protected files, after each countermeasure, and score all on the clean
     test files.
 
-    Only images that are in all folders are used, so that all learn from the same pictures.
+    Only images that are in all folders are used, so that all learn from the same images.
 
     Args:
         clean: folder of originals, or a zip of it.

@@ -161,7 +161,7 @@ def _class_of(sample: WorkingSample) -> tuple[float, ...]:
 
 
 def counterpart(path: str, clean: Inventory, other: Inventory) -> str:
-    """Give the path of a clean picture in another folder; a JPEG is protected as PNG."""
+    """Give the path of a clean image in another folder; a JPEG is protected as PNG."""
     return path if path in other.pictures else clean.output_path(path)
 
 

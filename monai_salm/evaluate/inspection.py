@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files themselves show: the figures of their verification by modality, and pictures of a few of them."""
+"""What the files themselves show: the figures of their verification by modality, and images of a few of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Bounds = dict[str, tuple[float | None, str]]
 """Path of a file -> its bound in stored units, None if it is not known, and a key of :data:`BOUND_FROM`."""
 
 EXAMPLES = 3
-"""Pictures of each modality."""
+"""Images of each modality."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the output of a run, file by file: protected pictures, documents, and copies, with the fate of each in the
+"""Writing the output of a run, file by file: protected images, documents, and copies, with the fate of each in the
 manifest.
 """
 
@@ -69,7 +69,7 @@ def write_files(
                 fates[fate.path] = fate
                 manifest.append(fate)
                 bar.update()
-    # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
+    # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
     derivation = replace(
         derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
