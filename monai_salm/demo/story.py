@@ -110,7 +110,7 @@ def run_demo(
             echo(f"         {line}")
         say(
             f"5. Open {output / 'report.html'} in a browser: what was learned, epoch by epoch, the bounds, and "
-            "pictures before and after."
+            "images before and after."
         )
         say(f"   {output / 'protected'} can be handed out; {result.work_dir} must not be.")
         return scores

@@ -179,9 +179,7 @@ def test_one_picture_in_two_encodings(how: str, tmp_path: Path) -> None:
         dataset.PatientID = "other"
     dataset.save_as(tmp_path / "in" / "b.dcm", implicit_vr=how == "implicit")
     reason = scan(tmp_path / "in").refused["b.dcm"]
-    assert reason.endswith(
-        "and it is the same image in another encoding, or with another header; keep one of the two"
-    )
+    assert reason.endswith("and it is the same image in another encoding, or with another header; keep one of the two")
     first.unlink()
     assert not scan(tmp_path / "in").refused
     assert _run(tmp_path / "in", tmp_path / "out").fates["b.dcm"].status == "protected"
