@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import is_litter, read_segmentation
 from monai_salm.pipeline.case_names import stem_of
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths
+from monai_salm.pipeline.label_matching import Matches, match_identifiers, match_label_maps, match_paths
 from monai_salm.pipeline.label_table import (
     PATH_COLUMNS,
     SHOWN,
@@ -149,25 +149,7 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         if read.key in PATH_COLUMNS
         else match_identifiers(all_names, read.key, inventory)
     )
-    chosen: dict[str, str] = {}
-    for name, paths in matches.found.items():
-        for path in paths if name in labels else ():
-            other = chosen.setdefault(path, name)
-            if labels[other] != labels[name]:
-                raise UsageError(
-                    f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and "
-                    f"{labels[name]}; keep one"
-                )
-    refused: dict[str, str] = {}
-    for name, paths in matches.found.items():
-        refused |= {
-            path: f"its row in the table has {blank[name]}; fill it in, or leave the file out"
-            for path in paths
-            if path not in chosen
-        }
-    for name, (paths, difference) in matches.near.items():
-        why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
-        refused |= {path: why for path in paths if path not in refused}
+    chosen = _chosen(matches, labels, table)
     if not chosen:
         near = next(iter(matches.near.items()), None)
         hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
@@ -180,8 +162,8 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         f"{name!r} belongs to no image, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]
     ]
     found = LabelAssignment(
-        {}, names, len(names) > 1, read.key, refused, column=", ".join(names), rows=len(read.rows), unmatched=unmatched,
-        notes=notes,
+        {}, names, len(names) > 1, read.key, _refused(matches, chosen, blank), column=", ".join(names),
+        rows=len(read.rows), unmatched=unmatched, notes=notes,
         blank=[f"{name} ({reason})" for name, reason in blank.items()],
     )  # fmt: skip
     if found.multi_label:
@@ -190,6 +172,32 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         found.classes = ordered(labels[name][0] for name in chosen.values())
         found.targets = {path: found.classes.index(labels[name][0]) for path, name in chosen.items()}
     return found
+
+
+def _chosen(matches: Matches, labels: Mapping[str, tuple[str, ...]], table: Path) -> dict[str, str]:
+    """Give the name in the table that each file has its label by, or raise UsageError for two with different ones."""
+    chosen: dict[str, str] = {}
+    for name, paths in matches.found.items():
+        for path in paths if name in labels else ():
+            other = chosen.setdefault(path, name)
+            if labels[other] != labels[name]:
+                raise UsageError(
+                    f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and "
+                    f"{labels[name]}; keep one"
+                )
+    return chosen
+
+
+def _refused(matches: Matches, chosen: Mapping[str, str], blank: Mapping[str, str]) -> dict[str, str]:
+    """Give the reasons of files whose rows hold no label, or come near to them only."""
+    refused: dict[str, str] = {}
+    for name, paths in matches.found.items():
+        why = f"its row in the table has {blank.get(name)}; fill it in, or leave the file out"
+        refused |= {path: why for path in paths if path not in chosen}
+    for name, (paths, difference) in matches.near.items():
+        why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
+        refused |= {path: why for path in paths if path not in refused}
+    return refused
 
 
 def _labels_of(table: Table, names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str], list[str]]:
