@@ -41,6 +41,7 @@ def test_batches_are_those_of_the_set(samples: WorkingSet, stacked: bool) -> Non
     assert [batch.indices for batch in whole.batches(order, 2)] == [[4, 0], [3, 2]]
     assert [batch.indices for batch in whole.batches(order[:1], 2)] == [[4]]
     assert [batch.indices for batch in whole.batches(order, 3)] == [[4, 0, 3], [2, 1]]
+    assert [batch.indices for batch in whole.batches(order, 1)] == [[i] for i in order], "none is left over"
 
 
 @pytest.mark.parametrize("stacked", [False, True])
