@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the anatomy, and the window on what it surrounds: found from the values of a picture or a series
+"""What surrounds the anatomy, and the window on what it surrounds: found from the values of an image or a series
 alone.
 """
 
@@ -15,12 +15,12 @@ from monai_salm.hounsfield import check_units
 from monai_salm.windows import IntensityWindow, default_window
 
 BORDER_QUIET = 0.05
-"""A border whose values spread less than this share of the picture's contrast is background; otherwise the picture is a
+"""A border whose values spread less than this share of the image's contrast is background; otherwise the image is a
 crop without one.
 """
 
 BACKGROUND_CONTRAST = 0.06
-"""Values within this share of the picture's contrast from the background are background too."""
+"""Values within this share of the image's contrast from the background are background too."""
 
 NOISE_MULTIPLE = 4.0
 """Air noise reaches about this multiple of its median deviation (Rayleigh: 3.1 at 99.9 %)."""
@@ -67,7 +67,7 @@ def find_background(
     *,
     modality: str = "",
 ) -> Background | None:
-    """Find the background of a picture, or of a series, from its values and those on its border.
+    """Find the background of an image, or of a series, from its values and those on its border.
 
     Args:
         values_stored: sample of all values, any shape.
@@ -77,7 +77,7 @@ def find_background(
         modality: DICOM Modality code; some films show air bright.
 
     Returns:
-        None if the border is as lively as the rest, or of a middling value: the picture is a crop and has no
+        None if the border is as lively as the rest, or of a middling value: the image is a crop and has no
         background.
     """
     values = values_stored[np.isfinite(values_stored)].astype(np.float64)
@@ -107,7 +107,7 @@ def find_window(
     full_scale_real: tuple[float, float] | None = None,
     window: IntensityWindow | None = None,
 ) -> tuple[IntensityWindow, Background | None]:
-    """Find the intensity window and the background of a picture or a series from samples of its real values.
+    """Find the intensity window and the background of an image or a series from samples of its real values.
 
     Args:
         modality: DICOM Modality code, or empty.

@@ -45,7 +45,7 @@ def stated_bounds(derivation: str) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Limit:
-    """What no change of a picture's values may exceed.
+    """What no change of an image's values may exceed.
 
     Args:
         stored: largest change, stored units.
@@ -59,15 +59,15 @@ class Limit:
 
     @classmethod
     def of_budget(cls, budget: FileBudget) -> Limit:
-        """Give the limit of a picture that was changed within a budget."""
+        """Give the limit of an image that was changed within a budget."""
         return cls(budget.epsilon_stored, budget.epsilon_real, budget.epsilon_real / budget.window.width)
 
     @classmethod
     def of_statement(cls, window: IntensityWindow, real: float, stored: float) -> Limit:
-        """Give the limit of a picture that somebody stated in some digits.
+        """Give the limit of an image that somebody stated in some digits.
 
         Args:
-            window: of the picture.
+            window: of the image.
             real, stored: largest change in real and in stored units.
         """
         real *= _STATED_DIGITS
@@ -75,18 +75,18 @@ class Limit:
 
     @property
     def lowest_psnr(self) -> float:
-        """PSNR in model values that no picture within the limit can fall below, dB."""
+        """PSNR in model values that no image within the limit can fall below, dB."""
         return -20 * math.log10(self.model)
 
 
 def limits_of(budgets: Sequence[FileBudget]) -> list[Limit]:
-    """Give the limits of a file's pictures: one for all, or one for each."""
+    """Give the limits of a file's frames: one for all, or one for each."""
     return [Limit.of_budget(budget) for budget in budgets]
 
 
 @dataclass(frozen=True)
 class Change:
-    """What two versions of one picture's stored values differ by.
+    """What two versions of one image's stored values differ by.
 
     Args:
         max_stored: largest change, stored units.
@@ -95,7 +95,7 @@ class Change:
         anatomy: places of the anatomy.
         outside: values that changed outside the anatomy.
         mean_square: mean squared change of all values, in model values.
-        values: how many values the picture has.
+        values: how many values the image has.
     """
 
     max_stored: float
@@ -120,7 +120,7 @@ class Change:
 def measure_changes(
     before: NDArray[Any], after: NDArray[Any], view: FileView, anatomy: NDArray[np.bool_]
 ) -> list[Change]:
-    """Measure the change of each picture of a file; NaN that stays NaN is no change.
+    """Measure the change of each frame of a file; NaN that stays NaN is no change.
 
     Args:
         before, after: stored values of the same shape.
@@ -132,7 +132,7 @@ def measure_changes(
 
 
 def whole_change(changes: Sequence[Change]) -> Change:
-    """Give the change of a file from those of its pictures."""
+    """Give the change of a file from those of its frames."""
     values = sum(change.values for change in changes)
     return Change(
         max_stored=max(change.max_stored for change in changes),
@@ -165,16 +165,16 @@ def _measure_change(before: NDArray[Any], after: NDArray[Any], view: PictureView
 
 
 def broken_bound(changes: Sequence[Change], limits: Sequence[Limit]) -> str:
-    """Say which limit the pictures of a file break first, with the figure and the limit; empty if none.
+    """Say which limit the frames of a file break first, with the figure and the limit; empty if none.
 
     Args:
-        changes: of the pictures.
+        changes: of the frames.
         limits: one for all of them, or one for each.
     """
     for number, change in enumerate(changes):
         problem = _broken_bound(change, limits[number if len(limits) > 1 else 0])
         if problem:
-            return problem if len(changes) == 1 else f"picture {number + 1}: {problem}"
+            return problem if len(changes) == 1 else f"frame {number + 1}: {problem}"
     return ""
 
 

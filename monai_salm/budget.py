@@ -84,7 +84,7 @@ class Epsilon:
 
 @dataclass(frozen=True, kw_only=True)
 class FileBudget(PictureView):
-    """A perturbation budget bound to one file, or one picture of it: what it shows, and what its stored values may
+    """A perturbation budget bound to one file, or one frame of it: what it shows, and what its stored values may
     become; never do they enter or leave padding and empty background. JSON-able by :meth:`to_json`.
 
     Args:
@@ -114,7 +114,7 @@ class FileBudget(PictureView):
     def of_view(
         cls, view: PictureView, epsilon_real: float, stored: NDArray[Any], *, may_be_constant: bool = False
     ) -> FileBudget:
-        """Bind a largest change to the stored values of one picture; see :meth:`PerturbationBudget.bind`."""
+        """Bind a largest change to the stored values of one image; see :meth:`PerturbationBudget.bind`."""
         slope, intercept, padding_stored = view.slope, view.intercept, view.padding_stored
         if stored.dtype.kind not in "iuf":
             raise UsageError(f"stored values of {stored.dtype} carry no noise; give integers or floats")
@@ -141,7 +141,7 @@ class FileBudget(PictureView):
         low, high = extremes or (float(stored.min()), float(stored.max()))
         if high - low < 4 * quantum and not may_be_constant:
             raise RefusedError(
-                f"the picture is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise"
+                f"the image is nearly constant (stored values {low:g} to {high:g}), so it cannot hide any noise"
             )
         return cls(
             **{field.name: getattr(view, field.name) for field in fields(PictureView)},
@@ -191,7 +191,7 @@ class FileBudget(PictureView):
 
 @dataclass(frozen=True)
 class PerturbationBudget:
-    """How far the values of a picture may move: an epsilon and the intensity window that it refers to.
+    """How far the values of an image may move: an epsilon and the intensity window that it refers to.
 
     Args:
         epsilon: ``Epsilon``, or text such as ``"8/255"`` or ``"12 HU"``.
@@ -227,7 +227,7 @@ class PerturbationBudget:
 
     @property
     def lowest_psnr(self) -> float:
-        """PSNR in model values that no picture within the budget can fall below, dB."""
+        """PSNR in model values that no image within the budget can fall below, dB."""
         return -20.0 * math.log10(self.epsilon_model)
 
     def bind(
@@ -252,8 +252,8 @@ class PerturbationBudget:
             slope: real units per stored unit.
             intercept: real value of stored 0.
             padding_stored: inclusive padding range.
-            background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
-            may_be_constant: accept a picture that holds (almost) one value, or padding alone: one of many frames, which
+            background: what surrounds the anatomy, its exact value in stored units; None where the image shows none.
+            may_be_constant: accept a frame that holds (almost) one value, or padding alone: one of many frames, which
                 then stays as it is.
 
         Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may become of one file: what it shows, and how far each of its pictures may move from that."""
+"""What may become of one file: what it shows, and how far each of its frames may move from that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_salm.working_grid import axis_cells
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas(FileView):
-    """What a file's stored values may become: its view, with a budget for each of the pictures' views. JSON-able by
+    """What a file's stored values may become: its view, with a budget for each of the frames' views. JSON-able by
     :meth:`to_json`.
     """
 
@@ -26,27 +26,27 @@ class Canvas(FileView):
 
     @property
     def budgets(self) -> tuple[FileBudget, ...]:
-        """The views of the pictures, which say how far these may move."""
+        """The views of the frames, which say how far these may move."""
         return self.views
 
     @property
     def levels(self) -> int:
-        """Most levels of any picture."""
+        """Most levels of any frame."""
         return max(budget.levels for budget in self.budgets)
 
     @property
     def step_model(self) -> float:
-        """What one step of the most makes in model values, on average over the pictures."""
+        """What one step of the most makes in model values, on average over the frames."""
         return float(np.mean([budget.levels * budget.step_model for budget in self.budgets])) / self.levels
 
     @property
     def epsilon_stored(self) -> float:
-        """Largest change of any picture, stored units."""
+        """Largest change of any frame, stored units."""
         return max(budget.epsilon_stored for budget in self.budgets)
 
     @property
     def epsilon_real(self) -> float:
-        """Largest change of any picture, real units."""
+        """Largest change of any frame, real units."""
         return max(budget.epsilon_real for budget in self.budgets)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Canvas(FileView):
         )
 
     def pictures(self, values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], FileBudget]]:
-        """Give the pictures of an array of the file's values, or of its grid, each with its budget."""
+        """Give the frames of an array of the file's values, or of its grid, each with its budget."""
         return self._with(values, self.budgets)
 
     def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -81,7 +81,7 @@ class Canvas(FileView):
     def protect(
         self, stored: NDArray[Any], noise: SparseNoise, place: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Add a sample's noise to the values of one of its files, within the budget of each picture.
+        """Add a sample's noise to the values of one of its files, within the budget of each frame.
 
         Args:
             stored: values of the file.
@@ -96,7 +96,7 @@ class Canvas(FileView):
         return self.add(stored, steps, noise.levels, self.carriers(stored, anatomy)), anatomy
 
     def add(self, stored: NDArray[Any], steps: NDArray[Any], levels: int, carriers: NDArray[np.bool_]) -> NDArray[Any]:
-        """Add noise, within the budget of each picture.
+        """Add noise, within the budget of each frame.
 
         Args:
             stored: values of the file.

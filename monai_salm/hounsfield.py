@@ -37,7 +37,7 @@ def looks_like_ct(values_real: NDArray[Any]) -> bool:
 
 
 def check_units(modality: str, values_real: NDArray[Any]) -> None:
-    """Refuse to choose a window for a picture that says to be of another modality than CT, but holds HU.
+    """Refuse to choose a window for an image that says to be of another modality than CT, but holds HU.
 
     Args:
         modality: DICOM Modality code, or empty where unknown: then :func:`~monai_salm.windows.default_window` is

@@ -221,17 +221,17 @@ def fingerprint(stored: NDArray[Any]) -> str:
 def add_noise(
     stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]
 ) -> NDArray[Any]:
-    """Add noise to the stored values of one picture, within its budget; the only place where values change.
+    """Add noise to the stored values of one image, within its budget; the only place where values change.
 
     Whatever the search proposed: a value never moves by more than ``budget.levels`` steps, never outside ``carriers``,
     never out of ``budget.range_stored``, and never onto or off the padding or the empty background.
 
     Args:
-        stored: values of one picture, native grid, perhaps with trailing axes that share the noise (colors, points in
+        stored: values of one image, native grid, perhaps with trailing axes that share the noise (colors, points in
             time).
-        noise: steps on the picture's part of the working grid, positive where the real value is to rise.
+        noise: steps on the image's part of the working grid, positive where the real value is to rise.
         levels: the largest step in the unit of ``noise``.
-        budget: of this picture.
+        budget: of this image.
         carriers: bool, the shape of ``stored``; see :meth:`~monai_salm.views.PictureView.carriers`.
 
     Returns:

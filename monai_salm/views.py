@@ -2,8 +2,8 @@
 """What a file shows: how its stored values are to be read, where its anatomy is, and what a network sees of it; not how
 far its values may move.
 
-A file is one picture (2D or 3D), or a stack of pictures (frames, tiles), each with an anatomy and perhaps a rescaling
-of its own. Behind the axes of the picture its values may have others that share one place: the samples of a color, the
+A file is one image (2D or 3D), or a stack of frames (tiles are some), each with an anatomy and perhaps a rescaling
+of its own. Behind the axes of the image its values may have others that share one place: the samples of a color, the
 points of a time series.
 """
 
@@ -29,14 +29,14 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, kw_only=True)
 class PictureView:
-    """How the stored values of one picture are to be read.
+    """How the stored values of one image are to be read.
 
     Args:
         modality: DICOM Modality code, or empty.
         window: the intensity window, real units.
         slope, intercept: ``real = slope * stored + intercept``.
         padding_stored: inclusive padding range.
-        background: what surrounds the anatomy, its exact value in stored units; None where the picture shows none.
+        background: what surrounds the anatomy, its exact value in stored units; None where the image shows none.
     """
 
     modality: str
@@ -70,8 +70,8 @@ class PictureView:
         """Mark the anatomy, as :func:`~monai_salm.anatomy.anatomy_mask`, without padding and empty background.
 
         Args:
-            stored: values of the picture.
-            spacing: millimeters between samples along the axes of the picture; 1 where not given.
+            stored: values of the image.
+            spacing: millimeters between samples along the axes of the image; 1 where not given.
             trailing: how many axes at the end share one place (colors, points in time): their mean decides.
         """
         behind, real = tuple(range(stored.ndim - trailing, stored.ndim)), self.real(stored)
@@ -88,8 +88,8 @@ class PictureView:
         """Mark the values of the anatomy that can carry noise to a network: inside the intensity window, not saturated.
 
         Args:
-            stored: values of the picture, native grid, perhaps with trailing axes.
-            anatomy: of this picture.
+            stored: values of the image, native grid, perhaps with trailing axes.
+            anatomy: of this image.
             range_stored: values below the first and above the second are saturated.
 
         Returns:
@@ -105,11 +105,11 @@ class FileView:
     """What a file shows.
 
     Args:
-        views: one for all pictures, or one for each of a stack where they are rescaled differently.
+        views: one for all frames, or one for each where they are rescaled differently.
         spacing: millimeters between samples along each axis of the grid of places.
         trailing: how many axes of the stored values lie behind those of the grid.
-        stacked: whether the first axis of the grid counts pictures of their own.
-        regions: parts of a picture outside which there is text and graphics; empty where that is not known.
+        stacked: whether the first axis of the grid counts frames.
+        regions: parts of a frame outside which there is text and graphics; empty where that is not known.
     """
 
     views: tuple[PictureView, ...]
@@ -128,11 +128,11 @@ class FileView:
         return replace(self, views=tuple(replace(view, window=window) for view in self.views))
 
     def pictures(self, values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], PictureView]]:
-        """Give the pictures of an array of the file's values, or of its grid, each with its view."""
+        """Give the frames of an array of the file's values, or of its grid, each with its view."""
         return self._with(values, self.views)
 
     def _with(self, values: NDArray[Any], items: Sequence[_Item]) -> Iterator[tuple[NDArray[Any], _Item]]:
-        """Give the pictures of an array, each with its item of one for all, or one for each."""
+        """Give the frames of an array, each with its item of one for all, or one for each."""
         if not self.stacked:
             yield values, items[0]
             return
@@ -140,7 +140,7 @@ class FileView:
             yield picture, items[number if len(items) > 1 else 0]
 
     def anatomy(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
-        """Mark the anatomy of all pictures, on the grid; burned-in text and graphics are none."""
+        """Mark the anatomy of all frames, on the grid; burned-in text and graphics are none."""
         spacing = self.spacing[1:] if self.stacked else self.spacing
         masks = []
         for picture, view in self.pictures(stored):
@@ -164,8 +164,8 @@ class FileView:
     def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mark the values whose change a network sees, in the shape of ``stored``.
 
-        They lie in the anatomy, inside the window, and between the extremes of the file, or of their picture where
-        pictures are rescaled differently: what is extreme is saturated.
+        They lie in the anatomy, inside the window, and between the extremes of the file, or of their frame where
+        frames are rescaled differently: what is extreme is saturated.
         """
         parts = self._with(stored, self.views) if len(self.views) > 1 else [(stored, self.views[0])]
         ranges = [_between(view.extremes(values), stored.dtype) for values, view in parts]
@@ -174,7 +174,7 @@ class FileView:
     def _carriers(
         self, stored: NDArray[Any], anatomy: NDArray[np.bool_], ranges: Sequence[tuple[float, float]]
     ) -> NDArray[np.bool_]:
-        """Mark what can carry noise where each picture, or all, have a range of values that are not saturated."""
+        """Mark what can carry noise where each frame, or all, have a range of values that are not saturated."""
         pairs = zip(self.pictures(stored), self.pictures(anatomy), self._with(stored, ranges), strict=True)
         marks = [view.carriers(picture, inside, within) for (picture, view), (inside, _), (_, within) in pairs]
         return np.stack(marks) if self.stacked else marks[0]

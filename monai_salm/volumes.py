@@ -33,7 +33,7 @@ LABELS_APART = 8
 
 
 def volume_of(header: ImageHeader) -> str:
-    """Give the Series Instance UID of a slice of a volume; empty for a picture that stands for itself."""
+    """Give the Series Instance UID of a slice of a volume; empty for an image that stands for itself."""
     return header.identifiers.get("SeriesInstanceUID", "") if header.modality in SERIES_MODALITIES else ""
 
 
@@ -44,19 +44,19 @@ def slice_order(header: ImageHeader, path: str) -> tuple[bool, float, int, str, 
 
 
 def picture_modality(header: ImageHeader, given: str) -> str:
-    """Give the modality of a picture; a code that is none says nothing. Color and raster pictures without one were
+    """Give the modality of an image; a code that is none says nothing. Color and raster images without one were
     meant for a screen ("OT").
 
     Args:
-        header: of the picture.
-        given: by the user, for pictures that do not say theirs; empty if unknown.
+        header: of the image.
+        given: by the user, for images that do not say theirs; empty if unknown.
     """
     stated = header.modality if header.modality in MODALITIES else ""
     return stated or given or ("OT" if header.format == "raster" or header.trailing == (3,) else "")
 
 
 def judgements(source: SourceImage) -> list[Judgement]:
-    """Judge the values of a DICOM image, which is a picture by its class but may hold labels all the same, or of an
+    """Judge the values of a DICOM object, which is an image by its class but may hold labels all the same, or of an
     image that no file is known of.
 
     Files of other formats were judged before. Colors are never labels in DICOM, and constant frames say nothing.
@@ -71,7 +71,7 @@ def judgements(source: SourceImage) -> list[Judgement]:
 
 
 def labels_among(judged: Sequence[Judgement], modality: str) -> Judgement | None:
-    """Give the first judgement that says labels if most values of a volume are some; None if it is a picture.
+    """Give the first judgement that says labels if most values of a volume are some; None if it is an image.
 
     Args:
         judged: what :func:`judgements` gave for its files.
@@ -99,7 +99,7 @@ class VolumeView:
     Args:
         modality: DICOM Modality code, or empty.
         window: the intensity window, real units.
-        background: what surrounds the anatomy, its exact value in real units; None where the pictures show none.
+        background: what surrounds the anatomy, its exact value in real units; None where the images show none.
     """
 
     modality: str
@@ -107,10 +107,10 @@ class VolumeView:
     background: Background | None
 
     def view(self, source: SourceImage) -> FileView:
-        """Give what one file shows, picture by picture where these are rescaled differently.
+        """Give what one file shows, frame by frame where these are rescaled differently.
 
         Raises:
-            RefusedError: the file, or one of its pictures, could carry no noise however large the epsilon.
+            RefusedError: the file, or one of its frames, could carry no noise however large the epsilon.
         """
         self.canvas(source, WIDEST)  # refuses what it cannot be bound to
         return FileView(views=tuple(view for _, view in self._parts(source)), **_layout(source.header))
@@ -119,7 +119,7 @@ class VolumeView:
         """Give what one file may become within a budget.
 
         Raises:
-            RefusedError: the file, or one of its pictures, cannot carry the noise.
+            RefusedError: the file, or one of its frames, cannot carry the noise.
         """
         budgets = [
             FileBudget.of_view(view, epsilon.real(self.window), part.stored, may_be_constant=bool(source.frame_rescale))
@@ -226,7 +226,7 @@ class VolumeValues:
 
 
 def _sampled(picture: SourceImage, stored: NDArray[Any], wanted: int) -> NDArray[np.float64]:
-    """Give about ``wanted`` real values of a picture, without padding."""
+    """Give about ``wanted`` real values of an image, without padding."""
     if picture.padding_stored is not None:
         stored = stored[(stored < picture.padding_stored[0]) | (stored > picture.padding_stored[1])]
     return _every(stored, wanted).astype(np.float64) * picture.slope + picture.intercept

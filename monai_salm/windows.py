@@ -37,7 +37,7 @@ window).
 """
 
 CT_LIKE_REAL = -500.0
-"""A picture whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU;
+"""An image whose modality does not say what its values are ("", OT) and that reaches below this value looks like HU;
 its window is not guessed.
 """
 
@@ -105,13 +105,13 @@ def default_window(
 ) -> IntensityWindow:
     """Choose the intensity window of a modality where the user gave none.
 
-    CT: soft tissue. Eight-bit pictures but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI
+    CT: soft tissue. Eight-bit images but MR and PET: their full scale. Plain films (CR, DX, MG, ...): the file's VOI
     window. All others, and those without one: the percentiles 0.5 and 99.5 inside the anatomy.
 
     Args:
         modality: DICOM Modality code, or empty where unknown.
         voi_real: the file's first VOI window.
-        full_scale_real: real values of the lowest and highest storable value of an 8-bit picture; None for others.
+        full_scale_real: real values of the lowest and highest storable value of an 8-bit image; None for others.
         anatomy_values_real: sample of the values inside the anatomy.
 
     Raises:
@@ -129,7 +129,7 @@ def default_window(
     values = anatomy_values_real[np.isfinite(anatomy_values_real)]
     if values.size == 0:
         raise RefusedError(
-            "no anatomy was found: the picture is empty or constant; leave it out, or give --copy-unprotected, "
+            "no anatomy was found: the image is empty or constant; leave it out, or give --copy-unprotected, "
             "which copies it as it is"
         )
     if modality in ("", "OT") and values.min() < CT_LIKE_REAL:

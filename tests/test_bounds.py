@@ -71,13 +71,13 @@ def test_first_limit_that_is_broken_is_named(change: dict[str, Any], problem: st
     limits = limits_of([file_budget()])
     assert broken_bound([replace(WITHIN, **change)], limits) == problem
     several = broken_bound([WITHIN, replace(WITHIN, **change)], limits)
-    assert several == (f"picture 2: {problem}" if problem else "")
+    assert several == (f"frame 2: {problem}" if problem else "")
 
 
 def test_each_picture_has_its_limit() -> None:
     limits = limits_of([file_budget(), file_budget(steps=4, epsilon_real=4.0)])
     assert [limit.stored for limit in limits] == [12, 4]
-    assert broken_bound([WITHIN, WITHIN], limits) == "picture 2: the largest change is 12 stored units, the limit 4"
+    assert broken_bound([WITHIN, WITHIN], limits) == "frame 2: the largest change is 12 stored units, the limit 4"
 
 
 def test_change_of_a_file_is_that_of_all_of_its_pictures() -> None:

@@ -89,10 +89,10 @@ def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: P
         "path;label\ncase0/image.dcm;0\ncase1/image.dcm;1\ncase2/image.dcm;0.0\ncase3/image.dcm;NA\nnone.dcm;1\n"
     )
     told = [
-        "labels: classes of column 'label': 0 2, 1 1 of 3 pictures",
-        "labels: 1 row without a picture: none.dcm",
+        "labels: classes of column 'label': 0 2, 1 1 of 3 images",
+        "labels: 1 row without an image: none.dcm",
         "labels: 1 row without a label: case3/image.dcm (no value in column 'label', line 5 ('NA'))",
-        "labels: 1 picture without a label: case3/image.dcm",
+        "labels: 1 image without a label: case3/image.dcm",
     ]
     for arguments, place in ((("--dry-run",), 1), ((), 3)):
         code, out, error = run("protect", export, tmp_path / "out", "--labels", table, *SMALL, *arguments, "--quiet")
@@ -359,10 +359,10 @@ def test_scan_says_what_is_copied_what_is_ignored_and_what_to_know(export: Path,
         0,
         [
             "4 dicom MR, 24x24",
-            "1 no picture (Comprehensive SR Storage)",
-            "2 no picture (PDF)",
-            "1 no picture (label map)",
-            "2 no picture (text)",
+            "1 no image (Comprehensive SR Storage)",
+            "2 no image (PDF)",
+            "1 no image (label map)",
+            "2 no image (text)",
             "4 files can be protected, 6 are copied, 0 are refused, 1 ignored",
             "note: other.pdf and 1 more: no image was found in the PDF, whose lines and text are not looked at",
         ],

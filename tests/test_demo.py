@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_salm.demo import run_demo
+from monai_salm.demo import DemoSize, run_demo
 from monai_salm.demo.brain import PATCH, TEST_SLABS, TRAIN_SLABS
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import VictimRecipe, comparison
@@ -19,7 +19,8 @@ from monai_salm.evaluate import VictimRecipe, comparison
 def test_demo_tells_its_story_and_leaves_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, least_steps=1))
     lines: list[str] = []
-    report = run_demo(tmp_path / "demo", echo=lines.append, train=16, test=8, rounds=1, epochs=1)
+    size = DemoSize(train=16, test=8, rounds=1, epochs=1)
+    report = run_demo(tmp_path / "demo", echo=lines.append, size=size)
     text = "\n".join(lines)
     assert "16 of 16 protected" in text
     assert "every change within its bound" in text

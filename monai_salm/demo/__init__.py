@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from monai_salm.demo.story import run_demo
+from monai_salm.demo.story import DemoSize, run_demo
 
-__all__ = ["run_demo"]
+__all__ = ["DemoSize", "run_demo"]

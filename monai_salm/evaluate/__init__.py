@@ -20,13 +20,19 @@ from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.report import ExamplePair, write_report
 from monai_salm.evaluate.results import EvaluateReport, VictimResult
-from monai_salm.evaluate.victims import VictimRecipe, VictimScores, build_victim, score_network, train_victim
+from monai_salm.evaluate.victims import (
+    VictimRecipe,
+    VictimScores,
+    VictimTraining,
+    build_victim,
+    score_network,
+    train_victim,
+)
 
 __all__ = [
     "COUNTERMEASURES", "NO_COUNTERMEASURE", "Countermeasure", "EvaluateOptions", "EvaluateReport", "ExamplePair",
-    "Leak", "VictimRecipe", "VictimResult",
-    "VictimScores", "build_victim", "evaluate", "find_countermeasure", "pretrain", "score_network", "train_victim",
-    "write_report",
+    "Leak", "VictimRecipe", "VictimResult", "VictimScores", "VictimTraining", "build_victim", "evaluate",
+    "find_countermeasure", "pretrain", "score_network", "train_victim", "write_report",
 ]  # fmt: skip
 
 

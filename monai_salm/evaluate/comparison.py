@@ -16,8 +16,9 @@ from typing import Any
 
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.facts import run_facts
-from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, load_folders, stratified_part
-from monai_salm.evaluate.inspection import example_pairs, file_bounds, protection_facts, verification_figures
+from monai_salm.evaluate.folder_loading import load_folders
+from monai_salm.evaluate.folders import FolderPlaces, Folders, stratified_part
+from monai_salm.evaluate.inspection import inspect
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.report import write_report
 from monai_salm.evaluate.results import CLEAN, EvaluateReport, VictimResult
@@ -29,8 +30,6 @@ from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import size_multiple
 from monai_salm.learning.samples import VOLUME_BATCH
 from monai_salm.pipeline.labels import describe_labels
-from monai_salm.pipeline.record import find_record
-from monai_salm.pipeline.verification import verify
 
 
 def evaluate(
@@ -46,7 +45,7 @@ def evaluate(
     """Train each victim on the clean and on the protected files, after each countermeasure, and score all on the clean
     test files.
 
-    Only images that are in all folders are used, so that all learn from the same pictures.
+    Only images that are in all folders are used, so that all learn from the same images.
 
     Args:
         clean: folder of originals, or a zip of it.
@@ -72,82 +71,47 @@ def evaluate(
         [('small-resnet', 'clean'), ('small-resnet', 'protected')]
     """
     began = monotonic()
-    named = dict(protected) if isinstance(protected, Mapping) else {"protected": protected}
-    victims, shares, device, state = (
-        options.victim_names(),
-        options.shares(),
-        pick_device(options.device),
-        EvaluationState(options.state),
-    )
+    named = protected if isinstance(protected, Mapping) else {"protected": protected}
+    places = FolderPlaces(clean, named, test, options.pretrain)
+    victims, shares, device = options.victim_names(), options.shares(), pick_device(options.device)
+    state = EvaluationState(options.state)
     options.chosen_countermeasures()  # before anything is read
-    check_epsilon = options.check_epsilon()
+    options.check_epsilon()
     _check_report(options.report)
     with TemporaryDirectory() as spare:
-        folders = load_folders(
-            clean,
-            named,
-            test,
-            options,
-            multiple=lcm(*map(size_multiple, victims)),
-            spare=Path(spare),
-            show_progress=show_progress,
-        )
+        multiple = lcm(*map(size_multiple, victims))
+        folders = load_folders(places, options, multiple=multiple, spare=Path(spare), show_progress=show_progress)
         countermeasures, notes = options.chosen_countermeasures(len(folders[CLEAN].samples))
         _check_shares(folders, shares)
         build = VictimBuilder(folders, device)
         build.check(victims)
-        recipe = VictimRecipe(epochs=options.epochs)
-        if folders.spatial_dims == 3:
-            recipe = replace(recipe, batch_size=VOLUME_BATCH)
         # What takes no training comes first: files that break a bound are not worth any.
-        first = folders.protected[0]
-        verified = None
-        if options.verification:
-            verified = verify(
-                clean, named[first], options=options.budget_options(), check_epsilon=check_epsilon,
-                choices=options.sample_options().kind_choices(), show_progress=show_progress,
-            )  # fmt: skip
-        record = find_record(named[first], folders[CLEAN].inventory, folders[first].inventory)
-        bounds = file_bounds(verified, record)
-        grid = Grid(folders, build, recipe, state)
+        inspection = inspect(folders, places, options, show_progress=show_progress)
+        grid = Grid(folders, build, _recipe(folders, options), state)
         cells = plan_cells(victims, countermeasures, shares, options.seeds, folders.protected)
         results = grid.run(cells, show_progress=show_progress, after_training=after_training)
-        source = ""
+        seen_first = ""
         if any(map(is_pretrained, victims)):
-            source = (
-                f"{len(folders[build.source].samples)} images of "
-                f"{f'the folder {options.pretrain}' if options.pretrain else 'the test folder'}"
-            )
-            notes.append(f"victims with +pretrained or +frozen saw {source} first, without labels")
+            kind = "the test folder" if places.pretrain is None else f"the folder {places.pretrain}"
+            seen_first = f"{len(folders[build.source].samples)} images of {kind}"
+            notes.append(f"victims with +pretrained or +frozen saw {seen_first} first, without labels")
         utility = None
         if options.utility and len(folders[CLEAN].samples) < FEWEST_IMAGES:
             notes.append(f"utility was not measured: it takes {FEWEST_IMAGES} images")
         elif options.utility:
-            utility = _utility(folders, victims[0], build, recipe, state)
+            utility = _utility(grid, victims[0])
+        labels = [f"{name} images: {line}" for name, known in folders.labels.items() for line in describe_labels(known)]
         report = EvaluateReport(
-            results,
-            folders.counts,
-            folders.chance(),
-            folders.majority_share(),
-            utility=utility,
-            verification=None if verified is None else verification_figures(verified, folders, first,
-            options.budget_options().modality, bounds),
-            notes=[
-                *folders.notes, *notes, *grid.notes,
-                *(f"{name} images: {line}" for name,
-                known in folders.labels.items() for line in describe_labels(known)),
-            ],
-            options=options.to_json() | {"pretrained_on": source},
-            labels=folders.labels,
+            results, folders.counts, folders.chance(), folders.majority_share(), utility=utility,
+            verification=inspection.figures(options.budget_options().modality),
+            notes=[*folders.notes, *notes, *grid.notes, *labels],
+            options=options.to_json() | {"pretrained_on": seen_first}, labels=folders.labels,
             run=run_facts(
-                folders,
-                {CLEAN: clean, **named, TEST: test} | ({PRETRAIN: options.pretrain} if options.pretrain else {}),
-                options, device, results,
-                protection_facts(record, options.epsilon), command=command, seconds=monotonic() - began,
+                inspection, places, options, results, device=device, command=command, seconds=monotonic() - began
             ),
         )  # fmt: skip
         if options.report is not None:
-            write_report(report.to_json(), example_pairs(bounds, folders, first), options.report)
+            write_report(report.to_json(), inspection.examples(), options.report)
     return report
 
 
@@ -173,10 +137,15 @@ def _check_shares(folders: Folders, shares: list[float]) -> None:
             )
 
 
-def _utility(
-    folders: Folders, victim: str, build: VictimBuilder, recipe: VictimRecipe, state: EvaluationState
-) -> dict[str, Any]:
+def _recipe(folders: Folders, options: EvaluateOptions) -> VictimRecipe:
+    """Give how victims are trained; batches of volumes are smaller."""
+    recipe = VictimRecipe(epochs=options.epochs)
+    return replace(recipe, batch_size=VOLUME_BATCH) if folders.spatial_dims == 3 else recipe
+
+
+def _utility(grid: Grid, victim: str) -> dict[str, Any]:
     """Measure the utility of the first protected folder, or take it from the state."""
+    folders, build, recipe, state = grid.folders, grid.build, grid.recipe, grid.state
     name = folders.protected[0]
     source = folders[build.source].digest if is_pretrained(victim) else ""
     images = [folders[folder].digest for folder in (CLEAN, name)]

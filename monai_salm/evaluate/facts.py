@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -17,28 +17,28 @@ from typing import Any
 import torch
 
 from monai_salm.evaluate.citations import cited
-from monai_salm.evaluate.folders import TEST, Folders
+from monai_salm.evaluate.folders import TEST, FolderPlaces
+from monai_salm.evaluate.inspection import Inspection
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.results import CLEAN, VictimResult
 
 
 def run_facts(
-    folders: Folders, places: Mapping[str, Path], options: EvaluateOptions, device: torch.device,
-    results: Sequence[VictimResult],
-    protection: Mapping[str, Any], *, command: str, seconds: float,
+    inspection: Inspection, places: FolderPlaces, options: EvaluateOptions, results: Sequence[VictimResult],
+    *, device: torch.device, command: str, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Give the facts of a finished evaluation as plain types.
 
     Args:
-        folders: all images.
-        places: where each was given, by name; only the last part of each path is kept.
+        inspection: of the protected files.
+        places: of the folders; only the last part of each path is kept.
         options: see :class:`~monai_salm.evaluate.options.EvaluateOptions`.
-        device: that was computed on.
         results: of all trainings.
-        protection: what is known of the run that made the protected files.
+        device: that was computed on.
         command: as it was typed; empty makes one from the options.
         seconds: that this took.
     """
+    protection = inspection.protection(options.epsilon)
     names = [name for result in results for name in (result.victim, result.countermeasure, *result.scores.final)]
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -48,20 +48,20 @@ def run_facts(
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("monai_salm", "torch", "monai", "numpy")},
         "device": _device(device),
-        "data": {name: place.resolve().name for name, place in places.items()},
-        "classes": {name: folders.class_counts(name) for name in (CLEAN, TEST)},
+        "data": {name: place.resolve().name for name, place in places.by_name().items()},
+        "classes": {name: inspection.folders.class_counts(name) for name in (CLEAN, TEST)},
         "seeds": list(range(options.seeds)),
-        "protection": dict(protection),
+        "protection": protection,
         "citations": cited(
             [str(protection.get("method", "")), *names, *(["icc", "first-order features"] if options.utility else [])]
         ),
     }
 
 
-def command_of(options: EvaluateOptions, places: Mapping[str, Path]) -> str:
+def command_of(options: EvaluateOptions, places: FolderPlaces) -> str:
     """Give the command with every option that is not its default; paths by their last part."""
-    folders = [shlex.quote(place.name) for name, place in places.items() if name not in (TEST, "pretrain")]
-    words = ["monai-salm evaluate", *folders, f"--test {shlex.quote(places[TEST].name)}"]
+    folders = [shlex.quote(place.name) for place in (places.clean, *places.protected.values())]
+    words = ["monai-salm evaluate", *folders, f"--test {shlex.quote(places.test.name)}"]
     for field in fields(options):
         value = getattr(options, field.name)
         if value == field.default:

@@ -46,12 +46,11 @@ def pretrain(
         steps: optimizer steps.
     """
     network.to(device)
-    resident, chance = ResidentSet(images, device), SampleChance(images, seed, device)
+    resident, chance = ResidentSet(images, device, keep_single=False), SampleChance(images, seed, device)
     frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
     network.requires_grad_(True)
-    batches = drawn_batches(
-        resident, chance, 32 if images.spatial_dims == 2 else 4, round_number=0, most=steps, keep_single=False, views=2
-    )
+    size = 32 if images.spatial_dims == 2 else 4
+    batches = drawn_batches(resident, chance, size, round_number=0, most=steps, views=2)
     with own_randomness(seed, device):
         pretext = _contrast if isinstance(next(iter(head_layers(network).values())), nn.Linear) else _restore
         pretext(network, batches, chance, steps)

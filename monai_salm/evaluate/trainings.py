@@ -21,7 +21,7 @@ from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, stratified_part
 from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART, VictimResult
 from monai_salm.evaluate.state import EvaluationState
-from monai_salm.evaluate.victims import VictimRecipe, build_victim, is_pretrained, train_victim
+from monai_salm.evaluate.victims import VictimRecipe, VictimTraining, build_victim, is_pretrained, train_victim
 from monai_salm.learning.checks import check_network
 from monai_salm.learning.samples import WorkingSample
 from monai_salm.progress import Progress
@@ -245,11 +245,12 @@ class Grid:
     ) -> VictimResult:
         train = [self._sample(folder, number, change) for folder, number in self.chosen(cell)]
         test = [self._sample(TEST, number, change) for number in range(len(self.folders[TEST].samples))]
+        training = VictimTraining(
+            task=self.folders.task, train=self.folders.working_set(train), test=self.folders.working_set(test),
+            recipe=self.recipe, seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure,
+        )  # fmt: skip
         scores = train_victim(
-            self.build(cell.victim, cell.seed), self.folders.task, self.folders.working_set(train),
-            self.folders.working_set(test), self.recipe,
-            seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure,
-            description=f"epochs of {cell.victim}",
+            self.build(cell.victim, cell.seed), training, description=f"epochs of {cell.victim}",
             show_progress=show_progress, after_epoch=after_epoch,
         )  # fmt: skip
         return VictimResult(

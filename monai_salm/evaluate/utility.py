@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monai_salm.evaluate.folders import Folders, stratified_part
 from monai_salm.evaluate.results import CLEAN, rounded
 from monai_salm.evaluate.trainings import VictimBuilder
-from monai_salm.evaluate.victims import VictimRecipe, score_network, train_victim
+from monai_salm.evaluate.victims import VictimRecipe, VictimTraining, score_network, train_victim
 from monai_salm.io import read_source
 from monai_salm.learning.tasks import SegmentationTask
 from monai_salm.working_grid import axis_cells, to_native
@@ -50,7 +50,10 @@ def score_change(
     network = build(victim, seed)
     train, test = (folders.working_set([clean[number] for number in part]) for part in (sorted(learned), unseen))
     last_epoch_alone = replace(recipe, score_every=max(recipe.epochs, recipe.least_steps))
-    before = train_victim(network, folders.task, train, test, last_epoch_alone, seed=seed, device=build.device).final
+    training = VictimTraining(
+        task=folders.task, train=train, test=test, recipe=last_epoch_alone, seed=seed, device=build.device
+    )
+    before = train_victim(network, training).final
     after = score_network(
         network,
         folders.task,

@@ -20,7 +20,7 @@ from monai_salm.learning.networks import build_network, freeze_backbone, logits_
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import Descent, drawn_batches, supervised, train
+from monai_salm.learning.training import Descent, Objective, drawn_batches, supervised, train
 from monai_salm.progress import Progress
 
 PRETRAINED, FROZEN = "+pretrained", "+frozen"
@@ -50,6 +50,50 @@ class VictimRecipe:
     def epochs_for(self, images: int) -> int:
         """Give the epochs of a training on some number of images."""
         return max(self.epochs, math.ceil(self.least_steps / math.ceil(images / self.batch_size)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimTraining:
+    """What a victim learns, from what, and how.
+
+    Args:
+        task: loss and scores.
+        train, test: images with targets, already through the preprocessing of the countermeasure.
+        recipe: of the training.
+        seed: of the order, the augmentation and the dropout.
+        device: where to compute.
+        countermeasure: whose augmentation and loss replace the recipe's and the task's.
+    """
+
+    task: LearningTask
+    train: WorkingSet
+    test: WorkingSet
+    recipe: VictimRecipe
+    seed: int
+    device: torch.device
+    countermeasure: Countermeasure = NO_COUNTERMEASURE
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images."""
+        return self.recipe.epochs_for(len(self.train))
+
+    def objective(self, network: nn.Module) -> Objective:
+        """Give what a network is to make small; chance in the loss of a countermeasure begins anew."""
+        task, own_loss = self.task, self.countermeasure.batch_loss
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def batch_loss(images: Tensor, target: Tensor) -> Tensor:
+            if own_loss is None:
+                return task.loss(logits_of(network, images), target).mean()
+            return own_loss(partial(logits_of, network), task, images, target, generator)
+
+        augmentation = self.countermeasure.augmentation or self.recipe.augmentation
+        return supervised(network, task, augmentation, batch_loss=batch_loss)
+
+    def scores(self, network: nn.Module, *, distances: bool) -> dict[str, float]:
+        """Score a network on the test images, see :func:`score_network`."""
+        return score_network(network, self.task, self.test, self.recipe.batch_size, self.device, distances=distances)
 
 
 @dataclass(frozen=True)
@@ -101,14 +145,8 @@ def is_pretrained(name: str) -> bool:
 
 def train_victim(
     network: nn.Module,
-    task: LearningTask,
-    train_samples: WorkingSet,
-    test_samples: WorkingSet,
-    recipe: VictimRecipe,
+    training: VictimTraining,
     *,
-    seed: int,
-    device: torch.device,
-    countermeasure: Countermeasure = NO_COUNTERMEASURE,
     description: str = "training",
     show_progress: bool = False,
     after_epoch: Callable[[int], None] | None = None,
@@ -117,51 +155,35 @@ def train_victim(
 
     Args:
         network: with weights of its own; trained in place. Frozen parts of it stay as they are.
-        task: loss and scores.
-        train_samples, test_samples: images with targets, already through the preprocessing of the countermeasure.
-        recipe: see :class:`VictimRecipe`.
-        seed: of the order, the augmentation and the dropout.
-        device: where to compute.
-        countermeasure: whose augmentation and loss replace the recipe's and the task's.
+        training: see :class:`VictimTraining`.
         description: for the progress bar.
         show_progress: a progress bar on standard error.
         after_epoch: called with the number of epochs that are done.
     """
     start = perf_counter()
-    generator = torch.Generator().manual_seed(seed)
+    task, recipe, device, epochs = training.task, training.recipe, training.device, training.epochs
     network.to(device)
-    steps = math.ceil(len(train_samples) / recipe.batch_size)
-    epochs = recipe.epochs_for(len(train_samples))
-    descent = Descent(network, epochs * steps, recipe.learning_rate)
-    resident, chance = ResidentSet(train_samples, device), SampleChance(train_samples, seed, device)
-    own_loss = countermeasure.batch_loss
-
-    def batch_loss(images: Tensor, target: Tensor) -> Tensor:
-        if own_loss is None:
-            return task.loss(logits_of(network, images), target).mean()
-        return own_loss(partial(logits_of, network), task, images, target, generator)
-
-    augmentation = countermeasure.augmentation or recipe.augmentation
-    objective = supervised(network, task, augmentation, batch_loss=batch_loss)
+    resident = ResidentSet(training.train, device, keep_single=False)
+    chance = SampleChance(training.train, training.seed, device)
+    descent = Descent(network, epochs * math.ceil(len(training.train) / recipe.batch_size), recipe.learning_rate)
+    objective = training.objective(network)
     curve: list[float] = []
     final: dict[str, float] = {}
     with (
-        own_randomness(seed, device),
+        own_randomness(training.seed, device),
         Progress(description, epochs, "epochs", show_progress=show_progress, inner=True) as bar,
     ):
         for epoch in range(1, epochs + 1):
             set_training(network)
-            batches = drawn_batches(resident, chance, recipe.batch_size, round_number=epoch, keep_single=False)
-            train(batches, objective, descent)
+            train(drawn_batches(resident, chance, recipe.batch_size, round_number=epoch), objective, descent)
             if epoch == epochs or epoch % recipe.score_every == 0:
-                final = score_network(network, task, test_samples, recipe.batch_size, device, distances=epoch == epochs)
+                final = training.scores(network, distances=epoch == epochs)
                 curve.append(final[main_score(task)])
             bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
             if after_epoch is not None:
                 after_epoch(epoch)
-    return VictimScores(
-        final, max((score for score in curve if score == score), default=math.nan), tuple(curve), perf_counter() - start
-    )
+    peak = max((score for score in curve if score == score), default=math.nan)
+    return VictimScores(final, peak, tuple(curve), perf_counter() - start)
 
 
 def main_score(task: LearningTask) -> str:
@@ -181,7 +203,11 @@ def score_network(
     """Score a network on samples as they are; what it says of the padding of a label map does not count.
 
     Args:
-        network, task, samples, batch_size, device: as for :func:`train_victim`.
+        network: gives logits.
+        task: gives the scores.
+        samples: with targets.
+        batch_size: images at once.
+        device: where to compute.
         distances: measure distances between surfaces, too, which takes time.
     """
     network.eval()

@@ -85,10 +85,13 @@ class ResidentSet:
         device: that computes.
         stacked: hold maps as one stack; None does so on a device where all samples have one shape and fit. Batches are
             the same either way.
+        keep_single: give a batch of one sample that is left over, too; it has no statistics for a normalization.
     """
 
-    def __init__(self, samples: WorkingSet, device: torch.device, *, stacked: bool | None = None) -> None:
-        self.samples, self.device = samples, device
+    def __init__(
+        self, samples: WorkingSet, device: torch.device, *, stacked: bool | None = None, keep_single: bool = True
+    ) -> None:
+        self.samples, self.device, self.keep_single = samples, device, keep_single
         self.home = home_of(samples, device)
         alike = len({sample.image_model.shape for sample in samples.samples}) == 1
         if stacked is None:
@@ -120,22 +123,21 @@ class ResidentSet:
             return SampleMaps(_zeros_on_host(shapes, dtype), self.home, self._padded)
         return SampleMaps([torch.zeros(shape, dtype=dtype) for shape in shapes], self.home, self._padded)
 
-    def batches(
-        self, order: Sequence[int], size: int, images: SampleMaps | None = None, *, keep_single: bool = True
-    ) -> Iterator[WorkingBatch]:
+    def batch_count(self, samples: int, size: int) -> int:
+        """Count the batches of some size that so many samples give."""
+        return samples // size + (samples % size > (0 if self.keep_single or samples == 1 else 1))
+
+    def batches(self, order: Sequence[int], size: int, images: SampleMaps | None = None) -> Iterator[WorkingBatch]:
         """Cut batches off some samples.
 
         Args:
             order: numbers of the samples.
             size: of each batch but the last.
             images: what takes the place of the samples' own.
-            keep_single: give a batch of one that is left over, too.
         """
         on_device = torch.tensor(list(order), device=self.device)  # at once: a copy for each batch would be waited for
-        for start in range(0, len(order), size):
-            indices = list(order[start : start + size])
-            if len(indices) > 1 or len(order) == 1 or keep_single:
-                yield self.batch(indices, on_device[start : start + size], images)
+        for start in range(0, self.batch_count(len(order), size) * size, size):
+            yield self.batch(list(order[start : start + size]), on_device[start : start + size], images)
 
     def batch(self, indices: list[int], index: Tensor | None = None, images: SampleMaps | None = None) -> WorkingBatch:
         """Cut one batch.

@@ -161,7 +161,6 @@ def drawn_batches(
     round_number: int,
     most: int | None = None,
     images: SampleMaps | None = None,
-    keep_single: bool = True,
     views: int = 1,
 ) -> Iterator[WorkingBatch]:
     """Give batches in ever new orders, each with what is drawn for its augmentation.
@@ -173,15 +172,12 @@ def drawn_batches(
         round_number: of the search, or the epoch of a training.
         most: how many batches; an epoch that is not finished then is cut short. None gives one epoch.
         images: what takes the place of the samples' own.
-        keep_single: give a batch of one sample that is left over, too; it has no statistics for a normalization.
         views: how often each image is to be augmented; the draws of a batch hold those of one view after the other.
     """
-    count = len(samples.samples)
-    in_epoch = math.ceil(count / size) - (not keep_single and count > 1 and count % size == 1)
+    in_epoch = samples.batch_count(len(samples.samples), size)
     most = in_epoch if most is None else most
     epochs = math.ceil(most / in_epoch)
     draws = chance.draws(round_number, epochs, views * draws_needed(samples.samples.spatial_dims), "augmentation")
     for epoch, order in enumerate(chance.orders(round_number, epochs)):
-        batches = samples.batches(order, size, images, keep_single=keep_single)
-        for batch in islice(batches, most - epoch * in_epoch):
+        for batch in islice(samples.batches(order, size, images), most - epoch * in_epoch):
             yield replace(batch, draws=draws.at(batch.place, epoch))

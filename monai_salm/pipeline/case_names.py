@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of files without what belongs to their format: the case that a picture and its label map have in common."""
+"""Names of files without what belongs to their format: the case that an image and its label map have in common."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SUFFIXES = (
     ".jpeg",
     ".bmp",
 )
-"""Suffixes of pictures and label maps that are left off their names, the longest first; of any other file it is the
+"""Suffixes of images and label maps that are left off their names, the longest first; of any other file it is the
 last one.
 """
 
 _CHANNEL = re.compile(r"_\d{4}$")
-"""Of a case of nnU-Net: its pictures are CASE_0000, CASE_0001, its label map is CASE."""
+"""Of a case of nnU-Net: its images are CASE_0000, CASE_0001, its label map is CASE."""
 
 
 def stem_of(path: str) -> str:
@@ -44,7 +44,7 @@ def stem_of(path: str) -> str:
 
 
 def case_of(path: str) -> tuple[str, bool]:
-    """Give the name of the case that a picture belongs to, with its folder, and whether that is another than its own
+    """Give the name of the case that an image belongs to, with its folder, and whether that is another than its own
     name.
     """
     stem = stem_of(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user says of pictures and label maps, and what the files of a folder say of each other."""
+"""What the user says of images and label maps, and what the files of a folder say of each other."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ believed either.
 
 @dataclass(frozen=True)
 class KindChoices:
-    """Which files are pictures and which are label maps, as the user says.
+    """Which files are images and which are label maps, as the user says.
 
     Args:
         label_maps, pictures: patterns (``labels/*``, ``*_seg.nii.gz``) of paths relative to the input, or of names
             where they have no slash; a star stands for slashes too, and a folder for all that is in it.
         label_folder: folder of label maps; where it lies in the input, all that is in it are some.
-        labeled: paths, without suffix and channel, of which that folder has a label map, so that they are pictures.
+        labeled: paths, without suffix and channel, of which that folder has a label map, so that they are images.
         known: path -> what was found before, which counts as said.
         strict: refuse patterns that match nothing; False where they are those of another folder.
     """
@@ -62,7 +62,7 @@ class KindChoices:
 
     @classmethod
     def with_labels(cls, folder: Path, label_maps: tuple[str, ...] = (), pictures: tuple[str, ...] = ()) -> KindChoices:
-        """Take a folder of label maps for what it says: which files are some, and of which pictures they are."""
+        """Take a folder of label maps for what it says: which files are some, and of which images they are."""
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return cls(label_maps, pictures, folder, frozenset(case_of(name)[0] for name in names))
 

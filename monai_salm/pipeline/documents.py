@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing what is no picture: byte for byte, but for references, which follow what they name."""
+"""Writing what is no image: byte for byte, but for references, which follow what they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_documents(
     *,
     private: bool = False,
 ) -> Iterable[FileFate]:
-    """Write what is no picture, DICOMDIRs last: byte for byte, but for references.
+    """Write what is no image, DICOMDIRs last: byte for byte, but for references.
 
     Args:
         inventory: of the input.
@@ -62,7 +62,7 @@ def write_documents(
             continue
         present.add(path)
         digest = file_digest(output / path)
-        notes = (f"no picture ({document.kind})", *document.notes)
+        notes = (f"no image ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)
         yield FileFate(

@@ -21,9 +21,9 @@ class FileFate:
         path: relative to the input and to the output.
         status: one of :data:`FATES`.
         reason: why it was not protected; of others what whoever shares the file must know of it, mostly nothing.
-        left_out: what of the source is not in the written file (records of absent files, a second picture); a run that
+        left_out: what of the source is not in the written file (records of absent files, a second image); a run that
             left anything out is incomplete.
-        unprotected: what in the written file may still show a picture without noise; a run with any is incomplete.
+        unprotected: what in the written file may still show an image without noise; a run with any is incomplete.
         sample_id: sample that it belongs to.
         modality: DICOM Modality code.
         epsilon_real, epsilon_stored: budget in real and in stored units.

@@ -43,7 +43,7 @@ class BudgetOptions:
 def file_views(
     inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
 ) -> Iterator[tuple[str, SourceImage, FileView]]:
-    """Give the source and the view of every picture, a canvas where there is an epsilon; reasons for those without one
+    """Give the source and the view of every image, a canvas where there is an epsilon; reasons for those without one
     go to ``refused``.
     """
     for paths in volumes_in(inventory):
@@ -51,7 +51,7 @@ def file_views(
 
 
 def volumes_in(inventory: Inventory) -> list[list[str]]:
-    """Group the pictures that share one window and background: the slices of a volume, ordered along its normal; every
+    """Group the images that share one window and background: the slices of a volume, ordered along its normal; every
     other file alone.
     """
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -88,7 +88,7 @@ def volume_views(
     modality = picture_modality(inventory.pictures[paths[0]], options.modality)
     labels = labels_among(judged, modality)
     if labels is not None:
-        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says picture, but {labels.evidence}")
+        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says image, but {labels.evidence}")
         refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
         return
     try:

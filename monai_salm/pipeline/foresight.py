@@ -84,7 +84,7 @@ def as_written(inventory: Inventory, plan: ProtectionPlan, bare: Mapping[str, st
 
 def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bool = False) -> dict[str, Any]:
     """Give what ``monai-salm scan --json`` prints: what would become of each file without any label; reads every
-    picture.
+    image.
 
     Args:
         inventory: the files.

@@ -18,7 +18,7 @@ Found = ImageHeader | Document
 def paired_paths(before: Inventory, after: Inventory) -> dict[str, str]:
     """Give the path of the protected file of each original that has one.
 
-    It is the same path; or, for a picture that was moved (an archive makes a tree of its own), that of the one picture
+    It is the same path; or, for an image that was moved (an archive makes a tree of its own), that of the one image
     that names it as its source.
     """
     present = {record.path for record in after.files}
@@ -71,7 +71,7 @@ class Identities:
             for uid in sorted(original.references & self.new.keys())
             if self.new[uid] not in protected.references | own_uids(protected)
         ]
-        # A picture names the one that it was made from, which is meant to be the original.
+        # An image names the one that it was made from, which is meant to be the original.
         own_source = own_uids(original) if isinstance(original, ImageHeader) else frozenset()
         expected = {self.new.get(uid, uid) for uid in original.references} | own_uids(protected)
         others = protected.references - own_source - expected

@@ -29,11 +29,11 @@ class FileRecord:
 
     Args:
         path: relative to the input, with forward slashes.
-        header: of a picture; None if the file is none, or is refused.
-        document: what else may be handed out; None if the file is a picture, or is refused.
+        header: of an image; None if the file is none, or is refused.
+        document: what else may be handed out; None if the file is an image, or is refused.
         reason: why it is refused; empty otherwise.
-        copy_of: path of an earlier picture with the same bytes, whose fate it shares; empty otherwise.
-        judgement: of a file of which it cannot be told whether it is a picture or a label map.
+        copy_of: path of an earlier image with the same bytes, whose fate it shares; empty otherwise.
+        judgement: of a file of which it cannot be told whether it is an image or a label map.
         by_others: whether it is refused for what other files are.
     """
 
@@ -71,7 +71,7 @@ class Inventory:
         root: folder that the paths are relative to.
         files: one record a file.
         ignored: paths of files that an operating system left; they are never handed out.
-        choices: what the user says of pictures and label maps.
+        choices: what the user says of images and label maps.
         stamps: of the files, by path, from before they were read; None for what is no regular file.
         unchanged: paths of files that are as they were when they were looked at before, and were not read again.
     """
@@ -85,7 +85,7 @@ class Inventory:
 
     @cached_property
     def headers(self) -> dict[str, ImageHeader]:
-        """Headers of the pictures, by path."""
+        """Headers of the images, by path."""
         return {record.path: record.header for record in self.files if record.header is not None}
 
     @cached_property
@@ -95,7 +95,7 @@ class Inventory:
 
     @cached_property
     def documents(self) -> dict[str, Document]:
-        """What is no picture and may be handed out, by path."""
+        """What is no image and may be handed out, by path."""
         return {record.path: record.document for record in self.files if record.document is not None}
 
     @property
@@ -153,7 +153,7 @@ def _entry(record: FileRecord) -> dict[str, Any]:
         }
         return {"path": record.path, **found, "shape": [*header.shape, *header.trailing], "notes": _told(header)}
     if document is not None:
-        found = {"fate": "copy", "reason": f"no picture ({document.kind})", "format": document.format, "modality": ""}
+        found = {"fate": "copy", "reason": f"no image ({document.kind})", "format": document.format, "modality": ""}
         return {"path": record.path, **found, "shape": [], "notes": _told(document)}
     return {
         "path": record.path,
@@ -173,7 +173,7 @@ def _told(found: ImageHeader | Document) -> list[str]:
 
 
 def holds_values_alone(path: str, header: ImageHeader) -> bool:
-    """Say whether a picture's header is a file of its own (``.img``, ``.raw``)."""
+    """Say whether an image's header is a file of its own (``.img``, ``.raw``)."""
     return header.format in ("nifti", "itk") and PurePosixPath(path).suffix.lower() not in _WHOLE_FILES
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which picture a name in a table of labels, or the name of a label map, means: exactly, or it is said
+"""Which image a name in a table of labels, or the name of a label map, means: exactly, or it is said
 what comes near.
 """
 
@@ -29,8 +29,8 @@ class Matches:
     """What names mean.
 
     Args:
-        found: name -> the pictures that it means.
-        near: name -> (the pictures that it comes near to, in what they differ).
+        found: name -> the images that it means.
+        near: name -> (the images that it comes near to, in what they differ).
     """
 
     found: dict[str, list[str]] = field(default_factory=dict)
@@ -38,11 +38,11 @@ class Matches:
 
 
 def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matches:
-    """Find the pictures that paths mean: relative to the table or to the input, with slashes of either kind, or below
+    """Find the images that paths mean: relative to the table or to the input, with slashes of either kind, or below
     the folder where the input once was.
 
     Raises:
-        UsageError: paths that begin at a root can mean several pictures.
+        UsageError: paths that begin at a root can mean several images.
     """
     at: dict[str, list[str]] = defaultdict(list)
     for path in inventory.headers:
@@ -76,7 +76,7 @@ def match_paths(names: Iterable[str], table: Path, inventory: Inventory) -> Matc
 
 
 def match_identifiers(names: Iterable[str], key: str, inventory: Inventory) -> Matches:
-    """Find the pictures that have DICOM identifiers; numbers that a spreadsheet wrote in its own way only come near."""
+    """Find the images that have DICOM identifiers; numbers that a spreadsheet wrote in its own way only come near."""
     by_value: dict[str, list[str]] = defaultdict(list)
     for path, header in inventory.headers.items():
         if value := header.identifiers.get(key, "").strip(" \0"):
@@ -147,18 +147,18 @@ def _below_a_root(names: list[str], table: Path, inventory: Inventory) -> dict[s
 
 
 def match_label_maps(available: Iterable[str], inventory: Inventory) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the label map of each picture by its name.
+    """Find the label map of each image by its name.
 
-    A label map has the path of its picture, or the path without suffix and channel (``case_0000.mha`` and
-    ``case.nii.gz``); or, where no two pictures and no two label maps agree in that, the same of their names. Only the
+    A label map has the path of its image, or the path without suffix and channel (``case_0000.mha`` and
+    ``case.nii.gz``); or, where no two images and no two label maps agree in that, the same of their names. Only the
     channels of one case share one.
 
     Args:
         available: paths of the label maps, relative to their folder.
-        inventory: the pictures.
+        inventory: the images.
 
     Returns:
-        Path of a picture -> path of its label map; and path of a picture -> why it has none, where something comes
+        Path of an image -> path of its label map; and path of an image -> why it has none, where something comes
         near.
     """
     files = sorted(available)
@@ -202,8 +202,7 @@ def match_label_maps(available: Iterable[str], inventory: Inventory) -> tuple[di
             if path != file:
                 other = next(other for other in paths if other != path)
                 why[path] = (
-                    f"its label map could be {file}, which is that of {other}, too; one label map belongs to one "
-                    "picture"
+                    f"its label map could be {file}, which is that of {other}, too; one label map belongs to one image"
                 )
                 del chosen[path]
     free = _groups(

@@ -34,7 +34,7 @@ class SampleOptions:
         task: ``classification`` or ``segmentation``.
         sample: ``auto``, ``instance`` or ``series``.
         working_size: longest axis of the working grid.
-        label_maps, pictures: patterns of files that are label maps, or pictures, whatever they look like.
+        label_maps, pictures: patterns of files that are label maps, or images, whatever they look like.
 
     Raises:
         UsageError: a value is not possible, or two contradict each other.
@@ -88,7 +88,7 @@ class SampleOptions:
             raise UsageError(f"{said} {value} must be at most {high}")
 
     def kind_choices(self) -> KindChoices:
-        """Give what the options say of pictures and label maps; a folder of label maps says it too."""
+        """Give what the options say of images and label maps; a folder of label maps says it too."""
         if self.labels is not None and self.labels.is_dir():
             return KindChoices.with_labels(self.labels, self.label_maps, self.pictures)
         return KindChoices(self.label_maps, self.pictures)

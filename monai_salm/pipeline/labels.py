@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import is_litter, read_segmentation
 from monai_salm.pipeline.case_names import stem_of
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.label_matching import match_identifiers, match_label_maps, match_paths
+from monai_salm.pipeline.label_matching import Matches, match_identifiers, match_label_maps, match_paths
 from monai_salm.pipeline.label_table import (
     PATH_COLUMNS,
     SHOWN,
@@ -50,7 +50,7 @@ class LabelAssignment:
         refused: path of a file whose label cannot be used -> reason.
         column: the column of the classes, if they are of a table.
         rows: of the table, or label maps.
-        unmatched: rows or label maps that belong to no picture of the input.
+        unmatched: rows or label maps that belong to no image of the input.
         blank: rows that hold no label.
         notes: what else is to be told of them.
     """
@@ -67,7 +67,7 @@ class LabelAssignment:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self, inventory: Inventory) -> dict[str, Any]:
-        """Give what ``--json`` prints of the labels: the pictures of each class, and what has no counterpart."""
+        """Give what ``--json`` prints of the labels: the images of each class, and what has no counterpart."""
         labels = [self.targets[path] for path in inventory.pictures if path in self.targets]
         counts = dict.fromkeys(self.classes, 0)
         for label in labels:
@@ -102,12 +102,12 @@ def describe_labels(found: dict[str, Any]) -> list[str]:
         else ""
     )
     what = f"{kind}{of}: {counts} of" if counts else f"label maps ({found['key']}) of"
-    lines = [f"labels: {what} {found['labeled_pictures']} pictures"]
+    lines = [f"labels: {what} {found['labeled_pictures']} images"]
     rows = "label maps" if found["key"] in ("label map", "SEG") else "rows"
     for name, kind in (
-        ("unmatched_rows", f"{rows} without a picture"),
+        ("unmatched_rows", f"{rows} without an image"),
         ("unlabeled_rows", "rows without a label"),
-        ("unlabeled_pictures", "pictures without a label"),
+        ("unlabeled_pictures", "images without a label"),
     ):
         number, first = found[name]["count"], found[name]["first"]
         if number:
@@ -149,6 +149,33 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         if read.key in PATH_COLUMNS
         else match_identifiers(all_names, read.key, inventory)
     )
+    chosen = _chosen(matches, labels, table)
+    if not chosen:
+        near = next(iter(matches.near.items()), None)
+        hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
+        raise UsageError(
+            f"{table}: none of its {len(labels)} labels in column {read.key!r} belongs to an image of "
+            f"{inventory.root}; {hint}"
+        )
+    unmatched += [name for name in all_names if name not in matches.found]
+    notes += [
+        f"{name!r} belongs to no image, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]
+    ]
+    found = LabelAssignment(
+        {}, names, len(names) > 1, read.key, _refused(matches, chosen, blank), column=", ".join(names),
+        rows=len(read.rows), unmatched=unmatched, notes=notes,
+        blank=[f"{name} ({reason})" for name, reason in blank.items()],
+    )  # fmt: skip
+    if found.multi_label:
+        found.targets = {path: tuple(float(value) for value in labels[name]) for path, name in chosen.items()}
+    else:
+        found.classes = ordered(labels[name][0] for name in chosen.values())
+        found.targets = {path: found.classes.index(labels[name][0]) for path, name in chosen.items()}
+    return found
+
+
+def _chosen(matches: Matches, labels: Mapping[str, tuple[str, ...]], table: Path) -> dict[str, str]:
+    """Give the name in the table that each file has its label by, or raise UsageError for two with different ones."""
     chosen: dict[str, str] = {}
     for name, paths in matches.found.items():
         for path in paths if name in labels else ():
@@ -158,38 +185,19 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
                     f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and "
                     f"{labels[name]}; keep one"
                 )
+    return chosen
+
+
+def _refused(matches: Matches, chosen: Mapping[str, str], blank: Mapping[str, str]) -> dict[str, str]:
+    """Give the reasons of files whose rows hold no label, or come near to them only."""
     refused: dict[str, str] = {}
     for name, paths in matches.found.items():
-        refused |= {
-            path: f"its row in the table has {blank[name]}; fill it in, or leave the file out"
-            for path in paths
-            if path not in chosen
-        }
+        why = f"its row in the table has {blank.get(name)}; fill it in, or leave the file out"
+        refused |= {path: why for path in paths if path not in chosen}
     for name, (paths, difference) in matches.near.items():
         why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
         refused |= {path: why for path in paths if path not in refused}
-    if not chosen:
-        near = next(iter(matches.near.items()), None)
-        hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
-        raise UsageError(
-            f"{table}: none of its {len(labels)} labels in column {read.key!r} belongs to a picture of "
-            f"{inventory.root}; {hint}"
-        )
-    unmatched += [name for name in all_names if name not in matches.found]
-    notes += [
-        f"{name!r} belongs to no picture, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]
-    ]
-    found = LabelAssignment(
-        {}, names, len(names) > 1, read.key, refused, column=", ".join(names), rows=len(read.rows), unmatched=unmatched,
-        notes=notes,
-        blank=[f"{name} ({reason})" for name, reason in blank.items()],
-    )  # fmt: skip
-    if found.multi_label:
-        found.targets = {path: tuple(float(value) for value in labels[name]) for path, name in chosen.items()}
-    else:
-        found.classes = ordered(labels[name][0] for name in chosen.values())
-        found.targets = {path: found.classes.index(labels[name][0]) for path, name in chosen.items()}
-    return found
+    return refused
 
 
 def _labels_of(table: Table, names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str], list[str]]:
@@ -260,7 +268,7 @@ def labels_from_folders(inventory: Inventory) -> LabelAssignment:
     """Take the name of the folder that a file lies in as its class.
 
     Raises:
-        UsageError: a picture lies in no folder below the input.
+        UsageError: an image lies in no folder below the input.
     """
     folders: dict[str, str] = {}
     for path in [
@@ -275,7 +283,7 @@ def labels_from_folders(inventory: Inventory) -> LabelAssignment:
         folders[path] = parent
     counts = Counter(folders.values())
     check_classes(counts, f"{inventory.root}: its folders")
-    note = check_spread(counts, f"{inventory.root}: the folder of a picture", "give --labels FILE")
+    note = check_spread(counts, f"{inventory.root}: the folder of an image", "give --labels FILE")
     classes = ordered(counts)
     return LabelAssignment(
         {path: classes.index(name) for path, name in folders.items()},
@@ -287,11 +295,11 @@ def labels_from_folders(inventory: Inventory) -> LabelAssignment:
 
 
 def label_maps(folder: Path, inventory: Inventory) -> LabelAssignment:
-    """Find the label map of each picture in a folder, by its path or name; see
+    """Find the label map of each image in a folder, by its path or name; see
     :func:`~monai_salm.pipeline.label_matching.match_label_maps`.
 
     Raises:
-        UsageError: the folder does not exist, is the input, or labels none of the pictures.
+        UsageError: the folder does not exist, is the input, or labels none of the images.
     """
     if not folder.is_dir():
         problem = (
@@ -314,7 +322,7 @@ def label_maps(folder: Path, inventory: Inventory) -> LabelAssignment:
     if not chosen:
         hint = next((f" ({path}: {reason})" for path, reason in why.items()), "")
         raise UsageError(
-            f"{folder}: none of its {len(available)} files has the name of a picture of {inventory.root}; label "
+            f"{folder}: none of its {len(available)} files has the name of an image of {inventory.root}; label "
             f"maps are named like their images{hint}"
         )
     used = set(chosen.values())
@@ -370,7 +378,7 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
             (refused if reason else targets).update(dict.fromkeys(segmented, reason or seg))
     targets = {path: seg for path, seg in targets.items() if path not in refused}
     if not targets:
-        why = next(iter(refused.values()), "there is none that segments one of its pictures")
+        why = next(iter(refused.values()), "there is none that segments one of its images")
         raise UsageError(
             f"{inventory.root}: no SEG object in it can be used as a label map ({why}); give --labels FOLDER with "
             "label maps"

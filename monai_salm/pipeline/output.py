@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the output of a run, file by file: protected pictures, documents, and copies, with the fate of each in the
+"""Writing the output of a run, file by file: protected images, documents, and copies, with the fate of each in the
 manifest.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -52,10 +52,9 @@ def write_files(
     """
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
-    earlier = load_fates(manifest.path) if options.resume else {}
-    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    fates = _finished_before(inventory, output, manifest) if options.resume else {}
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
-    _remove_leftovers(output, earlier, {inventory.output_path(record.path) for record in inventory.files})
+    _remove_temporary_files(output, {inventory.output_path(record.path) for record in inventory.files})
     derivation = make_derivation(inventory, plan, options, work_dir)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
     make_folder(output, private=private)
@@ -70,40 +69,31 @@ def write_files(
                 fates[fate.path] = fate
                 manifest.append(fate)
                 bar.update()
-    # A picture that could not be protected after all keeps its name, if it is there at all, and so do references to it.
+    # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
     derivation = replace(
         derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
     )
     lost = settings.derivation.changed_uids - derivation.changed_uids
     if lost:
-        again = [
-            sample
-            for sample in plan.samples
-            if any(lost & inventory.headers[file.path].references for file in sample.files)
-        ]
+        name_lost = {path for path, header in inventory.headers.items() if lost & header.references}
+        again = [sample for sample in plan.samples if any(file.path in name_lost for file in sample.files)]
         with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
             for done in write_samples(_jobs(inventory, again, kept), options.workers, executor):
                 fates.update({fate.path: fate for fate in done})
-    for path, reason in plan.refused.items():
-        fates[path] = FileFate(path=path, status="refused", reason=reason)
+    fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
-        fates[path] = replace(fates[first], path=path)
-        if fates[path].status == "protected":
-            try:
-                copy_file(output, inventory.output_path(first), output, inventory.output_path(path), private=private)
-            except RefusedError as refusal:
-                fates[path] = FileFate(path=path, status="refused", reason=str(refusal))
+        fates[path] = _written_again(inventory, fates[first], path, settings)
     if options.copy_unprotected:
         for path, fate in fates.items():
             if fate.status in ("refused", "failed"):
-                fates[path] = _copy_unprotected(inventory.root, output, fate, private=private)
+                fates[path] = _copy_unprotected(fate, settings)
     written = frozenset(
         inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied")
     )
     for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
         if options.copy_unprotected and fate.status == "refused":
-            fate = _copy_unprotected(inventory.root, output, fate, private=private)
+            fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
         manifest.append(fate)
     manifest.rewrite(fates)
@@ -140,13 +130,25 @@ def _targets(inventory: Inventory, paths: Iterable[str]) -> dict[str, str]:
     return {path: target for path in paths if (target := inventory.output_path(path)) != path}
 
 
-def _copy_unprotected(root: Path, output: Path, fate: FileFate, *, private: bool) -> FileFate:
+def _written_again(inventory: Inventory, first: FileFate, path: str, settings: WriteSettings) -> FileFate:
+    """Give a file that has the bytes of another one what that became."""
+    if first.status == "protected":
+        source, target = inventory.output_path(first.path), inventory.output_path(path)
+        try:
+            copy_file(settings.output, source, settings.output, target, private=settings.private)
+        except RefusedError as refusal:
+            return FileFate(path=path, status="refused", reason=str(refusal))
+    return replace(first, path=path)
+
+
+def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
     """Copy a file as it is; what is no file of the input, or cannot be read, keeps its fate."""
+    root, output = settings.root, settings.output
     source = root / fate.path
     if not source.is_file() or not source.resolve().is_relative_to(root.resolve()):
         return fate
     try:
-        copy_file(root, fate.path, output, fate.path, private=private)
+        copy_file(root, fate.path, output, fate.path, private=settings.private)
     except (OSError, RefusedError) as error:
         why = error.strerror if isinstance(error, OSError) else ""
         return replace(fate, reason=f"{fate.reason}; it could not be copied either: {why or error}")
@@ -154,13 +156,19 @@ def _copy_unprotected(root: Path, output: Path, fate: FileFate, *, private: bool
     return replace(fate, status="copied", sha256_in=digest, sha256_out=digest)
 
 
-def _remove_leftovers(output: Path, earlier: Mapping[str, FileFate], paths: set[str]) -> None:
-    """Remove what a stopped run left: files that were being written when it was killed, and unprotected copies, which
-    are made again if still wanted.
+def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> dict[str, FileFate]:
+    """Give the fates of the files that a stopped run protected; remove its unprotected copies, which are made again if
+    still wanted.
     """
+    earlier = load_fates(manifest.path)
     for path, fate in earlier.items():
         if fate.status == "copied":
             (output / path).unlink(missing_ok=True)
+    return {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+
+
+def _remove_temporary_files(output: Path, paths: set[str]) -> None:
+    """Remove the files that were being written when a run was killed."""
     folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         folder, _, name = path.rpartition("/")

@@ -67,7 +67,7 @@ class ProtectionPlan:
     Args:
         samples: what will be protected, ordered by sample id.
         refused: path -> reason.
-        documents: path of what is no picture and is handed out -> digest of its bytes.
+        documents: path of what is no image and is handed out -> digest of its bytes.
         copies: path of a file -> path of the file with the same bytes whose fate it shares.
         classes: names of classes or findings.
         multi_label: True if targets are findings.
@@ -178,7 +178,7 @@ class ProtectionPlan:
             }
             for path, (name, canvas) in sorted(protect.items())
         ]
-        files += [{"path": path, "fate": "copy", "reason": "no picture"} for path in sorted(self.documents)]
+        files += [{"path": path, "fate": "copy", "reason": "no image"} for path in sorted(self.documents)]
         files += [{"path": path, "fate": "refuse", "reason": reason} for path, reason in sorted(refused.items())]
         counts = {
             "protect": len(protect),
@@ -211,7 +211,7 @@ def build_plan(
     sample: str = "auto",
     show_progress: bool = False,
 ) -> ProtectionPlan:
-    """Decide for every file whether and how it will be protected; reads every picture once.
+    """Decide for every file whether and how it will be protected; reads every image once.
 
     Args:
         inventory: the files.

@@ -48,7 +48,7 @@ class ProtectResult:
         work_dir: private folder.
         fates: by path.
         search: what the search of the noise did.
-        documents: paths of what is no picture.
+        documents: paths of what is no image.
         ignored: files that an operating system left in the input.
         labels: what is known of them, as plain types; None for a method without labels.
     """

@@ -12,7 +12,7 @@ from monai_salm.pipeline.inventory import Inventory, holds_values_alone
 OWN_UIDS = ("SOPInstanceUID", "SeriesInstanceUID")
 """What names an object and its series; studies, frames of reference and patients keep their names."""
 VALUE_SUFFIXES = {"nifti": ("img",), "itk": ("raw", "zraw", "img", "bin", "dat")}
-"""How the suffix of a file begins that holds the values for a header of its own, where no picture was read from it."""
+"""How the suffix of a file begins that holds the values for a header of its own, where no image was read from it."""
 
 
 def own_uids(found: ImageHeader | Document) -> frozenset[str]:
@@ -21,11 +21,11 @@ def own_uids(found: ImageHeader | Document) -> frozenset[str]:
 
 
 def renewed_uids(changed: Iterable[ImageHeader], documents: Iterable[Document]) -> frozenset[str]:
-    """Give the SOP and Series Instance UIDs that get new ones: those of changed pictures, and of every document that
+    """Give the SOP and Series Instance UIDs that get new ones: those of changed images, and of every document that
     refers to one of them.
 
     A document whose references change is another object, so it must have another UID (PS3.3 C.12.1.1.1): an archive
-    that knows its UID would keep the old one and its references to the unprotected pictures. What refers to that
+    that knows its UID would keep the old one and its references to the unprotected images. What refers to that
     document changes in turn, and so on.
     """
     renewed = {uid for header in changed for uid in own_uids(header)}

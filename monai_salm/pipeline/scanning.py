@@ -47,7 +47,7 @@ def scan(
     Args:
         source: what to list.
         unpack_into: folder that a zip is unpacked into, made anew; it has to stay while the inventory is used.
-        choices: what the user says of pictures and label maps.
+        choices: what the user says of images and label maps.
         known: what an earlier look found; files that did not change since are not read again.
         show_progress: progress bars on standard error.
 
@@ -58,8 +58,8 @@ def scan(
         >>> from pathlib import Path
         >>> from monai_salm import scan
         >>> found = scan(Path("EXPORT"))
-        >>> print(len(found.pictures), "pictures,", len(found.documents), "other files,", found.refused)
-        4 pictures, 1 other files, {}
+        >>> print(len(found.pictures), "images,", len(found.documents), "other files,", found.refused)
+        4 images, 1 other files, {}
     """
     if not source.exists():
         raise UsageError(
@@ -112,7 +112,7 @@ def _file_set(source: Path, choices: KindChoices) -> list[str]:
 
 
 def _companions(source: Path, choices: KindChoices) -> set[str]:
-    """Name the two files beside each other that are one picture, its header and its values; nothing where it is one
+    """Name the two files beside each other that are one image, its header and its values; nothing where it is one
     file.
     """
     pair: dict[bool, set[str]] = {True: set(), False: set()}
@@ -186,13 +186,13 @@ def _judge_folders(inventory: Inventory) -> None:
                 )
         elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
             undecided = UndecidedError(
-                replace(record.document.judgement, evidence="it has the values of files beside it that may be pictures")
+                replace(record.document.judgement, evidence="it has the values of files beside it that may be images")
             )
             inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True)
 
 
 def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
-    """Look at one file; ``seen`` has the earlier pictures that it may be a copy of, with their digests as soon as one
+    """Look at one file; ``seen`` has the earlier images that it may be a copy of, with their digests as soon as one
     is needed.
     """
     absolute = root / path
@@ -229,7 +229,7 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(
             path, header
         )  # its bytes mean something only with its header's, so that equal ones are no copies
-    # One picture has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
+    # One image has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
     others = seen.setdefault(uid or absolute.stat().st_size, {})
     if not others:
@@ -254,10 +254,10 @@ def _why_two(root: Path, path: str, other: str, uid: str) -> str:
     try:
         first, second = read_source(root / other), read_source(root / path)
     except (RefusedError, OSError, MemoryError) as error:
-        return f"{said}, and whether it is the same picture is not known ({error}); keep one of the two"
+        return f"{said}, and whether it is the same image is not known ({error}); keep one of the two"
     if _same_picture(first, second):
-        return f"{said}, and it is the same picture in another encoding, or with another header; keep one of the two"
-    return f"{said}, but it is another picture; give it a UID of its own"
+        return f"{said}, and it is the same image in another encoding, or with another header; keep one of the two"
+    return f"{said}, but it is another image; give it a UID of its own"
 
 
 def _same_picture(first: SourceImage, second: SourceImage) -> bool:

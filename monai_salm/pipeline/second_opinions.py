@@ -49,7 +49,7 @@ def _opinion_of_simpleitk(verdict: FileVerdict, source: SourceImage, places: tup
             f"{SECOND_READER} finds a change of {largest:g} real units, this package one of {verdict.max_change_real:g}"
         )
     elif largest == 0 and verdict.max_change_real > 0:
-        verdict.problems.append(f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected picture")
+        verdict.problems.append(f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected image")
 
 
 def _opinion_of_dcmtk(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> None:

@@ -65,7 +65,7 @@ def _are_swapped(original: Path, before: Inventory, after: Inventory) -> bool:
 
 
 def _names_a_source(made: Inventory, other: Inventory) -> bool:
-    """Tell whether a picture refers to one that is in the other folder alone."""
+    """Tell whether an image refers to one that is in the other folder alone."""
     here, there = (
         {uid for header in inventory.headers.values() if (uid := header.identifiers.get("SOPInstanceUID"))}
         for inventory in (made, other)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two pictures look: the structural similarity (SSIM, Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
+"""How alike two images look: the structural similarity (SSIM, Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def structural_similarity(before_model: NDArray[np.float32], after_model: NDArray[np.float32]) -> float:
-    """Give the mean SSIM of two pictures in model values (data range 1); of volumes, that of their slices along the
+    """Give the mean SSIM of two images in model values (data range 1); of volumes, that of their slices along the
     shortest axis.
 
     Args:

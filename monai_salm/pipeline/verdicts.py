@@ -13,12 +13,12 @@ class FileVerdict:
 
     Args:
         path: of the original, relative to its folder.
-        verdict: ``protected``, ``copied`` (no picture, or a refused file byte for byte), ``absent`` (rightly not handed
+        verdict: ``protected``, ``copied`` (no image, or a refused file byte for byte), ``absent`` (rightly not handed
             out) or ``mismatch``.
         problems: what is wrong; empty unless ``mismatch``.
         absence: of a file that is not in the protected folder what is known of the reason; empty if it is there.
         bound: where the bound that was checked came from: ``option``, ``file``, or ``none``.
-        epsilon_stored: that bound in stored units, the largest of any picture in the file; None where none was checked.
+        epsilon_stored: that bound in stored units, the largest of any frame of the file; None where none was checked.
         max_change_stored, max_change_real: largest change.
         changed_fraction: share of the anatomy's voxels that changed.
         changed_outside: voxels that changed outside the anatomy.

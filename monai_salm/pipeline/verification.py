@@ -63,7 +63,7 @@ def verify(
             say their modality.
         check_epsilon: the budget to hold every file to; None takes the bound that a DICOM file states itself, and
             checks none in NIfTI files.
-        choices: what the user says of pictures and label maps, as it was said to ``protect``.
+        choices: what the user says of images and label maps, as it was said to ``protect``.
         allow_absent: True takes all absent files for such as were meant not to be handed out.
         show_progress: a progress bar on standard error.
 
@@ -86,7 +86,7 @@ def verify(
         empty = protected.is_dir() and not any(
             path.is_symlink() or not (path.is_dir() or is_litter(path.name)) for path in protected.rglob("*")
         )
-        # What a file is, the original says: noise does not change it, and must not make a picture of a label map.
+        # What a file is, the original says: noise does not change it, and must not make an image of a label map.
         same = KindChoices(known=kinds_found(before))
         after = (
             Inventory(protected)
@@ -232,7 +232,7 @@ class _Verification:
         verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
         verdict.ssim = structural_similarity(view.model(source.stored), view.model(found.stored))
         if change.max_stored == 0:
-            verdict.problems.append("no voxel differs from the original: an unprotected picture")
+            verdict.problems.append("no voxel differs from the original: an unprotected image")
         # The last statement is that of the last run; what an original that was protected before states already holds
         # for the change before.
         stated = stated_bounds(found.header.derivation)[len(stated_bounds(source.header.derivation)) :]
@@ -282,7 +282,7 @@ class _Verification:
         return replace(verdict, verdict="mismatch") if verdict.problems else verdict
 
     def _document(self, path: str) -> FileVerdict:
-        """What is no picture may differ in references only."""
+        """What is no image may differ in references only."""
         verdict = FileVerdict(path=path, verdict="copied")
         pair = self.pairs.get(path, ())
         formats = {found.format for found in pair}
@@ -302,7 +302,7 @@ class _Verification:
         before, after = self._places(path)
         if file_digest(before) == file_digest(after):
             return FileVerdict(path=path, verdict="copied")
-        reason = self.refused.get(path, "no picture")
+        reason = self.refused.get(path, "no image")
         problem = f"it cannot be protected, so it should be as it was, but its bytes differ ({reason})"
         return FileVerdict(path=path, verdict="mismatch", problems=[problem])
 

@@ -139,7 +139,7 @@ class OriginFinder:
             if path is not None and isinstance(found, ImageHeader):
                 return self._of_file(path, found, values.astype(np.float64))
             if isinstance(found, Document):
-                raise RefusedError(f"not a picture ({found.kind}); leave it out of the images")
+                raise RefusedError(f"not an image ({found.kind}); leave it out of the images")
             return self._of_values(image, values)
         except RefusedError as refusal:
             raise RefusedError(f"{path or 'the image'}: {refusal}") from refusal
@@ -203,7 +203,7 @@ class OriginFinder:
         return [path for path, header in sorted(found.values(), key=lambda file: slice_order(file[1], file[0].name))]
 
     def _pictures(self, folder: Path) -> list[tuple[Path, ImageHeader]]:
-        """Give the pictures of a folder, without those in folders within it; looked through again once something in it
+        """Give the images of a folder, without those in folders within it; looked through again once something in it
         changed.
         """
         paths = sorted(path for path in folder.iterdir() if path.is_file())
@@ -236,7 +236,7 @@ class OriginFinder:
         if labels is not None:
             raise RefusedError(
                 f"{labels.evidence}, so it may be a label map, which noise would ruin; leave it out of the "
-                "images, or, if it is a picture, protect it with "
+                "images, or, if it is an image, protect it with "
                 "monai-salm protect --pictures PATTERN and give SALMProtect(noise=FOLDER) of that run"
             )
         return values.view(modality, self._window)

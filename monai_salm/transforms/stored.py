@@ -52,7 +52,7 @@ class _StoredFile:
 
     @property
     def budget(self) -> FileBudget:
-        """The budget of its first picture, whose rescaling a reader applies to all."""
+        """The budget of its first frame, whose rescaling a reader applies to all."""
         return self.canvas.budgets[0]
 
     def stored_values(self, values_real: NDArray[np.float64]) -> NDArray[Any] | None:

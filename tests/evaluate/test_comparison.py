@@ -144,7 +144,7 @@ def test_json_and_table(folders: Path) -> None:
         "test": {"healthy": 3, "ill": 3},
     }
     assert all(known["unmatched_rows"]["count"] == 0 for known in result["labels"].values())
-    assert "clean images: labels: classes of column 'label': healthy 6, ill 6 of 12 pictures" in result["notes"]
+    assert "clean images: labels: classes of column 'label': healthy 6, ill 6 of 12 images" in result["notes"]
     lines = report.table().splitlines()
     assert lines[0].split()[:6] == ["victim", "trained", "on", "countermeasure", "share", "balanced"]
     assert "±" in lines[1]
@@ -558,7 +558,7 @@ def test_wrong_folders_are_found_out_without_a_verification(
 
 def test_protected_folder_without_a_common_file(folders: Path) -> None:
     options = EvaluateOptions(labels=folders / "labels.csv", test_labels=folders / "test.csv", epochs=1, device="cpu")
-    with pytest.raises(UsageError, match=r"no labeled picture of .* under the same path"):
+    with pytest.raises(UsageError, match=r"no labeled image of .* under the same path"):
         evaluate(folders / "clean", folders / "test", folders / "test", options)
 
 

@@ -21,7 +21,7 @@ from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASU
 from monai_salm.evaluate.folders import Folder, Folders, stratified_part
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, GridCell, VictimBuilder, plan_cells
-from monai_salm.evaluate.victims import VictimRecipe, VictimScores
+from monai_salm.evaluate.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 
@@ -61,11 +61,9 @@ class Trainings:
         self.train: list[WorkingSet] = []
         self.test: list[WorkingSet] = []
 
-    def __call__(
-        self, network: Any, task: Any, train: WorkingSet, test: WorkingSet, recipe: Any, **more: Any
-    ) -> VictimScores:
-        self.train.append(train)
-        self.test.append(test)
+    def __call__(self, network: Any, training: VictimTraining, **more: Any) -> VictimScores:
+        self.train.append(training.train)
+        self.test.append(training.test)
         return VictimScores(
             {"balanced_accuracy": len(self.train) / 100, "auc": float("nan")}, 0.9, (0.9, len(self.train) / 100), 1.0
         )

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from monai_salm.evaluate import EvaluateOptions, utility
-from monai_salm.evaluate.folders import load_folders
+from monai_salm.evaluate.folder_loading import load_folders
+from monai_salm.evaluate.folders import FolderPlaces
 from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_features, icc, score_change
-from monai_salm.evaluate.victims import VictimRecipe, VictimScores
+from monai_salm.evaluate.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline import protect
 from tests.evaluate.test_trainings import folders
@@ -55,8 +56,8 @@ def test_first_order_features() -> None:
 def test_network_learns_from_one_half_and_is_scored_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, WorkingSet] = {}
 
-    def train(network: Any, task: Any, train: WorkingSet, test: WorkingSet, recipe: Any, **more: Any) -> VictimScores:
-        seen.update(train=train, test=test)
+    def train(network: Any, training: VictimTraining) -> VictimScores:
+        seen.update(train=training.train, test=training.test)
         return VictimScores({"balanced_accuracy": 0.9, "auc": float("nan")}, 0.9, (0.9,), 1.0)
 
     def score(network: Any, task: Any, samples: WorkingSet, batch_size: int, device: Any) -> dict[str, float]:
@@ -81,14 +82,8 @@ def test_network_learns_from_one_half_and_is_scored_on_the_other(monkeypatch: py
 
 def _loaded(tmp_path: Path, **options: Any) -> Any:
     fields: dict[str, Any] = {"working_size": 24, "device": "cpu"}
-    return load_folders(
-        tmp_path / "clean",
-        {"protected": tmp_path / "protected"},
-        tmp_path / "test",
-        EvaluateOptions(**(fields | options)),
-        multiple=8,
-        spare=tmp_path / "spare",
-    )
+    places = FolderPlaces(tmp_path / "clean", {"protected": tmp_path / "protected"}, tmp_path / "test")
+    return load_folders(places, EvaluateOptions(**(fields | options)), multiple=8, spare=tmp_path / "spare")
 
 
 def test_drift_of_images_that_did_and_did_not_change(tmp_path: Path) -> None:

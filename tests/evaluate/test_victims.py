@@ -21,6 +21,7 @@ from monai_salm.evaluate.victims import (
     Descent,
     VictimRecipe,
     VictimScores,
+    VictimTraining,
     build_victim,
     is_pretrained,
     main_score,
@@ -73,10 +74,14 @@ def _victim(name: str, seed: int = 0) -> nn.Module:
 
 
 def _train(name: str, recipe: VictimRecipe = QUICK, *, seed: int = 0, count: int = 10, **changes: Any) -> VictimScores:
-    task = ClassificationTask(2)
-    return train_victim(
-        _victim(name, seed), task, _textures(count), _textures(6, 100), recipe, seed=seed, device=CPU, **changes
-    )
+    training = _training(_textures(count), _textures(6, 100), recipe, seed=seed)
+    return train_victim(_victim(name, seed), training, **changes)
+
+
+def _training(train: WorkingSet, test: WorkingSet, recipe: VictimRecipe = QUICK, **others: Any) -> VictimTraining:
+    """Give a training that is of classes and on the CPU unless it is told otherwise."""
+    usual = {"task": ClassificationTask(2), "seed": 0, "device": CPU}
+    return VictimTraining(train=train, test=test, recipe=recipe, **(usual | others))
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
@@ -98,7 +103,7 @@ def test_victims_learn_what_is_easy(name: str, epochs: int) -> None:
 def test_segmenter_learns_what_is_easy() -> None:
     network = _victim("small-unet")
     recipe = VictimRecipe(epochs=30, least_steps=1, batch_size=4, score_every=10)
-    scores = train_victim(network, SegmentationTask(2), _blobs(24), _blobs(6, 100), recipe, seed=0, device=CPU)
+    scores = train_victim(network, _training(_blobs(24), _blobs(6, 100), recipe, task=SegmentationTask(2)))
     assert scores.final["dice"] > 0.8
     assert set(scores.final) == {"dice", "dice_1", "hd95", "hd95_1"}
     assert 0 <= scores.final["hd95"] < math.hypot(16, 16)
@@ -125,7 +130,7 @@ def test_all_randomness_comes_from_the_seed(name: str) -> None:
         torch.manual_seed(100 + number)
         before = torch.get_rng_state()
         network = _victim(name, seed)
-        train_victim(network, ClassificationTask(2), wide, wide, replace(QUICK, epochs=1), seed=seed, device=CPU)
+        train_victim(network, _training(wide, wide, replace(QUICK, epochs=1), seed=seed))
         assert torch.equal(torch.get_rng_state(), before)
         runs.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
     assert torch.equal(runs[0], runs[1])
@@ -146,9 +151,7 @@ def test_countermeasure_replaces_augmentation_and_loss() -> None:
     network = _victim("small-cnn")
     before = [parameter.detach().clone() for parameter in network.parameters()]
     found = Countermeasure(name="x", augmentation=NO_AUGMENTATION, batch_loss=batch_loss)
-    train_victim(
-        network, ClassificationTask(2), plain, plain, replace(QUICK, epochs=1), seed=0, device=CPU, countermeasure=found
-    )
+    train_victim(network, _training(plain, plain, replace(QUICK, epochs=1), countermeasure=found))
     ((images, target),) = seen
     originals = plain.batch(range(4), CPU).images
     assert sorted(images.sum(dim=(1, 2, 3)).tolist()) == pytest.approx(sorted(originals.sum(dim=(1, 2, 3)).tolist()))
@@ -165,16 +168,8 @@ def test_label_maps_follow_their_images() -> None:
         return task.loss(logits_of(images), target).mean()
 
     found = Countermeasure(name="x", batch_loss=batch_loss)
-    train_victim(
-        _victim("small-unet"),
-        SegmentationTask(2),
-        _blobs(8),
-        _blobs(2, 100),
-        QUICK,
-        seed=0,
-        device=CPU,
-        countermeasure=found,
-    )
+    maps = _training(_blobs(8), _blobs(2, 100), task=SegmentationTask(2), countermeasure=found)
+    train_victim(_victim("small-unet"), maps)
 
 
 def test_padding_does_not_count() -> None:
@@ -254,7 +249,7 @@ def test_frozen_victim_learns_with_its_head_alone() -> None:
     network = _victim("small-resnet+frozen")
     before = _state(network)
     head = next(iter(head_layers(network)))
-    train_victim(network, ClassificationTask(2), _textures(8), _textures(4, 100), QUICK, seed=0, device=CPU)
+    train_victim(network, _training(_textures(8), _textures(4, 100)))
     changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {f"{head}.weight", f"{head}.bias"}
 

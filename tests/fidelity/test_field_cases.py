@@ -101,7 +101,7 @@ def test_one_object_in_two_encodings_is_no_other_picture(command: Command, tmp_p
     else:
         assert (told.code, second.status) == (3, "refused")
         assert "another encoding" in second.reason
-        assert "another picture" not in second.reason
+        assert "another image" not in second.reason
         assert "UID of its own" not in second.reason
 
 
@@ -109,7 +109,7 @@ def test_another_picture_of_the_same_uid_still_is_one(command: Command, tmp_path
     ct_slice(tmp_path / "in" / "a.dcm", 1)
     ct_slice(tmp_path / "in" / "b.dcm", 1, ct_values(2))
     assert command("protect", tmp_path / "in", tmp_path / "out", *RANDOM).code == 3
-    assert "another picture" in fates_of(tmp_path / "out")["b.dcm"].reason
+    assert "another image" in fates_of(tmp_path / "out")["b.dcm"].reason
 
 
 @pytest.mark.parametrize("modality", ["ct", "Ct", " ct", "XX", "OT"])

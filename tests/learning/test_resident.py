@@ -37,7 +37,11 @@ def test_batches_are_those_of_the_set(samples: WorkingSet, stacked: bool) -> Non
         for name in ("images", "voxels", "share", "levels", "step_model", "limits", "target"):
             assert torch.equal(getattr(found, name), getattr(wanted, name)), name
             assert getattr(found, name).dtype == getattr(wanted, name).dtype
-    assert [batch.indices for batch in resident.batches(order, 2, keep_single=False)] == [[4, 0], [3, 2]]
+    whole = ResidentSet(samples, CPU, stacked=stacked, keep_single=False)
+    assert [batch.indices for batch in whole.batches(order, 2)] == [[4, 0], [3, 2]]
+    assert [batch.indices for batch in whole.batches(order[:1], 2)] == [[4]]
+    assert [batch.indices for batch in whole.batches(order, 3)] == [[4, 0, 3], [2, 1]]
+    assert [batch.indices for batch in whole.batches(order, 1)] == [[i] for i in order], "none is left over"
 
 
 @pytest.mark.parametrize("stacked", [False, True])

@@ -179,9 +179,7 @@ def test_one_picture_in_two_encodings(how: str, tmp_path: Path) -> None:
         dataset.PatientID = "other"
     dataset.save_as(tmp_path / "in" / "b.dcm", implicit_vr=how == "implicit")
     reason = scan(tmp_path / "in").refused["b.dcm"]
-    assert reason.endswith(
-        "and it is the same picture in another encoding, or with another header; keep one of the two"
-    )
+    assert reason.endswith("and it is the same image in another encoding, or with another header; keep one of the two")
     first.unlink()
     assert not scan(tmp_path / "in").refused
     assert _run(tmp_path / "in", tmp_path / "out").fates["b.dcm"].status == "protected"
@@ -192,7 +190,7 @@ def test_two_pictures_with_one_uid(tmp_path: Path) -> None:
     ct(tmp_path / "a.dcm", "CT")
     for name, intercept, values in (("b.dcm", -1024, hounsfield()), ("c.dcm", -1000, None)):
         ct(tmp_path / name, "CT", values, intercept)
-        assert scan(tmp_path).refused[name].endswith("but it is another picture; give it a UID of its own")
+        assert scan(tmp_path).refused[name].endswith("but it is another image; give it a UID of its own")
         dataset = pydicom.dcmread(tmp_path / name)
         dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID}.{len(tree(tmp_path))}"
         dataset.save_as(tmp_path / name)
@@ -207,7 +205,7 @@ def test_picture_with_a_taken_uid_that_cannot_be_decoded(tmp_path: Path) -> None
     content = (tmp_path / "b.dcm").read_bytes()
     (tmp_path / "b.dcm").write_bytes(content[:-600] + bytes(580) + content[-20:])
     assert re.search(
-        r"whether it is the same picture is not known \(.+\); keep one of the two", scan(tmp_path).refused["b.dcm"]
+        r"whether it is the same image is not known \(.+\); keep one of the two", scan(tmp_path).refused["b.dcm"]
     )
     (tmp_path / "b.dcm").unlink()
     assert not scan(tmp_path).refused

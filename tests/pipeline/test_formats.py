@@ -260,7 +260,7 @@ def test_each_frame_of_an_enhanced_ct_keeps_the_bound_in_hounsfield_units(tmp_pa
         (mismatch,) = verify(
             tmp_path / "in", tmp_path / "out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None
         ).mismatches
-        assert any(problem.startswith("picture 2: the largest change is") for problem in mismatch.problems), (
+        assert any(problem.startswith("frame 2: the largest change is") for problem in mismatch.problems), (
             mismatch.problems
         )
 
@@ -395,7 +395,7 @@ def test_what_is_no_picture_goes_along_and_litter_stays(tmp_path: Path) -> None:
     assert set(after) == PUBLIC
     assert {name for name in after if after[name] == before[name]} == {"notes.txt", "report.pdf", "labels.nii.gz"}
     notes = {entry["path"]: entry["notes"] for entry in result.to_json()["notes"]}
-    assert notes["labels.nii.gz"][0] == "no picture (label map)"
+    assert notes["labels.nii.gz"][0] == "no image (label map)"
     assert "no image was found in the PDF, whose lines and text are not looked at" in notes["report.pdf"]
     report = verify(tmp_path / "in", tmp_path / "out")
     assert report.to_json()["counts"] == {"protected": 3, "copied": 5, "absent": 0, "mismatch": 0}

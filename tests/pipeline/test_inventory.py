@@ -87,7 +87,7 @@ def test_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pyt
 def test_one_uid_with_two_pictures(tmp_path: Path) -> None:
     mr_slice(tmp_path / "a.dcm", 0)
     mr_slice(tmp_path / "b.dcm", 0, values=body(5))
-    assert "it is another picture" in scan(tmp_path).refused["b.dcm"]
+    assert "it is another image" in scan(tmp_path).refused["b.dcm"]
 
 
 def test_copies_share_the_fate_of_the_first(tmp_path: Path) -> None:
@@ -145,6 +145,6 @@ def test_scan_json(tmp_path: Path) -> None:
         "notes": [],
     }
     assert result["files"][1]["reason"] == "copy of a.dcm"
-    assert (result["files"][2]["fate"], result["files"][2]["reason"]) == ("copy", "no picture (text)")
+    assert (result["files"][2]["fate"], result["files"][2]["reason"]) == ("copy", "no image (text)")
     assert result["files"][3]["fate"] == "refuse"
     assert result["files"][4]["format"] == "nifti"

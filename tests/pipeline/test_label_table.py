@@ -211,7 +211,7 @@ def test_what_comes_near_is_told_where_others_match(tmp_path: Path, inventory: I
         "sub dir/im1.dcm": "it has no label: the table has '10' where '010' is written as text, with its zeros; write "
         "it as it is"
     }
-    assert labels.notes == ["'10' belongs to no picture, but '010' is written as text, with its zeros"]
+    assert labels.notes == ["'10' belongs to no image, but '010' is written as text, with its zeros"]
     plan = build_plan(inventory, BudgetOptions(), labels=labels)
     assert "'010' is written as text" in plan.refused["sub dir/im1.dcm"]
 
@@ -264,9 +264,9 @@ def test_rows_that_belong_to_no_picture_are_named(tmp_path: Path, inventory: Inv
         ["sub dir/im2.dcm", "sub dir/im3.dcm"],
     )
     assert describe_labels(found) == [
-        "labels: classes of column 'label': a 1, b 1 of 2 pictures",
-        "labels: 3 rows without a picture: line 6 without path, other/x.dcm, other/y.dcm",
-        "labels: 2 pictures without a label: sub dir/im2.dcm, sub dir/im3.dcm",
+        "labels: classes of column 'label': a 1, b 1 of 2 images",
+        "labels: 3 rows without an image: line 6 without path, other/x.dcm, other/y.dcm",
+        "labels: 2 images without a label: sub dir/im2.dcm, sub dir/im3.dcm",
     ]
 
 
@@ -297,7 +297,7 @@ def test_column_of_many_classes_is_told(tmp_path: Path, many: Inventory) -> None
 
 def test_folders_of_their_own_are_no_classes(many: Inventory) -> None:
     with pytest.raises(
-        UsageError, match=r"the folder of a picture has 24 different values in 24, .*; give --labels FILE"
+        UsageError, match=r"the folder of an image has 24 different values in 24, .*; give --labels FILE"
     ):
         labels_from_folders(many)
 

@@ -105,7 +105,7 @@ def test_findings(tmp_path: Path, inventory: Inventory) -> None:
         ("path,label\ncase0/image.dcm,1\nin/case0/image.dcm,0\n", None, "are one file, with the labels .*; keep one"),
         ("PatientID,label\n", None, "has no rows"),
         ("", None, "has no rows"),
-        ("PatientID,label\nX1,1\n", None, "none of its 1 labels in column 'PatientID' belongs to a picture"),
+        ("PatientID,label\nX1,1\n", None, "none of its 1 labels in column 'PatientID' belongs to an image"),
         ("PatientID,label\nP0,1,2\n", None, "line 2 has more fields than the 2 columns"),
     ],
     ids=[
@@ -192,7 +192,7 @@ def test_label_maps_that_fit_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder; --task segmentation needs a folder"):
         label_maps(tmp_path / "maps", inventory)
     nifti_file(tmp_path / "maps" / "x.nii", block(0)[1])
-    with pytest.raises(UsageError, match="none of its 1 files has the name of a picture"):
+    with pytest.raises(UsageError, match="none of its 1 files has the name of an image"):
         label_maps(tmp_path / "maps", inventory)
 
 
@@ -270,14 +270,14 @@ def test_seg_object_that_cannot_be_read_refuses_its_series_with_the_reason(
 
 def test_input_without_a_usable_seg_object(tmp_path: Path, segmented: dict[str, list[str] | str]) -> None:
     with pytest.raises(
-        UsageError, match=r"no SEG object .* \(there is none that segments one of its pictures\); give --labels FOLDER"
+        UsageError, match=r"no SEG object .* \(there is none that segments one of its images\); give --labels FOLDER"
     ):
         segmentations_in(_with_seg(tmp_path / "none"))
     segmented["seg.dcm"] = "its segments overlap"
     with pytest.raises(UsageError, match=r"\(its segmentation seg\.dcm cannot be used: its segments overlap\)"):
         segmentations_in(_with_seg(tmp_path / "broken", "seg.dcm"))
     segmented["seg.dcm"] = ["1.2.3"]
-    with pytest.raises(UsageError, match="there is none that segments one of its pictures"):
+    with pytest.raises(UsageError, match="there is none that segments one of its images"):
         segmentations_in(_with_seg(tmp_path / "stranger", "seg.dcm"))
 
 
@@ -381,4 +381,4 @@ def test_label_maps_are_counted(tmp_path: Path) -> None:
         {"count": 1, "first": ["x.nii"]},
         {"count": 1, "first": ["c.nii"]},
     )
-    assert "labels: 1 picture without a label: c.nii" in describe_labels(told)
+    assert "labels: 1 image without a label: c.nii" in describe_labels(told)

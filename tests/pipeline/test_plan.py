@@ -265,7 +265,7 @@ def test_input_without_a_picture(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("x")
     (tmp_path / "l.csv").write_text("path,label\nnotes.txt,1\n")
-    with pytest.raises(UsageError, match="none of its 1 labels in column 'path' belongs to a picture"):
+    with pytest.raises(UsageError, match="none of its 1 labels in column 'path' belongs to an image"):
         prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))
     _, plan, _ = prepare(tmp_path / "in", drawn())
     assert (list(plan.documents), plan.samples, plan.refused) == (["notes.txt"], (), {})

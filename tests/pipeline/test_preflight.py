@@ -394,10 +394,10 @@ def test_classes_and_what_has_no_counterpart_are_told_before_the_search(
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         run.search()
     assert [record.getMessage() for record in caplog.records] == [
-        "labels: classes of column 'label': 0 2, 1 2 of 4 pictures",
-        "labels: 1 row without a picture: elsewhere.dcm",
+        "labels: classes of column 'label': 0 2, 1 2 of 4 images",
+        "labels: 1 row without an image: elsewhere.dcm",
         "labels: 1 row without a label: case4/image.dcm (no value in column 'label', line 6 ('NA'))",
-        "labels: 2 pictures without a label: case4/image.dcm, case5/image.dcm",
+        "labels: 2 images without a label: case4/image.dcm, case5/image.dcm",
     ]
     preview = ProtectionRun(tmp_path / "in", tmp_path / "more", options).preview()
     assert preview["labels"] == run.labels

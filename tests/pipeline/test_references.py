@@ -280,7 +280,7 @@ def test_write_documents_says_what_it_did(tmp_path: Path) -> None:
         (fate,) = write_documents(inventory, {"notes.txt": digest}, tmp_path / "out", derivation, frozenset())
     assert (fate.status, fate.reason, fate.sha256_in, fate.sha256_out) == (
         "copied",
-        "no picture (text)",
+        "no image (text)",
         digest,
         digest,
     )

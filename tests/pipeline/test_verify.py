@@ -100,7 +100,7 @@ def _set_bytes(path: Path, offset: int, content: bytes) -> None:
         (lambda before, after: _set_pixel(after / IMAGE, before / IMAGE, (0, 0), 1), IMAGE,
         "1 voxels changed outside the anatomy"),
         (lambda before, after: shutil.copy(before / IMAGE, after / IMAGE), IMAGE,
-        "no voxel differs from the original: an unprotected picture"),
+        "no voxel differs from the original: an unprotected image"),
         (lambda _, after: _set_attribute(after / IMAGE, "PatientName", "Roe^Jane"), IMAGE,
         "PatientName is PN Roe^Jane, in the original PN Doe^Jane"),
         (lambda _, after: _set_attribute(after / IMAGE, "RescaleSlope", 2), IMAGE,
@@ -316,7 +316,7 @@ def test_unprotected_picture_among_protected_ones_is_a_mismatch(disc: Path, tmp_
     name = _first_picture(disc / "in").relative_to(disc / "in")
     report = _verify_disc(disc, tmp_path, lambda out: shutil.copy(disc / "in" / name, out / name))
     problems = {file.path: file.problems for file in report.mismatches}
-    assert "no voxel differs from the original: an unprotected picture" in problems[name.as_posix()]
+    assert "no voxel differs from the original: an unprotected image" in problems[name.as_posix()]
     assert {"sr.dcm", "DICOMDIR"} <= problems.keys(), "they name the protected one"
 
 
@@ -391,7 +391,7 @@ def test_second_reader_that_finds_nothing_is_heard(done: Path, monkeypatch: pyte
     first: dict[str, NDArray[np.float64]] = {}
     _second(monkeypatch, lambda path, values: first.setdefault(path.name, values))
     assert _by_reader(done, "nifti") == {
-        f"v{number}.nii": ["SimpleITK finds no change: a reader of its kind sees the unprotected picture"]
+        f"v{number}.nii": ["SimpleITK finds no change: a reader of its kind sees the unprotected image"]
         for number in range(3)
     }  # fmt: skip
 

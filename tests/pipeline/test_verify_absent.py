@@ -193,7 +193,7 @@ def test_manifest_is_asked_for_absent_files_alone(export: Path) -> None:
     _refuse_in(_manifest(export))
     shutil.copy(export / LOST, out / LOST)
     (mismatch,) = verify(export, out).mismatches
-    assert mismatch.problems[0] == "no voxel differs from the original: an unprotected picture"
+    assert mismatch.problems[0] == "no voxel differs from the original: an unprotected image"
     (out / "raw.bin").write_bytes(b"\0x")
     report = verify(export, out)
     assert report.record == "", "nothing is absent, so nobody asks"

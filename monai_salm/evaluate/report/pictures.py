@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of one protected image, as PNG inside the page: original against protected, the difference, the anatomy and
+"""One protected image as PNG inside the page: original against protected, the difference, the anatomy and
 the changed voxels.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from monai_salm.evaluate.report.markup import TIMES, Markup, element, join, number, percent
 
 COARSE = 256
-"""Pictures up to this many pixels wide are shown with hard pixels; larger ones are smoothed when the browser makes them
+"""Images up to this many pixels wide are shown with hard pixels; larger ones are smoothed when the browser makes them
 fit.
 """
 
@@ -49,7 +49,7 @@ class ExamplePair:
     epsilon_model: float | None
 
     def numbers(self) -> dict[str, Any]:
-        """Give what the pictures show as numbers, in model values."""
+        """Give what the images show as numbers, in model values."""
         difference = self.protected_model.astype(np.float64) - self.original_model
         changed = difference != 0
         error = float(np.mean(difference**2))
@@ -85,12 +85,12 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def show_example(pair: ExamplePair) -> Markup:
-    """Give the slider, the three other pictures and the numbers of one example."""
+    """Give the slider, the three other images and the numbers of one example."""
     numbers = pair.numbers()
     original = _image(_gray(pair.original_model), f"{pair.name}: original")
     handle = element(
         "input", type="range", min=0, max=100, value=50, aria_label=
-        f"{pair.name}: how much of the picture's width "
+        f"{pair.name}: how much of the image's width "
         "shows the original, in percent"
     )  # fmt: skip
     slider = element(
