@@ -39,10 +39,10 @@ from torch.nn import functional
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures.base import Leak
 from monai_salm.evaluate.countermeasures.filters import FILTERS
-from monai_salm.evaluate.victims import main_score
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import logits_of
 from monai_salm.learning.tasks import LearningTask, SegmentationTask
+from monai_salm.learning.victims import main_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share
 

@@ -20,14 +20,8 @@ from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.report import ExamplePair, write_report
 from monai_salm.evaluate.results import EvaluateReport, VictimResult
-from monai_salm.evaluate.victims import (
-    VictimRecipe,
-    VictimScores,
-    VictimTraining,
-    build_victim,
-    score_network,
-    train_victim,
-)
+from monai_salm.evaluate.victims import build_victim
+from monai_salm.learning.victims import VictimRecipe, VictimScores, VictimTraining, score_network, train_victim
 
 __all__ = [
     "COUNTERMEASURES", "NO_COUNTERMEASURE", "Countermeasure", "EvaluateOptions", "EvaluateReport", "ExamplePair",

@@ -25,10 +25,11 @@ from monai_salm.evaluate.results import CLEAN, EvaluateReport, VictimResult
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, VictimBuilder, plan_cells
 from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_change
-from monai_salm.evaluate.victims import VictimRecipe, is_pretrained
+from monai_salm.evaluate.victims import is_pretrained
 from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import size_multiple
 from monai_salm.learning.samples import VOLUME_BATCH
+from monai_salm.learning.victims import VictimRecipe
 from monai_salm.pipeline.labels import describe_labels
 
 

@@ -20,6 +20,7 @@ from monai_salm.evaluate.results import CLEAN
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.targets import TargetKind, classes_in, target_kind
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
+from monai_salm.learning.victims import chance_score
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan
 
@@ -112,9 +113,7 @@ class Folders:
 
     def chance(self) -> float | None:
         """Give the balanced accuracy of a guess; None for segmentation."""
-        if not isinstance(self.task, ClassificationTask):
-            return None
-        return 0.5 if self.task.multi_label else 1 / self.task.outputs
+        return chance_score(self.task)
 
     def majority_share(self) -> float | None:
         """Give the share of the commonest class of the test images; None where an image has no single class."""

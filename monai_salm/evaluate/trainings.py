@@ -21,9 +21,10 @@ from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, stratified_part
 from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.results import CLEAN, CLEAN_PART, VictimResult
 from monai_salm.evaluate.state import EvaluationState
-from monai_salm.evaluate.victims import VictimRecipe, VictimTraining, build_victim, is_pretrained, train_victim
+from monai_salm.evaluate.victims import build_victim, is_pretrained
 from monai_salm.learning.checks import check_network
 from monai_salm.learning.samples import WorkingSample
+from monai_salm.learning.victims import VictimRecipe, VictimTraining, train_victim
 from monai_salm.progress import Progress
 
 
@@ -247,7 +248,8 @@ class Grid:
         test = [self._sample(TEST, number, change) for number in range(len(self.folders[TEST].samples))]
         training = VictimTraining(
             task=self.folders.task, train=self.folders.working_set(train), test=self.folders.working_set(test),
-            recipe=self.recipe, seed=cell.seed, device=self.build.device, countermeasure=cell.countermeasure,
+            recipe=self.recipe, seed=cell.seed, device=self.build.device,
+            augmentation=cell.countermeasure.augmentation, batch_loss=cell.countermeasure.batch_loss,
         )  # fmt: skip
         scores = train_victim(
             self.build(cell.victim, cell.seed), training, description=f"epochs of {cell.victim}",

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from monai_salm.evaluate.folders import Folders, stratified_part
 from monai_salm.evaluate.results import CLEAN, rounded
 from monai_salm.evaluate.trainings import VictimBuilder
-from monai_salm.evaluate.victims import VictimRecipe, VictimTraining, score_network, train_victim
 from monai_salm.io import read_source
 from monai_salm.learning.tasks import SegmentationTask
+from monai_salm.learning.victims import VictimRecipe, VictimTraining, score_network, train_victim
 from monai_salm.working_grid import axis_cells, to_native
 
 FEWEST_IMAGES = 4

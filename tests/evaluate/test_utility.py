@@ -17,8 +17,8 @@ from monai_salm.evaluate.folder_loading import load_folders
 from monai_salm.evaluate.folders import FolderPlaces
 from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_features, icc, score_change
-from monai_salm.evaluate.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.pipeline import protect
 from tests.evaluate.test_trainings import folders
 from tests.exports import drawn, mr_export, mr_labels, mr_slice, nifti_export

@@ -15,23 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.evaluate.countermeasures import Countermeasure
 from monai_salm.evaluate.pretraining import pretrain
-from monai_salm.evaluate.victims import (
-    Descent,
-    VictimRecipe,
-    VictimScores,
-    VictimTraining,
-    build_victim,
-    is_pretrained,
-    main_score,
-    score_network,
-    train_victim,
-)
+from monai_salm.evaluate.victims import build_victim, is_pretrained
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import head_layers
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.learning.training import Descent
+from monai_salm.learning.victims import (
+    VictimRecipe,
+    VictimScores,
+    VictimTraining,
+    main_score,
+    score_network,
+    train_victim,
+)
 
 CPU = torch.device("cpu")
 QUICK = VictimRecipe(epochs=2, least_steps=1, batch_size=4)
@@ -137,7 +135,7 @@ def test_all_randomness_comes_from_the_seed(name: str) -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
-def test_countermeasure_replaces_augmentation_and_loss() -> None:
+def test_augmentation_and_loss_can_be_replaced() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     def batch_loss(
@@ -150,8 +148,8 @@ def test_countermeasure_replaces_augmentation_and_loss() -> None:
     plain = _textures(4)
     network = _victim("small-cnn")
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    found = Countermeasure(name="x", augmentation=NO_AUGMENTATION, batch_loss=batch_loss)
-    train_victim(network, _training(plain, plain, replace(QUICK, epochs=1), countermeasure=found))
+    recipe = replace(QUICK, epochs=1)
+    train_victim(network, _training(plain, plain, recipe, augmentation=NO_AUGMENTATION, batch_loss=batch_loss))
     ((images, target),) = seen
     originals = plain.batch(range(4), CPU).images
     assert sorted(images.sum(dim=(1, 2, 3)).tolist()) == pytest.approx(sorted(originals.sum(dim=(1, 2, 3)).tolist()))
@@ -167,8 +165,12 @@ def test_label_maps_follow_their_images() -> None:
         assert float(images[inside].min()) > float(images[~inside].max())
         return task.loss(logits_of(images), target).mean()
 
-    found = Countermeasure(name="x", batch_loss=batch_loss)
-    maps = _training(_blobs(8), _blobs(2, 100), task=SegmentationTask(2), countermeasure=found)
+    maps = _training(
+        _blobs(8),
+        _blobs(2, 100),
+        task=SegmentationTask(2),
+        batch_loss=batch_loss,
+    )
     train_victim(_victim("small-unet"), maps)
 
 

@@ -9,19 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.samples import WorkingSample
 from monai_salm.learning.tasks import LearningTask
+from monai_salm.learning.victims import BatchLoss
 
 ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Gives a changed copy of an image of model values, 2D or 3D: of the same shape and dtype, in [0, 1] again."""
-
-BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
-"""Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on
-the CPU).
-"""
 
 
 @dataclass(frozen=True)

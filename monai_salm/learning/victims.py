@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training the networks that a stranger would train, scoring them on clean images they never saw, and what it says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from monai_salm.errors import UsageError
+from monai_salm.learning.chance import SampleChance, own_randomness
+from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.networks import logits_of, set_training
+from monai_salm.learning.resident import ResidentSet
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import ClassificationTask, LearningTask
+from monai_salm.learning.training import Descent, Objective, drawn_batches, supervised, train
+from monai_salm.progress import Progress
+
+BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, torch.Generator], Tensor]
+"""Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on
+the CPU).
+"""
+
+VERDICTS = ("protected", "weakened", "not protected", "not learned")
+
+# A verdict needs more than luck: so far above a guess a score, or the best epoch's, may still be one.
+_SCORE_ABOVE_CHANCE, _PEAK_ABOVE_CHANCE = 0.10, 0.15
+_LEARNED_ABOVE_CHANCE = 0.10
+_PROTECTED_DICE, _LEARNED_DICE = 0.15, 0.2
+_WEAKENED = 0.5
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimRecipe:
+    """How a victim is trained: Adam with a cosine schedule and the augmentation of the consumer.
+
+    Args:
+        epochs: passes over the training images; more where they make fewer steps than ``least_steps``.
+        least_steps: optimizer steps at least, since a victim that was not trained proves nothing.
+        batch_size: images per step.
+        learning_rate: at its highest; None takes 2e-3, and 5e-4 after a warm-up for transformers.
+        augmentation: applied to every training image.
+        score_every: epochs from one scoring to the next; the last epoch is always scored.
+    """
+
+    epochs: int = 20
+    least_steps: int = 300
+    batch_size: int = 32
+    learning_rate: float | None = None
+    augmentation: ConsumerAugmentation = ConsumerAugmentation(identity=0.0)
+    score_every: int = 1
+
+    def epochs_for(self, images: int) -> int:
+        """Give the epochs of a training on some number of images."""
+        return max(self.epochs, math.ceil(self.least_steps / math.ceil(images / self.batch_size)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimTraining:
+    """What a victim learns, from what, and how.
+
+    Args:
+        task: loss and scores.
+        train, test: images with targets, as they are seen.
+        recipe: of the training.
+        seed: of the order, the augmentation and the dropout.
+        device: where to compute.
+        augmentation: in place of the recipe's.
+        batch_loss: in place of the mean of the task's loss.
+    """
+
+    task: LearningTask
+    train: WorkingSet
+    test: WorkingSet
+    recipe: VictimRecipe
+    seed: int
+    device: torch.device
+    augmentation: ConsumerAugmentation | None = None
+    batch_loss: BatchLoss | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images."""
+        return self.recipe.epochs_for(len(self.train))
+
+    def objective(self, network: nn.Module) -> Objective:
+        """Give what a network is to make small; chance in a loss of its own begins anew."""
+        task, own_loss = self.task, self.batch_loss
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def batch_loss(images: Tensor, target: Tensor) -> Tensor:
+            if own_loss is None:
+                return task.loss(logits_of(network, images), target).mean()
+            return own_loss(partial(logits_of, network), task, images, target, generator)
+
+        return supervised(network, task, self.augmentation or self.recipe.augmentation, batch_loss=batch_loss)
+
+    def scores(self, network: nn.Module, *, distances: bool) -> dict[str, float]:
+        """Score a network on the test images, see :func:`score_network`."""
+        return score_network(network, self.task, self.test, self.recipe.batch_size, self.device, distances=distances)
+
+
+@dataclass(frozen=True)
+class VictimScores:
+    """What a victim learned.
+
+    Args:
+        final: scores after the last epoch.
+        peak: best main score over the epochs: what a stranger gets who stops in time.
+        curve: main score after every scored epoch.
+        seconds: time of training and scoring.
+    """
+
+    final: dict[str, float]
+    peak: float
+    curve: tuple[float, ...]
+    seconds: float
+
+
+def train_victim(
+    network: nn.Module,
+    training: VictimTraining,
+    *,
+    description: str = "training",
+    show_progress: bool = False,
+    after_epoch: Callable[[int], None] | None = None,
+) -> VictimScores:
+    """Train a network and score it on the test images again and again.
+
+    Args:
+        network: with weights of its own; trained in place. Frozen parts of it stay as they are.
+        training: see :class:`VictimTraining`.
+        description: for the progress bar.
+        show_progress: a progress bar on standard error.
+        after_epoch: called with the number of epochs that are done.
+    """
+    start = perf_counter()
+    task, recipe, device, epochs = training.task, training.recipe, training.device, training.epochs
+    network.to(device)
+    resident = ResidentSet(training.train, device, keep_single=False)
+    chance = SampleChance(training.train, training.seed, device)
+    descent = Descent(network, epochs * math.ceil(len(training.train) / recipe.batch_size), recipe.learning_rate)
+    objective = training.objective(network)
+    curve: list[float] = []
+    final: dict[str, float] = {}
+    with (
+        own_randomness(training.seed, device),
+        Progress(description, epochs, "epochs", show_progress=show_progress, inner=True) as bar,
+    ):
+        for epoch in range(1, epochs + 1):
+            set_training(network)
+            train(drawn_batches(resident, chance, recipe.batch_size, round_number=epoch), objective, descent)
+            if epoch == epochs or epoch % recipe.score_every == 0:
+                final = training.scores(network, distances=epoch == epochs)
+                curve.append(final[main_score(task)])
+            bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
+            if after_epoch is not None:
+                after_epoch(epoch)
+    peak = max((score for score in curve if score == score), default=math.nan)
+    return VictimScores(final, peak, tuple(curve), perf_counter() - start)
+
+
+def main_score(task: LearningTask) -> str:
+    """Name the score that a victim is judged by."""
+    return "dice" if task.spatial_target else "balanced_accuracy"
+
+
+def score_network(
+    network: nn.Module,
+    task: LearningTask,
+    samples: WorkingSet,
+    batch_size: int,
+    device: torch.device,
+    *,
+    distances: bool = True,
+) -> dict[str, float]:
+    """Score a network on samples as they are; what it says of the padding of a label map does not count.
+
+    Args:
+        network: gives logits.
+        task: gives the scores.
+        samples: with targets.
+        batch_size: images at once.
+        device: where to compute.
+        distances: measure distances between surfaces, too, which takes time.
+    """
+    network.eval()
+    evidence: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(samples), batch_size):
+            chosen = samples.samples[start : start + batch_size]
+            batch = samples.batch(range(start, start + len(chosen)), device)
+            logits, target = logits_of(network, batch.images).float(), batch.target
+            if target is None:
+                raise UsageError("the test samples have no labels; a victim cannot be scored without")
+            if not task.spatial_target:
+                evidence.append(task.evidence(logits, target))
+                continue
+            for row, sample in enumerate(chosen):
+                region = tuple(slice(0, length) for length in sample.image_model.shape)
+                evidence.append(
+                    task.evidence(
+                        logits[row][(slice(None), *region)][None],
+                        target[row][region][None],
+                        [sample.spacing],
+                        distances=distances,
+                    )
+                )
+    return task.summarize(torch.cat(evidence))
+
+
+def chance_score(task: LearningTask) -> float | None:
+    """Give the balanced accuracy of a guess; None for segmentation."""
+    if not isinstance(task, ClassificationTask):
+        return None
+    return 0.5 if task.multi_label else 1 / task.outputs
+
+
+def usable(score: float, chance: float | None) -> float:
+    """Give what a stranger makes of a score: of two classes, one that is below a guess is as good as one above it, with
+    the answers exchanged.
+    """
+    return max(score, 1 - score) if chance == 0.5 else score
+
+
+def verdict(clean: float, score: float, peak: float, chance: float | None) -> str:
+    """Say what a victim could learn, as one of :data:`VERDICTS`; ``not learned`` where even clean images taught it
+    nothing.
+
+    Args:
+        clean: main score of the victim that was trained on clean images.
+        score, peak: of the victim that was trained on protected ones.
+        chance: main score of a guess; None for Dice.
+    """
+    if clean + _ROUNDING < (_LEARNED_DICE if chance is None else chance + _LEARNED_ABOVE_CHANCE):
+        return "not learned"
+    if chance is None:
+        protected = score <= _PROTECTED_DICE + _ROUNDING
+    else:
+        protected = (
+            score <= chance + _SCORE_ABOVE_CHANCE + _ROUNDING and peak <= chance + _PEAK_ABOVE_CHANCE + _ROUNDING
+        )
+    if protected:
+        return "protected"
+    return "weakened" if clean - score >= _WEAKENED * (clean - (chance or 0.0)) - _ROUNDING else "not protected"
