@@ -70,6 +70,12 @@ def _methods() -> str:
 @device_option
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
 @grid_options
+@click.option(
+    "--estimate/--no-estimate",
+    default=True,
+    show_default=True,
+    help="Measure what a stranger would learn from the protected images.",
+)
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
@@ -138,6 +144,8 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         print_labels(result["labels"])
         if result["surrogate"]:
             click.echo(result["surrogate"])
+        for line in done.search.estimate.lines() if done.search.estimate is not None else ():
+            click.echo(line)
         print_line(f"private, not to be handed out: {done.work_dir}")
         print_notes(result["notes"])
         print_problems(result["problems"])

@@ -92,7 +92,10 @@ class _Story:
 
     def protect(self, export: DemoExport) -> Path:
         self.say(f"2. Protect it: monai-salm protect export protected --labels labels.csv --window {VALUES}")
-        options = ProtectOptions(labels=export.labels, window=VALUES, epsilon=EPSILON, rounds=self.size.rounds)
+        options = ProtectOptions(
+            labels=export.labels, window=VALUES, epsilon=EPSILON, rounds=self.size.rounds,
+            estimate=False,  # there is a test set, and victims are trained below
+        )  # fmt: skip
         result = protect(export.images, self.protected, options, show_progress=self.show_progress)
         summary = result.to_json()
         self.say(

@@ -40,6 +40,7 @@ class ProtectOptions(SampleOptions):
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that write files.
         work_dir: private folder; None is the output's name with ``.work``.
+        estimate: measure what a stranger would learn from the protected images.
         resume: go on with a stopped run.
         copy_unprotected: copy refused files to the output as they are.
         key_file: secret that new UIDs are made with; None derives one from the seed and the input.
@@ -75,6 +76,7 @@ class ProtectOptions(SampleOptions):
     device: str = "auto"
     workers: int = 1
     work_dir: Path | None = None
+    estimate: bool = True
     resume: bool = False
     copy_unprotected: bool = False
     key_file: Path | None = None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,39 @@ from monai_salm.pipeline.loading import Unusable, read_samples, task_of
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.stranger import LearningEstimate, estimate_learning, sample_groups
 from monai_salm.pipeline.working import noise_record
 from monai_salm.volumes import VolumeView, volume_of
 
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What a search did: its rounds, its passes per sample, the error of the surrogate in each round, and whether that
-    is what it should be, in words.
+    """What a search did.
+
+    Args:
+        rounds: of it.
+        passes: forward and backward passes per sample.
+        errors: of the surrogate in each round.
+        surrogate: whether these are what they should be, in words.
+        estimate: what a stranger would learn; None where that was not asked, or without labels.
     """
 
     rounds: int = 0
     passes: float = 0.0
     errors: tuple[float, ...] = ()
     surrogate: str = ""
+    estimate: LearningEstimate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types that :meth:`from_json` reads back."""
+        return asdict(self) | {"estimate": None if self.estimate is None else self.estimate.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SearchSummary:
+        """Read what :meth:`to_json` gave."""
+        estimate = record["estimate"]
+        found = None if estimate is None else LearningEstimate.from_json(estimate)
+        return cls(record["rounds"], record["passes"], tuple(record["errors"]), record["surrogate"], found)
 
 
 def is_searched(options: ProtectOptions, work_dir: Path) -> bool:
@@ -80,8 +99,7 @@ def make_noise(
     """
     done = work_dir / "search.json"
     if is_searched(options, work_dir):
-        record = json.loads(done.read_text(encoding="utf-8"))
-        return SearchSummary(record["rounds"], record["passes"], tuple(record["errors"]), record.get("surrogate", ""))
+        return SearchSummary.from_json(json.loads(done.read_text(encoding="utf-8")))
     memory = Checkpoint(work_dir / "search.safetensors", plan.digest(), options.resume)
     store, plans = NoiseStore(work_dir / "noise"), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, None if working is None else working.spatial_dims)
@@ -104,8 +122,14 @@ def make_noise(
         content = surrogate_bytes(run.surrogate.network, card)
         write_atomically(work_dir / "surrogate.safetensors", content, private=True)
         words = what_was_learned(run.surrogate, guess_error(working, task))
-    summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words)
-    write_atomically(done, (json.dumps(asdict(summary), indent=1) + "\n").encode(), private=True)
+    estimate = None
+    if options.estimate and working is not None and task is not None:
+        estimate = estimate_learning(
+            working, sample_groups(inventory, plan, working), lambda name: store.read(name).dense(), task,
+            seed=options.seed, device=run.device, show_progress=show_progress,
+        )  # fmt: skip
+    summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, estimate)
+    write_atomically(done, (json.dumps(summary.to_json(), indent=1) + "\n").encode(), private=True)
     memory.clear()
     return summary
 
