@@ -197,10 +197,13 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
     """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per
     image that it took.
     """
-    method, changes = METHODS["salm"], {}
+    method, changes, names = METHODS["salm"]["classification"], {}, "small-resnet"
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         name, _, value = item.partition("=")
-        changes[name] = json.loads(value.replace("none", "null"))
+        if name == "networks":
+            names = value.replace("+", ",")
+        else:
+            changes[name] = json.loads(value.replace("none", "null"))
     samples, result = [], data.images.clone()
     for number, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
         values = (image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64)
@@ -221,8 +224,10 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
             )
         )
     working = WorkingSet(samples)
-    network = seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0)
-    optimizer = MinMinOptimizer(network, data.task, replace(method.search, **changes), augmentation=method.augmentation)
+    network = seeded_network(names, working.padded_shape, data.task.outputs, 0)
+    optimizer = MinMinOptimizer(
+        network, data.task, replace(method.settings, **changes), augmentation=method.augmentation
+    )
     state = optimizer.start(working)
     for name, steps in optimizer.run(working, state):
         sample = samples[int(name)]

@@ -63,7 +63,7 @@ def main() -> None:
     arguments.add_argument("variants", nargs="+")
     arguments.add_argument("--data", type=Path, required=True, help="folder of the data sets, see benchmarks/README.md")
     arguments.add_argument(
-        "--data-set", choices=["pneumonia", "breast", "brain_tumor", "hippocampus"], default="pneumonia"
+        "--data-set", choices=["pneumonia", "breast", "brain_tumor", "eight", "hippocampus"], default="pneumonia"
     )
     arguments.add_argument(
         "--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named"
@@ -252,7 +252,9 @@ def psnr(change: Tensor, inside: Tensor | None = None) -> float:
 
 def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
     """Give training images, and others with labels to score on; none of them is a test image."""
-    if name == "brain_tumor":
+    if name == "eight":
+        parts = _eight_classes(folder)
+    elif name == "brain_tumor":
         images, labels = _slices(folder / "brain_tumor" / "train")
         order = np.random.default_rng(0).permutation(len(labels))
         parts = [(images[chosen], labels[chosen]) for chosen in (order[:IMAGES], order[IMAGES : IMAGES + 400])]
@@ -270,14 +272,33 @@ def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
     return Pictures(images, labels, parts[0][0].shape[-1]), test, test_labels
 
 
-def _slices(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the pictures of a folder per class, 64 x 64."""
+def _eight_classes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Give eight classes of 28 x 28: those of PneumoniaMNIST, of BreastMNIST and of the brain tumor slices, 100 images
+    of each to train on and 45 others to score on; none of them is a test image.
+    """
+    images, labels = _slices(folder / "brain_tumor" / "train", 28)
+    classes = [images[labels == label] for label in range(4)]
+    for path in ("pneumonia/pneumoniamnist.npz", "breast/breastmnist.npz"):
+        arrays = np.load(folder / path)
+        classes += [arrays["train_images"][arrays["train_labels"].ravel() == label] for label in (0, 1)]
+    cuts = [np.random.default_rng(0).permutation(len(found))[:145] for found in classes]
+    return [
+        (
+            np.concatenate([found[cut[part]] for found, cut in zip(classes, cuts, strict=True)]),
+            np.repeat(np.arange(8), len(cuts[0][part])),
+        )
+        for part in (slice(0, 100), slice(100, 145))
+    ]
+
+
+def _slices(folder: Path, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Read the pictures of a folder per class."""
     from PIL import Image
 
     images, labels = [], []
     for label, group in enumerate(sorted(folder.iterdir())):
         for path in sorted(group.iterdir()):
-            images.append(np.asarray(Image.open(path).convert("L").resize((64, 64), Image.Resampling.BOX)))
+            images.append(np.asarray(Image.open(path).convert("L").resize((side, side), Image.Resampling.BOX)))
             labels.append(label)
     return np.stack(images), np.array(labels)
 

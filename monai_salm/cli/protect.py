@@ -31,11 +31,13 @@ def _methods() -> str:
     def names(*tasks: str) -> str:
         found = {name: kind for name, kind in METHOD_KINDS.items() if kind.tasks == tasks}
         volumes = {name for name, kind in found.items() if kind.spatial_dims == (3,)}
-        shown = [f"{name} (volumes)" if name in volumes else name for name in found if name not in ("salm", *_CONTROLS)]
+        others = [name for name in found if not name.startswith("salm") and name not in _CONTROLS]
+        shown = [f"{name} (volumes)" if name in volumes else name for name in others]
         return ", ".join(shown)
 
     return (
-        f"salm; its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
+        f"salm, which chooses between its parts salm:texture and salm:exchange by what small networks learn from each; "
+        f"its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
         f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
         f"{names('segmentation')}."
     )
@@ -142,8 +144,8 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         print_labels(result["labels"])
-        if result["surrogate"]:
-            click.echo(result["surrogate"])
+        for words in filter(None, (result["choice"], result["surrogate"])):
+            click.echo(words)
         for line in done.search.estimate.lines() if done.search.estimate is not None else ():
             click.echo(line)
         print_line(f"private, not to be handed out: {done.work_dir}")

@@ -6,7 +6,8 @@ heads, to train alone.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +57,27 @@ class PlainViT(nets.ViT):
         return logits
 
 
+class Ensemble(nn.Module):
+    """Networks of one task side by side: gives the logits of each; who wants one network's takes the first's.
+
+    Args:
+        members: at least one.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Give the logits of each member."""
+        return tuple(logits_of(member, x) for member in self.members)
+
+
+def members_of(network: nn.Module) -> list[nn.Module]:
+    """Give the members of an ensemble; of any other network itself."""
+    return list(network.members) if isinstance(network, Ensemble) else [network]
+
+
 def build_network(
     name: str, *, spatial_dims: int, outputs: int, in_channels: int = 1, image_shape: tuple[int, ...] | None = None
 ) -> nn.Module:
@@ -64,7 +86,7 @@ def build_network(
     Args:
         name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
             ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
-            3 wide, stride 1, no pooling.
+            3 wide, stride 1, no pooling. Several, separated by commas, make an :class:`Ensemble`.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         in_channels: channels of the images.
@@ -74,6 +96,15 @@ def build_network(
     Raises:
         UsageError: there is no such network, or it needs arguments that only its user can choose.
     """
+    if "," in name:
+        return Ensemble(
+            [
+                build_network(
+                    member, spatial_dims=spatial_dims, outputs=outputs, in_channels=in_channels, image_shape=image_shape
+                )
+                for member in name.split(",")
+            ]
+        )
     if name == "small-resnet":
         widths = [8, 16, 32, 64]
         stem: dict[str, Any] = _SMALL_STEM
@@ -129,10 +160,10 @@ def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: 
 
 
 def size_multiple(name: str) -> int:
-    """Give the number that must divide each side of the images of a network; a suffix such as ``+frozen`` changes
-    nothing.
+    """Give the number that must divide each side of the images of a network, or of an ensemble's; a suffix such as
+    ``+frozen`` changes nothing.
     """
-    return _MULTIPLES.get(name.partition("+")[0], 8)
+    return math.lcm(*(_MULTIPLES.get(member.partition("+")[0], 8) for member in name.split(",")))
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:

@@ -67,6 +67,13 @@ class SampleMaps:
             return self._stack.index_select(0, place.index)
         return padded([self._parts[i] for i in place.indices], place.shape).to(place.device, non_blocking=True)
 
+    def others(self, place: BatchPlace, numbers: Tensor) -> Tensor:
+        """Give the maps of some samples in the shape of a batch, cut or with zeros behind."""
+        if self._stack is not None:
+            return self._stack.index_select(0, numbers)
+        cut = [self._parts[number][_region(place.shape)] for number in numbers.tolist()]
+        return padded(cut, place.shape).to(place.device, non_blocking=True)
+
     def scatter(self, place: BatchPlace, values: Tensor) -> None:
         """Put the maps of a batch back; what lies in the padding is left out."""
         if self._stack is not None:
@@ -157,6 +164,16 @@ class ResidentSet:
             place, (images or self._images).gather(place), self._voxels.gather(place), self._share.gather(place),
             self._levels[index], self._step_model[index], self._limits[index], target,
         )  # fmt: skip
+
+    def contents(self, place: BatchPlace, others: Tensor) -> Tensor:
+        """Give the images of other samples in the place of a batch's own, ``(batch, 1, *spatial)``: cut to its shape,
+        or with zeros behind.
+
+        Args:
+            place: of the batch.
+            others: number of the sample whose image takes each place, on the device.
+        """
+        return self._images.others(place, others)
 
 
 def padded(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:

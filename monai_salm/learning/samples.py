@@ -189,7 +189,7 @@ class WorkingSet:
         if padded_shape is not None and any(n > m for n, m in zip(longest, padded_shape, strict=True)):
             raise UsageError(f"the largest sample is {longest}, more than the padded shape {padded_shape}")
         self.padded_shape = padded_shape or smallest
-        self._fixed = padded_shape is not None
+        self.fixed = padded_shape is not None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -231,7 +231,7 @@ class WorkingSet:
 
     def batch_shape(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Give the shape of the padded maps of a batch."""
-        if self._fixed:
+        if self.fixed:
             return self.padded_shape
         return common_shape([self.samples[i].image_model.shape for i in indices])
 
@@ -239,7 +239,7 @@ class WorkingSet:
         """Stack maps of different shapes into ``(batch, 1, *spatial)``, zeros behind each; to the padded shape if one
         was given, else as small as can be.
         """
-        shape = self.padded_shape if self._fixed else common_shape([values.shape for values in maps])
+        shape = self.padded_shape if self.fixed else common_shape([values.shape for values in maps])
         result = np.zeros((len(maps), 1, *shape), dtype=maps[0].dtype)
         for row, values in zip(result, maps, strict=True):
             region = tuple(slice(0, n) for n in values.shape)

@@ -23,6 +23,7 @@ from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingBatch, WorkingSet
+from monai_salm.learning.strangers import SampleGroups
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches, supervised, train
 from monai_salm.progress import track
@@ -53,6 +54,7 @@ class TrainedSurrogate:
         wanted_error: at most, for the surrogate to have learned the noise; 0 if the method does not say.
         errors: of the surrogate in the rounds that say something of the noise.
         frozen: True if the surrogate was given and learned nothing now.
+        beside: names of the networks that stand beside the run's own in an ensemble.
     """
 
     network: nn.Module
@@ -62,6 +64,7 @@ class TrainedSurrogate:
     wanted_error: float
     errors: tuple[float, ...]
     frozen: bool
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -77,10 +80,12 @@ class MethodRun:
             they can.
         batch_size: samples per step; None takes 32 slices, or 8 volumes.
         memory: where a stopped run left what it needs to go on; None keeps nothing.
+        groups: which samples belong together, for methods that hold some of them out; None where that is not known.
         show_progress: a progress bar on standard error.
         passes: forward and backward passes of the surrogate per sample; a forward pass alone counts half.
         errors: mean error of the surrogate in each round, at what the noise is to make it say.
         surrogate: what the method leaves behind; None if it has nothing that further samples could use.
+        choice: what was chosen and why, in words; empty for methods that choose nothing.
     """
 
     seed: int
@@ -90,10 +95,12 @@ class MethodRun:
     perturbed_fraction: float = 0.4
     batch_size: int | None = None
     memory: SearchMemory | None = None
+    groups: SampleGroups | None = None
     show_progress: bool = False
     passes: float = 0.0
     errors: list[float] = field(default_factory=list)
     surrogate: TrainedSurrogate | None = None
+    choice: str = ""
 
 
 class NoiseMethod(ABC):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
+from monai_salm.learning.networks import Ensemble, members_of, seeded_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.learning.tasks import LearningTask, task_from_json
@@ -38,21 +39,29 @@ class ErrorMinimizing(NoiseMethod):
     Args:
         settings: of the search; seed, share and rounds are the user's.
         augmentation: what the noise has to survive.
+        beside: networks that stand beside the user's surrogate, so that the noise fits no single kind.
     """
 
     settings: MinMinSettings = field(default_factory=MinMinSettings)
     augmentation: ConsumerAugmentation = NO_AUGMENTATION
+    beside: tuple[str, ...] = ()
 
     takes_surrogate = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
+        network = run.build_surrogate()
+        if self.beside:
+            others = [seeded_network(name, samples.padded_shape, task.outputs, run.seed) for name in self.beside]
+            network = Ensemble([*members_of(network), *others])
         optimizer = MinMinOptimizer(
-            run.build_surrogate(), task, self._search(samples, task, run), augmentation=self.augmentation,
+            network, task, self._search(samples, task, run), augmentation=self.augmentation,
             device=run.device, show_progress=run.show_progress,
         )  # fmt: skip
         yield from searched(optimizer, samples, run)
+        if run.surrogate is not None:
+            run.surrogate = replace(run.surrogate, beside=self.beside)
 
     def _search(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> MinMinSettings:
         """Give the settings with what the user chose, and with what the samples are."""

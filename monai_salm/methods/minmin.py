@@ -21,6 +21,7 @@ The mask says where, the class says what, the optimizer makes it fit.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.chance import SampleChance, SampleDraws
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
+from monai_salm.learning.networks import members_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
@@ -217,25 +219,32 @@ class MinMinOptimizer:
         """Train the surrogate for one round on the samples as they are protected now."""
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
-        if looked or (settings.renew_every and state.round and state.round % settings.renew_every == 0):
+        renewed = looked or bool(settings.renew_every and state.round and state.round % settings.renew_every == 0)
+        if renewed:
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
-        least = max(settings.surrogate_batches, settings.texture_batches) if looked else settings.surrogate_batches
+        least = max(settings.surrogate_batches, settings.texture_batches if looked else 0)
+        if renewed or state.round == 0:
+            least = max(least, settings.renewed_batches)
         wanted = max(least, round(settings.surrogate_epochs * count / settings.batch_size))
-        images = self._protected(work) if state.round else None
-        batches = drawn_batches(
-            work.resident, work.chance, settings.batch_size, round_number=state.round, most=wanted, images=images
-        )
+        noise = self._noise(work) if state.round else None
+        batches = drawn_batches(work.resident, work.chance, settings.batch_size, round_number=state.round, most=wanted)
+        partners = self._partners(work, math.ceil(wanted * settings.batch_size / count), "partners")
         seen = 0
 
-        def counted() -> Iterator[WorkingBatch]:
+        def protected() -> Iterator[WorkingBatch]:
             nonlocal seen
             for batch in batches:
+                images = self._content(work, batch, partners, seen // count)
+                if noise is not None:
+                    images = (images + noise.gather(batch.place)).clamp(0, 1)
                 seen += len(batch.indices)
-                yield batch
+                yield replace(batch, images=images)
 
-        objective = supervised(self.network, self.task, self.augmentation, bfloat16=self._bfloat16)
-        total = train(counted(), objective, Descent(self.network, None, settings.learning_rate, forgiving=False))
+        members = members_of(self.network)
+        objectives = [supervised(member, self.task, self.augmentation, bfloat16=self._bfloat16) for member in members]
+        descent = Descent(self.network, None, settings.learning_rate, forgiving=False)
+        total = train(protected(), lambda batch: torch.stack([loss(batch) for loss in objectives]).sum(), descent)
         if total is not None and not bool(total.isfinite()):  # asked once a round: every question waits for the device
             raise UsageError(
                 f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller "
@@ -257,6 +266,7 @@ class MinMinOptimizer:
         self.network.eval().requires_grad_(False)
         looks = state.round == 0 and settings.texture_period > 0
         draws = work.chance.draws(state.round, settings.noise_steps, draws_needed(samples.spatial_dims), "noise")
+        partners = self._partners(work, settings.noise_steps, "noise partners")
         errors, changed, finite = [], [], []
         for batch in work.resident.batches(samples.by_shape(), self._batch_size):
             place = batch.place
@@ -266,16 +276,17 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                images = (batch.images + self._decided(steps, levels).round() * gain).clamp(0, 1)
-                gradient, logits, target = self._input_gradient(images, batch, draws.at(place, step))
+                content = self._content(work, batch, partners, step)
+                images = (content + self._decided(steps, levels).round() * gain).clamp(0, 1)
+                gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
-                    errors.append(self.task.error(logits, target).sum())
+                    errors.append(error.sum())
                 gathered += gradient.abs()
                 if not looks:
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             finite.append(gathered.isfinite().all())
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
-            gathered /= gathered.flatten(1).mean(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (gathered.ndim - 1))
+            gathered = relative(gathered)
             if state.round:
                 gathered = settings.mask_memory * score + (1 - settings.mask_memory) * gathered
             work.steps.scatter(place, steps)
@@ -292,26 +303,52 @@ class MinMinOptimizer:
         anatomy = sum(sample.anatomy_voxels for sample in samples.samples)
         return sum(torch.stack(errors).tolist()) / len(samples), sum(torch.stack(changed).tolist()) / max(anatomy, 1)
 
-    def _input_gradient(self, images: Tensor, batch: WorkingBatch, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient of the loss by protected images (straight through the rounding), and the logits and target that it
-        came from.
+    def _input_gradient(self, images: Tensor, batch: WorkingBatch, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss by protected images (straight through the rounding), and the error of each sample.
+
+        Of several surrogates each has the same weight in each sample: gradients of one that has learned the noise are
+        smaller by orders.
         """
         with torch.enable_grad():
             images = images.requires_grad_(True)
             seen, target = augmented(replace(batch, images=images, draws=draws), self.task, self.augmentation)
-            logits = logits_in(self.network, seen, bfloat16=self._bfloat16)
-            (gradient,) = torch.autograd.grad(self.task.loss(logits, target).sum(), images)
-        return gradient.float(), logits.detach(), target
+            gradients, errors = [], []
+            members = members_of(self.network)
+            for member in members:
+                logits = logits_in(member, seen, bfloat16=self._bfloat16)
+                loss = self.task.loss(logits, target).sum()
+                (gradient,) = torch.autograd.grad(loss, images, retain_graph=member is not members[-1])
+                gradients.append(gradient.float())
+                errors.append(self.task.error(logits.detach(), target))
+        if len(members) == 1:
+            return gradients[0], errors[0]
+        return torch.stack([relative(part) for part in gradients]).sum(0), torch.stack(errors).mean(0)
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
-    def _protected(self, work: SearchWork) -> SampleMaps:
-        """Give the images as a consumer will find them in the files: rounded, masked, clipped to the window."""
-        images = work.resident.new_maps()
+    def _partners(self, work: SearchWork, turns: int, purpose: str) -> SampleDraws | None:
+        """Draw whose images lie under the noise; the frozen surrogate's samples keep theirs, each being on its own."""
+        if not self.settings.exchange or self.freeze_surrogate:
+            return None
+        return work.chance.draws(work.state.round, turns, 2, purpose)
+
+    def _content(self, work: SearchWork, batch: WorkingBatch, partners: SampleDraws | None, turn: int) -> Tensor:
+        """Give what lies under the noise of a batch: each sample's own image, or another's that was drawn."""
+        if partners is None:
+            return batch.images
+        count = len(work.resident.samples)
+        other, exchanged = partners.at(batch.place, turn).unbind(dim=1)
+        numbers = (other.double() * count).long().clamp(max=count - 1)
+        chosen = torch.where(exchanged < self.settings.exchange, numbers, batch.place.index)
+        return work.resident.contents(batch.place, chosen)
+
+    def _noise(self, work: SearchWork) -> SampleMaps:
+        """Give the noise as it is in the files, in model values: rounded, masked."""
+        maps = work.resident.new_maps()
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
             noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
-            images.scatter(batch.place, (batch.images + noise * batch.share * batch.step_model).clamp(0, 1))
-        return images
+            maps.scatter(batch.place, noise * batch.share * batch.step_model)
+        return maps
 
     def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
         return within_budget(self._decided(steps, batch.levels), batch)
@@ -336,6 +373,12 @@ class MinMinOptimizer:
             score = score / (local_contrast(batch.images, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
+
+
+def relative(gradients: Tensor) -> Tensor:
+    """Divide the gradients of each sample by their mean size."""
+    size = gradients.abs().flatten(1).mean(dim=1).clamp(min=1e-30)
+    return gradients / size.reshape(-1, *[1] * (gradients.ndim - 1))
 
 
 def renew(network: nn.Module, seed: int) -> None:

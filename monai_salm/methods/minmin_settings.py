@@ -26,6 +26,10 @@ class MinMinSettings:
             never stops.
         patience: see ``stop_error``.
         renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
+        renewed_batches: batches at least of a surrogate that is new, in its first round: one that has not found the
+            noise yet leads away from it.
+        exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
+            image cannot help there, so the noise has to carry the label alone.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
@@ -51,6 +55,8 @@ class MinMinSettings:
     stop_error: float = 0.01
     patience: int = 5
     renew_every: int = 0
+    renewed_batches: int = 0
+    exchange: float = 0.0
     mask_rule: str = "gradient"
     full_strength: bool = False
     mask_memory: float = 0.7
@@ -79,6 +85,8 @@ class MinMinSettings:
                 f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, "
                 "or 0 for none"
             )
+        if not 0 <= self.exchange <= 1:
+            raise UsageError(f"exchange {self.exchange:g} is not in [0, 1]; 1 exchanges the images of all samples")
         for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")

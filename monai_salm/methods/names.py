@@ -32,6 +32,8 @@ _CLASSES, _LABEL_MAPS = MethodKind(tasks=("classification",)), MethodKind(tasks=
 METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
     {
         "salm": MethodKind(),
+        "salm:texture": _CLASSES,
+        "salm:exchange": _CLASSES,
         "random-mask": MethodKind(),
         "textures": _CLASSES,
         "em": MethodKind(),

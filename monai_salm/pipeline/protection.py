@@ -95,7 +95,7 @@ class ProtectResult:
             "ignored": len(self.ignored),
             "labels": self.labels, "notes": notes, "rounds": self.search.rounds,
             "passes_per_sample": self.search.passes,
-            "surrogate": self.search.surrogate,
+            "surrogate": self.search.surrogate, "choice": self.search.choice,
             "estimate": None if self.search.estimate is None else self.search.estimate.to_json(),
             **summary, "problems": problems,
         }  # fmt: skip

@@ -16,6 +16,7 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.checks import check_network, pick_device
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.strangers import LearningEstimate, StrangerPanel
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, load_surrogate, series_key, surrogate_bytes
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate
@@ -23,12 +24,12 @@ from monai_salm.methods.error_minimizing import FrozenSurrogate
 from monai_salm.methods.registry import find_method
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.checkpoint import Checkpoint
+from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.loading import Unusable, read_samples, task_of
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan
-from monai_salm.pipeline.stranger import LearningEstimate, estimate_learning, sample_groups
 from monai_salm.pipeline.working import noise_record
 from monai_salm.volumes import VolumeView, volume_of
 
@@ -42,6 +43,7 @@ class SearchSummary:
         passes: forward and backward passes per sample.
         errors: of the surrogate in each round.
         surrogate: whether these are what they should be, in words.
+        choice: what the method chose and why, in words; empty where it chose nothing.
         estimate: what a stranger would learn; None where that was not asked, or without labels.
     """
 
@@ -49,6 +51,7 @@ class SearchSummary:
     passes: float = 0.0
     errors: tuple[float, ...] = ()
     surrogate: str = ""
+    choice: str = ""
     estimate: LearningEstimate | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class SearchSummary:
         """Read what :meth:`to_json` gave."""
         estimate = record["estimate"]
         found = None if estimate is None else LearningEstimate.from_json(estimate)
-        return cls(record["rounds"], record["passes"], tuple(record["errors"]), record["surrogate"], found)
+        return cls(**dict(record) | {"errors": tuple(record["errors"]), "estimate": found})
 
 
 def is_searched(options: ProtectOptions, work_dir: Path) -> bool:
@@ -107,7 +110,8 @@ def make_noise(
     run = MethodRun(
         seed=options.seed, device=pick_device("cpu" if working is None else options.device),
         build_surrogate=_surrogate_builder(options, working, task), rounds=options.rounds,
-        perturbed_fraction=options.perturbed_fraction, memory=memory, show_progress=show_progress,
+        perturbed_fraction=options.perturbed_fraction, memory=memory,
+        groups=None if working is None else sample_groups(inventory, plan, working), show_progress=show_progress,
     )  # fmt: skip
     sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if working is None else [working]
     for samples in sets:
@@ -123,12 +127,12 @@ def make_noise(
         write_atomically(work_dir / "surrogate.safetensors", content, private=True)
         words = what_was_learned(run.surrogate, guess_error(working, task))
     estimate = None
-    if options.estimate and working is not None and task is not None:
-        estimate = estimate_learning(
-            working, sample_groups(inventory, plan, working), lambda name: store.read(name).dense(), task,
-            seed=options.seed, device=run.device, show_progress=show_progress,
-        )  # fmt: skip
-    summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, estimate)
+    if options.estimate and working is not None and task is not None and run.groups is not None:
+        panel = StrangerPanel(
+            working, run.groups, task, seed=options.seed, device=run.device, show_progress=show_progress
+        )
+        estimate = panel.estimate(lambda name: store.read(name).dense())
+    summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
     write_atomically(done, (json.dumps(summary.to_json(), indent=1) + "\n").encode(), private=True)
     memory.clear()
     return summary
@@ -175,7 +179,8 @@ def _card(
         return replace(method.card, rounds=surrogate.rounds)
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     return SurrogateCard(
-        network=options.surrogate or DEFAULT_NETWORKS[options.task], spatial_dims=working.spatial_dims,
+        network=",".join([options.surrogate or DEFAULT_NETWORKS[options.task], *surrogate.beside]),
+        spatial_dims=working.spatial_dims,
         task=task.to_json(), classes=list(plan.classes), search=surrogate.search,
         augmentation=surrogate.augmentation.to_json(), padded_shape=list(working.padded_shape),
         working_size=options.working_size, epsilon=(epsilon.value, epsilon.units),

@@ -149,7 +149,7 @@ def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypa
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
-    slices, maps = (find_method("salm", task) for task in ("classification", "segmentation"))
+    slices, maps = find_method("salm:texture"), find_method("salm", "segmentation")
     assert isinstance(slices, ErrorMinimizing)
     assert isinstance(maps, ErrorMinimizing)
     assert slices.settings.texture_period >= 2
@@ -220,7 +220,7 @@ def test_surrogate_of_a_finished_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_choices_of_the_user() -> None:
-    control, salm = find_method("random-mask"), find_method("salm")
+    control, salm = find_method("random-mask"), find_method("salm:texture")
     assert isinstance(control, ErrorMinimizing)
     assert isinstance(salm, ErrorMinimizing)
     assert control.settings.mask_rule == "random"
@@ -232,5 +232,5 @@ def test_choices_of_the_user() -> None:
     for name in ("tap", "salm"):
         with pytest.raises(UsageError, match="rounds 0 must be at least 1"):
             find_method(name).check(perturbed_fraction=0.4, rounds=0)
-    with pytest.raises(UsageError, match="method 'magic' is unknown; give one of salm, random-mask"):
+    with pytest.raises(UsageError, match="method 'magic' is unknown; give one of salm, salm:texture, salm:exchange, random-mask"):
         find_method("magic")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.networks import seeded_network
@@ -35,8 +34,6 @@ from monai_salm.learning.victims import (
     usable,
     verdict,
 )
-from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.progress import track
 
 LEAST_SAMPLES = 60
@@ -57,8 +54,18 @@ NETWORKS = {False: ("small-cnn", "small-resnet"), True: ("small-unet",)}
 LEAST_SIDE = 48
 """Where the longest axis has fewer cells, half of it is no image that anybody would train on."""
 
-GROUPS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-"""Identifiers that keep images together, the first that makes enough groups."""
+
+@dataclass(frozen=True)
+class SampleGroups:
+    """Which samples belong together.
+
+    Args:
+        names: of the group of each sample, in the order of the set.
+        kind: what a group is: an identifier of DICOM, or ``image`` where each is one of its own.
+    """
+
+    names: Sequence[str]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,15 @@ class LearningEstimate:
             return "not learned" if self.networks else ""
         return max(found, key=VERDICTS.index)
 
+    @property
+    def left(self) -> float:
+        """What is left of the learning on average, after the last epoch and at its best; infinite where nothing can be
+        said.
+        """
+        if not self.networks:
+            return math.inf
+        return sum(network.protected + network.peak for network in self.networks) / (2 * len(self.networks))
+
     def lines(self) -> list[str]:
         """Say it to people."""
         if self.why_not:
@@ -140,81 +156,98 @@ class LearningEstimate:
         return cls(**fields | {"networks": tuple(NetworkEstimate(**network) for network in record["networks"])})
 
 
-def estimate_learning(
-    working: WorkingSet,
-    groups: SampleGroups,
-    noise: Callable[[str], NDArray[np.integer[Any]]],
-    task: LearningTask,
-    *,
-    seed: int,
-    device: torch.device,
-    show_progress: bool = False,
-) -> LearningEstimate:
-    """Train small networks on the protected and on the clean images of one part, and score them on clean ones of the
-    other.
+class StrangerPanel:
+    """Small networks that are trained on one part of some samples and judged on the clean images of the other.
 
     Args:
         working: the samples, clean, with targets.
         groups: which of them belong together.
-        noise: gives the steps of a sample, on its working grid, by its id.
         task: that strangers learn.
         seed: of the division and of all trainings.
         device: where to compute.
         show_progress: a progress bar on standard error.
     """
-    if len(working) < LEAST_SAMPLES:
+
+    def __init__(
+        self,
+        working: WorkingSet,
+        groups: SampleGroups,
+        task: LearningTask,
+        *,
+        seed: int,
+        device: torch.device,
+        show_progress: bool = False,
+    ) -> None:
+        self.working, self.groups, self.task = working, groups, task
+        self.seed, self.device, self.show_progress = seed, device, show_progress
+        self.train: list[int] = []
+        self.test: list[int] = []
+        self.why_not = self._divide()
+        self._clean: dict[tuple[str, bool], VictimScores] = {}
+
+    def _divide(self) -> str:
+        """Choose who is trained on and who is held out, or say why that cannot be."""
+        count = len(self.working)
+        if count < LEAST_SAMPLES:
+            return (
+                f"{count} images are too few to hold some of them out ({LEAST_SAMPLES} at least); measure it with "
+                "'monai-salm evaluate' and a test set"
+            )
+        held = held_out(self.working.samples, self.groups.names, self.seed)
+        train = [number for number in range(count) if number not in held]
+        self.train = train[:: max(1, -(-len(train) // MOST_SAMPLES[self.working.spatial_dims]))]
+        self.test = sorted(held)
+        if _missing(self.working.samples, self.train) or _missing(self.working.samples, self.test):
+            return "a class has too few images to hold some of them out"
+        return ""
+
+    def estimate(self, noise: Callable[[str], NDArray[np.integer[Any]]]) -> LearningEstimate:
+        """Train each network on the images with some noise and, once, on clean ones.
+
+        Args:
+            noise: gives the steps of a sample, on its working grid, by its id.
+        """
+        if self.why_not:
+            return LearningEstimate(why_not=self.why_not)
+        samples = self.working.samples
+        protected = [_with_noise(samples[number], noise(samples[number].sample_id)) for number in self.train]
+        sides = [False, True] if max(self.working.padded_shape) >= LEAST_SIDE else [False]
+        cells = [(name, half) for half in sides for name in NETWORKS[self.task.spatial_target]]
+        found = []
+        for cell in track(cells, "estimate", "networks", total=len(cells), show_progress=self.show_progress):
+            if cell not in self._clean:
+                self._clean[cell] = self._trained([samples[number] for number in self.train], *cell)
+            found.append(self._judged(*cell, self._trained(protected, *cell)))
         return LearningEstimate(
-            why_not=f"{len(working)} images are too few to hold some of them out ({LEAST_SAMPLES} at least); measure "
-            "it with 'monai-salm evaluate' and a test set"
+            tuple(found), len(self.train), len(self.test), self.groups.kind, chance_score(self.task)
         )
-    held = held_out(working.samples, groups.names, seed)
-    train = [number for number in range(len(working)) if number not in held]
-    train = train[:: -(-len(train) // MOST_SAMPLES[working.spatial_dims])]
-    if _missing(working.samples, train) or _missing(working.samples, held):
-        return LearningEstimate(why_not="a class has too few images to hold some of them out")
-    samples = working.samples
-    protected = [_with_noise(samples[number], noise(samples[number].sample_id)) for number in train]
-    clean, test = [samples[number] for number in train], [samples[number] for number in sorted(held)]
-    sides = [False, True] if max(working.padded_shape) >= LEAST_SIDE else [False]
-    cells = [(name, halved) for halved in sides for name in NETWORKS[task.spatial_target]]
-    found = []
-    for name, halved in track(cells, "estimate", "networks", total=len(cells), show_progress=show_progress):
-        seen = [[_halved(sample) for sample in part] if halved else part for part in (clean, protected, test)]
-        found.append(_network_estimate(name, task, *seen, seed=seed, device=device))
-    return LearningEstimate(tuple(found), len(train), len(test), groups.kind, chance_score(task))
 
-
-def _network_estimate(
-    name: str,
-    task: LearningTask,
-    clean: list[WorkingSample],
-    protected: list[WorkingSample],
-    test: list[WorkingSample],
-    *,
-    seed: int,
-    device: torch.device,
-) -> NetworkEstimate:
-    """Train one network on both, from the same first weights."""
-    shape = WorkingSet([*clean, *test]).padded_shape
-    dims = len(shape)
-    batch = VOLUME_BATCH if dims == 3 else SLICE_BATCH
-    recipe = VictimRecipe(epochs=1, least_steps=STEPS[dims], batch_size=batch)
-    recipe = replace(recipe, score_every=max(1, recipe.epochs_for(len(clean)) // 8))
-    scores: list[VictimScores] = []
-    for images in (clean, protected):
+    def _trained(self, images: list[WorkingSample], name: str, half: bool) -> VictimScores:
+        """Train a network on some images, and score it on the clean ones that were held out."""
+        test = [self.working.samples[number] for number in self.test]
+        train, test = ([halved(sample) for sample in part] if half else part for part in (images, test))
+        shape = WorkingSet([*train, *test]).padded_shape
+        dims = len(shape)
+        batch = VOLUME_BATCH if dims == 3 else SLICE_BATCH
+        recipe = VictimRecipe(epochs=1, least_steps=STEPS[dims], batch_size=batch)
+        recipe = replace(recipe, score_every=max(1, recipe.epochs_for(len(train)) // 8))
         training = VictimTraining(
-            task=task, train=WorkingSet(images, shape), test=WorkingSet(test, shape), recipe=recipe, seed=seed,
-            device=device,
+            task=self.task, train=WorkingSet(train, shape), test=WorkingSet(test, shape), recipe=recipe,
+            seed=self.seed, device=self.device,
         )  # fmt: skip
-        scores.append(train_victim(seeded_network(name, shape, task.outputs, seed), training))
-    chance, main = chance_score(task), main_score(task)
-    learned, kept = (usable(score.final[main], chance) for score in scores)
-    peak = scores[1].peak if math.isfinite(scores[1].peak) else kept
-    return NetworkEstimate(
-        name, max(clean[0].image_model.shape), round(learned, 4), round(kept, 4),
-        round(scores[1].final["auc"], 4) if "auc" in scores[1].final else None, round(peak, 4),
-        verdict(learned, kept, peak, chance),
-    )  # fmt: skip
+        return train_victim(seeded_network(name, shape, self.task.outputs, self.seed), training)
+
+    def _judged(self, name: str, half: bool, protected: VictimScores) -> NetworkEstimate:
+        """Compare what a network learned to what it learned from clean images."""
+        chance, main = chance_score(self.task), main_score(self.task)
+        learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, half], protected))
+        peak = protected.peak if math.isfinite(protected.peak) else kept
+        longest = int(max(self.working.samples[self.train[0]].image_model.shape))
+        return NetworkEstimate(
+            network=name, side=-(-longest // 2) if half else longest, clean=round(learned, 4),
+            protected=round(kept, 4), auc=round(protected.final["auc"], 4) if "auc" in protected.final else None,
+            peak=round(peak, 4), verdict=verdict(learned, kept, peak, chance),
+        )  # fmt: skip
 
 
 def held_out(samples: Sequence[WorkingSample], groups: Sequence[str], seed: int) -> frozenset[int]:
@@ -248,33 +281,6 @@ def held_out(samples: Sequence[WorkingSample], groups: Sequence[str], seed: int)
     return frozenset(held)
 
 
-@dataclass(frozen=True)
-class SampleGroups:
-    """Which samples belong together.
-
-    Args:
-        names: of the group of each sample, in the order of the set.
-        kind: what a group is: an identifier of DICOM, or ``image`` where each is one of its own.
-    """
-
-    names: Sequence[str]
-    kind: str
-
-
-def sample_groups(inventory: Inventory, plan: ProtectionPlan, working: WorkingSet) -> SampleGroups:
-    """Give the images of one patient, study or series, the first that makes eight groups of each class."""
-    pictures = {sample.sample_id: inventory.pictures[sample.files[0].path] for sample in plan.samples}
-    for name in GROUPS:
-        groups = [pictures[sample_id].identifiers.get(name, "") for sample_id in working.ids]
-        of_class: dict[int, set[str]] = defaultdict(set)
-        for sample, group in zip(working.samples, groups, strict=True):
-            for found in classes_in(sample.target):
-                of_class[found].add(group)
-        if all(groups) and of_class and min(map(len, of_class.values())) >= 8:
-            return SampleGroups(groups, name)
-    return SampleGroups(working.ids, "image")
-
-
 def _missing(samples: Sequence[WorkingSample], chosen: Sequence[int] | frozenset[int]) -> bool:
     """Say whether a class of all samples does not occur in the chosen ones."""
     occur = {name for number in chosen for name in classes_in(samples[number].target)}
@@ -287,22 +293,23 @@ def _with_noise(sample: WorkingSample, steps: NDArray[np.integer[Any]]) -> Worki
     return replace(sample, image_model=image.clip(0, 1).astype(np.float32))
 
 
-def _halved(sample: WorkingSample) -> WorkingSample:
-    """Give a sample on half of its grid: images averaged, label maps by the nearest cell."""
+def halved(sample: WorkingSample) -> WorkingSample:
+    """Give a sample on half of its grid: images averaged over boxes of two cells a side, label maps by their first
+    cell.
+    """
     dims = sample.image_model.ndim
-    pool = functional.avg_pool2d if dims == 2 else functional.avg_pool3d
 
-    def small(values: NDArray[Any]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(values.astype(np.float32))[None, None]
-        result: NDArray[np.float32] = pool(tensor, 2, ceil_mode=True, count_include_pad=False)[0, 0].numpy()
-        return result
+    def summed(values: NDArray[Any]) -> NDArray[Any]:
+        for axis in range(dims):
+            values = np.add.reduceat(values, np.arange(0, values.shape[axis], 2), axis=axis)
+        return values
 
-    image = small(sample.image_model)
+    cells = summed(np.ones(sample.image_model.shape, np.float32))
     target = sample.target
     if isinstance(target, np.ndarray) and target.ndim == dims:
         target = target[(slice(None, None, 2),) * dims]
-    ones = np.ones(image.shape, np.int64)
     return replace(
-        sample, image_model=image, carrier_voxels=ones, carrier_share=ones.astype(np.float32), target=target,
+        sample, image_model=summed(sample.image_model) / cells, carrier_voxels=summed(sample.carrier_voxels),
+        carrier_share=summed(sample.carrier_share) / cells, target=target,
         spacing=tuple(2 * step for step in sample.spacing),
     )  # fmt: skip

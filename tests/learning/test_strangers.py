@@ -13,16 +13,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from monai_salm.learning import strangers
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
-from monai_salm.pipeline import protect, stranger
-from monai_salm.pipeline.stranger import (
+from monai_salm.learning.strangers import (
     LearningEstimate,
     NetworkEstimate,
     SampleGroups,
-    estimate_learning,
+    StrangerPanel,
+    halved,
     held_out,
 )
+from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
+from monai_salm.pipeline import protect
 from tests.builders import cube_set, disk_set, working_sample
 from tests.exports import mr_export, mr_labels, nifti_export, small
 
@@ -30,10 +32,10 @@ CPU = torch.device("cpu")
 Noise = Callable[[str], NDArray[np.integer[Any]]]
 
 
-def _estimate(working: WorkingSet, noise: Noise, **changes: Any) -> LearningEstimate:
+def _estimate(working: WorkingSet, noise: Noise) -> LearningEstimate:
     task = ClassificationTask.balanced(working.targets())
     groups = SampleGroups(working.ids, "image")
-    return estimate_learning(working, groups, noise, **{"task": task, "seed": 0, "device": CPU} | changes)
+    return StrangerPanel(working, groups, task, seed=0, device=CPU).estimate(noise)
 
 
 def _none(_: str) -> NDArray[np.integer[Any]]:
@@ -52,8 +54,8 @@ def _other_cue(working: WorkingSet, contrast: float) -> Noise:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let one network train for a moment."""
-    monkeypatch.setattr(stranger, "STEPS", {2: 60, 3: 120})
-    monkeypatch.setattr(stranger, "NETWORKS", {False: ("small-cnn",), True: ("small-unet",)})
+    monkeypatch.setattr(strangers, "STEPS", {2: 60, 3: 120})
+    monkeypatch.setattr(strangers, "NETWORKS", {False: ("small-cnn",), True: ("small-unet",)})
 
 
 @pytest.mark.slow
@@ -79,22 +81,22 @@ def test_noise_that_is_learned_instead_protects() -> None:
 
 @pytest.mark.usefixtures("brief")
 def test_networks_see_half_of_a_large_grid_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stranger, "LEAST_SIDE", 16)
-    monkeypatch.setattr(stranger, "STEPS", {2: 2})
+    monkeypatch.setattr(strangers, "LEAST_SIDE", 16)
+    monkeypatch.setattr(strangers, "STEPS", {2: 2})
     assert [network.side for network in _estimate(disk_set(80), _none).networks] == [16, 8]
     sample = working_sample("a", np.arange(35.0).reshape(5, 7) / 35, spacing=(1.0, 2.0))
-    half = stranger._halved(sample)
+    half = halved(sample)
     assert half.spacing == (2.0, 4.0)
     assert half.image_model.shape == (3, 4)
     assert half.image_model[0, 0] == pytest.approx((0 + 1 + 7 + 8) / 4 / 35)
     assert half.image_model[2, 3] == pytest.approx(34 / 35)
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[2:, :, :] = 3
-    assert (stranger._halved(working_sample("b", np.zeros((4, 4, 4)), labels)).target == labels[::2, ::2, ::2]).all()
+    assert (halved(working_sample("b", np.zeros((4, 4, 4)), labels)).target == labels[::2, ::2, ::2]).all()
 
 
 def test_classes_that_nobody_can_tell_apart_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stranger, "STEPS", {2: 2})
+    monkeypatch.setattr(strangers, "STEPS", {2: 2})
     working = disk_set(80, contrast=0.0)
     found = _estimate(working, _none)
     assert found.verdict == "not learned"
@@ -142,12 +144,11 @@ def test_a_group_of_everybody_is_never_held_out() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_label_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stranger, "LEAST_SAMPLES", 8)
+    monkeypatch.setattr(strangers, "LEAST_SAMPLES", 8)
     working = cube_set(12, contrast=0.5)
     groups = SampleGroups(working.ids, "image")
-    found = estimate_learning(
-        working, groups, lambda _: np.zeros((8, 8, 8), np.int16), SegmentationTask(2), seed=0, device=CPU
-    )
+    panel = StrangerPanel(working, groups, SegmentationTask(2), seed=0, device=CPU)
+    found = panel.estimate(lambda _: np.zeros((8, 8, 8), np.int16))
     (network,) = found.networks
     assert network.clean == network.protected > 0.5
     assert (found.chance, network.auc, network.side) == (None, None, 8)
@@ -172,8 +173,8 @@ def test_the_worst_network_decides(verdicts: list[str], worst: str) -> None:
 def test_a_run_stores_its_estimate_and_a_resumed_one_gives_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stranger, "LEAST_SAMPLES", 8)
-    monkeypatch.setattr(stranger, "STEPS", {2: 4})
+    monkeypatch.setattr(strangers, "LEAST_SAMPLES", 8)
+    monkeypatch.setattr(strangers, "STEPS", {2: 4})
     mr_export(tmp_path / "in", 16)
     options = small(labels=mr_labels(tmp_path / "l.csv", 16))
     first = protect(tmp_path / "in", tmp_path / "out", options).to_json()["estimate"]

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise that is made on other samples' images, by several surrogates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.networks import Ensemble, build_network, members_of, seeded_network, size_multiple
+from monai_salm.learning.resident import ResidentSet
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.tasks import ClassificationTask
+from monai_salm.learning.training import logits_in
+from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, relative, renew
+from monai_salm.methods.minmin_settings import MinMinSettings
+from tests.builders import disk_set, working_sample
+
+CPU = torch.device("cpu")
+
+
+def _settings(**changes: Any) -> MinMinSettings:
+    usual = {"max_rounds": 2, "noise_steps": 2, "batch_size": 8, "surrogate_batches": 1, "stop_error": 0.0}
+    return MinMinSettings(**usual | {"exchange": 1.0} | changes)
+
+
+def _optimizer(samples: WorkingSet, network: nn.Module | None = None, **changes: Any) -> MinMinOptimizer:
+    network = network or seeded_network("small-cnn", samples.padded_shape, 2, 0)
+    return MinMinOptimizer(network, ClassificationTask(2), _settings(**changes), augmentation=NO_AUGMENTATION)
+
+
+def _contents(optimizer: MinMinOptimizer, work: SearchWork) -> Tensor:
+    """Give what lies under the noise of all samples in one turn."""
+    partners = optimizer._partners(work, 1, "partners")
+    batch = work.resident.batch(list(range(len(work.resident.samples))))
+    return optimizer._content(work, batch, partners, 0)
+
+
+def test_content_is_that_of_other_samples() -> None:
+    samples = disk_set(24)
+    own = samples.batch(range(24), CPU).images
+    for share, low, high in ((0.0, 24, 24), (0.5, 6, 20), (1.0, 0, 4)):
+        optimizer = _optimizer(samples, exchange=share)
+        contents = _contents(optimizer, optimizer.begin(samples))
+        kept = sum(torch.equal(content, image) for content, image in zip(contents, own, strict=True))
+        assert low <= kept <= high
+        assert all(any(torch.equal(content, image) for image in own) for content in contents)
+
+
+def test_partner_of_a_sample_does_not_depend_on_its_batch() -> None:
+    samples = disk_set(24)
+    optimizer = _optimizer(samples)
+    work = optimizer.begin(samples)
+    partners = optimizer._partners(work, 1, "partners")
+    together = optimizer._content(work, work.resident.batch(list(range(24))), partners, 0)
+    alone = optimizer._content(work, work.resident.batch([5]), partners, 0)
+    assert torch.equal(together[5], alone[0])
+
+
+def test_content_of_another_shape_is_cut_or_padded() -> None:
+    shapes = ((16, 16), (10, 20), (24, 9))
+    samples = WorkingSet([working_sample(str(n), np.full(shape, (n + 1) / 4)) for n, shape in enumerate(shapes)])
+    resident = ResidentSet(samples, CPU)
+    place = resident.batch([0]).place
+    content = resident.contents(place, torch.tensor([1]))[0, 0]
+    assert content.shape == (16, 16)
+    assert (content[:10, :16] == 0.5).all()
+    assert not content[10:].any()
+    assert (resident.contents(place, torch.tensor([2]))[0, 0, :, :9] == 0.75).all()
+
+
+@pytest.mark.slow
+def test_surrogates_learn_the_noise_and_not_the_images() -> None:
+    """On clean images such a surrogate guesses; one that saw each image under its own noise does not need the noise."""
+    samples = disk_set(48, contrast=0.25)
+    images, targets = samples.batch(range(48), CPU).images, samples.targets()
+    right = {}
+    for share in (0.0, 1.0):
+        optimizer = _optimizer(
+            samples, max_rounds=4, surrogate_batches=40, noise_steps=4, full_strength=True, exchange=share,
+            mask_rule="dense",
+        )  # fmt: skip
+        dict(optimizer.run(samples))
+        with torch.no_grad():
+            found = logits_in(optimizer.network.eval(), images, bfloat16=False).argmax(1)
+        right[share] = float((found == targets).float().mean())
+    assert right[0.0] > 0.9
+    assert right[1.0] < 0.75
+
+
+def test_frozen_surrogate_sees_each_sample_alone() -> None:
+    samples = disk_set(8)
+    optimizer = MinMinOptimizer(
+        seeded_network("small-cnn", samples.padded_shape, 2, 0), ClassificationTask(2), _settings(),
+        freeze_surrogate=True,
+    )  # fmt: skip
+    assert optimizer._partners(optimizer.begin(samples), 1, "partners") is None
+    alone = dict(optimizer.run(WorkingSet(samples.samples[:1])))
+    (name,) = alone
+    assert (dict(optimizer.run(samples))[name] == alone[name]).all()
+
+
+def test_names_with_commas_make_an_ensemble() -> None:
+    network = build_network("small-cnn,small-resnet", spatial_dims=2, outputs=3)
+    assert isinstance(network, Ensemble)
+    assert [member(torch.rand(2, 1, 16, 16)).shape for member in members_of(network)] == [(2, 3), (2, 3)]
+    assert members_of(network.members[0]) == [network.members[0]]
+    assert size_multiple("small-cnn,ViT") == 16
+
+
+class _Scaled(nn.Module):
+    """Gives logits that are some factor as large."""
+
+    def __init__(self, inner: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images) * self.factor
+
+
+def test_each_member_has_the_same_weight_however_sure_it_is() -> None:
+    samples = disk_set(8)
+    nets = [seeded_network("small-cnn", samples.padded_shape, 2, seed) for seed in (0, 1)]
+    batch = samples.batch(range(8), CPU)
+    draws = SampleChance(samples, 0, CPU).draws(0, 1, 10, "noise").at(batch.place, 0)
+
+    def gradient(network: nn.Module) -> Tensor:
+        optimizer = _optimizer(samples, network)
+        network.eval()
+        return optimizer._input_gradient(batch.images.clone(), batch, draws)[0]
+
+    first, second = (relative(gradient(net)) for net in nets)
+    shy = relative(gradient(_Scaled(nets[1], 1e-4)))
+    assert torch.allclose(gradient(Ensemble(nets)), first + second, atol=1e-5)
+    assert torch.allclose(gradient(Ensemble([nets[0], _Scaled(nets[1], 1e-4)])), first + shy, atol=1e-4)
+
+
+def test_all_members_are_drawn_anew() -> None:
+    network = build_network("small-cnn,small-resnet", spatial_dims=2, outputs=2)
+    renew(network, 3)
+    before = [parameter.clone() for parameter in network.parameters() if parameter.ndim > 1]
+    renew(network, 4)
+    after = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(("renew_every", "wanted"), [(0, [6, 2, 2, 2]), (2, [6, 2, 6, 2])])
+def test_new_surrogates_train_longer(renew_every: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = disk_set(16)
+    optimizer = _optimizer(
+        samples, max_rounds=4, surrogate_batches=2, surrogate_epochs=0, renewed_batches=6, renew_every=renew_every
+    )
+    seen: list[int] = []
+    inner = optimizer.move_noise
+
+    def count(work: SearchWork) -> tuple[float, float]:
+        seen.append(round(work.state.passes * 16 / 8))
+        return inner(work)
+
+    monkeypatch.setattr(optimizer, "move_noise", count)
+    dict(optimizer.run(samples))
+    spent = np.diff([0, *seen]) - np.array([0, *[2 * 16 // 8] * 3])
+    assert spent.tolist() == wanted
