@@ -185,6 +185,7 @@ def protect_by_methods(
             mean_psnr=round(sum(psnr) / len(psnr), 2),
             mean_changed_fraction=round(sum(shares) / len(shares), 3), largest_changed_fraction=round(max(shares), 3),
             changed_outside_anatomy=sum(file["changed_outside"] or 0 for file in verdict["files"]),
+            choice=result["choice"], estimate=result["estimate"],
         )  # fmt: skip
         record.write_text(json.dumps(row), encoding="utf-8")
     return folders
