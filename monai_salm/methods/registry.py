@@ -11,6 +11,7 @@ from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.methods.base import NoiseMethod
 from monai_salm.methods.choice import MeasuredChoice
 from monai_salm.methods.error_minimizing import ErrorMinimizing
+from monai_salm.methods.lattice import LabelLattice
 from monai_salm.methods.lsp import LinearlySeparable
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.names import METHOD_KINDS, check_method
@@ -66,6 +67,7 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
     },
     "salm:texture": _TEXTURE,
     "salm:exchange": _EXCHANGED,
+    "salm:lattice": LabelLattice(),
     # Its control: as sparse, but where chance says
     "random-mask": _sparse("random"),
     # Its start: the class textures alone, in full strength everywhere
