@@ -26,8 +26,10 @@ each image its own phases.
     ensemble@NAME=VALUE,...         targeted noise of two clean surrogates, with waves in a part of the mask:
                                     ``Ensemble`` of searches.py
     minmin@NAME=VALUE,...           error-minimizing noise that starts from waves: ``MinMin`` of searches.py
-    salm@NAME=VALUE,...             what ``monai-salm protect`` does, with some of the ``MinMinSettings`` changed; as
-                                    class_directions=[none,1]
+    METHOD                          what ``monai-salm protect --method METHOD`` does
+    METHOD@NAME=VALUE,...           with some of its ``MinMinSettings`` or ``ConsumerAugmentation`` changed, as
+                                    class_directions=[none,1], or with other networks, as beside=small-cnn+ViT;
+                                    up to the commit 89910e0 salm was what salm:texture is now
 """
 
 from __future__ import annotations

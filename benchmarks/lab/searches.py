@@ -37,7 +37,8 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import logits_of, seeded_network
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.methods.minmin import MinMinOptimizer
+from monai_salm.methods.base import MethodRun
+from monai_salm.methods.error_minimizing import ErrorMinimizing
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.windows import IntensityWindow
@@ -193,17 +194,27 @@ def _step(
     return noise, relative(seen)
 
 
-def package(data: Pictures, text: str) -> tuple[Tensor, float]:
-    """Give images with the noise of ``monai-salm protect``, some of whose settings are changed, and the passes per
-    image that it took.
+def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
+    """Give images with the noise of ``monai-salm protect --method NAME``, and the passes per image that it took.
+
+    Args:
+        data: what noise is made for.
+        name: of the method.
+        text: changes of an error-minimizing method: of its settings, its augmentation, and with ``beside`` of the
+            networks beside its own, with ``+`` between them.
     """
-    method, changes, names = METHODS["salm"]["classification"], {}, "small-resnet"
+    method = METHODS[name]["classification"]
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
-        name, _, value = item.partition("=")
-        if name == "networks":
-            names = value.replace("+", ",")
+        if not isinstance(method, ErrorMinimizing):
+            raise UsageError(f"method {name!r} has no settings to change; give {name} alone")
+        key, _, value = item.partition("=")
+        if key == "beside":
+            method = replace(method, beside=tuple(filter(None, value.split("+"))))
+        elif key in vars(method.augmentation):
+            method = replace(method, augmentation=replace(method.augmentation, **{key: float(value)}))
         else:
-            changes[name] = json.loads(value.replace("none", "null"))
+            changed = {key: json.loads(value.replace("none", "null"))}
+            method = replace(method, settings=replace(method.settings, **changed))
     samples, result = [], data.images.clone()
     for number, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
         values = (image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64)
@@ -224,16 +235,16 @@ def package(data: Pictures, text: str) -> tuple[Tensor, float]:
             )
         )
     working = WorkingSet(samples)
-    network = seeded_network(names, working.padded_shape, data.task.outputs, 0)
-    optimizer = MinMinOptimizer(
-        network, data.task, replace(method.settings, **changes), augmentation=method.augmentation
-    )
-    state = optimizer.start(working)
-    for name, steps in optimizer.run(working, state):
+    rounds = method.settings.max_rounds if isinstance(method, ErrorMinimizing) else None
+    run = MethodRun(
+        seed=0, device=torch.device("cpu"), rounds=rounds,
+        build_surrogate=lambda: seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0),
+    )  # fmt: skip
+    for name, steps in method.noise(working, data.task, run):
         sample = samples[int(name)]
         protected = (sample.image_model + steps * sample.carrier_share * sample.step_model).clip(0, 1)
         result[int(name), 0, : data.size, : data.size] = torch.from_numpy(protected.astype(np.float32))
-    return result, state.passes
+    return result, run.passes
 
 
 def _options(kind: type[Any], text: str) -> Any:
@@ -253,11 +264,9 @@ def protect(data: Pictures, variant: str) -> tuple[Tensor, float | None]:
         return minmin(data, _options(MinMin, "".join(rest)))
     if name == "ensemble":
         return ensemble(data, _options(Ensemble, "".join(rest))), None
-    if name == "salm":
-        return package(data, "".join(rest))
+    if name in METHODS:
+        return package(data, name, "".join(rest))
     if name not in WAVES:
-        raise UsageError(
-            f"variant {variant!r} is unknown; give one of {', '.join([*WAVES, 'ensemble', 'minmin', 'salm'])}, "
-            "see noises.py"
-        )
+        known = [*WAVES, "ensemble", "minmin", *METHODS]
+        raise UsageError(f"variant {variant!r} is unknown; give one of {', '.join(known)}, see noises.py")
     return WAVES[name](data, *map(float, rest)), None
