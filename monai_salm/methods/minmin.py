@@ -252,6 +252,10 @@ class MinMinOptimizer:
             )
         state.passes += seen / count
 
+    def _looks(self, state: SearchState) -> bool:
+        """Say whether this is the round that looks at clean samples for where the textures go."""
+        return state.round == 0 and self.settings.texture_period > 0
+
     @property
     def _bfloat16(self) -> bool:
         return self.device.type == "cuda"
@@ -264,7 +268,7 @@ class MinMinOptimizer:
         """
         settings, state, samples = self.settings, work.state, work.resident.samples
         self.network.eval().requires_grad_(False)
-        looks = state.round == 0 and settings.texture_period > 0
+        looks = self._looks(state)
         draws = work.chance.draws(state.round, settings.noise_steps, draws_needed(samples.spatial_dims), "noise")
         partners = self._partners(work, settings.noise_steps, "noise partners")
         errors, changed, finite = [], [], []
@@ -283,6 +287,8 @@ class MinMinOptimizer:
                     errors.append(error.sum())
                 gathered += gradient.abs()
                 if not looks:
+                    if settings.step_blur > 1:
+                        gradient = box_blur(gradient, settings.step_blur)
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             finite.append(gathered.isfinite().all())
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
@@ -327,8 +333,10 @@ class MinMinOptimizer:
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
     def _partners(self, work: SearchWork, turns: int, purpose: str) -> SampleDraws | None:
-        """Draw whose images lie under the noise; the frozen surrogate's samples keep theirs, each being on its own."""
-        if not self.settings.exchange or self.freeze_surrogate:
+        """Draw whose images lie under the noise; None where each sample keeps its own: in the round that only looks,
+        and with a frozen surrogate, where each is on its own.
+        """
+        if not self.settings.exchange or self.freeze_surrogate or self._looks(work.state):
             return None
         return work.chance.draws(work.state.round, turns, 2, purpose)
 

@@ -167,3 +167,23 @@ def test_new_surrogates_train_longer(renew_every: int, wanted: list[int], monkey
     dict(optimizer.run(samples))
     spent = np.diff([0, *seen]) - np.array([0, *[2 * 16 // 8] * 3])
     assert spent.tolist() == wanted
+
+
+def test_steps_of_a_blurred_gradient_have_room() -> None:
+    samples = disk_set(8)
+
+    def like_their_neighbors(blur: int) -> float:
+        noise = dict(_optimizer(samples, step_blur=blur, mask_rule="dense").run(samples)).values()
+        pairs = [(np.sign(steps[1:-1, 1:]), np.sign(steps[1:-1, :-1])) for steps in noise]
+        return float(np.mean([(one == other)[(one != 0) & (other != 0)].mean() for one, other in pairs]))
+
+    assert like_their_neighbors(5) > like_their_neighbors(1) + 0.1
+
+
+def test_nothing_is_exchanged_while_the_first_round_only_looks() -> None:
+    samples = disk_set(8)
+    optimizer = _optimizer(samples, texture_period=4.0, mask_blur=5, class_directions=(0, 1))
+    work = optimizer.begin(samples)
+    assert optimizer._partners(work, 1, "partners") is None
+    work.state.round = 1
+    assert optimizer._partners(work, 1, "partners") is not None
