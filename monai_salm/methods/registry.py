@@ -30,8 +30,8 @@ _CONSUMER = ConsumerAugmentation(blur=0.5)
 # that it is made for: they see it on another's. A blur in the loop took most of it; averaged gradients do what that was
 # for, since what they make outlasts blurs and compression
 _EXCHANGE = MinMinSettings(
-    max_rounds=12, noise_steps=4, step_blur=3, mask_blur=3, full_strength=True, exchange=1.0, renew_every=4, surrogate_batches=40,
-    renewed_batches=80, stop_error=0.0, batch_size=64,
+    max_rounds=12, noise_steps=4, step_blur=3, mask_blur=3, full_strength=True, exchange=1.0, renew_every=4,
+    surrogate_batches=40, renewed_batches=80, stop_error=0.0, batch_size=64,
 )  # fmt: skip
 # As published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round
 _EM = MinMinSettings(
