@@ -7,7 +7,7 @@
     python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4 constant
 
 ``noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
-``constant@STEPS`` (a brightness for each label), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2
+``constant@STEPS`` (a brightness for each label), ``lattice@STEPS`` (up and down in turn, all labels alike), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2
 cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
 benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch,
 ``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With
@@ -327,11 +327,11 @@ def load_volumes(folder: Path, first: int, end: int) -> tuple[Tensor, Tensor]:
 def noise_steps(variant: str) -> float:
     """Give the size of a variant's noise in volumes, in steps of 255."""
     name, *numbers = variant.split("@")
-    place = {"clean": 0, "constant": 0, "label": 1}.get(name)
+    place = {"clean": 0, "constant": 0, "lattice": 0, "label": 1}.get(name)
     if place is None or len(numbers) < place:
         raise UsageError(
             f"variant {variant!r} is unknown for volumes; give one of clean, constant, constant@STEPS, "
-            "label@PERIOD, label@PERIOD@STEPS"
+            "lattice, lattice@STEPS, label@PERIOD, label@PERIOD@STEPS"
         )
     return 0.0 if name == "clean" else float(numbers[place]) if len(numbers) > place else VOLUME_STEPS
 
@@ -339,6 +339,9 @@ def noise_steps(variant: str) -> float:
 def volume_noise(labels: Tensor, variant: str) -> Tensor:
     """Give noise in steps of 255, from label maps."""
     steps, (name, *numbers) = noise_steps(variant), variant.split("@")
+    if name == "lattice":
+        place = sum(torch.meshgrid(*map(torch.arange, labels.shape[1:]), indexing="ij"))
+        return (steps * (1 - 2 * (place % 2)) * (labels > 0))[:, None].float()
     if name != "label":
         return steps * ((labels == 1).float() - (labels == 2).float())[:, None]
     f = 1 / float(numbers[0])
