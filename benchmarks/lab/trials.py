@@ -7,8 +7,8 @@
     python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4 constant
 
 ``noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
-``constant@STEPS`` (a brightness for each label), ``lattice@STEPS`` (up and down in turn, all labels alike), and ``label@PERIOD@STEPS``: waves of a direction for each label; at 2
-cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
+``constant@STEPS`` (a brightness for each label), ``lattice@STEPS`` (up and down in turn, all labels alike), and
+``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
 benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch,
 ``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With
 ``--utility`` a row has ``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of
