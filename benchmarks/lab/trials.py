@@ -8,11 +8,11 @@
 
 ``noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
 ``constant@STEPS`` (a brightness for each label), ``lattice@STEPS`` (up and down in turn, all labels alike), and
-``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have 4 steps of 255 where none are said. Victims train as in the other
-benchmarks, but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch,
-``recall`` is the share of each class's images that is recognized; PSNR is the mean over images, in dB. With
-``--utility`` a row has ``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of
-clean images.
+``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have
+4 steps of 255 where none are said. Victims train as in the other benchmarks, but on few images, by default with one
+seed. Balanced accuracy, AUC and Dice are those after the last epoch, ``recall`` is the share of each class's images
+that is recognized; PSNR is the mean over images, in dB. With ``--utility`` a row has ``auc_change`` instead: how far
+noise in the images that are scored moves the AUC of a victim of clean images.
 
 The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most
 of their scores have two digits. To redo a row, give its number of epochs, too.
