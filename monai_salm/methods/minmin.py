@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import SampleChance, SampleDraws
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import members_of
@@ -41,6 +41,7 @@ from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.partners import Partners
 from monai_salm.methods.search_state import RoundLog, SearchState
 from monai_salm.methods.sparsity import box_blur, local_contrast, sparsity_mask
 from monai_salm.methods.textures import class_directions, class_textures
@@ -235,7 +236,7 @@ class MinMinOptimizer:
         def protected() -> Iterator[WorkingBatch]:
             nonlocal seen
             for batch in batches:
-                images = self._content(work, batch, partners, seen // count)
+                images = partners.contents(batch, seen // count)
                 if noise is not None:
                     images = (images + noise.gather(batch.place)).clamp(0, 1)
                 seen += len(batch.indices)
@@ -280,8 +281,7 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                content = self._content(work, batch, partners, step)
-                images = (content + self._decided(steps, levels).round() * gain).clamp(0, 1)
+                images = (partners.contents(batch, step) + self._decided(steps, levels).round() * gain).clamp(0, 1)
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(error.sum())
@@ -332,23 +332,13 @@ class MinMinOptimizer:
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
-    def _partners(self, work: SearchWork, turns: int, purpose: str) -> SampleDraws | None:
-        """Draw whose images lie under the noise; None where each sample keeps its own: in the round that only looks,
-        and with a frozen surrogate, where each is on its own.
+    def _partners(self, work: SearchWork, turns: int, purpose: str) -> Partners:
+        """Draw whose images lie under the noise. Each sample keeps its own in the round that only looks, and with a
+        frozen surrogate, where each is on its own.
         """
-        if not self.settings.exchange or self.freeze_surrogate or self._looks(work.state):
-            return None
-        return work.chance.draws(work.state.round, turns, 2, purpose)
-
-    def _content(self, work: SearchWork, batch: WorkingBatch, partners: SampleDraws | None, turn: int) -> Tensor:
-        """Give what lies under the noise of a batch: each sample's own image, or another's that was drawn."""
-        if partners is None:
-            return batch.images
-        count = len(work.resident.samples)
-        other, exchanged = partners.at(batch.place, turn).unbind(dim=1)
-        numbers = (other.double() * count).long().clamp(max=count - 1)
-        chosen = torch.where(exchanged < self.settings.exchange, numbers, batch.place.index)
-        return work.resident.contents(batch.place, chosen)
+        own = not self.settings.exchange or self.freeze_surrogate or self._looks(work.state)
+        draws = None if own else work.chance.draws(work.state.round, turns, 2, purpose)
+        return Partners(work.resident, self.settings.exchange, draws)
 
     def _noise(self, work: SearchWork) -> SampleMaps:
         """Give the noise as it is in the files, in model values: rounded, masked."""

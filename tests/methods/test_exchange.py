@@ -38,7 +38,7 @@ def _contents(optimizer: MinMinOptimizer, work: SearchWork) -> Tensor:
     """Give what lies under the noise of all samples in one turn."""
     partners = optimizer._partners(work, 1, "partners")
     batch = work.resident.batch(list(range(len(work.resident.samples))))
-    return optimizer._content(work, batch, partners, 0)
+    return partners.contents(batch, 0)
 
 
 def test_content_is_that_of_other_samples() -> None:
@@ -57,8 +57,8 @@ def test_partner_of_a_sample_does_not_depend_on_its_batch() -> None:
     optimizer = _optimizer(samples)
     work = optimizer.begin(samples)
     partners = optimizer._partners(work, 1, "partners")
-    together = optimizer._content(work, work.resident.batch(list(range(24))), partners, 0)
-    alone = optimizer._content(work, work.resident.batch([5]), partners, 0)
+    together = partners.contents(work.resident.batch(list(range(24))), 0)
+    alone = partners.contents(work.resident.batch([5]), 0)
     assert torch.equal(together[5], alone[0])
 
 
@@ -99,7 +99,7 @@ def test_frozen_surrogate_sees_each_sample_alone() -> None:
         seeded_network("small-cnn", samples.padded_shape, 2, 0), ClassificationTask(2), _settings(),
         freeze_surrogate=True,
     )  # fmt: skip
-    assert optimizer._partners(optimizer.begin(samples), 1, "partners") is None
+    assert optimizer._partners(optimizer.begin(samples), 1, "partners").draws is None
     alone = dict(optimizer.run(WorkingSet(samples.samples[:1])))
     (name,) = alone
     assert (dict(optimizer.run(samples))[name] == alone[name]).all()
@@ -184,6 +184,6 @@ def test_nothing_is_exchanged_while_the_first_round_only_looks() -> None:
     samples = disk_set(8)
     optimizer = _optimizer(samples, texture_period=4.0, mask_blur=5, class_directions=(0, 1))
     work = optimizer.begin(samples)
-    assert optimizer._partners(work, 1, "partners") is None
+    assert optimizer._partners(work, 1, "partners").draws is None
     work.state.round = 1
-    assert optimizer._partners(work, 1, "partners") is not None
+    assert optimizer._partners(work, 1, "partners").draws is not None
