@@ -36,7 +36,8 @@ def _methods() -> str:
         return ", ".join(shown)
 
     return (
-        f"salm, which chooses between its parts salm:texture and salm:exchange by what small networks learn from each; "
+        "salm, which chooses among its parts salm:texture, salm:exchange and salm:coarse by what small networks learn "
+        "from each, or one of them; for segmentation salm:lattice, too; "
         f"its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
         f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
         f"{names('segmentation')}."

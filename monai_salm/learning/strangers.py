@@ -3,7 +3,8 @@
 
 Small networks are trained on one part of the images, as they are protected and as they were, and judged on the clean
 images of the other part, which they never saw; images of one patient are on one side. Nobody knows at which size a
-stranger trains, so they see the working grid and half of it.
+stranger trains, so they see the working grid and half of it; or where that is small, images after a blur, which says
+how long the noise lasts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from monai_salm.learning.chance import sample_generator
+from monai_salm.learning.consumers import binomial_blur
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSample, WorkingSet
 from monai_salm.learning.targets import classes_in
@@ -54,6 +56,11 @@ NETWORKS = {False: ("small-cnn", "small-resnet"), True: ("small-unet",)}
 LEAST_SIDE = 48
 """Where the longest axis has fewer cells, half of it is no image that anybody would train on."""
 
+FULL, HALF, BLURRED = "", "half the size", "after a blur"
+"""How networks see the images. What they make of blurred ones counts for a choice, not for the verdict: few would blur
+images that are small already.
+"""
+
 
 @dataclass(frozen=True)
 class SampleGroups:
@@ -74,7 +81,8 @@ class NetworkEstimate:
 
     Args:
         network: its name.
-        side: longest axis of the images that it saw.
+        view: how it saw the images.
+        side: longest axis of these.
         clean, protected: its main score after training on clean and on protected images.
         auc: of the latter; None for label maps.
         peak: best main score over the epochs of the latter.
@@ -82,6 +90,7 @@ class NetworkEstimate:
     """
 
     network: str
+    view: str
     side: int
     clean: float
     protected: float
@@ -111,8 +120,13 @@ class LearningEstimate:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of those networks that learned from clean images; empty where nothing can be said."""
-        found = [network.verdict for network in self.networks if network.verdict != "not learned"]
+        """The worst verdict of those networks that learned from clean images as they are; empty where nothing can be
+        said.
+        """
+        found = [
+            network.verdict for network in self.networks
+            if network.verdict != "not learned" and network.view != BLURRED
+        ]  # fmt: skip
         if not found:
             return "not learned" if self.networks else ""
         return max(found, key=VERDICTS.index)
@@ -139,8 +153,9 @@ class LearningEstimate:
         }
         lines = [f"what a stranger would learn ({score} on {self.held_out} clean images that were held out{guess}):"]
         lines += [
-            f"  {network.network}, {network.side} wide: {network.protected:.2f} (best epoch {network.peak:.2f}), "
-            f"from the originals {network.clean:.2f}: {network.verdict}"
+            f"  {network.network}, {network.side} wide{', ' + network.view if network.view == BLURRED else ''}: "
+            f"{network.protected:.2f} (best epoch {network.peak:.2f}), from the originals {network.clean:.2f}: "
+            f"{network.verdict}"
             for network in self.networks
         ]
         return [*lines, f"estimate: {told[self.verdict]}"]
@@ -183,7 +198,7 @@ class StrangerPanel:
         self.train: list[int] = []
         self.test: list[int] = []
         self.why_not = self._divide()
-        self._clean: dict[tuple[str, bool], VictimScores] = {}
+        self._clean: dict[tuple[str, str], VictimScores] = {}
 
     def _divide(self) -> str:
         """Choose who is trained on and who is held out, or say why that cannot be."""
@@ -211,8 +226,8 @@ class StrangerPanel:
             return LearningEstimate(why_not=self.why_not)
         samples = self.working.samples
         protected = [_with_noise(samples[number], noise(samples[number].sample_id)) for number in self.train]
-        sides = [False, True] if max(self.working.padded_shape) >= LEAST_SIDE else [False]
-        cells = [(name, half) for half in sides for name in NETWORKS[self.task.spatial_target]]
+        other = HALF if max(self.working.padded_shape) >= LEAST_SIDE else BLURRED
+        cells = [(name, view) for view in (FULL, other) for name in NETWORKS[self.task.spatial_target]]
         found = []
         for cell in track(cells, "estimate", "networks", total=len(cells), show_progress=self.show_progress):
             if cell not in self._clean:
@@ -222,10 +237,10 @@ class StrangerPanel:
             tuple(found), len(self.train), len(self.test), self.groups.kind, chance_score(self.task)
         )
 
-    def _trained(self, images: list[WorkingSample], name: str, half: bool) -> VictimScores:
+    def _trained(self, images: list[WorkingSample], name: str, view: str) -> VictimScores:
         """Train a network on some images, and score it on the clean ones that were held out."""
         test = [self.working.samples[number] for number in self.test]
-        train, test = ([halved(sample) for sample in part] if half else part for part in (images, test))
+        train, test = ([_VIEWS[view](sample) for sample in part] for part in (images, test))
         shape = WorkingSet([*train, *test]).padded_shape
         dims = len(shape)
         batch = VOLUME_BATCH if dims == 3 else SLICE_BATCH
@@ -237,14 +252,14 @@ class StrangerPanel:
         )  # fmt: skip
         return train_victim(seeded_network(name, shape, self.task.outputs, self.seed), training)
 
-    def _judged(self, name: str, half: bool, protected: VictimScores) -> NetworkEstimate:
+    def _judged(self, name: str, view: str, protected: VictimScores) -> NetworkEstimate:
         """Compare what a network learned to what it learned from clean images."""
         chance, main = chance_score(self.task), main_score(self.task)
-        learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, half], protected))
+        learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, view], protected))
         peak = protected.peak if math.isfinite(protected.peak) else kept
         longest = int(max(self.working.samples[self.train[0]].image_model.shape))
         return NetworkEstimate(
-            network=name, side=-(-longest // 2) if half else longest, clean=round(learned, 4),
+            network=name, view=view, side=-(-longest // 2) if view == HALF else longest, clean=round(learned, 4),
             protected=round(kept, 4), auc=round(protected.final["auc"], 4) if "auc" in protected.final else None,
             peak=round(peak, 4), verdict=verdict(learned, kept, peak, chance),
         )  # fmt: skip
@@ -313,3 +328,14 @@ def halved(sample: WorkingSample) -> WorkingSample:
         carrier_share=summed(sample.carrier_share) / cells, target=target,
         spacing=tuple(2 * step for step in sample.spacing),
     )  # fmt: skip
+
+
+def _blurred(sample: WorkingSample) -> WorkingSample:
+    """Give a sample after the 3-wide binomial blur."""
+    image = binomial_blur(torch.from_numpy(sample.image_model)[None, None])[0, 0]
+    return replace(sample, image_model=image.numpy())
+
+
+_VIEWS: dict[str, Callable[[WorkingSample], WorkingSample]] = {
+    FULL: lambda sample: sample, HALF: halved, BLURRED: _blurred,
+}  # fmt: skip

@@ -27,10 +27,9 @@ from monai_salm.methods.voxshield import SpectrallyIncoherent
 _SALM = MinMinSettings(max_rounds=8, noise_steps=4, texture_period=TEXTURE_PERIOD, mask_blur=7, full_strength=True)
 _CONSUMER = ConsumerAugmentation(blur=0.5)
 # Error-minimizing noise whose surrogates, two kinds of them and drawn anew every four rounds, cannot lean on the image
-# that it is made for: they see it on another's. A blur in the loop took most of it; averaged gradients do what that was
-# for, since what they make outlasts blurs and compression
+# that it is made for: they see it on another's. A blur in the loop takes most of it
 _EXCHANGE = MinMinSettings(
-    max_rounds=12, noise_steps=4, step_blur=3, mask_blur=3, full_strength=True, exchange=1.0, renew_every=4,
+    max_rounds=12, noise_steps=4, mask_blur=3, full_strength=True, exchange=1.0, renew_every=4,
     surrogate_batches=40, renewed_batches=80, stop_error=0.0, batch_size=64,
 )  # fmt: skip
 # As published (arXiv 2101.04898): dense, 10 surrogate batches and 20 steps of epsilon / 10 a round
@@ -46,6 +45,8 @@ _CONTRASTIVE = ConsumerAugmentation(flip=0.5, shift=0.25, zoom=0.4, window=0.4, 
 
 _TEXTURE = ErrorMinimizing(_SALM, _CONSUMER)
 _EXCHANGED = ErrorMinimizing(_EXCHANGE, ConsumerAugmentation(), beside=("small-cnn",))
+# Averaged gradients make noise that outlasts blurs and compression, where images leave room for such noise
+_COARSE = replace(_EXCHANGED, settings=replace(_EXCHANGE, step_blur=3))
 
 
 def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
@@ -61,13 +62,16 @@ def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
 
 
 _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
-    # SALM: sparse by gradient, with the consumer's flips and shifts in the loop; of two parts the better one
+    # SALM: sparse by gradient, with the consumer's flips and shifts in the loop; of three parts the best one
     "salm": {
-        "classification": MeasuredChoice({"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED}),
+        "classification": MeasuredChoice(
+            {"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED, "salm:coarse": _COARSE}
+        ),
         "segmentation": _sparse("gradient")["segmentation"],
     },
     "salm:texture": _TEXTURE,
     "salm:exchange": _EXCHANGED,
+    "salm:coarse": _COARSE,
     "salm:lattice": LabelLattice(),
     # Its control: as sparse, but where chance says
     "random-mask": _sparse("random"),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from monai_salm.learning import strangers
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import (
+    BLURRED,
+    FULL,
     LearningEstimate,
     NetworkEstimate,
     SampleGroups,
@@ -62,7 +64,9 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("brief")
 def test_images_without_noise_are_not_protected() -> None:
     found = _estimate(disk_set(80, contrast=0.25), _none)
-    assert [network.network for network in found.networks] == ["small-cnn"]
+    assert [(network.network, network.view) for network in found.networks] == [
+        ("small-cnn", view) for view in (FULL, BLURRED)
+    ]
     assert (found.trained_on, found.held_out, found.apart, found.chance) == (60, 20, "image", 0.5)
     assert all(network.clean == network.protected > 0.9 for network in found.networks)
     assert found.verdict == "not protected"
@@ -73,10 +77,12 @@ def test_images_without_noise_are_not_protected() -> None:
 @pytest.mark.usefixtures("brief")
 def test_noise_that_is_learned_instead_protects() -> None:
     working = disk_set(80, contrast=0.25)
-    (network,) = _estimate(working, _other_cue(working, 0.25)).networks
+    found = _estimate(working, _other_cue(working, 0.25))
+    network, blurred = found.networks
     assert network.clean > 0.9
     assert network.protected == network.peak == 0.5
-    assert network.verdict == "protected"
+    assert found.verdict == network.verdict == "protected"
+    assert blurred.protected >= network.protected
 
 
 @pytest.mark.usefixtures("brief")
@@ -149,13 +155,13 @@ def test_label_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = SampleGroups(working.ids, "image")
     panel = StrangerPanel(working, groups, SegmentationTask(2), seed=0, device=CPU)
     found = panel.estimate(lambda _: np.zeros((8, 8, 8), np.int16))
-    (network,) = found.networks
+    network = found.networks[0]
     assert network.clean == network.protected > 0.5
     assert (found.chance, network.auc, network.side) == (None, None, 8)
 
 
 def test_record_is_read_back() -> None:
-    network = NetworkEstimate("small-cnn", 28, 0.8, 0.5, 0.6, 0.55, "protected")
+    network = NetworkEstimate("small-cnn", FULL, 28, 0.8, 0.5, 0.6, 0.55, "protected")
     for found in (LearningEstimate((network,), 60, 20, "PatientID", 0.5), LearningEstimate(why_not="few")):
         assert LearningEstimate.from_json(json.loads(json.dumps(found.to_json()))) == found
 
@@ -165,7 +171,8 @@ def test_record_is_read_back() -> None:
     (["not learned"], "not learned"), (["not protected", "protected"], "not protected"),
 ])  # fmt: skip
 def test_the_worst_network_decides(verdicts: list[str], worst: str) -> None:
-    networks = tuple(NetworkEstimate("x", 28, 0.8, 0.5, 0.6, 0.55, verdict) for verdict in verdicts)
+    networks = tuple(NetworkEstimate("x", FULL, 28, 0.8, 0.5, 0.6, 0.55, verdict) for verdict in verdicts)
+    networks += (NetworkEstimate("x", BLURRED, 28, 0.8, 0.8, 0.6, 0.8, "not protected"),)
     assert LearningEstimate(networks, 60, 20, "image", 0.5).verdict == worst
 
 
