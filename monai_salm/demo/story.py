@@ -91,10 +91,14 @@ class _Story:
         return make_export(self.output, train=train, test=test, seed=0)
 
     def protect(self, export: DemoExport) -> Path:
-        self.say(f"2. Protect it: monai-salm protect export protected --labels labels.csv --window {VALUES}")
+        # One part of salm, unmeasured: there is a test set, and victims are trained below.
+        self.say(
+            f"2. Protect it: monai-salm protect export protected --labels labels.csv --window {VALUES} "
+            "--method salm:texture --no-estimate"
+        )
         options = ProtectOptions(
-            labels=export.labels, window=VALUES, epsilon=EPSILON, rounds=self.size.rounds,
-            estimate=False,  # there is a test set, and victims are trained below
+            labels=export.labels, window=VALUES, epsilon=EPSILON, rounds=self.size.rounds, method="salm:texture",
+            estimate=False,
         )  # fmt: skip
         result = protect(export.images, self.protected, options, show_progress=self.show_progress)
         summary = result.to_json()
