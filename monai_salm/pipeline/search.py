@@ -61,7 +61,7 @@ class SearchSummary:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SearchSummary:
         """Read what :meth:`to_json` gave."""
-        estimate = record["estimate"]
+        estimate = record.get("estimate")  # runs of earlier versions have none
         found = None if estimate is None else LearningEstimate.from_json(estimate)
         return cls(**dict(record) | {"errors": tuple(record["errors"]), "estimate": found})
 
