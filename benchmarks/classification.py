@@ -48,12 +48,14 @@ def main() -> None:
         split: split_labels(given.data / data.folder, given.work / split, split) for split in ("train", given.part)
     }
     clean, test = given.work / "train", given.work / given.part
+    images = ("*.jpg",) if data.folder == "brain_tumor" else ()  # two of these look like probability maps
     folders = protect_by_methods(
-        given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size
-    )
+        given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size,
+        images=images,
+    )  # fmt: skip
     measure_victims(
         given, rows, given.data_set, given.part, clean, folders, test,
-        labels=labels["train"], test_labels=labels[given.part], working_size=data.working_size,
+        labels=labels["train"], test_labels=labels[given.part], working_size=data.working_size, pictures=images,
     )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
 
 
 def protect_by_methods(
-    given: argparse.Namespace, rows: Rows, data_set: str, clean: Path, *options: object
+    given: argparse.Namespace, rows: Rows, data_set: str, clean: Path, *options: object, images: tuple[str, ...] = ()
 ) -> dict[str, Path]:
     """Protect the training files by each method of :func:`add_grid`, and check the results; what an earlier run
     finished is used again.
@@ -149,6 +149,7 @@ def protect_by_methods(
         data_set: its name.
         clean: the training files.
         options: of ``monai-salm protect``.
+        images: patterns of files that are images, whatever they look like.
 
     Returns:
         The protected folder of each method.
@@ -173,8 +174,9 @@ def protect_by_methods(
             "--perturbed-fraction",
             given.perturbed_fraction,
         ]
-        result, seconds, memory = salm("protect", clean, folder, *chosen, *options)
-        verdict, _, _ = salm("verify", clean, folder, *bounds)
+        kinds = [part for pattern in images for part in ("--pictures", pattern)]
+        result, seconds, memory = salm("protect", clean, folder, *chosen, *options, *kinds)
+        verdict, _, _ = salm("verify", clean, folder, *bounds, *kinds)
         shares = [file["changed_fraction"] for file in verdict["files"] if file["changed_fraction"] is not None]
         psnr = [file["psnr"] for file in verdict["files"] if file["psnr"] is not None]
         row = rows.add(
