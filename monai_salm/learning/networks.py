@@ -57,7 +57,7 @@ class PlainViT(nets.ViT):
         return logits
 
 
-class Ensemble(nn.Module):
+class NetworkEnsemble(nn.Module):
     """Networks of one task side by side: gives the logits of each; who wants one network's takes the first's.
 
     Args:
@@ -75,7 +75,7 @@ class Ensemble(nn.Module):
 
 def members_of(network: nn.Module) -> list[nn.Module]:
     """Give the members of an ensemble; of any other network itself."""
-    return list(network.members) if isinstance(network, Ensemble) else [network]
+    return list(network.members) if isinstance(network, NetworkEnsemble) else [network]
 
 
 def build_network(
@@ -86,7 +86,7 @@ def build_network(
     Args:
         name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
             ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
-            3 wide, stride 1, no pooling. Several, separated by commas, make an :class:`Ensemble`.
+            3 wide, stride 1, no pooling. Several, separated by commas, make an :class:`NetworkEnsemble`.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         in_channels: channels of the images.
@@ -97,7 +97,7 @@ def build_network(
         UsageError: there is no such network, or it needs arguments that only its user can choose.
     """
     if "," in name:
-        return Ensemble(
+        return NetworkEnsemble(
             [
                 build_network(
                     member, spatial_dims=spatial_dims, outputs=outputs, in_channels=in_channels, image_shape=image_shape

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.learning.networks import Ensemble, members_of, seeded_network
+from monai_salm.learning.networks import NetworkEnsemble, members_of, seeded_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.learning.tasks import LearningTask, task_from_json
@@ -54,7 +54,7 @@ class ErrorMinimizing(NoiseMethod):
         network = run.build_surrogate()
         if self.beside:
             others = [seeded_network(name, samples.padded_shape, task.outputs, run.seed) for name in self.beside]
-            network = Ensemble([*members_of(network), *others])
+            network = NetworkEnsemble([*members_of(network), *others])
         optimizer = MinMinOptimizer(
             network, task, self._search(samples, task, run), augmentation=self.augmentation,
             device=run.device, show_progress=run.show_progress,

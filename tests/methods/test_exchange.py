@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import NO_AUGMENTATION
-from monai_salm.learning.networks import Ensemble, build_network, members_of, seeded_network, size_multiple
+from monai_salm.learning.networks import NetworkEnsemble, build_network, members_of, seeded_network, size_multiple
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
@@ -107,7 +107,7 @@ def test_frozen_surrogate_sees_each_sample_alone() -> None:
 
 def test_names_with_commas_make_an_ensemble() -> None:
     network = build_network("small-cnn,small-resnet", spatial_dims=2, outputs=3)
-    assert isinstance(network, Ensemble)
+    assert isinstance(network, NetworkEnsemble)
     assert [member(torch.rand(2, 1, 16, 16)).shape for member in members_of(network)] == [(2, 3), (2, 3)]
     assert members_of(network.members[0]) == [network.members[0]]
     assert size_multiple("small-cnn,ViT") == 16
@@ -137,8 +137,8 @@ def test_each_member_has_the_same_weight_however_sure_it_is() -> None:
 
     first, second = (relative(gradient(net)) for net in nets)
     shy = relative(gradient(_Scaled(nets[1], 1e-4)))
-    assert torch.allclose(gradient(Ensemble(nets)), first + second, atol=1e-5)
-    assert torch.allclose(gradient(Ensemble([nets[0], _Scaled(nets[1], 1e-4)])), first + shy, atol=1e-4)
+    assert torch.allclose(gradient(NetworkEnsemble(nets)), first + second, atol=1e-5)
+    assert torch.allclose(gradient(NetworkEnsemble([nets[0], _Scaled(nets[1], 1e-4)])), first + shy, atol=1e-4)
 
 
 def test_all_members_are_drawn_anew() -> None:
