@@ -241,9 +241,8 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
         build_surrogate=lambda: seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0),
     )  # fmt: skip
     for name, steps in method.noise(working, data.task, run):
-        sample = samples[int(name)]
-        protected = (sample.image_model + steps * sample.carrier_share * sample.step_model).clip(0, 1)
-        result[int(name), 0, : data.size, : data.size] = torch.from_numpy(protected.astype(np.float32))
+        protected = samples[int(name)].protected(steps).image_model
+        result[int(name), 0, : data.size, : data.size] = torch.from_numpy(protected)
     return result, run.passes
 
 

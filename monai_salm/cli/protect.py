@@ -25,6 +25,11 @@ from monai_salm.methods.names import METHOD_KINDS, TASKS
 _CONTROLS = ("random-mask", "textures", "random")
 
 
+def _parts(task: str) -> list[str]:
+    """Name the parts of SALM for a task."""
+    return [name for name, kind in METHOD_KINDS.items() if name.startswith("salm:") and task in kind.tasks]
+
+
 def _methods() -> str:
     """Name the methods for a help text, by what they are for."""
 
@@ -36,8 +41,8 @@ def _methods() -> str:
         return ", ".join(shown)
 
     return (
-        "salm, which chooses among its parts salm:texture, salm:exchange and salm:coarse by what small networks learn "
-        "from each, or one of them; for segmentation salm:lattice, too; "
+        f"salm, which for classes chooses among its parts {', '.join(_parts('classification'))} by what small networks "
+        f"learn from each; one of these, or for segmentation {', '.join(_parts('segmentation'))}; "
         f"its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
         f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
         f"{names('segmentation')}."

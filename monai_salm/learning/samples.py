@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class WorkingSample:
     step_model: float
     target: Target | None = None
     spacing: tuple[float, ...] = ()
+
+    def protected(self, steps: NDArray[np.integer[Any]]) -> WorkingSample:
+        """Give the sample as a network sees its file with some noise, in steps on the working grid."""
+        image = self.image_model + steps * self.carrier_share * self.step_model
+        return replace(self, image_model=image.clip(0, 1).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class LearningEstimate:
         told = {
             "protected": "protected",
             "weakened": "weakened: it takes half of the learning at least, not all",
-            "not protected": "NOT PROTECTED: share these files as if they were the originals",
+            "not protected": "NOT PROTECTED: treat these files as you would the originals",
             "not learned": "not known: even the originals taught these networks nothing",
         }
         lines = [f"what a stranger would learn ({score} on {self.held_out} clean images that were held out{guess}):"]
@@ -162,7 +162,7 @@ class LearningEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back."""
-        return asdict(self) | {"networks": [asdict(network) for network in self.networks], "verdict": self.verdict}
+        return asdict(self) | {"verdict": self.verdict}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> LearningEstimate:
@@ -225,7 +225,7 @@ class StrangerPanel:
         if self.why_not:
             return LearningEstimate(why_not=self.why_not)
         samples = self.working.samples
-        protected = [_with_noise(samples[number], noise(samples[number].sample_id)) for number in self.train]
+        protected = [samples[number].protected(noise(samples[number].sample_id)) for number in self.train]
         other = HALF if max(self.working.padded_shape) >= LEAST_SIDE else BLURRED
         cells = [(name, view) for view in (FULL, other) for name in NETWORKS[self.task.spatial_target]]
         found = []
@@ -300,12 +300,6 @@ def _missing(samples: Sequence[WorkingSample], chosen: Sequence[int] | frozenset
     """Say whether a class of all samples does not occur in the chosen ones."""
     occur = {name for number in chosen for name in classes_in(samples[number].target)}
     return not chosen or any(set(classes_in(sample.target)) - occur for sample in samples)
-
-
-def _with_noise(sample: WorkingSample, steps: NDArray[np.integer[Any]]) -> WorkingSample:
-    """Give a sample as a network sees its protected file."""
-    image = sample.image_model + steps * sample.carrier_share * sample.step_model
-    return replace(sample, image_model=image.clip(0, 1).astype(np.float32))
 
 
 def halved(sample: WorkingSample) -> WorkingSample:

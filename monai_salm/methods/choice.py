@@ -51,10 +51,10 @@ class MeasuredChoice(NoiseMethod):
         task = task_needed(task, samples)
         memory = _ChoiceMemory(run.memory)
         if not memory.chosen:
-            trials = self._trials(samples, task, run)
+            trials, why_not = self._trials(samples, task, run)
             first = next(iter(self.candidates))
             memory.chosen = min(trials, key=lambda name: trials[name].estimate.left, default=first)
-            memory.words = _words(memory.chosen, trials, run.choice)
+            memory.words = _words(memory.chosen, trials, why_not)
             logger.info(memory.words)
             best = trials.get(memory.chosen)
             if best is not None and best.part is samples:  # its noise is that of all samples
@@ -66,23 +66,20 @@ class MeasuredChoice(NoiseMethod):
         yield from self.candidates[memory.chosen].noise(samples, task, inner)
         run.errors, run.surrogate, run.passes = inner.errors, inner.surrogate, run.passes + inner.passes
 
-    def _trials(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> dict[str, _Trial]:
-        """Try all candidates on a part of the samples; none where nothing can be measured, and then ``run.choice`` says
-        why.
-        """
+    def _trials(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> tuple[dict[str, _Trial], str]:
+        """Try all candidates on a part of the samples; none where nothing can be measured, and then say why."""
         chosen = part_of(samples, run.seed)
         part = _small_set(samples, chosen)
         names, kind = (samples.ids, "image") if run.groups is None else (run.groups.names, run.groups.kind)
         groups = SampleGroups([names[number] for number in chosen], kind)
         panel = StrangerPanel(part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress)
-        run.choice = panel.why_not
         trials: dict[str, _Trial] = {}
         for name, candidate in self.candidates.items() if not panel.why_not else ():
             trial = replace(run, memory=None, errors=[], passes=0.0)
             noise = dict(candidate.noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)
             trials[name] = _Trial(part, trial, noise, panel.estimate(noise.__getitem__))
-        return trials
+        return trials, panel.why_not
 
     def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
         """Find out whether a user's choices are possible for all candidates, or raise UsageError."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from monai_salm.learning.consumers import draws_needed
+from monai_salm.learning.networks import members_of
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.training import augmented, logits_in
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -31,6 +32,9 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
         an_epoch = settings.surrogate_epochs * len(samples) / settings.batch_size
         training = max(settings.surrogate_batches, round(an_epoch))
     steps = rounds * (training + settings.noise_steps * batches)
+    if training:
+        new = sum(settings.is_new(number) for number in range(state.round, settings.max_rounds))
+        steps += new * max(0, settings.renewed_batches - training)
     if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
         steps += max(0, settings.texture_batches - training)
     if steps <= 0 or samples.target_kind is None:
@@ -44,7 +48,8 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
             began = time.perf_counter()
             draws = torch.rand(size, draws_needed(samples.spatial_dims), generator=generator).to(optimizer.device)
             images, target = augmented(replace(batch, draws=draws), optimizer.task, optimizer.augmentation)
-            loss = optimizer.task.loss(logits_in(network, images, bfloat16=False), target).mean()
+            logits = [logits_in(member, images, bfloat16=False) for member in members_of(network)]
+            loss = torch.stack([optimizer.task.loss(found, target).mean() for found in logits]).sum()
             wanted = [*network.parameters(), batch.images]
             float(torch.autograd.grad(loss, wanted, allow_unused=True)[-1].sum())  # a GPU is waited for
             measured.append(time.perf_counter() - began)

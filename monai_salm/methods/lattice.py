@@ -2,9 +2,9 @@
 """A lattice inside the labeled structures: every cell in turn up and down, at full budget.
 
 A flip or an odd shift turns its signs, so that its energy is left, which the content of medical images has next to
-none of at this frequency. Networks with a path of full resolution (SegResNet, DynUNet, SwinUNETR) find it within a few
-hundred steps and look for nothing else; networks that see a volume through a strided first convolution alone do not,
-nor does anybody after an interpolation. It follows the label map, which whoever filters the files can see in them.
+none of at this frequency. It is meant for networks with a path of full resolution (SegResNet, DynUNet, SwinUNETR);
+those that see a volume through a strided first convolution, or after an interpolation, cannot see it. What it does to
+the first is not measured in the benchmarks yet. It follows the label map, which whoever filters the files can see.
 """
 
 from __future__ import annotations

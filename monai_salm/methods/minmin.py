@@ -220,12 +220,12 @@ class MinMinOptimizer:
         """Train the surrogate for one round on the samples as they are protected now."""
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
-        renewed = looked or bool(settings.renew_every and state.round and state.round % settings.renew_every == 0)
-        if renewed:
+        new = looked or settings.is_new(state.round)
+        if new and state.round:
             renew(self.network, settings.seed + state.round)
         self.network.train().requires_grad_(True)
         least = max(settings.surrogate_batches, settings.texture_batches if looked else 0)
-        if renewed or state.round == 0:
+        if new:
             least = max(least, settings.renewed_batches)
         wanted = max(least, round(settings.surrogate_epochs * count / settings.batch_size))
         noise = self._noise(work) if state.round else None

@@ -97,6 +97,10 @@ class MinMinSettings:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
 
+    def is_new(self, round_number: int) -> bool:
+        """Say whether the surrogate of a round begins anew: in the first one, and where it is drawn again."""
+        return round_number == 0 or bool(self.renew_every and round_number % self.renew_every == 0)
+
     def to_json(self) -> dict[str, Any]:
         """Give plain types; ``MinMinSettings(**record)`` reads them back."""
         return asdict(self)

@@ -70,7 +70,7 @@ def test_images_without_noise_are_not_protected() -> None:
     assert (found.trained_on, found.held_out, found.apart, found.chance) == (60, 20, "image", 0.5)
     assert all(network.clean == network.protected > 0.9 for network in found.networks)
     assert found.verdict == "not protected"
-    assert found.lines()[-1] == "estimate: NOT PROTECTED: share these files as if they were the originals"
+    assert found.lines()[-1] == "estimate: NOT PROTECTED: treat these files as you would the originals"
 
 
 @pytest.mark.slow
