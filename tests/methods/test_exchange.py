@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
+from monai_salm.methods.estimate import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, relative, renew
 from monai_salm.methods.minmin_settings import MinMinSettings
 from tests.builders import disk_set, working_sample
@@ -167,6 +169,16 @@ def test_new_surrogates_train_longer(renew_every: int, wanted: list[int], monkey
     dict(optimizer.run(samples))
     spent = np.diff([0, *seen]) - np.array([0, *[2 * 16 // 8] * 3])
     assert spent.tolist() == wanted
+
+
+def test_estimated_time_counts_new_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, clock = disk_set(16), itertools.count()
+    monkeypatch.setattr("monai_salm.methods.estimate.time.perf_counter", lambda: float(next(clock)))  # a second a step
+    optimizer = _optimizer(
+        samples, max_rounds=4, surrogate_batches=2, surrogate_epochs=0, renewed_batches=6, renew_every=2
+    )
+    rounds, new = 4 * (2 + 2 * 2), 2 * (6 - 2)
+    assert search_seconds(optimizer, samples, optimizer.start(samples)) == rounds + new
 
 
 def test_steps_of_a_blurred_gradient_have_room() -> None:
