@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.networks import nets
 from torch import Tensor, nn
+from torch.nn import functional
 
 from monai_salm.errors import UsageError
 
@@ -73,6 +74,24 @@ class NetworkEnsemble(nn.Module):
         return tuple(logits_of(member, x) for member in self.members)
 
 
+class SmallerView(nn.Module):
+    """A network that sees images at a part of their size, as one whose owner stores them smaller: averages of boxes.
+
+    Args:
+        network: of images of that size.
+        divisor: of each side.
+    """
+
+    def __init__(self, network: nn.Module, divisor: int) -> None:
+        super().__init__()
+        self.network, self.divisor = network, divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits of the smaller images."""
+        pool = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
+        return logits_of(self.network, pool(x, self.divisor, ceil_mode=True, count_include_pad=False))
+
+
 def members_of(network: nn.Module) -> list[nn.Module]:
     """Give the members of an ensemble; of any other network itself."""
     return list(network.members) if isinstance(network, NetworkEnsemble) else [network]
@@ -86,7 +105,8 @@ def build_network(
     Args:
         name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
             ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
-            3 wide, stride 1, no pooling. Several, separated by commas, make an :class:`NetworkEnsemble`.
+            3 wide, stride 1, no pooling. One that classifies and has ``/2`` or ``/4`` behind its name sees images at a
+            half or a quarter of their size. Several, separated by commas, make an :class:`NetworkEnsemble`.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         in_channels: channels of the images.
@@ -104,6 +124,15 @@ def build_network(
                 )
                 for member in name.split(",")
             ]
+        )
+    name, divisor = _divisor_of(name)
+    if divisor > 1:
+        smaller = None if image_shape is None else tuple(-(-length // divisor) for length in image_shape)
+        return SmallerView(
+            build_network(
+                name, spatial_dims=spatial_dims, outputs=outputs, in_channels=in_channels, image_shape=smaller
+            ),
+            divisor,
         )
     if name == "small-resnet":
         widths = [8, 16, 32, 64]
@@ -150,6 +179,17 @@ def build_network(
     return network
 
 
+def _divisor_of(name: str) -> tuple[str, int]:
+    """Take the divisor of the image size off a network's name."""
+    name, mark, divisor = name.partition("/")
+    if mark and divisor not in ("2", "4"):
+        raise UsageError(
+            f"network {name}{mark}{divisor} is unknown; {name}/2 and {name}/4 see images at half their size "
+            "and at a quarter"
+        )
+    return name, int(divisor or 1)
+
+
 def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
     """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random
     state.
@@ -163,7 +203,8 @@ def size_multiple(name: str) -> int:
     """Give the number that must divide each side of the images of a network, or of an ensemble's; a suffix such as
     ``+frozen`` changes nothing.
     """
-    return math.lcm(*(_MULTIPLES.get(member.partition("+")[0], 8) for member in name.split(",")))
+    names = (_divisor_of(member.partition("+")[0]) for member in name.split(","))
+    return math.lcm(*(_MULTIPLES.get(base, 8) * (divisor if base in _MULTIPLES else 1) for base, divisor in names))
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from monai_salm.learning.networks import (
     freeze_backbone,
     head_layers,
     logits_of,
+    members_of,
     set_training,
     size_multiple,
 )
@@ -210,3 +211,16 @@ def test_what_is_no_network_is_told(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         build_network(name, spatial_dims=2, outputs=3)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_at_half_the_size() -> None:
+    """It gives what the network gives for images whose cells are means of boxes, at the border of what is there."""
+    network = build_network("small-cnn/2", spatial_dims=2, outputs=3).eval()
+    images = torch.rand(2, 1, 17, 32, generator=torch.Generator().manual_seed(0))
+    means = [[images[:, 0, i : i + 2, j : j + 2].mean((1, 2)) for j in range(0, 32, 2)] for i in range(0, 17, 2)]
+    halves = torch.stack([torch.stack(row, -1) for row in means], -2)[:, None]
+    with torch.no_grad():
+        assert torch.allclose(network(images), members_of(network)[0].network(halves), atol=1e-6)
+    assert size_multiple("SwinUNETR/2,small-cnn/4") == 64
+    with pytest.raises(UsageError, match="small-cnn/3 is unknown; small-cnn/2 and small-cnn/4"):
+        build_network("small-cnn/3", spatial_dims=2, outputs=3)
