@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PneumoniaMNIST, BreastMNIST and brain tumor slices: what victims learn from the files that each method wrote.
+"""PneumoniaMNIST, BreastMNIST, RetinaMNIST (color) and brain tumor slices: what victims learn from the files that
+each method wrote.
 
 Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the
-validation images of the two data sets that have some, for choosing.
+validation images of the data sets that have some, for choosing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import Rows, add_grid, fresh, measure_victims, parser, protect_by_methods
+from PIL import Image
 
 from monai_salm.demo.files import write_dicom
 
@@ -30,6 +32,7 @@ class DataSet:
 DATA_SETS = {
     "pneumonia": DataSet("pneumonia/pneumoniamnist.npz", 32, 6),
     "breast": DataSet("breast/breastmnist.npz", 32, 30),
+    "retina": DataSet("retina/retinamnist.npz", 32, 20),
     "brain_tumor": DataSet("brain_tumor", 64, 12),
 }
 
@@ -72,12 +75,17 @@ def split_labels(source: Path, folder: Path, split: str) -> Path:
 
 
 def _write_pictures(source: Path, folder: Path, split: str) -> list[tuple[str, object]]:
-    """Write 28 x 28 images as DICOM CR files of one patient each."""
+    """Write 28 x 28 images as DICOM CR files of one patient each, colors as PNG."""
     arrays = np.load(source)
     rows: list[tuple[str, object]] = []
     for index, (image, label) in enumerate(
         zip(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), strict=True)
     ):
+        if image.ndim == 3:
+            name = f"{index:05d}.png"
+            Image.fromarray(image).save(folder / name)
+            rows.append((name, int(label)))
+            continue
         name = f"cr_{index:05d}.dcm"
         write_dicom(folder / name, image, modality="CR", bits_stored=8, patient=f"{split}-{index:05d}", number=1)
         rows.append((name, int(label)))

@@ -55,6 +55,7 @@ class Canvas(FileView):
             "budgets": [budget.to_json() for budget in self.budgets],
             "spacing": list(self.spacing),
             "trailing": self.trailing,
+            "color": self.color,
             "stacked": self.stacked,
             "regions": [list(region) for region in self.regions],
         }
@@ -66,6 +67,7 @@ class Canvas(FileView):
             views=tuple(FileBudget.from_json(budget) for budget in record["budgets"]),
             spacing=tuple(record["spacing"]),
             trailing=record["trailing"],
+            color=record.get("color", False),  # earlier plans know no color
             stacked=record["stacked"],
             regions=tuple((top, bottom, left, right) for top, bottom, left, right in record["regions"]),
         )
@@ -100,7 +102,7 @@ class Canvas(FileView):
 
         Args:
             stored: values of the file.
-            steps: on the file's part of the working grid.
+            steps: on the file's part of the working grid, perhaps with a last axis of colors.
             levels: the largest step in the unit of ``steps``.
             carriers: of :meth:`carriers`.
 

@@ -5,8 +5,9 @@ values.
 On-disk format, version 1. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal
 digits of the SHA-256 of its sample id. Tensors: ``mask`` (uint8, one bit per working cell, C order, most significant
 bit first) and ``values`` (int8, or int16 where a budget has more than 127 steps: the nonzero steps in C order).
-Metadata: ``format``, ``sample_id``, ``shape`` (working grid), ``levels`` (the largest step) and ``record`` (JSON, what
-the writer knows of the sample's files). Files are written aside and renamed, so a reader never sees half of one.
+Metadata: ``format``, ``sample_id``, ``shape`` (working grid, and 3 behind it for colors), ``levels`` (the largest step)
+and ``record`` (JSON, what the writer knows of the sample's files). Files are written aside and renamed, so a reader
+never sees half of one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class SparseNoise:
     """Noise of one sample on its working grid.
 
     Args:
-        shape: working grid.
+        shape: working grid, perhaps with a last axis of colors.
         mask: packed bits, ``ceil(cells / 8)`` bytes: where the noise is not zero.
         values: the nonzero steps in C order, int8 or int16.
         levels: largest step; a file with fewer levels scales the noise down to them.
@@ -227,9 +228,9 @@ def add_noise(
     never out of ``budget.range_stored``, and never onto or off the padding or the empty background.
 
     Args:
-        stored: values of one image, native grid, perhaps with trailing axes that share the noise (colors, points in
-            time).
-        noise: steps on the image's part of the working grid, positive where the real value is to rise.
+        stored: values of one image, native grid, perhaps with trailing axes (colors, points in time).
+        noise: steps on the image's part of the working grid, positive where the real value is to rise; trailing axes
+            that it lacks share it.
         levels: the largest step in the unit of ``noise``.
         budget: of this image.
         carriers: bool, the shape of ``stored``; see :meth:`~monai_salm.views.PictureView.carriers`.

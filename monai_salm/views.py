@@ -108,6 +108,7 @@ class FileView:
         views: one for all frames, or one for each where they are rescaled differently.
         spacing: millimeters between samples along each axis of the grid of places.
         trailing: how many axes of the stored values lie behind those of the grid.
+        color: whether there is one such axis, of red, green and blue.
         stacked: whether the first axis of the grid counts frames.
         regions: parts of a frame outside which there is text and graphics; empty where that is not known.
     """
@@ -115,6 +116,7 @@ class FileView:
     views: tuple[PictureView, ...]
     spacing: tuple[float, ...] = ()
     trailing: int = 0
+    color: bool = False
     stacked: bool = False
     regions: tuple[Region, ...] = ()
 
@@ -156,10 +158,14 @@ class FileView:
 
     def model(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Give model values on the grid, in [0, 1]: the mean of what lies behind it (the gray of a color)."""
-        models = [view.window.to_model(view.real(picture)) for picture, view in self.pictures(stored)]
-        values = np.stack(models) if self.stacked else models[0]
+        values = self.model_values(stored)
         behind = tuple(range(values.ndim - self.trailing, values.ndim))
         return values.mean(axis=behind, dtype=np.float32) if behind else values
+
+    def model_values(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Give the model values of stored ones, in [0, 1] and their shape."""
+        models = [view.window.to_model(view.real(picture)) for picture, view in self.pictures(stored)]
+        return np.stack(models) if self.stacked else models[0]
 
     def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mark the values whose change a network sees, in the shape of ``stored``.

@@ -177,6 +177,7 @@ def _layout(header: ImageHeader) -> dict[str, Any]:
     return {
         "spacing": header.spacing,
         "trailing": len(header.trailing),
+        "color": header.color and len(header.trailing) == 1,
         "stacked": header.stacked,
         "regions": header.regions,
     }

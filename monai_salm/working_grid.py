@@ -33,10 +33,11 @@ def to_working(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float
     """Average native values over working cells.
 
     Args:
-        values: native grid, any real or boolean type (a boolean array gives the share of True).
+        values: native grid, any real or boolean type (a boolean array gives the share of True); axes behind those of
+            the grid stay.
         shape: working grid, no axis longer than the native one.
     """
-    if shape == values.shape:
+    if shape == values.shape[: len(shape)]:
         return values.astype(np.float32)
     result = values.astype(np.float64)
     for axis, cells in enumerate(shape):

@@ -65,6 +65,9 @@ def load_folders(
             f"{unusable} of {loaded} images cannot be used in all folders, and no network saw them; 'monai-salm "
             "verify' says why"
         )
+    if any(sample.channels == 1 for folder in by_name.values() for sample in folder.samples):
+        for folder in by_name.values():
+            folder.samples = [sample.in_gray() for sample in folder.samples]
     task = task_of(WorkingSet(by_name[CLEAN].samples), by_name[CLEAN].plan, options.task)
     return Folders(by_name, list(places.protected), task, _common_shape(by_name, multiple), told, tuple(notes))
 

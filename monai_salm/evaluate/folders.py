@@ -98,6 +98,16 @@ class Folders:
         """2 or 3."""
         return len(self.shape)
 
+    @property
+    def channels(self) -> int:
+        """1, or 3 where the images of all folders are in color."""
+        return self.test_set.channels
+
+    @property
+    def test_set(self) -> WorkingSet:
+        """The test images."""
+        return self.working_set(self[TEST].samples)
+
     def class_counts(self, name: str) -> dict[str, int]:
         """Give how many images of a folder have each class, finding or label; an image may have several of the latter
         two.
@@ -119,7 +129,7 @@ class Folders:
         """Give the share of the commonest class of the test images; None where an image has no single class."""
         if not isinstance(self.task, ClassificationTask) or self.task.multi_label:
             return None
-        classes = self.working_set(self[TEST].samples).targets()
+        classes = self.test_set.targets()
         return float(torch.bincount(classes).max()) / len(classes)
 
     def file_pairs(self, name: str) -> Iterator[tuple[int, int, FilePlan, Path]]:

@@ -93,8 +93,8 @@ def _restore(network: nn.Module, batches: Iterator[WorkingBatch], chance: Sample
     heads = head_layers(network)
     before = {name: {key: value.clone() for key, value in layer.state_dict().items()} for name, layer in heads.items()}
     batch = next(batches)
-    outputs, dims = logits_of(network.eval(), batch.images[:1]).shape[1], batch.images.ndim - 2
-    last = (nn.Conv2d if dims == 2 else nn.Conv3d)(outputs, 1, 1).to(chance.device)
+    outputs, (_, channels, *spatial) = logits_of(network.eval(), batch.images[:1]).shape[1], batch.images.shape
+    last = (nn.Conv2d if len(spatial) == 2 else nn.Conv3d)(outputs, channels, 1).to(chance.device)
     whole = nn.Sequential(network, last).train()
     numbers = count()
 

@@ -79,7 +79,7 @@ class VictimBuilder:
     def check(self, victims: Sequence[str]) -> None:
         """Find out before any training whether all victims fit the task and the images, or raise UsageError."""
         for victim in victims:
-            check_network(self._built(victim, 0), victim, self._folders.task, self._folders.shape)
+            check_network(self._built(victim, 0), victim, self._folders.task, self._folders.test_set)
 
     def __call__(self, victim: str, seed: int) -> nn.Module:
         """Build a victim, with the weights of its pretraining if it has one."""
@@ -91,11 +91,7 @@ class VictimBuilder:
     def _built(self, victim: str, seed: int) -> nn.Module:
         folders = self._folders
         return build_victim(
-            victim,
-            spatial_dims=folders.spatial_dims,
-            outputs=folders.task.outputs,
-            image_shape=folders.shape,
-            seed=seed,
+            victim, outputs=folders.task.outputs, image_shape=folders.shape, channels=folders.channels, seed=seed
         )
 
     def _pretrained(self, base: str, seed: int) -> dict[str, Tensor]:

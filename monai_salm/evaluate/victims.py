@@ -14,16 +14,16 @@ PRETRAINED, FROZEN = "+pretrained", "+frozen"
 """Suffixes of victims that saw other images before: all their weights are trained then, or only the head."""
 
 
-def build_victim(name: str, *, spatial_dims: int, outputs: int, image_shape: tuple[int, ...], seed: int) -> nn.Module:
+def build_victim(name: str, *, outputs: int, image_shape: tuple[int, ...], channels: int, seed: int) -> nn.Module:
     """Build a victim whose weights depend on the seed alone; one with ``+frozen`` has only its head trainable.
 
     Args:
         name: of a network, see :func:`~monai_salm.learning.networks.build_network`, and behind it ``+pretrained`` or
             ``+frozen`` for a victim that is to go through :func:`~monai_salm.evaluate.pretraining.pretrain` before it
             is trained.
-        spatial_dims: 2 or 3.
         outputs: classes, or findings.
         image_shape: pixels or voxels of the images along each axis.
+        channels: of the images.
         seed: of the weights.
 
     Raises:
@@ -33,7 +33,9 @@ def build_victim(name: str, *, spatial_dims: int, outputs: int, image_shape: tup
     if plus + suffix not in ("", PRETRAINED, FROZEN):
         raise UsageError(f"victim {name!r} has an unknown suffix; give {base}, {base}{PRETRAINED} or {base}{FROZEN}")
     with own_randomness(seed, torch.device("cpu")):
-        network = build_network(base, spatial_dims=spatial_dims, outputs=outputs, image_shape=image_shape)
+        network = build_network(
+            base, spatial_dims=len(image_shape), outputs=outputs, in_channels=channels, image_shape=image_shape
+        )
     if plus + suffix == FROZEN:
         freeze_backbone(network)
     return network

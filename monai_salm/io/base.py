@@ -50,8 +50,9 @@ class ImageHeader:
         format: the module that reads it.
         shape: of the grid that noise lies on: ``(rows, columns)``, or ``(frames or tiles, rows, columns)`` of a stack,
             for DICOM; ``(i, j, k)`` for NIfTI.
-        trailing: axes of the stored values behind those of ``shape``, which share one noise: the samples of a color,
+        trailing: axes of the stored values behind those of ``shape``, which share one place: the samples of a color,
             the points of a time series.
+        color: whether the last axis of ``trailing`` is red, green and blue.
         stacked: whether the first axis of ``shape`` counts images of their own, each with its own anatomy and its own
             rescaling.
         regions: parts of a frame that hold the image where the rest is text and graphics: (first row, row behind the
@@ -85,6 +86,7 @@ class ImageHeader:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     trailing: tuple[int, ...] = ()
+    color: bool = False
     stacked: bool = False
     regions: tuple[tuple[int, int, int, int], ...] = ()
     modality: str = ""

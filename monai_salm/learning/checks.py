@@ -51,7 +51,7 @@ def check_network(
     network: nn.Module,
     name: str,
     task: LearningTask,
-    shape: tuple[int, ...],
+    samples: WorkingSet,
     device: torch.device | None = None,
     *,
     trained: bool = False,
@@ -62,7 +62,7 @@ def check_network(
         network: any module.
         name: for the message.
         task: gives the number of outputs.
-        shape: of the images, working grid.
+        samples: that it is to work on.
         device: where the network is; None for the CPU.
         trained: whether it is going to be trained.
 
@@ -70,6 +70,7 @@ def check_network(
         UsageError: its result is no tensor, has another shape or is not finite, or images of this size are too small
             for it.
     """
+    shape = samples.padded_shape
     wanted = (1, task.outputs, *shape) if task.spatial_target else (1, task.outputs)
     kind = "segmentation" if task.spatial_target else "classification"
     if trained and next(network.parameters(), None) is None:
@@ -78,7 +79,7 @@ def check_network(
     network.eval()
     try:
         with torch.no_grad():
-            logits: Any = logits_of(network, torch.zeros(1, 1, *shape, device=device))
+            logits: Any = logits_of(network, torch.zeros(1, samples.channels, *shape, device=device))
     except Exception as error:  # a network of the user's may raise anything
         raise UsageError(
             f"network {name!r} cannot work on images of {shape} ({_first_line(error)}); give another, or another "
@@ -115,10 +116,10 @@ def check_targets(samples: WorkingSet, task: LearningTask) -> None:
                 "the samples have no labels, which error-minimizing noise needs; give --labels, or --method random"
             )
         kind = target_kind(target)
-        is_map = kind is TargetKind.LABEL_MAP and np.shape(target) == sample.image_model.shape
+        is_map = kind is TargetKind.LABEL_MAP and np.shape(target) == sample.shape
         if kind is not task.target_kind or (kind is TargetKind.LABEL_MAP and not is_map):
             wanted = {
-                TargetKind.LABEL_MAP: f"a label map of {sample.image_model.shape}",
+                TargetKind.LABEL_MAP: f"a label map of {sample.shape}",
                 TargetKind.FINDINGS: f"{task.outputs} findings",
                 TargetKind.CLASS: "a class",
             }

@@ -190,13 +190,15 @@ def _divisor_of(name: str) -> tuple[str, int]:
     return name, int(divisor or 1)
 
 
-def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """Build a network for images of a shape whose weights depend on the seed alone, without touching the global random
-    state.
+def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int, *, channels: int = 1) -> nn.Module:
+    """Build a network for images of a shape and some channels whose weights depend on the seed alone, without touching
+    the global random state.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_network(name, spatial_dims=len(image_shape), outputs=outputs, image_shape=image_shape)
+        return build_network(
+            name, spatial_dims=len(image_shape), outputs=outputs, in_channels=channels, image_shape=image_shape
+        )
 
 
 def size_multiple(name: str) -> int:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy import memmap
+from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_salm.learning.samples import BatchPlace, WorkingBatch, WorkingSet
+from monai_salm.learning.samples import BatchPlace, WorkingBatch, WorkingSet, channels_first
 from monai_salm.learning.targets import TargetKind
 
 MOST_OF_DEVICE = 0.5
@@ -34,7 +36,7 @@ class SampleMaps:
     lie one by one, on the device or on the host.
 
     Args:
-        parts: the maps, each of its sample's shape.
+        parts: the maps, each ``(channels, *spatial)`` with its sample's shape.
         home: where they are to lie.
         padded_shape: of the stack, zeros behind each map; None keeps them one by one.
     """
@@ -46,8 +48,8 @@ class SampleMaps:
         if padded_shape is None:
             self._parts = [part.to(home) for part in parts]
             return
-        self._stack = torch.zeros((len(parts), 1, *padded_shape), dtype=parts[0].dtype, device=home)
-        self._parts = [row[0][_region(part.shape)] for row, part in zip(self._stack, parts, strict=True)]
+        self._stack = torch.zeros((len(parts), len(parts[0]), *padded_shape), dtype=parts[0].dtype, device=home)
+        self._parts = [row[_region(part)] for row, part in zip(self._stack, parts, strict=True)]
         for place, part in zip(self._parts, parts, strict=True):
             place.copy_(part)
 
@@ -55,14 +57,14 @@ class SampleMaps:
         return len(self._parts)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Give the map of one sample, in its own shape; a change of it is a change here."""
+        """Give the map of one sample, ``(channels, *spatial)`` in its own shape; a change of it is a change here."""
         return self._parts[index]
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._parts)
 
     def gather(self, place: BatchPlace) -> Tensor:
-        """Give the maps of a batch, ``(batch, 1, *spatial)``, on the device of the batch."""
+        """Give the maps of a batch, ``(batch, channels, *spatial)``, on the device of the batch."""
         if self._stack is not None:
             return self._stack.index_select(0, place.index)
         return padded([self._parts[i] for i in place.indices], place.shape).to(place.device, non_blocking=True)
@@ -71,17 +73,18 @@ class SampleMaps:
         """Give the maps of some samples in the shape of a batch, cut or with zeros behind."""
         if self._stack is not None:
             return self._stack.index_select(0, numbers)
-        cut = [self._parts[number][_region(place.shape)] for number in numbers.tolist()]
+        region = (slice(None), *(slice(0, length) for length in place.shape))
+        cut = [self._parts[number][region] for number in numbers.tolist()]
         return padded(cut, place.shape).to(place.device, non_blocking=True)
 
     def scatter(self, place: BatchPlace, values: Tensor) -> None:
         """Put the maps of a batch back; what lies in the padding is left out."""
         if self._stack is not None:
-            region = (slice(None), slice(None), *_region(self._parts[0].shape))
+            region = (slice(None), *_region(self._parts[0]))
             self._stack[region].index_copy_(0, place.index, values[region])
             return
         for row, i in zip(values, place.indices, strict=True):
-            self._parts[i].copy_(row[0][_region(self._parts[i].shape)])
+            self._parts[i].copy_(row[_region(self._parts[i])])
 
 
 class ResidentSet:
@@ -100,32 +103,36 @@ class ResidentSet:
     ) -> None:
         self.samples, self.device, self.keep_single = samples, device, keep_single
         self.home = home_of(samples, device)
-        alike = len({sample.image_model.shape for sample in samples.samples}) == 1
+        alike = len({sample.shape for sample in samples.samples}) == 1
         if stacked is None:
             stacked = alike and self.home.type != "cpu"
         self._padded = samples.batch_shape([0]) if stacked and alike else None
         column = (len(samples), 1, *[1] * samples.spatial_dims)
         of_all = samples.samples
-        self._images = self.hold([torch.from_numpy(sample.image_model) for sample in of_all])
-        self._voxels = self.hold([torch.from_numpy(sample.carrier_voxels) for sample in of_all])
-        self._share = self.hold([torch.from_numpy(sample.carrier_share) for sample in of_all])
+        self._images = self.hold([self._planes(sample.image_model) for sample in of_all])
+        self._voxels = self.hold([self._planes(sample.carrier_voxels) for sample in of_all])
+        self._share = self.hold([self._planes(sample.carrier_share) for sample in of_all])
         self._levels = torch.tensor([float(sample.levels) for sample in of_all], device=device).reshape(column)
         self._step_model = torch.tensor([sample.step_model for sample in of_all], device=device).reshape(column)
         self._limits = torch.tensor([sample.anatomy_voxels for sample in of_all], device=device)
         self._labels = self._label_maps = None
         if samples.target_kind is TargetKind.LABEL_MAP:
-            self._label_maps = self.hold([torch.from_numpy(np.asarray(sample.target)).long() for sample in of_all])
+            self._label_maps = self.hold([self._planes(np.asarray(sample.target)).long() for sample in of_all])
         elif samples.target_kind is not None:
             self._labels = samples.targets().to(device)
 
+    def _planes(self, values: NDArray[Any]) -> Tensor:
+        """Give a map of a sample as ``(channels, *spatial)``."""
+        return torch.from_numpy(np.ascontiguousarray(channels_first(values, self.samples.spatial_dims)))
+
     def hold(self, parts: Sequence[Tensor]) -> SampleMaps:
-        """Take maps of all samples, on the host, to where the others are."""
+        """Take maps of all samples, ``(channels, *spatial)`` on the host, to where the others are."""
         pinned = self.home.type == "cpu" and self.device.type == "cuda"
         return SampleMaps([part.pin_memory() for part in parts] if pinned else parts, self.home, self._padded)
 
-    def new_maps(self, dtype: torch.dtype = torch.float32) -> SampleMaps:
+    def new_maps(self, dtype: torch.dtype = torch.float32, channels: int = 1) -> SampleMaps:
         """Give maps of zeros, one for each sample; in a file without a name where the host's memory is short."""
-        shapes = [sample.image_model.shape for sample in self.samples.samples]
+        shapes = [(channels, *sample.shape) for sample in self.samples.samples]
         if self.home.type == "cpu":
             return SampleMaps(_zeros_on_host(shapes, dtype), self.home, self._padded)
         return SampleMaps([torch.zeros(shape, dtype=dtype) for shape in shapes], self.home, self._padded)
@@ -166,8 +173,8 @@ class ResidentSet:
         )  # fmt: skip
 
     def contents(self, place: BatchPlace, others: Tensor) -> Tensor:
-        """Give the images of other samples in the place of a batch's own, ``(batch, 1, *spatial)``: cut to its shape,
-        or with zeros behind.
+        """Give the images of other samples in the place of a batch's own, ``(batch, channels, *spatial)``: cut to its
+        shape, or with zeros behind.
 
         Args:
             place: of the batch.
@@ -177,12 +184,12 @@ class ResidentSet:
 
 
 def padded(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Stack maps into ``(batch, 1, *shape)``, zeros behind each."""
-    if all(part.shape == torch.Size(shape) for part in parts):
-        return torch.stack(list(parts))[:, None]
-    result = torch.zeros((len(parts), 1, *shape), dtype=parts[0].dtype, device=parts[0].device)
+    """Stack maps ``(channels, *spatial)`` into ``(batch, channels, *shape)``, zeros behind each."""
+    if all(part.shape[1:] == torch.Size(shape) for part in parts):
+        return torch.stack(list(parts))
+    result = torch.zeros((len(parts), len(parts[0]), *shape), dtype=parts[0].dtype, device=parts[0].device)
     for row, part in zip(result, parts, strict=True):
-        row[0][_region(part.shape)] = part
+        row[_region(part)] = part
     return result
 
 
@@ -214,5 +221,6 @@ def free_memory() -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _region(shape: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(0, length) for length in shape)
+def _region(part: Tensor) -> tuple[slice, ...]:
+    """Give the place of a map ``(channels, *spatial)`` in a larger one."""
+    return tuple(slice(0, length) for length in part.shape)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.consumers import binomial_blur
 from monai_salm.learning.networks import seeded_network
-from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSample, WorkingSet
+from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSample, WorkingSet, channels_first
 from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.victims import (
@@ -250,14 +250,15 @@ class StrangerPanel:
             task=self.task, train=WorkingSet(train, shape), test=WorkingSet(test, shape), recipe=recipe,
             seed=self.seed, device=self.device,
         )  # fmt: skip
-        return train_victim(seeded_network(name, shape, self.task.outputs, self.seed), training)
+        network = seeded_network(name, shape, self.task.outputs, self.seed, channels=training.train.channels)
+        return train_victim(network, training)
 
     def _judged(self, name: str, view: str, protected: VictimScores) -> NetworkEstimate:
         """Compare what a network learned to what it learned from clean images."""
         chance, main = chance_score(self.task), main_score(self.task)
         learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, view], protected))
         peak = protected.peak if math.isfinite(protected.peak) else kept
-        longest = int(max(self.working.samples[self.train[0]].image_model.shape))
+        longest = int(max(self.working.samples[self.train[0]].shape))
         return NetworkEstimate(
             network=name, view=view, side=-(-longest // 2) if view == HALF else longest, clean=round(learned, 4),
             protected=round(kept, 4), auc=round(protected.final["auc"], 4) if "auc" in protected.final else None,
@@ -306,27 +307,31 @@ def halved(sample: WorkingSample) -> WorkingSample:
     """Give a sample on half of its grid: images averaged over boxes of two cells a side, label maps by their first
     cell.
     """
-    dims = sample.image_model.ndim
+    dims = len(sample.shape)
 
     def summed(values: NDArray[Any]) -> NDArray[Any]:
         for axis in range(dims):
             values = np.add.reduceat(values, np.arange(0, values.shape[axis], 2), axis=axis)
         return values
 
-    cells = summed(np.ones(sample.image_model.shape, np.float32))
+    def averaged(values: NDArray[Any]) -> NDArray[Any]:
+        mean: NDArray[Any] = summed(values) / summed(np.ones_like(values))
+        return mean
+
     target = sample.target
     if isinstance(target, np.ndarray) and target.ndim == dims:
         target = target[(slice(None, None, 2),) * dims]
     return replace(
-        sample, image_model=summed(sample.image_model) / cells, carrier_voxels=summed(sample.carrier_voxels),
-        carrier_share=summed(sample.carrier_share) / cells, target=target,
+        sample, image_model=averaged(sample.image_model), carrier_voxels=summed(sample.carrier_voxels),
+        carrier_share=averaged(sample.carrier_share), target=target,
         spacing=tuple(2 * step for step in sample.spacing),
     )  # fmt: skip
 
 
 def _blurred(sample: WorkingSample) -> WorkingSample:
     """Give a sample after the 3-wide binomial blur."""
-    image = binomial_blur(torch.from_numpy(sample.image_model)[None, None])[0, 0]
+    planes = binomial_blur(torch.from_numpy(channels_first(sample.image_model, len(sample.shape))[None].copy()))[0]
+    image = planes[0] if len(planes) == 1 else planes.movedim(0, -1)
     return replace(sample, image_model=image.numpy())
 
 

@@ -43,6 +43,7 @@ class SurrogateCard:
         search: ``to_json`` of its :class:`~monai_salm.methods.minmin.MinMinSettings`.
         augmentation: ``to_json`` of its :class:`~monai_salm.learning.consumers.ConsumerAugmentation`.
         padded_shape: shape of the batches it was trained with.
+        channels: of the images: 1, or 3 of colors.
         working_size: longest axis of the working grid.
         epsilon: value and units.
         window: (low, high) in real units, or None where each image has its own.
@@ -67,6 +68,7 @@ class SurrogateCard:
     method: str
     rounds: int
     series: dict[str, dict[str, Any]]
+    channels: int = 1
 
 
 def series_key(series_uid: str) -> str:
@@ -114,6 +116,7 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
                 card.network,
                 spatial_dims=card.spatial_dims,
                 outputs=card.task["outputs"],
+                in_channels=card.channels,
                 image_shape=tuple(card.padded_shape),
             )
         network.load_state_dict(state)
@@ -127,7 +130,17 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
 
 def frozen_set(samples: Sequence[WorkingSample], card: SurrogateCard) -> WorkingSet:
     """Put samples into batches for a frozen surrogate, of the shape that it was trained with where it has a place for
-    each cell.
+    each cell; in gray where it sees no colors.
+
+    Raises:
+        UsageError: it sees colors, and some of the samples are gray.
     """
+    if card.channels == 1:
+        samples = [sample.in_gray() for sample in samples]
+    elif gray := next((sample.sample_id for sample in samples if sample.channels != card.channels), None):
+        raise UsageError(
+            f"sample {gray!r} is gray, and the surrogate was trained on color images; protect gray ones in a run of "
+            "their own"
+        )
     fixed = size_multiple(card.network) != PAD_MULTIPLE
     return WorkingSet(samples, tuple(card.padded_shape) if fixed else None)

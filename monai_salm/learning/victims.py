@@ -204,7 +204,7 @@ def score_network(
                 evidence.append(task.evidence(logits, target))
                 continue
             for row, sample in enumerate(chosen):
-                region = tuple(slice(0, length) for length in sample.image_model.shape)
+                region = tuple(slice(0, length) for length in sample.shape)
                 evidence.append(
                     task.evidence(
                         logits[row][(slice(None), *region)][None],

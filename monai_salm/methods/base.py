@@ -29,7 +29,7 @@ from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches,
 from monai_salm.progress import track
 
 Noise = Iterator[tuple[str, NDArray[np.int16]]]
-"""Each sample's id and its noise in integer steps on its working grid, in any order."""
+"""Each sample's id and its noise in integer steps on its working grid, in any order; colors may be a last axis."""
 
 
 class SearchMemory(Protocol):
@@ -108,6 +108,9 @@ class NoiseMethod(ABC):
 
     rounds: int = 0
     """How often the noise is improved, unless the user gives another number."""
+
+    takes_color: bool = False
+    """True if colors may have noise of their own; else it is made for gray images, and all colors share it."""
 
     takes_surrogate: bool = False
     """True if the surrogate of a finished run can make the noise of further samples."""

@@ -44,6 +44,7 @@ class MeasuredChoice(NoiseMethod):
 
     candidates: Mapping[str, NoiseMethod]
 
+    takes_color = True
     takes_surrogate = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:

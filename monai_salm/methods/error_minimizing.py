@@ -46,6 +46,7 @@ class ErrorMinimizing(NoiseMethod):
     augmentation: ConsumerAugmentation = NO_AUGMENTATION
     beside: tuple[str, ...] = ()
 
+    takes_color = True
     takes_surrogate = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
@@ -53,7 +54,8 @@ class ErrorMinimizing(NoiseMethod):
         task = task_needed(task, samples)
         network = run.build_surrogate()
         if self.beside:
-            others = [seeded_network(name, samples.padded_shape, task.outputs, run.seed) for name in self.beside]
+            shape, channels = samples.padded_shape, samples.channels
+            others = [seeded_network(name, shape, task.outputs, run.seed, channels=channels) for name in self.beside]
             network = NetworkEnsemble([*members_of(network), *others])
         optimizer = MinMinOptimizer(
             network, task, self._search(samples, task, run), augmentation=self.augmentation,
@@ -93,6 +95,7 @@ class FrozenSurrogate(NoiseMethod):
     network: nn.Module
     card: SurrogateCard
 
+    takes_color = True
     takes_surrogate = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:  # noqa: ARG002

@@ -54,7 +54,7 @@ class LabelLattice(NoiseMethod):
 
 def lattice(sample: WorkingSample) -> NDArray[np.int64]:
     """Give a sign for each cell that differs from those of its neighbors along all axes that are not thick."""
-    shape, spacing = sample.image_model.shape, sample.spacing
+    shape, spacing = sample.shape, sample.spacing
     fine = [
         axis for axis in range(len(shape)) if not spacing or spacing[axis] <= THICK * min(spacing)
     ]  # the axes are those of the file's spacing

@@ -52,6 +52,6 @@ class LinearlySeparable(NoiseMethod):
 
 def _steps(sample: WorkingSample, pattern: NDArray[np.float64]) -> NDArray[np.int16]:
     """Enlarge a pattern to the sample's grid at full budget."""
-    patches = np.ix_(*(np.arange(n) * PATCHES // n for n in sample.image_model.shape))
+    patches = np.ix_(*(np.arange(n) * PATCHES // n for n in sample.shape))
     signs = np.where(pattern[patches] >= 0, 1, -1)
     return (signs * sample.levels * (sample.carrier_voxels > 0)).astype(np.int16)

@@ -116,9 +116,9 @@ class MinMinOptimizer:
     def start(self, samples: WorkingSet) -> SearchState:
         """Give the state before the first round: no noise, or the class textures in full strength."""
         settings = self.settings
-        scores = [torch.zeros(sample.image_model.shape) for sample in samples.samples]
+        channels, scores = samples.channels, [torch.zeros(1, *sample.shape) for sample in samples.samples]
         if not settings.texture_period:
-            return SearchState([torch.zeros_like(score) for score in scores], scores)
+            return SearchState([torch.zeros(channels, *sample.shape) for sample in samples.samples], scores)
         directions = settings.class_directions
         if directions == "auto":
             directions = class_directions(samples, self.task.outputs, period=settings.texture_period)
@@ -126,7 +126,11 @@ class MinMinOptimizer:
             samples, self.task, period=settings.texture_period, seed=settings.seed, directions=directions
         )
         return SearchState(
-            [texture * sample.levels for texture, sample in zip(textures, samples.samples, strict=True)], scores
+            [
+                (texture * sample.levels).expand(channels, *sample.shape).clone()
+                for texture, sample in zip(textures, samples.samples, strict=True)
+            ],
+            scores,
         )
 
     def run(
@@ -153,7 +157,7 @@ class MinMinOptimizer:
             self.network,
             type(self.network).__name__,
             self.task,
-            samples.padded_shape,
+            samples,
             self.device,
             trained=not self.freeze_surrogate,
         )
@@ -181,7 +185,7 @@ class MinMinOptimizer:
         steps, scores = state.settle(resident)
         ranks = scores
         if self.settings.mask_rule == "random":
-            drawn = chance.maps([sample.image_model.shape for sample in samples.samples], "mask")
+            drawn = chance.maps([(1, *sample.shape) for sample in samples.samples], "mask")
             ranks = resident.hold([values + 1e-6 for values in drawn])  # cells of rank 0 are never chosen
         work = SearchWork(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
         if state.round:  # else nothing was looked at yet
@@ -285,7 +289,7 @@ class MinMinOptimizer:
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(error.sum())
-                gathered += gradient.abs()
+                gathered += gradient.abs().mean(1, keepdim=True)
                 if not looks:
                     if settings.step_blur > 1:
                         gradient = box_blur(gradient, settings.step_blur)
@@ -299,7 +303,8 @@ class MinMinOptimizer:
             work.scores.scatter(place, gathered)
             mask = self._mask(work.ranks.gather(place), batch)
             work.masks.scatter(place, mask)
-            changed.append((((self._quantize(steps, batch) != 0) & mask) * batch.voxels).sum())
+            moved = (self._quantize(steps, batch) != 0).any(1, keepdim=True)
+            changed.append(((moved & mask) * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
             raise UsageError(
@@ -342,7 +347,7 @@ class MinMinOptimizer:
 
     def _noise(self, work: SearchWork) -> SampleMaps:
         """Give the noise as it is in the files, in model values: rounded, masked."""
-        maps = work.resident.new_maps()
+        maps = work.resident.new_maps(channels=work.resident.samples.channels)
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
             noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
             maps.scatter(batch.place, noise * batch.share * batch.step_model)
@@ -368,7 +373,8 @@ class MinMinOptimizer:
         if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
         if settings.texture_period and settings.mask_rule == "gradient":
-            score = score / (local_contrast(batch.images, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
+            gray = batch.images.mean(1, keepdim=True)
+            score = score / (local_contrast(gray, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -32,8 +33,9 @@ class SearchState:
     """What a round starts from.
 
     Args:
-        steps: per sample, proposed noise in steps, float32, working grid; dense: the mask is applied when it is used.
-        score: per sample, running mean of the absolute loss gradient.
+        steps: per sample, proposed noise in steps, float32, ``(channels, *grid)``; dense: the mask is applied when it
+            is used.
+        score: per sample, running mean of the absolute loss gradient, ``(1, *grid)``.
         round: rounds done.
         passes: forward and backward passes of the surrogate per sample so far.
         quiet: rounds in a row below the stop error.
@@ -66,12 +68,14 @@ class SearchState:
         cls, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], samples: WorkingSet
     ) -> SearchState:
         """Read what :meth:`to_memory` gave for the same samples."""
-        shapes = [sample.image_model.shape for sample in samples.samples]
-        sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
 
-        def parts(name: str) -> list[Tensor]:
-            split = torch.split(tensors[name], sizes)
+        def parts(name: str, channels: int) -> list[Tensor]:
+            shapes = [(channels, *sample.shape) for sample in samples.samples]
+            split = torch.split(tensors[name], [math.prod(shape) for shape in shapes])
             return [part.reshape(shape).clone() for part, shape in zip(split, shapes, strict=True)]
 
         history = [RoundLog(**log) for log in progress["history"]]
-        return cls(parts("steps"), parts("score"), progress["round"], progress["passes"], progress["quiet"], history)
+        return cls(
+            parts("steps", samples.channels), parts("score", 1), progress["round"], progress["passes"],
+            progress["quiet"], history,
+        )  # fmt: skip

@@ -225,7 +225,7 @@ def _fineness(sample: WorkingSample) -> float:
 
 def _picture(sample: WorkingSample) -> Tensor:
     """Give an image as ``(1, 1, *spatial)`` model values."""
-    return torch.from_numpy(np.asarray(sample.image_model, np.float32))[None, None]
+    return torch.from_numpy(np.asarray(sample.gray_model, np.float32))[None, None]
 
 
 def _log_mean(picture: Tensor, sample: WorkingSample) -> float:
@@ -271,7 +271,7 @@ def class_textures(
 def _texture(sample: WorkingSample, waves: list[Waves], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     # By its image: further samples, which nobody knows by an id, have their phases from the same rule.
     generator = sample_generator(seed, fingerprint(sample.image_model), 0, "texture")
-    shape = sample.image_model.shape
+    shape = sample.shape
     found = classes_in(sample.target) or [len(waves) - 1]
     total = np.sum([_wave(waves[k], shape, generator) for k in found], axis=0)
     return np.where(total < 0, -1.0, 1.0).astype(np.float32)

@@ -55,7 +55,7 @@ class SpectrallyIncoherent(NoiseMethod):
             generator = StructureNoise()
         first = samples.samples[0]
         # Slices lie across the axis with the widest spacing, or else with the fewest cells.
-        axis = int(np.argmax(first.spacing)) if first.spacing else int(np.argmin(first.image_model.shape))
+        axis = int(np.argmax(first.spacing)) if first.spacing else int(np.argmin(first.shape))
 
         def penalty(batch: WorkingBatch, steps: Tensor, logits: Tensor, clean: Tensor) -> Tensor:
             incoherence = slice_incoherence(steps / batch.levels, axis)

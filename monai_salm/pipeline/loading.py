@@ -146,7 +146,7 @@ def _of_one_kind(samples: list[WorkingSample], plan: ProtectionPlan) -> tuple[li
     """Keep slices or volumes, whichever are more: one network cannot see both. Gives them, and the files of the others
     with the reason.
     """
-    volumes = {sample.sample_id for sample in samples if sample.image_model.ndim == 3}
+    volumes = {sample.sample_id for sample in samples if len(sample.shape) == 3}
     if not 0 < len(volumes) < len(samples):
         return samples, {}
     keep_volumes = len(volumes) * 2 >= len(samples)

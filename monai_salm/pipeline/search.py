@@ -116,7 +116,8 @@ def make_noise(
     sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if working is None else [working]
     for samples in sets:
         levels = {sample.sample_id: sample.levels for sample in samples.samples}
-        for sample_id, steps in method.noise(samples, task, run):
+        seen = samples if method.takes_color else samples.in_gray()
+        for sample_id, steps in method.noise(seen, task, run):
             noise = SparseNoise.from_dense(steps, levels[sample_id])
             store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
     words = ""
@@ -165,7 +166,7 @@ def _surrogate_builder(
                 f"method {options.method!r} makes its noise without labels, so no network can be built for it"
             )
         name = options.surrogate or DEFAULT_NETWORKS[options.task]
-        return seeded_network(name, working.padded_shape, task.outputs, options.seed)
+        return seeded_network(name, working.padded_shape, task.outputs, options.seed, channels=working.channels)
 
     return build
 
@@ -185,7 +186,7 @@ def _card(
         augmentation=surrogate.augmentation.to_json(), padded_shape=list(working.padded_shape),
         working_size=options.working_size, epsilon=(epsilon.value, epsilon.units),
         window=(window.low, window.high) if window else None, modality=options.modality, method=options.method,
-        rounds=surrogate.rounds, series={},
+        rounds=surrogate.rounds, series={}, channels=working.channels,
     )  # fmt: skip
 
 
@@ -246,9 +247,8 @@ def check_fit(working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions
     name = options.surrogate or DEFAULT_NETWORKS[options.task]
     if name.endswith(SURROGATE_SUFFIX):
         network, card = load_surrogate(name)
-        check_network(network, name, task_from_json(card.task), working.padded_shape)
+        check_network(network, name, task_from_json(card.task), working)
         return
     task = task_of(working, plan, options.task)
-    check_network(
-        seeded_network(name, working.padded_shape, task.outputs, options.seed), name, task, working.padded_shape
-    )
+    network = seeded_network(name, working.padded_shape, task.outputs, options.seed, channels=working.channels)
+    check_network(network, name, task, working)

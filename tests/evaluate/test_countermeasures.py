@@ -31,8 +31,8 @@ Image = NDArray[np.float32]
 CPU = torch.device("cpu")
 TWO = ClassificationTask(2)
 NAMES = [
-    "none", "strong-augmentation", "jpeg-90", "jpeg-75", "jpeg-50", "jpeg-30", "jpeg-10", "median-3", "median-5",
-    "gaussian-0.5", "gaussian-1",
+    "none", "strong-augmentation", "grayscale", "jpeg-90", "jpeg-75", "jpeg-50", "jpeg-30", "jpeg-10",
+    "median-3", "median-5", "gaussian-0.5", "gaussian-1",
     "gaussian-2", "down-up", "6-bit", "5-bit", "4-bit", "window-shift", "percentile-clip", "clahe", "n4", "low-pass",
     "cutout", "mixup",
     "adversarial-training", "orthogonal-projection", "denoiser-10", "denoiser-100", "denoiser-500",
@@ -87,7 +87,7 @@ def test_all_that_were_promised_are_there() -> None:
 
 
 def test_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(UsageError, match=r"'jpeg' is unknown; choose among none, jpeg-90, .*denoiser-500"):
+    with pytest.raises(UsageError, match=r"'jpeg' is unknown; choose among none, grayscale, jpeg-90, .*denoiser-500"):
         find_countermeasure("jpeg")
 
 

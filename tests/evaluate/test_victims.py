@@ -68,7 +68,7 @@ def _blobs(count: int, first: int = 0, shape: tuple[int, ...] = (16, 16)) -> Wor
 
 
 def _victim(name: str, seed: int = 0) -> nn.Module:
-    return build_victim(name, spatial_dims=2, outputs=2, image_shape=(16, 16), seed=seed)
+    return build_victim(name, outputs=2, image_shape=(16, 16), channels=1, seed=seed)
 
 
 def _train(name: str, recipe: VictimRecipe = QUICK, *, seed: int = 0, count: int = 10, **changes: Any) -> VictimScores:

@@ -52,7 +52,7 @@ def test_what_is_scattered_is_gathered_without_the_padding(samples: WorkingSet, 
     batch = resident.batch([3, 1])
     maps.scatter(batch.place, torch.ones_like(batch.images) * torch.tensor([2.0, 3.0]).reshape(2, 1, 1, 1))
     for index, part in enumerate(maps):
-        assert part.shape == samples.samples[index].image_model.shape
+        assert part.shape == (1, *samples.samples[index].shape)
         assert (part == {3: 2.0, 1: 3.0}.get(index, 0.0)).all()
     gathered = maps.gather(batch.place)
     assert gathered.shape == batch.images.shape

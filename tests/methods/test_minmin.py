@@ -159,7 +159,7 @@ def test_first_round_with_textures_only_looks(pictures: WorkingSet, frozen: bool
         network.seen.clear()
         if now.round == 1:
             assert all(
-                np.array_equal(steps, texture) for steps, texture in zip(now.steps, _textures(pictures), strict=True)
+                np.array_equal(steps[0], texture) for steps, texture in zip(now.steps, _textures(pictures), strict=True)
             )
             assert all((score > 0).float().mean() > 0.9 for score in now.score)
             assert 0.3 < now.history[0].changed_fraction <= 0.4, "the texture lies in the mask from now on"

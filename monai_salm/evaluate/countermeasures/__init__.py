@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak
-from monai_salm.evaluate.countermeasures.filters import FILTERS
+from monai_salm.evaluate.countermeasures.filters import FILTERS, GRAYSCALE
 from monai_salm.evaluate.countermeasures.purify import PURIFICATIONS
 from monai_salm.evaluate.countermeasures.training import TRAININGS
 
@@ -24,7 +24,7 @@ NO_COUNTERMEASURE = Countermeasure(name="none")
 """A stranger who trains on the images as they are."""
 
 COUNTERMEASURES: dict[str, Countermeasure] = {
-    found.name: found for found in (NO_COUNTERMEASURE, *FILTERS, *TRAININGS, *PURIFICATIONS)
+    found.name: found for found in (NO_COUNTERMEASURE, GRAYSCALE, *FILTERS, *TRAININGS, *PURIFICATIONS)
 }
 """All countermeasures by name."""
 

@@ -16,7 +16,9 @@ from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.victims import BatchLoss
 
 ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Gives a changed copy of an image of model values, 2D or 3D: of the same shape and dtype, in [0, 1] again."""
+"""Gives a changed copy of an image of model values, 2D or 3D, of a color image with colors last: of the same shape and
+dtype, in [0, 1] again.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Leak:
     task: LearningTask
     seed: int
     device: torch.device
+
+    @property
+    def in_color(self) -> bool:
+        """Whether the images have colors."""
+        return bool(self.train) and self.train[0].channels > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,13 @@ class Countermeasure:
     batch_loss: BatchLoss | None = None
     leaked_pairs: int = 0
     needs: str = ""
+
+
+def by_channel(
+    change: Callable[[NDArray[np.float32]], NDArray[np.floating]], image: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    """Change each color of an image by itself."""
+    return np.stack([change(np.ascontiguousarray(image[..., color])) for color in range(image.shape[-1])], axis=-1)
 
 
 def in_range(values: NDArray[np.floating]) -> NDArray[np.float32]:

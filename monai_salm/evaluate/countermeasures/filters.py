@@ -2,7 +2,8 @@
 """Image processing that needs to know nothing: compression, smoothing, coarser values, and what medical pipelines do to
 intensities.
 
-Each function takes and gives model values, 2D or 3D; the registry clips what it gives to [0, 1]. Packages of the extra
+Each function takes and gives model values, 2D or 3D; the registry clips what it gives to [0, 1], and applies it to each
+color by itself where it says nothing of colors. Packages of the extra
 ``evaluate`` are imported when they are used.
 """
 
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak, in_range
+from monai_salm.errors import UsageError
+from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak, by_channel, in_range
 
 _Filter = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
@@ -30,15 +32,24 @@ _CLAHE_TILE = 8
 """Cells along a tile at least: the histogram of fewer says nothing."""
 
 
-def same_for_all(name: str, change: _Filter, needs: str = "") -> Countermeasure:
+def same_for_all(name: str, change: _Filter, needs: str = "", *, of_colors: _Filter | None = None) -> Countermeasure:
     """Make a countermeasure of a filter that has nothing to learn; one change for all, so that each image is changed
     once.
+
+    Args:
+        name: of it.
+        change: of gray images.
+        needs: module that must be installed.
+        of_colors: change of color images; None changes each color by itself.
     """
 
     def changed(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return in_range(change(image))
 
-    return Countermeasure(name=name, fit=lambda _leak: changed, needs=needs)
+    def changed_colors(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return in_range(of_colors(image) if of_colors is not None else by_channel(change, image))
+
+    return Countermeasure(name=name, fit=lambda leak: changed_colors if leak.in_color else changed, needs=needs)
 
 
 def fit_window_shift(leak: Leak) -> ImageChange:
@@ -49,8 +60,19 @@ def fit_window_shift(leak: Leak) -> ImageChange:
     return lambda image: in_range((image - center) / width + 0.5)
 
 
-def jpeg(image: NDArray[np.float32], quality: int) -> NDArray[np.floating]:
-    """Compress as an 8-bit gray JPEG and decode again; a volume slice by slice."""
+def fit_grayscale(leak: Leak) -> ImageChange:
+    """Take the mean of the colors for each of them (Liu et al., Image Shortcut Squeezing, arXiv 2301.13838).
+
+    Raises:
+        UsageError: the images have no colors.
+    """
+    if not leak.in_color:
+        raise UsageError("grayscale needs color images, and these are gray; leave this countermeasure out")
+    return lambda image: np.broadcast_to(image.mean(axis=-1, keepdims=True, dtype=np.float32), image.shape).copy()
+
+
+def jpeg(image: NDArray[np.float32], quality: int, *, colors: bool = False) -> NDArray[np.floating]:
+    """Compress as an 8-bit JPEG and decode again; a volume slice by slice. Colors are an axis behind the others."""
     from PIL import Image
 
     def one(pixels: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -58,7 +80,7 @@ def jpeg(image: NDArray[np.float32], quality: int) -> NDArray[np.floating]:
         Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(buffer, "jpeg", quality=quality)
         return np.asarray(Image.open(buffer), dtype=np.float32) / 255
 
-    return _by_slice(one, image)
+    return one(image) if image.ndim == (3 if colors else 2) else np.stack([one(pixels) for pixels in image])
 
 
 def take_median(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -152,8 +174,18 @@ def _by_slice(change: _Filter, image: NDArray[np.float32]) -> NDArray[np.floatin
     return change(image) if image.ndim == 2 else np.stack([change(pixels) for pixels in image])
 
 
+GRAYSCALE = Countermeasure(name="grayscale", fit=fit_grayscale)
+
 FILTERS = [
-    *(same_for_all(f"jpeg-{quality}", partial(jpeg, quality=quality), "PIL") for quality in (90, 75, 50, 30, 10)),
+    *(
+        same_for_all(
+            f"jpeg-{quality}",
+            partial(jpeg, quality=quality),
+            "PIL",
+            of_colors=partial(jpeg, quality=quality, colors=True),
+        )
+        for quality in (90, 75, 50, 30, 10)
+    ),
     *(same_for_all(f"median-{size}", partial(take_median, size=size)) for size in (3, 5)),
     *(same_for_all(f"gaussian-{sigma:g}", partial(gaussian, sigma=sigma)) for sigma in (0.5, 1.0, 2.0)),
     same_for_all("down-up", down_up),

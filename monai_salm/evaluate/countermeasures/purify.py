@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak, in_range
+from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak, by_channel, in_range
 from monai_salm.learning.consumers import binomial_blur
 from monai_salm.learning.samples import WorkingSet
 
@@ -107,19 +107,23 @@ def fit_denoiser(leak: Leak, pairs: int) -> ImageChange:
             f"denoiser-{pairs} needs {pairs} pairs of a clean and a protected image, and there are "
             f"{len(leak.pairs)}; leave this countermeasure out"
         )
-    clean, noisy = ([torch.from_numpy(pair[side]) for pair in leak.pairs[:pairs]] for side in (0, 1))
+    sides = ([pair[side] for pair in leak.pairs[:pairs]] for side in (0, 1))
+    if leak.in_color:  # each color is an image of its own
+        sides = ([image[..., color] for image in images for color in range(image.shape[-1])] for images in sides)
+    clean, noisy = ([torch.from_numpy(np.ascontiguousarray(image)) for image in images] for images in sides)
     scale = float(torch.cat([(b - a).flatten() for a, b in zip(clean, noisy, strict=True)]).square().mean().sqrt())
     if scale == 0:
         return lambda image: image
     network = _NoiseFinder(clean[0].ndim, scale, leak.seed).to(leak.device)
     _train_denoiser(network, clean, noisy, leak)
 
-    def change(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def denoised(image: NDArray[np.float32]) -> NDArray[np.floating]:
         with torch.no_grad():
             noise = network(torch.from_numpy(image)[None, None].to(leak.device))[0, 0] * scale
-        return in_range(image - noise.cpu().numpy())
+        result: NDArray[np.floating] = image - noise.cpu().numpy()
+        return result
 
-    return change
+    return lambda image: in_range(by_channel(denoised, image) if leak.in_color else denoised(image))
 
 
 class _NoiseFinder(nn.Module):

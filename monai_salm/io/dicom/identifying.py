@@ -52,7 +52,7 @@ def _check_labels(path: Path, file: DicomFile) -> str:
         source = picture_of(path, file).source
     except RefusedError:
         return NOT_LOOKED_AT
-    color = source.header.trailing == (3,)
+    color = source.header.color
     for part in source.pictures():
         found = judge(
             part.stored,

@@ -265,6 +265,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         format="dicom",
         shape=shape,
         trailing=(3,) if pixel_format.layout == "rgb" else (),
+        color=pixel_format.layout == "rgb",
         stacked=pixel_format.stacked,
         regions=ultrasound_regions(file, pixel_format.rows, pixel_format.columns)
         if pixel_format.tiles == (1, 1)

@@ -87,6 +87,7 @@ class Layout:
             format="itk",
             shape=lengths[: self.spatial],
             trailing=lengths[self.spatial :],
+            color=lengths[self.spatial :] == (3,) and self.dtype.itemsize == 1,
             dtype=self.dtype.newbyteorder("="),
             modality=self.modality,
             spacing=tuple(step if math.isfinite(step) and step > 0 else 1.0 for step in self.spacing),

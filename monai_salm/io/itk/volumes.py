@@ -14,8 +14,6 @@ from monai_salm.io.itk.files import check_header_end, find_layout, header_docume
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 
-_COLOR = (3,)
-
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     """Read what planning needs; the voxels are looked at only to tell label maps from pictures.
@@ -46,7 +44,7 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         return source.header
     found = judge(
         source.stored, trailing=len(source.header.trailing),
-        color=source.header.trailing == _COLOR and source.stored.dtype.itemsize == 1,
+        color=source.header.color,
         declared="label map" if layout.segments else None, by="its header describes segments",
     )  # fmt: skip
     if found.kind == "cannot tell":

@@ -241,6 +241,7 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         format="nifti",
         shape=layout.shape,
         trailing=layout.trailing,
+        color=layout.is_color,
         dtype=stored.dtype,
         spacing=layout.spacing,
         unprotected="bytes beside its voxels (an extension, or what follows) may hold another image, which is not "

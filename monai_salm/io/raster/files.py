@@ -165,6 +165,7 @@ def _source(path: Path, raster: Raster) -> SourceImage:
         format="raster",
         shape=stored.shape[:2],
         trailing=stored.shape[2:],
+        color=stored.ndim == 3,
         dtype=stored.dtype,
         spacing=(1.0, 1.0),
         output_suffix=raster.suffix,
