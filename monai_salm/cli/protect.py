@@ -150,9 +150,7 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
         if result["rounds"]:
             click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         print_labels(result["labels"])
-        for words in filter(None, (result["choice"], result["surrogate"])):
-            click.echo(words)
-        for line in done.search.estimate.lines() if done.search.estimate is not None else ():
+        for line in done.search.lines():
             click.echo(line)
         print_line(f"private, not to be handed out: {done.work_dir}")
         print_notes(result["notes"])

@@ -54,6 +54,12 @@ class SearchSummary:
     choice: str = ""
     estimate: LearningEstimate | None = None
 
+    def lines(self) -> list[str]:
+        """Say it to people; of the surrogate only where no other network was asked, which knows better."""
+        told = [] if self.estimate is None else self.estimate.lines()
+        asked = self.estimate is not None and bool(self.estimate.networks)
+        return [*filter(None, (self.choice, "" if asked else self.surrogate)), *told]
+
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back."""
         return asdict(self) | {"estimate": None if self.estimate is None else self.estimate.to_json()}

@@ -16,6 +16,7 @@ import torch
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.strangers import LearningEstimate, NetworkEstimate
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.base import TrainedSurrogate
 from monai_salm.methods.estimate import search_seconds
@@ -23,6 +24,7 @@ from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.pipeline import protect
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
+from monai_salm.pipeline.search import SearchSummary
 from tests.exports import mr_export, mr_labels, small
 
 
@@ -104,6 +106,16 @@ def test_what_was_learned_is_said(errors: tuple[float, ...], words: str) -> None
     assert words in what_was_learned(_surrogate(errors, 0.01), 0.5)
     assert "make the surrogate anew" in what_was_learned(_surrogate((0.5,), 0.01, frozen=True), 0.5)
     assert "doubtful" in what_was_learned(_surrogate((0.1,), 0.0), 0.12), "as good as a guess where one class is common"
+
+
+def test_surrogate_is_asked_where_no_other_network_was() -> None:
+    unknown = LearningEstimate(why_not="too few images")
+    network = NetworkEstimate("small-cnn", "", 28, 0.9, 0.5, 0.5, 0.5, "protected")
+    known = LearningEstimate((network,), 45, 15, "image", 0.5)
+    for estimate, asked in ((None, True), (unknown, True), (known, False)):
+        lines = SearchSummary(surrogate="doubtful", choice="chosen", estimate=estimate).lines()
+        assert (lines[0], "doubtful" in lines) == ("chosen", asked)
+        assert ("estimate: protected" in lines) == (estimate is known)
 
 
 def test_guess_is_the_commonest_class() -> None:
