@@ -71,3 +71,8 @@ def renumbered(target: Target, places: NDArray[np.integer[Any]]) -> Target:
     """
     changed = places[target]
     return int(changed) if target_kind(target) is TargetKind.CLASS else changed.astype(np.uint8)
+
+
+def next_class(target: Tensor, outputs: int) -> Tensor:
+    """Give the class after each one, or the opposite of each finding."""
+    return 1 - target if target.is_floating_point() else (target + 1) % outputs

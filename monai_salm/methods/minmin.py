@@ -37,6 +37,7 @@ from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import members_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
+from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
 from monai_salm.methods.base import Noise, within_budget
@@ -210,7 +211,7 @@ class MinMinOptimizer:
     def round(self, work: SearchWork) -> RoundLog:
         """Run one round, which changes what it works with; :meth:`run` does so until it is time to stop."""
         began, state = time.monotonic(), work.state
-        if not self.freeze_surrogate:
+        if not (self.freeze_surrogate or (self.settings.targeted and state.round)):
             self.train_surrogate(work)
         error, changed = self.move_noise(work)
         state.round += 1
@@ -325,6 +326,8 @@ class MinMinOptimizer:
             seen, target = augmented(replace(batch, images=images, draws=draws), self.task, self.augmentation)
             gradients, errors = [], []
             members = members_of(self.network)
+            if self.settings.targeted:
+                target = next_class(target, self.task.outputs)
             for member in members:
                 logits = logits_in(member, seen, bfloat16=self._bfloat16)
                 loss = self.task.loss(logits, target).sum()

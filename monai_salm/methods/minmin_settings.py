@@ -32,6 +32,9 @@ class MinMinSettings:
             noise yet leads away from it.
         exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
             image cannot help there, so the noise has to carry the label alone.
+        targeted: True trains the surrogate on clean samples, in the first round alone, and leads the noise to the class
+            after the sample's own (of findings, to the opposite of each): a network then learns the features of the
+            wrong one. Such noise is adversarial.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
@@ -60,6 +63,7 @@ class MinMinSettings:
     renew_every: int = 0
     renewed_batches: int = 0
     exchange: float = 0.0
+    targeted: bool = False
     mask_rule: str = "gradient"
     full_strength: bool = False
     mask_memory: float = 0.7

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import logits_of
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import (
     MethodRun,
@@ -69,8 +69,3 @@ class Targeted(NoiseMethod):
                 run.errors[number] += float(task.error(logits.detach(), target).sum()) / len(samples)
             run.passes += rounds * len(batch.indices) / len(samples)
             yield from deliver(steps, batch, samples)
-
-
-def next_class(target: Tensor, outputs: int) -> Tensor:
-    """Give the class after each one, or the opposite of each finding."""
-    return 1 - target if target.is_floating_point() else (target + 1) % outputs
