@@ -50,7 +50,7 @@ _VICTIMS = (
 @click.option(
     "--least-steps",
     type=click.IntRange(min=1),
-    help="Optimizer steps of each training at least.  [default: 300, of volumes 800]",
+    help="Optimizer steps of each training at least.  [default: 1000, of volumes 800]",
 )
 @click.option(
     "--augmentation",

@@ -64,7 +64,8 @@ def evaluate(
         >>> from pathlib import Path
         >>> from monai_salm import EvaluateOptions, evaluate
         >>> options = EvaluateOptions(
-        ...     labels=Path("labels.csv"), test_labels=Path("test.csv"), epochs=1, working_size=24, utility=False
+        ...     labels=Path("labels.csv"), test_labels=Path("test.csv"), epochs=1, least_steps=100, working_size=24,
+        ...     utility=False,
         ... )
         >>> report = evaluate(Path("EXPORT"), Path("OUT"), Path("TEST"), options)
         >>> [(result.victim, result.trained_on) for result in report.results]

@@ -201,6 +201,13 @@ class EvaluateReport:
         return lines + [f"note: {note}" for note in self.notes]
 
 
+def victim_name(row: Mapping[str, Any]) -> str:
+    """Name the victim of a row, with its augmentation where that is not the usual one."""
+    augmentation = row.get("augmentation", FLIPS)
+    name = "no augmentation" if augmentation == "none" else augmentation
+    return str(row["victim"]) if augmentation == FLIPS else f"{row['victim']} ({name})"
+
+
 def _defined(value: float | None) -> float:
     return float("nan") if value is None else value
 
@@ -227,8 +234,7 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
 
 def _sentence(row: dict[str, Any]) -> str:
     """Say one verdict in a line."""
-    augmentation = "" if row["augmentation"] == FLIPS else f" ({row['augmentation']})"
-    where = f"{row['victim']}{augmentation} on {row['trained_on']}"
+    where = f"{victim_name(row)} on {row['trained_on']}"
     where += f" ({row['protected_share']:.0%} of the images)" if row["protected_share"] < 1 else ""
     where += f" after {row['countermeasure']}" if row["countermeasure"] != "none" else ""
     lost = (

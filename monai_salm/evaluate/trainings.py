@@ -54,12 +54,11 @@ def plan_cells(
     augmentations: Sequence[str] = (FLIPS,),
 ) -> list[GridCell]:
     """Give all trainings in the order of their worth: what each countermeasure does is known before the next begins,
-    whole folders before parts. A countermeasure that is an augmentation itself takes the place of the first of the
-    others.
+    whole folders before parts. A countermeasure that is an augmentation itself takes the place of the usual one.
     """
     cells = []
     for countermeasure in countermeasures:
-        others = augmentations if countermeasure.augmentation is None else augmentations[:1]
+        others = augmentations if countermeasure.augmentation is None else (FLIPS,)
         for share in shares:
             beside = ([CLEAN] if share == shares[0] else []) + ([CLEAN_PART] if share < 1 else [])
             for seed in range(seeds):
@@ -124,10 +123,11 @@ class VictimBuilder:
 
 class TimeLeft:
     """How long the trainings that are left will take, from the epochs that were measured: each network has its own
-    pace, and so has each countermeasure.
+    pace, and so has what is done to its images.
 
     Args:
-        work: (network, countermeasure, images that it sees in all its epochs) of each training that is to be made.
+        work: (network, what is done to its images, how many it sees in all its epochs) of each training that is to be
+            made.
     """
 
     def __init__(self, work: Sequence[tuple[str, str, float]]) -> None:
@@ -136,8 +136,8 @@ class TimeLeft:
 
     def measure(self, seconds: float, share: float) -> None:
         """Count a share of the first training that is left, and the time that it took."""
-        victim, countermeasure, work = self._left[0]
-        for key in ((), (victim,), (victim, countermeasure)):
+        victim, change, work = self._left[0]
+        for key in ((), (victim,), (victim, change)):
             known = self._measured.get(key, (0.0, 0.0))
             self._measured[key] = (known[0] + seconds, known[1] + work * share)
 
@@ -154,11 +154,9 @@ class TimeLeft:
         if not self._measured:
             return None
         total = 0.0
-        for number, (victim, countermeasure, work) in enumerate(self._left):
+        for number, (victim, change, work) in enumerate(self._left):
             spent, seen = next(
-                found
-                for key in ((victim, countermeasure), (victim,), ())
-                if (found := self._measured.get(key)) is not None
+                found for key in ((victim, change), (victim,), ()) if (found := self._measured.get(key)) is not None
             )
             total += spent / seen * work * (1 - share_done if number == 0 else 1)
         return total
@@ -204,7 +202,9 @@ class Grid:
         results = []
         keys = [self._key(cell) for cell in cells]
         missing = [cell for cell, key in zip(cells, keys, strict=True) if self.state.get(key) is None]
-        left = TimeLeft([(cell.victim, cell.countermeasure.name, self._work(cell)) for cell in missing])
+        left = TimeLeft(
+            [(cell.victim, f"{cell.augmentation}, {cell.countermeasure.name}", self._work(cell)) for cell in missing]
+        )
         with Progress("victims", len(cells), "victims", show_progress=show_progress) as bar:
             for cell, key in zip(cells, keys, strict=True):
                 about = (

@@ -28,8 +28,8 @@ BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, 
 the CPU).
 """
 
-LEAST_STEPS = {2: 300, 3: 800}
-"""Optimizer steps of a victim of images or volumes at least, unless it is told otherwise."""
+LEAST_STEPS = {2: 1000, 3: 800}
+"""Optimizer steps of a victim of images or volumes at least, unless it is told otherwise; docs/evaluate.md says why."""
 
 VERDICTS = ("protected", "weakened", "not protected", "not learned")
 

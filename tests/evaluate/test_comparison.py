@@ -228,6 +228,7 @@ def test_verdict_is_against_clean_images_under_the_same_augmentation() -> None:
     assert lines[0].split()[:3] == ["victim", "augmentation", "trained"]
     assert [line.split()[1] for line in lines[1:5]] == ["nnunet", "nnunet", "none", "none"]
     assert "NOT PROTECTED: net (nnunet) on protected: 0.650" in "\n".join(lines)
+    assert "\nPROTECTED: net (no augmentation) on protected: 0.500" in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_each_augmentation_has_trainings_of_its_own(trainings: Trainings, tmp_pa
     assert plan == [
         ("clean", "nnunet", "none"), ("protected", "nnunet", "none"),
         ("clean", "none", "none"), ("protected", "none", "none"),
-        ("clean", "nnunet", "strong-augmentation"), ("protected", "nnunet", "strong-augmentation"),
+        ("clean", "flips", "strong-augmentation"), ("protected", "flips", "strong-augmentation"),
     ]  # fmt: skip
     results = runner(state=tmp_path / "state.jsonl").run(cells)
     assert [result.augmentation for result in results] == [augmentation for _, augmentation, _ in plan]

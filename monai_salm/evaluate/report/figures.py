@@ -18,9 +18,8 @@ from monai_salm.evaluate.report.wording import (
     protected_folders,
     score_name,
     verdict_of,
-    victim_name,
 )
-from monai_salm.evaluate.results import CLEAN, CLEAN_PART, FLIPS
+from monai_salm.evaluate.results import CLEAN, CLEAN_PART, FLIPS, victim_name
 
 _KEYS = ("victim", "trained_on", "countermeasure", "protected_share", "augmentation", "seed", "seeds", "curve")
 """Fields of a row that are no scores."""

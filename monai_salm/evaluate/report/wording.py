@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASURE
 from monai_salm.evaluate.report.markup import number, percent
-from monai_salm.evaluate.results import CLEAN, CLEAN_PART, FLIPS
+from monai_salm.evaluate.results import CLEAN, CLEAN_PART, victim_name
 
 Row = Mapping[str, Any]
 
@@ -139,12 +139,6 @@ def measured_folder(report: Row) -> str:
     it is not said.
     """
     return (report.get("verification") or {}).get("folder") or ""
-
-
-def victim_name(row: Row) -> str:
-    """Name a victim, with its augmentation where that is not the usual one."""
-    augmentation = row.get("augmentation", FLIPS)
-    return f"{row['victim']}" if augmentation == FLIPS else f"{row['victim']} ({augmentation})"
 
 
 def describe(row: Row) -> str:
