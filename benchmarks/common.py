@@ -232,7 +232,9 @@ def measure_victims(
     )  # fmt: skip
     report = evaluate(clean, folders, test, chosen, show_progress=True)
     for result in report.results:
-        rows.add(what="victim", **setting, epochs=given.epochs, **result.to_json())
+        rows.add(
+            what="victim", **setting, epochs=given.epochs, least_steps=given.least_steps, **result.to_json()
+        )  # fmt: skip
     rows.add(
         what="summary", **setting, seconds=round(time.monotonic() - began), counts=report.counts, chance=report.chance,
         majority_share=report.majority_share, summary=report.summary(), verdicts=report.verdicts(),

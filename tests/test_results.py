@@ -181,8 +181,9 @@ def test_later_rows_replace_earlier_ones_and_validation_images_do_not_count(tmp_
     assert "em is 0.005 lower" in verdict(text, "strictly better")
 
 
-def test_another_number_of_epochs_is_another_run(tmp_path: Path, page: Page) -> None:
-    text = page(write(tmp_path, [*made_up(), victim("ViT", "salm", 0.7, epochs=60)]))
+@pytest.mark.parametrize("length", [{"epochs": 60}, {"least_steps": 2000}])
+def test_another_length_of_training_is_another_run(length: dict[str, int], tmp_path: Path, page: Page) -> None:
+    text = page(write(tmp_path, [*made_up(), victim("ViT", "salm", 0.7, **length)]))
     assert "worst 0.700 (ViT)" in verdict(text, "every victim")
     assert "too few seeds: ViT" in verdict(text, "every victim")
 

@@ -20,9 +20,11 @@ RESULTS = BENCHMARKS / "results"
 
 Row = dict[str, Any]
 
-_NOT_SCORES = ("what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "victim", "trained_on",
-"countermeasure", "protected_share", "augmentation", "seed",
-               "curve", "seconds", "commit", "machine", "split", "version", "chance")  # fmt: skip
+_NOT_SCORES = (
+    "what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "least_steps", "victim", "trained_on",
+    "countermeasure", "protected_share", "augmentation", "seed", "curve", "seconds", "commit", "machine", "split",
+    "version", "chance",
+)  # fmt: skip
 
 _PICTURES = (
     "resnet18",
@@ -272,12 +274,15 @@ def _measured(found: Measured, rows: list[Row]) -> Measured:
             key = (row["victim"], row["trained_on"], row.get("countermeasure", "none"), row.get("protected_share", 1.0))
             trainings.setdefault(key, []).append(row)
     for key, several in trainings.items():
-        last = several[-1]
-        code = (package_code(last["commit"]), last["epochs"])
-        run = {row["seed"]: row for row in several if (package_code(row["commit"]), row["epochs"]) == code}
+        run = {row["seed"]: row for row in several if _run_of(row) == _run_of(several[-1])}
         found.cells[key] = _means(list(run.values()))
         found.rows += run.values()
     return found
+
+
+def _run_of(row: Row) -> tuple[Any, ...]:
+    """Give what all trainings of one run have in common: the package's code, and how long they take."""
+    return package_code(row["commit"]), row["epochs"], row.get("least_steps")
 
 
 def _named(row: Row) -> Row:
