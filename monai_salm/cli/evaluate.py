@@ -91,7 +91,8 @@ _VICTIMS = (
 @click.option(
     "--report",
     type=FILE,
-    help="Page to write for people, ending in .html; its figures are written beside it as .json.",
+    help="Page to write for people, ending in .html; its figures are written beside it as .json, its trainings as "
+    ".trainings.csv.",
 )
 @click.option(
     "--state",

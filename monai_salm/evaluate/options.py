@@ -43,7 +43,7 @@ class EvaluateOptions:
         verification: check the first protected folder against its originals first, as ``verify`` does.
         epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of
             their run says, if it is beside them.
-        report: page to write, with its figures as JSON beside it; None writes none.
+        report: page to write, with its figures as JSON and its trainings as CSV beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps
             none.
         window, modality, device: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.

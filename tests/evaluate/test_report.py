@@ -261,6 +261,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
 
 def test_twin_has_the_same_content(tmp_path: Path) -> None:
     report = _report(MIXED)
+    (tmp_path / "report.csv").write_text("path,label\n", encoding="utf-8")  # somebody's table of labels
     first = _write(report, tmp_path, _pair())
     twin = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert {key: twin[key] for key in report} == report
@@ -272,8 +273,10 @@ def test_twin_has_the_same_content(tmp_path: Path) -> None:
     mean_square = (31 * (4 / 255) ** 2 + EPSILON**2) / 240
     assert example["psnr"] == pytest.approx(-10 * math.log10(mean_square), abs=1e-3)
     assert example["within_bound"] is True
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.html", "report.json"]
-    with (tmp_path / "report.csv").open(newline="", encoding="utf-8") as file:
+    names = ["report.csv", "report.html", "report.json", "report.trainings.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8") == "path,label\n"
+    with (tmp_path / "report.trainings.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(report["results"])
     assert list(rows[0]) == [name for name in report["results"][0] if name != "curve"]

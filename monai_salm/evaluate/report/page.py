@@ -51,7 +51,8 @@ def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair]
     }
     data = json.dumps(content, indent=1, allow_nan=False)
     page = _page(report_json, verdicts, examples)
-    twins = [atomic_target(target.with_suffix(suffix)) for suffix in (".json", ".csv")]
+    # Not plain .csv, which a table of labels beside it may be called.
+    twins = [atomic_target(target.with_suffix(suffix)) for suffix in (".json", ".trainings.csv")]
     with atomic_target(target) as html, twins[0] as numbers, twins[1] as sheet:
         html.write_text(page, encoding="utf-8", errors="backslashreplace")  # bytes of a path that are no UTF-8
         numbers.write_text(data + "\n", encoding="utf-8")
