@@ -49,6 +49,8 @@ def add_grid(arguments: argparse.ArgumentParser, *, epsilon: str, victims: str, 
     arguments.add_argument("--shares", default="100")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--epochs", type=int, default=epochs)
+    arguments.add_argument("--least-steps", type=int, help="of a victim; none takes those of monai-salm evaluate")
+    arguments.add_argument("--augmentation", default="flips", help="none, flips, nnunet, or several of these")
     arguments.add_argument(
         "--utility", action="store_true", help="score protected images with a network that was trained on clean ones"
     )
@@ -224,13 +226,15 @@ def measure_victims(
     }
     chosen = EvaluateOptions(
         victims=given.victims, countermeasures=given.countermeasures, protected_shares=given.shares, seeds=given.seeds,
-        epochs=given.epochs,
+        epochs=given.epochs, least_steps=given.least_steps, augmentation=given.augmentation,
         utility=given.utility, verification=given.report, state=given.work / f"state_{part}{given.name}.jsonl",
         report=given.work / f"report_{given.name}.html" if given.report else None, **options,
     )  # fmt: skip
     report = evaluate(clean, folders, test, chosen, show_progress=True)
     for result in report.results:
-        rows.add(what="victim", **setting, epochs=given.epochs, **result.to_json())
+        rows.add(
+            what="victim", **setting, epochs=given.epochs, least_steps=given.least_steps, **result.to_json()
+        )  # fmt: skip
     rows.add(
         what="summary", **setting, seconds=round(time.monotonic() - began), counts=report.counts, chance=report.chance,
         majority_share=report.majority_share, summary=report.summary(), verdicts=report.verdicts(),

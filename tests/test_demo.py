@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,12 @@ import pytest
 from monai_salm.demo import DemoSize, run_demo
 from monai_salm.demo.brain import PATCH, TEST_SLABS, TRAIN_SLABS
 from monai_salm.errors import UsageError
-from monai_salm.evaluate import VictimRecipe, comparison
 
 
 @pytest.mark.slow
-def test_demo_tells_its_story_and_leaves_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, least_steps=1))
+def test_demo_tells_its_story_and_leaves_files(tmp_path: Path) -> None:
     lines: list[str] = []
-    size = DemoSize(train=16, test=8, rounds=1, epochs=1)
+    size = DemoSize(train=16, test=8, rounds=1, epochs=1, least_steps=1)
     report = run_demo(tmp_path / "demo", echo=lines.append, size=size)
     text = "\n".join(lines)
     assert "16 of 16 protected" in text

@@ -155,6 +155,8 @@ def test_commands_write_no_frames_into_a_log(tmp_path: Path, capsys: pytest.Capt
                 "small-cnn",
                 "--epochs",
                 "1",
+                "--least-steps",
+                "300",
                 "--no-utility",
             ],
             "victims",

@@ -57,7 +57,7 @@ def test_quiet_commands_print_nothing_but_their_result(tmp_path: Path) -> None:
         ["protect", "in", "none", "--dry-run", "--method", "random"],
         ["verify", "in", "drawn"],
         ["evaluate", "in", "out", "--labels", str(labels), "--test", "test", "--test-labels", str(test_labels),
-        "--epochs", "1", "--working-size", "16",
+        "--epochs", "1", "--least-steps", "20", "--working-size", "16",
          "--no-verification", "--no-utility", "--report", "r.html", "--state", "state"],
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {

@@ -52,6 +52,7 @@ def victim(name: str, trained_on: str, score: float, **other: Any) -> dict[str, 
         "auc": score + 0.1,
         "mcc": 0.1,
         "peak": score + 0.02,
+        "reliance": 0.4,
         "curve": [score],
     }
     return row | {"seconds": 1.0} | other
@@ -142,10 +143,28 @@ def test_verdicts_come_from_the_figures(tmp_path: Path, page: Page) -> None:
     assert "**missed**: 1 of 1 cells, the worst by 0.200" in verdict(text, "keeps half")  # 0.09 of 0.30 kept
     assert "**missed**: change by 0.0020" in verdict(text, "changes by at most")
     assert "**missed**: 0.33 of them, the share by 0.233" in verdict(text, "passes per sample")
-    assert "| clahe | ViT | salm | 1 | 0.800 | 0.710 | 0.730 | 30% | **no** |" in text
-    assert "| ViT | salm | none | 80% | 1 | 0.750 | 0.760 | 0.900 ± 0.000 | +0.010 |" in text
+    clahe = "0.800 / 0.900 / 0.820 | 0.710 / 0.810 / 0.730"
+    assert f"| clahe | ViT | salm | 1 | {clahe} | 0.400 | 30% | **no** |" in text
+    whole = "0.900 ± 0.000 / 1.000 ± 0.000 / 0.920 ± 0.000"
+    mixed = "0.750 / 0.850 / 0.770 | 0.760 / 0.860 / 0.780"
+    assert f"| ViT | salm | none | 80% | 1 | {mixed} | {whole} | +0.010 |" in text
     assert "| ViT | 3 | 0.900 ± 0.000 | **0.550 ± 0.000** | **0.600 ± 0.000** |" in text
     assert "the commonest class alone 0.730" in text
+    assert "mean AUC 0.650; a guess 0.500" in learned
+    assert "| salm | 2 | 0.550 | 0.650 | 0.570 | 0.400 | 0.550 | 36.0 |" in text
+    assert "Reliance:\n\n| victim | seeds | clean | salm | em |" in text
+
+
+def test_other_augmentations_have_their_own_table(tmp_path: Path, page: Page) -> None:
+    """They are no victims of the targets, and rows that know of none are of flips and shifts."""
+    rows = [victim("ViT", name, score, augmentation="nnunet") for name, score in (("clean", 0.85), ("salm", 0.77))]
+    rows += [victim("ViT", name, 0.9, augmentation="flips", seed=2) for name in ("clean", "salm")]
+    text = page(write(tmp_path, [*made_up(), *rows]))
+    before, _, own = text.partition("as in nnU-Net (*nnunet*)")
+    assert "worst 0.667 (ViT)" in verdict(text, "every victim")
+    assert "| ViT (nnunet) | balanced accuracy | 0.850 | 0.770 | - |" in own
+    assert "| ViT (nnunet) | reliance | 0.400 | 0.400 | - |" in own
+    assert "nnunet" not in before.partition("# Protection")[2].partition("Victims without any augmentation")[0]
 
 
 def test_later_rows_replace_earlier_ones_and_validation_images_do_not_count(tmp_path: Path, page: Page) -> None:
@@ -162,8 +181,9 @@ def test_later_rows_replace_earlier_ones_and_validation_images_do_not_count(tmp_
     assert "em is 0.005 lower" in verdict(text, "strictly better")
 
 
-def test_another_number_of_epochs_is_another_run(tmp_path: Path, page: Page) -> None:
-    text = page(write(tmp_path, [*made_up(), victim("ViT", "salm", 0.7, epochs=60)]))
+@pytest.mark.parametrize("length", [{"epochs": 60}, {"least_steps": 2000}])
+def test_another_length_of_training_is_another_run(length: dict[str, int], tmp_path: Path, page: Page) -> None:
+    text = page(write(tmp_path, [*made_up(), victim("ViT", "salm", 0.7, **length)]))
     assert "worst 0.700 (ViT)" in verdict(text, "every victim")
     assert "too few seeds: ViT" in verdict(text, "every victim")
 

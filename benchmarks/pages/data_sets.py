@@ -25,6 +25,7 @@ def section(found: Measured) -> str:
         _countermeasures(found),
         _shares(found),
         _seen_before(found),
+        _augmented(found),
         _utility(found),
     ]
     return f"\n## {title}\n" + "".join(parts)
@@ -77,7 +78,8 @@ def _victims(found: Measured) -> str:
     else:
         scores.append(("auc", "AUC", None))
     peak_limit = None if found.score == "dice" else found.chance + 0.15
-    for name, title, limit in [*scores, ("peak", "Peak over epochs", peak_limit)]:
+    scores += [("peak", "Peak over epochs", peak_limit), ("reliance", "Reliance", None)]
+    for name, title, limit in scores:
         body = []
         for victim in victims:
             cells = [found.cell(victim, column) for column in columns]
@@ -153,22 +155,41 @@ def mean_score(found: Measured, method: str, victims: list[str], name: str = "")
     )
 
 
+_TITLES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "dice": "Dice"}
+
+
+def _mean_text(found: Measured, method: str, victims: list[str], name: str) -> str:
+    """Format the mean over victims of a score; a dash where one of them lacks it."""
+    values = [(found.cell(victim, method) or {}).get(name) for victim in victims]
+    return f"{mean_score(found, method, victims, name):.3f}" if values and None not in values else "-"
+
+
+def _all_of(found: Measured, cell: Row | None) -> str:
+    """Format main score, AUC where there is one, and peak of a cell."""
+    return " / ".join(figure(cell, name) for name in _names_of_all(found))
+
+
+def _names_of_all(found: Measured) -> list[str]:
+    return [found.score, "peak"] if found.score == "dice" else [found.score, "auc", "peak"]
+
+
+def _title_of_all(found: Measured) -> str:
+    return " / ".join(_TITLES.get(name, name) for name in _names_of_all(found))
+
+
 def _methods(found: Measured) -> str:
     """What the methods cost, and how they compare on the victims that SALM was measured with, too."""
     names = in_order({*found.methods, *found.protects}, ["salm"])
     if not names:
         return ""
+    names_of_scores = [found.score, *(["auc"] if found.score != "dice" else []), "peak", "reliance"]
     body = []
     for method in names:
         made = found.protects.get(method, {})
         victims = (
             common_victims(found, [method, "salm"]) if "salm" in found.methods else common_victims(found, [method])
         )
-        means = (
-            [f"{mean_score(found, method, victims):.3f}", f"{mean_score(found, method, victims, 'peak'):.3f}"]
-            if victims
-            else ["-", "-"]
-        )
+        means = [_mean_text(found, method, victims, name) for name in names_of_scores]
         beside = f"{mean_score(found, 'salm', victims):.3f}" if victims and "salm" in found.methods else "-"
         changed, most = (made.get(name) for name in ("mean_changed_fraction", "largest_changed_fraction"))
         body.append([
@@ -178,7 +199,8 @@ def _methods(found: Measured) -> str:
             fates(made.get("verified", {})) if made else "-",
         ])  # fmt: skip
     head = [
-        "method", "victims", "mean " + found.score.replace("_", " "), "mean peak", "SALM on the same victims",
+        "method", "victims", *(f"mean {_TITLES.get(name, name)}" for name in names_of_scores),
+        "SALM on the same victims",
         "mean PSNR dB", "lowest PSNR dB",
         "changed share of the anatomy (largest)", "rounds", "passes per sample", "seconds", "verify",
     ]  # fmt: skip
@@ -213,8 +235,8 @@ def _countermeasures(found: Measured) -> str:
                 half = ("yes" if kept >= 0.5 else "**no**") if kept is not None else "not learned" if clean else "-"
                 share = "-" if kept is None else f"{kept:.0%}"
                 body.append([
-                    countermeasure, victim, method, cell["seeds"], figure(clean, found.score),
-                    figure(cell, found.score), figure(cell, "peak"), share, half,
+                    countermeasure, victim, method, cell["seeds"], _all_of(found, clean), _all_of(found, cell),
+                    figure(cell, "reliance"), share, half,
                 ])  # fmt: skip
     head = [
         "countermeasure",
@@ -223,12 +245,12 @@ def _countermeasures(found: Measured) -> str:
         "seeds",
         "clean under it",
         "protected under it",
-        "peak",
+        "reliance",
         "gap to a guess kept",
         "at least half",
     ]
     rows = _part(found, found.victims() + found.victims(seen_before=True), {key[2] for key in keys})
-    return "\nCountermeasures, " + found.score.replace("_", " ") + ":\n\n" + table([head, *body]) + _script(found, rows)
+    return f"\nCountermeasures, {_title_of_all(found)}:\n\n" + table([head, *body]) + _script(found, rows)
 
 
 def _shares(found: Measured) -> str:
@@ -241,7 +263,7 @@ def _shares(found: Measured) -> str:
             found.cells[victim, method, countermeasure, share],
         )
         gain = "-" if part is None else f"{mixed[found.score] - part[found.score]:+.3f}"
-        figures = [figure(cell, found.score) for cell in (part, mixed, found.cell(victim, "clean", countermeasure))]
+        figures = [_all_of(found, cell) for cell in (part, mixed, found.cell(victim, "clean", countermeasure))]
         body.append([victim, method, countermeasure, f"{share:.0%}", mixed["seeds"], *figures, gain])
     if not body:
         return ""
@@ -258,28 +280,40 @@ def _shares(found: Measured) -> str:
     ]
     rows = [row for row in found.rows if row.get("protected_share", 1.0) < 1]
     return (
-        f"\nA part of the images protected, {found.score.replace('_', ' ')}:\n\n"
-        + table([head, *body])
-        + _script(found, rows)
+        f"\nA part of the images protected, {_title_of_all(found)}:\n\n" + table([head, *body]) + _script(found, rows)
     )
 
 
 def _seen_before(found: Measured) -> str:
     """Victims that saw clean images without labels before."""
-    victims, columns = found.victims(seen_before=True), ["clean", *found.methods]
+    text = (
+        "\nVictims that saw clean images without labels first (*pretrained*: all weights train on; *frozen*: the "
+        "head alone does):\n\n"
+    )
+    return _by_score(found, found.victims(seen_before=True), text)
+
+
+def _augmented(found: Measured) -> str:
+    """Victims that do something else to their images than flips and shifts."""
+    text = (
+        "\nVictims without any augmentation (*none*), and with rotation, scaling, mirroring, noise, blur, brightness, "
+        "contrast, low resolution and gamma as in nnU-Net (*nnunet*):\n\n"
+    )
+    return _by_score(found, found.augmented(), text)
+
+
+def _by_score(found: Measured, victims: list[str], text: str) -> str:
+    """Every score of some victims in one table, without a countermeasure; nothing if none was measured."""
+    columns = ["clean", *found.methods]
     rows = _part(found, victims, {"none"})
     if not rows:
         return ""
     body = [
         [victim, name.replace("_", " "), *(figure(found.cell(victim, column), name) for column in columns)]
         for victim in victims
-        for name in ("dice", "balanced_accuracy", "auc", "peak")
+        for name in ("dice", "balanced_accuracy", "auc", "peak", "reliance")
         if any(name in (found.cell(victim, column) or {}) for column in columns)
     ]
-    text = (
-        "\nVictims that saw clean images without labels first (*pretrained*: all weights train on; *frozen*: the "
-        "head alone does):\n\n"
-    )
     return text + table([["victim", "score", *columns], *body]) + _script(found, rows)
 
 

@@ -23,7 +23,11 @@ the choice was made again, on other images ([lab book](LABBOOK.md), rounds 10 an
 
 *Kept* is the share of what a victim learns from clean images beyond a guess, after the same countermeasure, that it
 does not learn from protected ones. It is not given where clean images teach less than 0.10 balanced accuracy beyond a
-guess, or 0.2 Dice. A target counts as met only if every part of it was measured.
+guess, or 0.2 Dice. *Reliance* is the score on at most 200 protected training images (50 volumes) minus that on the
+clean test images, after the last epoch: 0 where a victim does not use the noise; for victims of clean images it is what
+memory alone makes. Rows of earlier commits lack it.
+
+A target counts as met only if every part of it was measured.
 """
 
 

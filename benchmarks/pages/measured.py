@@ -20,9 +20,11 @@ RESULTS = BENCHMARKS / "results"
 
 Row = dict[str, Any]
 
-_NOT_SCORES = ("what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "victim", "trained_on",
-"countermeasure", "protected_share", "seed",
-               "curve", "seconds", "commit", "machine", "split", "version", "chance")  # fmt: skip
+_NOT_SCORES = (
+    "what", "data_set", "part", "epsilon", "perturbed_fraction", "epochs", "least_steps", "victim", "trained_on",
+    "countermeasure", "protected_share", "augmentation", "seed", "curve", "seconds", "commit", "machine", "split",
+    "version", "chance",
+)  # fmt: skip
 
 _PICTURES = (
     "resnet18",
@@ -34,7 +36,7 @@ _PICTURES = (
     "small-cnn",
     "small-resnet",
 )
-_VOLUMES = ("UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet")
+_VOLUMES = ("UNet", "AttentionUnet", "DynUNet", "SegResNet", "SwinUNETR", "small-unet")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Measured:
         fraction: largest share of the anatomy that sparse methods may change.
         version: of the program; empty for the present one.
         protects: by method, how the files were made.
-        cells: by victim, what it was trained on, countermeasure and protected share: means and spreads over seeds.
+        cells: by victim, what it was trained on, countermeasure and protected share: means and spreads over seeds. An
+            augmentation that is not flips and shifts stands in brackets behind the victim.
         rows: all that the cells come from.
         chance: main score of a guess.
         majority: share of the commonest class of the test images.
@@ -151,8 +154,15 @@ class Measured:
         return in_order(found, ["salm", *METHOD_KINDS])
 
     def victims(self, *, seen_before: bool = False) -> list[str]:
-        """Name the victims that were measured: those from scratch, or those that saw other images before."""
-        return in_order({key[0] for key in self.cells if ("+" in key[0]) == seen_before}, self.data.victims)
+        """Name the victims with flips and shifts that were measured: those from scratch, or those that saw other images
+        before.
+        """
+        names = {key[0] for key in self.cells if ("+" in key[0]) == seen_before and "(" not in key[0]}
+        return in_order(names, self.data.victims)
+
+    def augmented(self) -> list[str]:
+        """Name the victims with other augmentations that were measured."""
+        return sorted({key[0] for key in self.cells if "(" in key[0]})
 
     def cell(
         self, victim: str, trained_on: str = "clean", countermeasure: str = "none", share: float = 1.0
@@ -246,7 +256,7 @@ def all_measured(folder: Path = RESULTS) -> list[Measured]:
 def _measured(found: Measured, rows: list[Row]) -> Measured:
     """Fill in what rows say, the latest last."""
     trainings: dict[tuple[str, str, str, float], list[Row]] = {}
-    for row in rows:
+    for row in map(_named, rows):
         if row["what"] == "protect":
             found.protects[row["method"]] = row
         elif row["what"] == "verify":  # the earlier version's rows of the volumes
@@ -264,19 +274,28 @@ def _measured(found: Measured, rows: list[Row]) -> Measured:
             key = (row["victim"], row["trained_on"], row.get("countermeasure", "none"), row.get("protected_share", 1.0))
             trainings.setdefault(key, []).append(row)
     for key, several in trainings.items():
-        last = several[-1]
-        code = (package_code(last["commit"]), last["epochs"])
-        run = {row["seed"]: row for row in several if (package_code(row["commit"]), row["epochs"]) == code}
+        run = {row["seed"]: row for row in several if _run_of(row) == _run_of(several[-1])}
         found.cells[key] = _means(list(run.values()))
         found.rows += run.values()
     return found
+
+
+def _run_of(row: Row) -> tuple[Any, ...]:
+    """Give what all trainings of one run have in common: the package's code, and how long they take."""
+    return package_code(row["commit"]), row["epochs"], row.get("least_steps")
+
+
+def _named(row: Row) -> Row:
+    """Give a row with its augmentation in the name of its victim, where that is not flips and shifts."""
+    augmentation = row.get("augmentation", "flips")
+    return row if augmentation == "flips" else row | {"victim": f"{row['victim']} ({augmentation})"}
 
 
 def _means(rows: list[Row]) -> Row:
     """Give mean and standard deviation over seeds; None where a score is not defined."""
     result: Row = {"seeds": len(rows)}
     for name in (name for name in rows[0] if name not in _NOT_SCORES):
-        values = [row[name] for row in rows]
+        values = [row.get(name) for row in rows]
         defined = all(value is not None for value in values)
         result[name] = mean(values) if defined else None
         result[f"{name}_sd"] = stdev(values) if defined and len(values) > 1 else None

@@ -128,6 +128,8 @@ def learned(found: Measured) -> Finding | None:
         f"worst {worst[0]:.3f} ({worst[1]}), worst peak {peak[0]:.3f} ({peak[1]}), mean over {len(victims)} "
         f"victims {mean_score(found, 'salm', victims):.3f}"
     )
+    ranked = [auc for victim in victims if (auc := found.cells[victim, "salm", "none", 1.0].get("auc")) is not None]
+    figure += f", mean AUC {sum(ranked) / len(ranked):.3f}" if ranked else ""
     misses = _above(worst[0], found.highest, "worst victim") + _above(peak[0], found.chance + 0.15, "worst peak")
     return Finding(f"{figure}; a guess {found.chance:.3f}", misses, gaps)
 
@@ -222,14 +224,17 @@ def dice(found: Measured) -> Finding | None:
     victims, gaps = _victims(found, "dice", found.least)
     if not victims:
         return None
-    worst = max((found.cells[victim, "salm", "none", 1.0]["dice"], victim) for victim in victims)
+    worst, peak = (
+        max((found.cells[victim, "salm", "none", 1.0][name], victim) for victim in victims) for name in ("dice", "peak")
+    )
     psnr = found.protects.get("salm", {}).get("lowest_psnr")
     misses = _above(worst[0], found.highest, "Dice") + (
         _above(-psnr, -48.0, "PSNR (dB)", 2) if psnr is not None else []
     )
     gaps += ["PSNR not known"] if psnr is None else []
     figure = (
-        f"worst {worst[0]:.3f} ({worst[1]}), mean over {len(victims)} victims {mean_score(found, 'salm', victims):.3f}"
+        f"worst {worst[0]:.3f} ({worst[1]}), worst peak {peak[0]:.3f} ({peak[1]}), mean over {len(victims)} victims "
+        f"{mean_score(found, 'salm', victims):.3f}"
     )
     return Finding(f"{figure}, clean {mean_score(found, 'clean', victims):.3f}, lowest PSNR {psnr} dB", misses, gaps)
 

@@ -45,7 +45,19 @@ _VICTIMS = (
     type=click.IntRange(min=1),
     default=20,
     show_default=True,
-    help="Epochs of each training; more where they make fewer than 300 steps.",
+    help="Epochs of each training; more where they make fewer steps than --least-steps.",
+)
+@click.option(
+    "--least-steps",
+    type=click.IntRange(min=1),
+    help="Optimizer steps of each training at least.  [default: 1000, of volumes 800]",
+)
+@click.option(
+    "--augmentation",
+    default="flips",
+    show_default=True,
+    help="What victims do to their images: none, flips (and shifts) or nnunet; of several, separated by commas, each "
+    "in turn.",
 )
 @click.option(
     "--protected-shares",
@@ -79,7 +91,8 @@ _VICTIMS = (
 @click.option(
     "--report",
     type=FILE,
-    help="Page to write for people, ending in .html; its figures are written beside it as .json.",
+    help="Page to write for people, ending in .html; its figures are written beside it as .json, its trainings as "
+    ".trainings.csv.",
 )
 @click.option(
     "--state",

@@ -30,13 +30,14 @@ class DemoSize:
     Args:
         train, test: number of images; even.
         rounds: of the search at most.
-        epochs: of each victim.
+        epochs, least_steps: of each victim.
     """
 
     train: int = 320
     test: int = 160
     rounds: int = 12
     epochs: int = 12
+    least_steps: int = 300
 
 
 def run_demo(
@@ -133,19 +134,21 @@ class _Story:
         )
 
     def evaluate(self, export: DemoExport, work_dir: Path) -> EvaluateReport:
-        epochs, page = self.size.epochs, self.output / "report.html"
+        epochs, least_steps, page = self.size.epochs, self.size.least_steps, self.output / "report.html"
         self.say(
             "4. Train the same network on the clean and on the protected files, and score both on the clean test set:"
         )
         self.say(
             "   monai-salm evaluate export protected --labels labels.csv --test test --test-labels test_labels.csv \\"
         )
-        self.say(f"       --window {VALUES} --epochs {epochs} --no-utility --report report.html")
+        self.say(
+            f"       --window {VALUES} --epochs {epochs} --least-steps {least_steps} --no-utility --report report.html"
+        )
         scores = evaluate(
             export.images, self.protected, export.test,
             EvaluateOptions(
-                labels=export.labels, test_labels=export.test_labels, window=VALUES, epochs=epochs, utility=False,
-                report=page,
+                labels=export.labels, test_labels=export.test_labels, window=VALUES, epochs=epochs,
+                least_steps=least_steps, utility=False, report=page,
             ),
             show_progress=self.show_progress,
         )  # fmt: skip

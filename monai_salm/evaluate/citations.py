@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _SQUEEZING = "Liu, Zhao, Larson: Image Shortcut Squeezing, ICML 2023, arXiv 2301.13838"
+_NNUNET = "Isensee et al.: nnU-Net, Nature Methods 18, 2021, doi 10.1038/s41592-020-01008-z"
 _EM = "Huang et al.: Unlearnable Examples: Making Personal Data Unexploitable, ICLR 2021, arXiv 2101.04898"
 
 CITATIONS = {
@@ -28,15 +29,17 @@ CITATIONS = {
     "vit": "Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929",
     "unet": "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, arXiv 1505.04597",
     "attentionunet": "Oktay et al.: Attention U-Net, 2018, arXiv 1804.03999",
+    "dynunet": _NNUNET,
     "segresnet": "Myronenko: 3D MRI brain tumor segmentation using autoencoder regularization, 2018, arXiv 1810.11654",
     "swinunetr": "Hatamizadeh et al.: Swin UNETR, 2022, arXiv 2201.01266",
     "+pretrained": "Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning (SimCLR), ICML "
     "2020, arXiv 2002.05709",
-    # Countermeasures
+    # Augmentations and countermeasures
+    "nnunet": _NNUNET,
     "jpeg": _SQUEEZING,
     "median": _SQUEEZING,
     "bit": _SQUEEZING,
-    "percentile-clip": "Isensee et al.: nnU-Net, Nature Methods 18, 2021, doi 10.1038/s41592-020-01008-z",
+    "percentile-clip": _NNUNET,
     "clahe": "Zuiderveld: Contrast Limited Adaptive Histogram Equalization, Graphics Gems IV, 1994",
     "n4": "Tustison et al.: N4ITK, IEEE TMI 29, 2010, doi 10.1109/TMI.2010.2046908",
     "cutout": "DeVries, Taylor: Cutout, 2017, arXiv 1708.04552",

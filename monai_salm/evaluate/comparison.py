@@ -6,7 +6,6 @@ clean test files.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from math import lcm
 from pathlib import Path
@@ -28,8 +27,8 @@ from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_chan
 from monai_salm.evaluate.victims import is_pretrained
 from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import size_multiple
-from monai_salm.learning.samples import VOLUME_BATCH
-from monai_salm.learning.victims import VictimRecipe
+from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH
+from monai_salm.learning.victims import LEAST_STEPS, VictimRecipe
 from monai_salm.pipeline.labels import describe_labels
 
 
@@ -65,7 +64,8 @@ def evaluate(
         >>> from pathlib import Path
         >>> from monai_salm import EvaluateOptions, evaluate
         >>> options = EvaluateOptions(
-        ...     labels=Path("labels.csv"), test_labels=Path("test.csv"), epochs=1, working_size=24, utility=False
+        ...     labels=Path("labels.csv"), test_labels=Path("test.csv"), epochs=1, least_steps=100, working_size=24,
+        ...     utility=False,
         ... )
         >>> report = evaluate(Path("EXPORT"), Path("OUT"), Path("TEST"), options)
         >>> [(result.victim, result.trained_on) for result in report.results]
@@ -77,6 +77,7 @@ def evaluate(
     victims, shares, device = options.victim_names(), options.shares(), pick_device(options.device)
     state = EvaluationState(options.state)
     options.chosen_countermeasures()  # before anything is read
+    augmentations = options.augmentations()
     options.check_epsilon()
     _check_report(options.report)
     with TemporaryDirectory() as spare:
@@ -89,7 +90,7 @@ def evaluate(
         # What takes no training comes first: files that break a bound are not worth any.
         inspection = inspect(folders, places, options, show_progress=show_progress)
         grid = Grid(folders, build, _recipe(folders, options), state)
-        cells = plan_cells(victims, countermeasures, shares, options.seeds, folders.protected)
+        cells = plan_cells(victims, countermeasures, shares, options.seeds, folders.protected, augmentations)
         results = grid.run(cells, show_progress=show_progress, after_training=after_training)
         seen_first = ""
         if any(map(is_pretrained, victims)):
@@ -139,9 +140,12 @@ def _check_shares(folders: Folders, shares: list[float]) -> None:
 
 
 def _recipe(folders: Folders, options: EvaluateOptions) -> VictimRecipe:
-    """Give how victims are trained; batches of volumes are smaller."""
-    recipe = VictimRecipe(epochs=options.epochs)
-    return replace(recipe, batch_size=VOLUME_BATCH) if folders.spatial_dims == 3 else recipe
+    """Give how victims are trained; batches of volumes are smaller, and it takes more of them."""
+    dims = folders.spatial_dims
+    return VictimRecipe(
+        epochs=options.epochs, batch_size=VOLUME_BATCH if dims == 3 else SLICE_BATCH,
+        least_steps=LEAST_STEPS[dims] if options.least_steps is None else options.least_steps,
+    )  # fmt: skip
 
 
 def _utility(grid: Grid, victim: str) -> dict[str, Any]:

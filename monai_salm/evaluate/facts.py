@@ -39,7 +39,10 @@ def run_facts(
         seconds: that this took.
     """
     protection = inspection.protection(options.epsilon)
-    names = [name for result in results for name in (result.victim, result.countermeasure, *result.scores.final)]
+    names = [
+        name for result in results
+        for name in (result.victim, result.augmentation, result.countermeasure, *result.scores.final)
+    ]  # fmt: skip
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command or command_of(options, places),

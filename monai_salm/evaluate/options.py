@@ -11,6 +11,8 @@ from typing import Any
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, Countermeasure, find_countermeasure
+from monai_salm.evaluate.results import FLIPS
+from monai_salm.learning.augmentations import AUGMENTATIONS, find_augmentation
 from monai_salm.learning.networks import DEFAULT_NETWORKS
 from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labeling import SampleOptions
@@ -27,7 +29,11 @@ class EvaluateOptions:
         countermeasures: names, separated by commas, or ``all``.
         victims: names of networks, separated by commas; empty takes a small one.
         seeds: trainings per network and folder, with seeds 0, 1, ...
-        epochs: of each training; more where they make fewer than 300 steps.
+        epochs: of each training; more where they make fewer than ``least_steps``.
+        least_steps: optimizer steps of each training at least; None takes what
+            :data:`~monai_salm.learning.victims.LEAST_STEPS` says.
+        augmentation: what victims do to their images: ``none``, ``flips`` (and shifts), ``nnunet``, or several of
+            these, separated by commas, each with trainings of its own.
         protected_shares: percentages of the training images that are protected, separated by commas; the other images
             are clean.
         pretrain: unlabeled clean images that victims with ``+pretrained`` or ``+frozen`` see first; None takes the test
@@ -37,7 +43,7 @@ class EvaluateOptions:
         verification: check the first protected folder against its originals first, as ``verify`` does.
         epsilon: bound to hold its files to; empty takes what DICOM files state, and for others what the manifest of
             their run says, if it is beside them.
-        report: page to write, with its figures as JSON beside it; None writes none.
+        report: page to write, with its figures as JSON and its trainings as CSV beside it; None writes none.
         state: file that finished trainings are kept in, and taken from when the evaluation is run again; None keeps
             none.
         window, modality, device: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
@@ -53,6 +59,8 @@ class EvaluateOptions:
     victims: str = ""
     seeds: int = 1
     epochs: int = 20
+    least_steps: int | None = None
+    augmentation: str = FLIPS
     protected_shares: str = "100"
     pretrain: Path | None = None
     utility: bool = True
@@ -95,6 +103,8 @@ class EvaluateOptions:
             "protected_shares",
             "seeds",
             "epochs",
+            "least_steps",
+            "augmentation",
             "epsilon",
             "window",
             "modality",
@@ -109,6 +119,15 @@ class EvaluateOptions:
     def victim_names(self) -> list[str]:
         """Give the networks in order."""
         return _items(self.victims) or [DEFAULT_NETWORKS[self.task]]
+
+    def augmentations(self) -> list[str]:
+        """Give the names of what victims do to their images, in order, or raise UsageError."""
+        names = _items(self.augmentation)
+        for name in names:
+            find_augmentation(name)
+        if not names:
+            raise UsageError(f"no augmentation is named; give some of {', '.join(AUGMENTATIONS)}")
+        return names
 
     def chosen_countermeasures(self, images: float = inf) -> tuple[list[Countermeasure], list[str]]:
         """Give the countermeasures in order, ``none`` first, and notes on those that ``all`` leaves out.

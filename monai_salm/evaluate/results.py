@@ -20,7 +20,10 @@ CLEAN, CLEAN_PART = "clean", "clean part"
 ones.
 """
 
-_GROUP = ("victim", "trained_on", "countermeasure", "protected_share")
+FLIPS = "flips"
+"""Name of the augmentation that victims train with unless they are told otherwise."""
+
+_GROUP = ("victim", "trained_on", "countermeasure", "protected_share", "augmentation")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class VictimResult:
             out.
         seed: of its training.
         scores: on the clean test images.
+        augmentation: name of what it did to its images; a countermeasure that is an augmentation takes its place.
     """
 
     victim: str
@@ -43,24 +47,26 @@ class VictimResult:
     protected_share: float
     seed: int
     scores: VictimScores
+    augmentation: str = FLIPS
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back."""
         row = {name: getattr(self, name) for name in (*_GROUP, "seed")}
         final = {name: rounded(value) for name, value in self.scores.final.items()}
         curve = [rounded(value) for value in self.scores.curve]
-        return (
-            row | final | {"peak": rounded(self.scores.peak), "curve": curve, "seconds": round(self.scores.seconds, 1)}
-        )
+        return row | final | {
+            "peak": rounded(self.scores.peak), "reliance": rounded(self.scores.reliance), "curve": curve,
+            "seconds": round(self.scores.seconds, 1),
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> VictimResult:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
-        victim, trained_on, countermeasure, share, seed = (row[name] for name in (*_GROUP, "seed"))
-        other = (*_GROUP, "seed", "peak", "curve", "seconds")
+        other = (*_GROUP, "seed", "peak", "reliance", "curve", "seconds")
         final = {name: _defined(value) for name, value in row.items() if name not in other}
-        scores = VictimScores(final, _defined(row["peak"]), tuple(map(_defined, row["curve"])), row["seconds"])
-        return cls(victim, trained_on, countermeasure, share, seed, scores)
+        peak, reliance, *curve = map(_defined, (row["peak"], row["reliance"], *row["curve"]))
+        scores = VictimScores(final, peak, tuple(curve), row["seconds"], reliance)
+        return cls(**{name: row[name] for name in (*_GROUP, "seed")}, scores=scores)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,10 @@ class EvaluateReport:
         rows = []
         for group, results in groups.items():
             row: dict[str, Any] = dict(zip(_GROUP, group, strict=True)) | {"seeds": len(results)}
-            scores = [result.scores.final | {"peak": result.scores.peak} for result in results]
+            scores = [
+                result.scores.final | {"peak": result.scores.peak, "reliance": result.scores.reliance}
+                for result in results
+            ]
             for name in scores[0]:
                 values = [score[name] for score in scores]
                 defined = all(value == value for value in values)  # no AUC without both classes
@@ -128,22 +137,23 @@ class EvaluateReport:
         """Say of each victim on protected images, beside the one on clean images after the same countermeasure, what it
         could learn.
 
-        ``kept`` is the share of what a clean victim learns, beyond a guess, that the protection keeps from this one.
+        ``kept`` is the share of what a clean victim learns, beyond a guess, that the protection keeps from this one;
+        ``auc`` is None for segmentation.
         """
         rows = []
         summary = self.summary()
+        alike = ("victim", "countermeasure", "augmentation")
         clean = {
-            (row["victim"], row["countermeasure"]): row[self.main_score]
-            for row in summary
-            if row["trained_on"] == CLEAN
+            tuple(row[name] for name in alike): row[self.main_score] for row in summary if row["trained_on"] == CLEAN
         }
         for row in summary:
-            best, score, peak = clean.get((row["victim"], row["countermeasure"])), row[self.main_score], row["peak"]
+            best, score, peak = clean.get(tuple(row[name] for name in alike)), row[self.main_score], row["peak"]
             if row["trained_on"] in (CLEAN, CLEAN_PART) or best is None or score is None:
                 continue
             learned, known = best - (self.chance or 0.0), usable(score, self.chance)
             kept = rounded((best - known) / learned) if learned > 0 else None
-            figures = {"clean": best, "protected": score, "peak": peak, "kept": kept}
+            figures = {"clean": best, "protected": score, "auc": row.get("auc"), "peak": peak}
+            figures |= {"reliance": row["reliance"], "kept": kept}
             rows.append(
                 {name: row[name] for name in _GROUP} | figures | {"verdict": verdict(best, known, peak, self.chance)}
             )
@@ -165,7 +175,8 @@ class EvaluateReport:
             if any(r.protected_share < 1 for r in self.results)
             else ""
         )
-        return f"scores on clean test images; images used: {used}{guess}; peak is the best epoch{part}"
+        relies = "; reliance is the score on images that it trained on (the protected ones) minus that on test images"
+        return f"scores on clean test images; images used: {used}{guess}; peak is the best epoch{relies}{part}"
 
     def _other_lines(self) -> list[str]:
         lines = []
@@ -190,6 +201,13 @@ class EvaluateReport:
         return lines + [f"note: {note}" for note in self.notes]
 
 
+def victim_name(row: Mapping[str, Any]) -> str:
+    """Name the victim of a row, with its augmentation where that is not the usual one."""
+    augmentation = row.get("augmentation", FLIPS)
+    name = "no augmentation" if augmentation == "none" else augmentation
+    return str(row["victim"]) if augmentation == FLIPS else f"{row['victim']} ({name})"
+
+
 def _defined(value: float | None) -> float:
     return float("nan") if value is None else value
 
@@ -202,19 +220,21 @@ def rounded(value: float) -> float | None:
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
     """Set rows as a table."""
     names = [name for name in rows[0] if name not in (*_GROUP, "seeds") and not name.endswith("_sd")]
-    heads = ["victim", "trained on", "countermeasure", "share"]
+    several = any(row["augmentation"] != FLIPS for row in rows)
+    heads = ["victim", *(["augmentation"] if several else []), "trained on", "countermeasure", "share"]
     lines = [[*heads, *(name.replace("_", " ") for name in names)]]
     for row in rows:
         share = "-" if row["trained_on"] == CLEAN else f"{row['protected_share']:.0%}"
         cells = [_cell(row[name], row[f"{name}_sd"]) for name in names]
-        lines.append([row["victim"], row["trained_on"], row["countermeasure"], share, *cells])
+        who = [row["victim"], *([row["augmentation"]] if several else [])]
+        lines.append([*who, row["trained_on"], row["countermeasure"], share, *cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _sentence(row: dict[str, Any]) -> str:
     """Say one verdict in a line."""
-    where = f"{row['victim']} on {row['trained_on']}"
+    where = f"{victim_name(row)} on {row['trained_on']}"
     where += f" ({row['protected_share']:.0%} of the images)" if row["protected_share"] < 1 else ""
     where += f" after {row['countermeasure']}" if row["countermeasure"] != "none" else ""
     lost = (
@@ -222,8 +242,9 @@ def _sentence(row: dict[str, Any]) -> str:
         if row["kept"] is None or row["verdict"] == "not learned"
         else f"; {max(0.0, row['kept']):.0%} of what clean images teach is kept from it"
     )
+    auc = "" if row["auc"] is None else f", AUC {row['auc']:.3f}"
     return (
-        f"{row['verdict'].upper()}: {where}: {row['protected']:.3f}, peak {row['peak']:.3f}, trained on clean "
+        f"{row['verdict'].upper()}: {where}: {row['protected']:.3f}{auc}, peak {row['peak']:.3f}, trained on clean "
         f"{row['clean']:.3f}{lost}"
     )
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from time import monotonic
 
 import numpy as np
@@ -19,13 +20,17 @@ from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import Countermeasure, ImageChange, Leak
 from monai_salm.evaluate.folders import PRETRAIN, TEST, Folders, stratified_part
 from monai_salm.evaluate.pretraining import pretrain
-from monai_salm.evaluate.results import CLEAN, CLEAN_PART, VictimResult
+from monai_salm.evaluate.results import CLEAN, CLEAN_PART, FLIPS, VictimResult
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.victims import build_victim, is_pretrained
+from monai_salm.learning.augmentations import find_augmentation
 from monai_salm.learning.checks import check_network
-from monai_salm.learning.samples import WorkingSample
+from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.victims import VictimRecipe, VictimTraining, train_victim
 from monai_salm.progress import Progress
+
+MOST_RELIED_ON = {2: 200, 3: 50}
+"""Training images at most that show how much a victim relies on the noise, by dimensions."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class GridCell:
     countermeasure: Countermeasure
     protected_share: float
     seed: int
+    augmentation: str = FLIPS
 
 
 def plan_cells(
@@ -45,18 +51,20 @@ def plan_cells(
     shares: Sequence[float],
     seeds: int,
     protected: Sequence[str],
+    augmentations: Sequence[str] = (FLIPS,),
 ) -> list[GridCell]:
     """Give all trainings in the order of their worth: what each countermeasure does is known before the next begins,
-    whole folders before parts.
+    whole folders before parts. A countermeasure that is an augmentation itself takes the place of the usual one.
     """
     cells = []
     for countermeasure in countermeasures:
+        others = augmentations if countermeasure.augmentation is None else (FLIPS,)
         for share in shares:
             beside = ([CLEAN] if share == shares[0] else []) + ([CLEAN_PART] if share < 1 else [])
             for seed in range(seeds):
-                for victim in victims:
+                for augmentation, victim in product(others, victims):
                     cells += [
-                        GridCell(victim, name, countermeasure, 1.0 if name == CLEAN else share, seed)
+                        GridCell(victim, name, countermeasure, 1.0 if name == CLEAN else share, seed, augmentation)
                         for name in (*beside, *protected)
                     ]
     return cells
@@ -111,10 +119,11 @@ class VictimBuilder:
 
 class TimeLeft:
     """How long the trainings that are left will take, from the epochs that were measured: each network has its own
-    pace, and so has each countermeasure.
+    pace, and so has what is done to its images.
 
     Args:
-        work: (network, countermeasure, images that it sees in all its epochs) of each training that is to be made.
+        work: (network, what is done to its images, how many it sees in all its epochs) of each training that is to be
+            made.
     """
 
     def __init__(self, work: Sequence[tuple[str, str, float]]) -> None:
@@ -123,8 +132,8 @@ class TimeLeft:
 
     def measure(self, seconds: float, share: float) -> None:
         """Count a share of the first training that is left, and the time that it took."""
-        victim, countermeasure, work = self._left[0]
-        for key in ((), (victim,), (victim, countermeasure)):
+        victim, change, work = self._left[0]
+        for key in ((), (victim,), (victim, change)):
             known = self._measured.get(key, (0.0, 0.0))
             self._measured[key] = (known[0] + seconds, known[1] + work * share)
 
@@ -141,11 +150,9 @@ class TimeLeft:
         if not self._measured:
             return None
         total = 0.0
-        for number, (victim, countermeasure, work) in enumerate(self._left):
+        for number, (victim, change, work) in enumerate(self._left):
             spent, seen = next(
-                found
-                for key in ((victim, countermeasure), (victim,), ())
-                if (found := self._measured.get(key)) is not None
+                found for key in ((victim, change), (victim,), ()) if (found := self._measured.get(key)) is not None
             )
             total += spent / seen * work * (1 - share_done if number == 0 else 1)
         return total
@@ -191,12 +198,14 @@ class Grid:
         results = []
         keys = [self._key(cell) for cell in cells]
         missing = [cell for cell, key in zip(cells, keys, strict=True) if self.state.get(key) is None]
-        left = TimeLeft([(cell.victim, cell.countermeasure.name, self._work(cell)) for cell in missing])
+        left = TimeLeft(
+            [(cell.victim, f"{cell.augmentation}, {cell.countermeasure.name}", self._work(cell)) for cell in missing]
+        )
         with Progress("victims", len(cells), "victims", show_progress=show_progress) as bar:
             for cell, key in zip(cells, keys, strict=True):
                 about = (
-                    f"{cell.victim} on {cell.trained_on}, {cell.countermeasure.name}, {cell.protected_share:.0%}, "
-                    f"seed {cell.seed}"
+                    f"{cell.victim} on {cell.trained_on}, {cell.augmentation}, {cell.countermeasure.name}, "
+                    f"{cell.protected_share:.0%}, seed {cell.seed}"
                 )
                 bar.update(0, about, seconds_left=left.seconds())
                 record = self.state.get(key)
@@ -240,20 +249,34 @@ class Grid:
     def _trained(
         self, cell: GridCell, change: ImageChange | None, after_epoch: Callable[[int], None], show_progress: bool
     ) -> VictimResult:
-        train = [self._sample(folder, number, change) for folder, number in self.chosen(cell)]
+        chosen = self.chosen(cell)
+        train = [self._sample(folder, number, change) for folder, number in chosen]
         test = [self._sample(TEST, number, change) for number in range(len(self.folders[TEST].samples))]
         training = VictimTraining(
             task=self.folders.task, train=self.folders.working_set(train), test=self.folders.working_set(test),
             recipe=self.recipe, seed=cell.seed, device=self.build.device,
-            augmentation=cell.countermeasure.augmentation, batch_loss=cell.countermeasure.batch_loss,
+            augmentation=cell.countermeasure.augmentation or find_augmentation(cell.augmentation),
+            batch_loss=cell.countermeasure.batch_loss, relied_on=self._relied_on(cell, chosen, train),
         )  # fmt: skip
         scores = train_victim(
             self.build(cell.victim, cell.seed), training, description=f"epochs of {cell.victim}",
             show_progress=show_progress, after_epoch=after_epoch,
         )  # fmt: skip
         return VictimResult(
-            cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed, scores
-        )
+            cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed, scores,
+            cell.augmentation,
+        )  # fmt: skip
+
+    def _relied_on(
+        self, cell: GridCell, chosen: Sequence[tuple[str, int]], train: Sequence[WorkingSample]
+    ) -> WorkingSet:
+        """Give a part of the protected images that a cell trains on, as its victim sees them; of the clean ones where
+        there are no others.
+        """
+        protected = [sample for (folder, _), sample in zip(chosen, train, strict=True) if folder == cell.trained_on]
+        images = protected or list(train)
+        share = min(1.0, MOST_RELIED_ON[self.folders.spatial_dims] / len(images))
+        return self.folders.working_set([images[number] for number in stratified_part(images, share, cell.seed)])
 
     def chosen(self, cell: GridCell) -> list[tuple[str, int]]:
         """Give the images that a cell trains on: the name of a folder, and the number of the sample in it."""
@@ -335,7 +358,10 @@ class Grid:
         if is_pretrained(cell.victim):
             seen.append(self.build.source)
         return self.state.key({
-            "cell": [cell.victim, cell.trained_on, cell.countermeasure.name, cell.protected_share, cell.seed],
+            "cell": [
+                cell.victim, cell.trained_on, cell.augmentation, cell.countermeasure.name, cell.protected_share,
+                cell.seed,
+            ],
             "recipe": repr(self.recipe),
             "images": [self.folders[name].digest for name in seen], "shape": self.folders.shape,
             "version": version("monai_salm"),

@@ -8,11 +8,21 @@ the caller, for each sample its own, and is made into flips, shifts and the rest
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+class Augmentation(Protocol):
+    """What happens to the images of a batch before a network in training sees them."""
+
+    def apply(self, images: Tensor, draws: Tensor, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Give a changed copy of images, and of the label maps that follow them; see
+        :meth:`ConsumerAugmentation.apply`.
+        """
+        ...
 
 
 @dataclass(frozen=True)

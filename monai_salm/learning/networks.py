@@ -25,6 +25,13 @@ DEFAULT_NETWORKS = {"classification": "small-resnet", "segmentation": "small-une
 
 _CHOSEN: dict[str, dict[str, Any]] = {
     "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
+    # nnU-Net's blocks of two convolutions, at the four sizes that small images have.
+    "DynUNet": {
+        "kernel_size": (3, 3, 3, 3),
+        "strides": (1, 2, 2, 2),
+        "upsample_kernel_size": (2, 2, 2),
+        "filters": (16, 32, 64, 128),
+    },
     # Running statistics of MONAI's momentum of 0.01 are far from the truth after the few hundred steps of a small data
     # set.
     "EfficientNetBN": {"model_name": "efficientnet-b0", "norm": ("batch", {"eps": 1e-3, "momentum": 0.1})},

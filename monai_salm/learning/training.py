@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
-from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
+from monai_salm.learning.consumers import Augmentation, draws_needed
 from monai_salm.learning.networks import logits_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch
@@ -105,7 +105,7 @@ def train(batches: Iterable[WorkingBatch], objective: Objective, descent: Descen
 def supervised(
     network: nn.Module,
     task: LearningTask,
-    augmentation: ConsumerAugmentation,
+    augmentation: Augmentation,
     *,
     batch_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     bfloat16: bool = False,
@@ -138,7 +138,7 @@ def logits_in(network: nn.Module, images: Tensor, *, bfloat16: bool) -> Tensor:
         return logits_of(network, images).float()
 
 
-def augmented(batch: WorkingBatch, task: LearningTask, augmentation: ConsumerAugmentation) -> tuple[Tensor, Tensor]:
+def augmented(batch: WorkingBatch, task: LearningTask, augmentation: Augmentation) -> tuple[Tensor, Tensor]:
     """Give the images and the targets of a batch as a network in training sees them, with the batch's own draws.
 
     Raises:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.augmentations import FLIPS
 from monai_salm.learning.chance import SampleChance, own_randomness
-from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.consumers import Augmentation
 from monai_salm.learning.networks import logits_of, set_training
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
@@ -26,6 +27,9 @@ BatchLoss = Callable[[Callable[[Tensor], Tensor], LearningTask, Tensor, Tensor, 
 """Gives the loss to train on, a scalar, from (logits_of, task, images ``(batch, 1, *spatial)``, target, generator on
 the CPU).
 """
+
+LEAST_STEPS = {2: 1000, 3: 800}
+"""Optimizer steps of a victim of images or volumes at least, unless it is told otherwise; docs/evaluate.md says why."""
 
 VERDICTS = ("protected", "weakened", "not protected", "not learned")
 
@@ -51,10 +55,10 @@ class VictimRecipe:
     """
 
     epochs: int = 20
-    least_steps: int = 300
+    least_steps: int = LEAST_STEPS[2]
     batch_size: int = 32
     learning_rate: float | None = None
-    augmentation: ConsumerAugmentation = ConsumerAugmentation(identity=0.0)
+    augmentation: Augmentation = FLIPS
     score_every: int = 1
 
     def epochs_for(self, images: int) -> int:
@@ -74,6 +78,8 @@ class VictimTraining:
         device: where to compute.
         augmentation: in place of the recipe's.
         batch_loss: in place of the mean of the task's loss.
+        relied_on: images of the training, in the end scored as well, to see how much the network relies on what they
+            have and clean test images have not; None leaves that out.
     """
 
     task: LearningTask
@@ -82,8 +88,9 @@ class VictimTraining:
     recipe: VictimRecipe
     seed: int
     device: torch.device
-    augmentation: ConsumerAugmentation | None = None
+    augmentation: Augmentation | None = None
     batch_loss: BatchLoss | None = None
+    relied_on: WorkingSet | None = None
 
     @property
     def epochs(self) -> int:
@@ -106,6 +113,13 @@ class VictimTraining:
         """Score a network on the test images, see :func:`score_network`."""
         return score_network(network, self.task, self.test, self.recipe.batch_size, self.device, distances=distances)
 
+    def reliance(self, network: nn.Module, score: float) -> float:
+        """Give the main score of a network on ``relied_on`` minus that on the test images; NaN where there are none."""
+        if self.relied_on is None:
+            return math.nan
+        size, main = self.recipe.batch_size, main_score(self.task)
+        return score_network(network, self.task, self.relied_on, size, self.device, distances=False)[main] - score
+
 
 @dataclass(frozen=True)
 class VictimScores:
@@ -116,12 +130,15 @@ class VictimScores:
         peak: best main score over the epochs: what a stranger gets who stops in time.
         curve: main score after every scored epoch.
         seconds: time of training and scoring.
+        reliance: main score on images that it trained on minus that on the test images, after the last epoch; NaN where
+            it was not measured.
     """
 
     final: dict[str, float]
     peak: float
     curve: tuple[float, ...]
     seconds: float
+    reliance: float = math.nan
 
 
 def train_victim(
@@ -163,8 +180,9 @@ def train_victim(
             bar.update(note=f"{main_score(task).replace('_', ' ')} {curve[-1]:.3f}" if curve else "")
             if after_epoch is not None:
                 after_epoch(epoch)
+    reliance = training.reliance(network, curve[-1])
     peak = max((score for score in curve if score == score), default=math.nan)
-    return VictimScores(final, peak, tuple(curve), perf_counter() - start)
+    return VictimScores(final, peak, tuple(curve), perf_counter() - start, reliance)
 
 
 def main_score(task: LearningTask) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from monai_salm.evaluate import (
 )
 from monai_salm.evaluate import trainings as grid
 from monai_salm.evaluate.results import usable, verdict
+from monai_salm.learning.victims import LEAST_STEPS
 from monai_salm.pipeline import protect
 from tests.exports import (
     ROOT_UID,
@@ -50,7 +52,8 @@ from tests.exports import (
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train for as few steps as the epochs make; what is learned matters to two tests alone."""
-    monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, least_steps=1, score_every=20))
+    monkeypatch.setattr(comparison, "LEAST_STEPS", {2: 1, 3: 1})
+    monkeypatch.setattr(comparison, "VictimRecipe", partial(VictimRecipe, score_every=20))
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +125,8 @@ def test_json_and_table(folders: Path) -> None:
         for folder in ("clean", "protected")
     ]
     assert set(rows[0]) == {
-        "victim", "trained_on", "countermeasure", "protected_share", "seed", "balanced_accuracy", "auc", "mcc", "peak",
-        "curve", "seconds",
+        "victim", "trained_on", "countermeasure", "protected_share", "augmentation", "seed", "balanced_accuracy", "auc",
+        "mcc", "peak", "reliance", "curve", "seconds",
     }  # fmt: skip
     assert len(result["summary"]) == len(rows) / 2
     assert {"seeds", "balanced_accuracy", "balanced_accuracy_sd", "peak", "peak_sd", "protected_share"} <= set(
@@ -183,6 +186,63 @@ def test_mean_and_spread_over_seeds() -> None:
     assert [VictimResult.from_json(json.loads(json.dumps(one.to_json()))).to_json() for one in results] == [
         one.to_json() for one in results
     ]
+
+
+def test_reliance_and_auc_are_means_over_seeds_and_survive_json() -> None:
+    results = [
+        VictimResult(
+            "net", "protected", "none", 1.0, seed,
+            VictimScores({"balanced_accuracy": 0.6, "auc": 0.7 + 0.1 * seed}, 0.6, (0.6,), 1.0, 0.1 + 0.2 * seed),
+        )
+        for seed in range(2)
+    ]  # fmt: skip
+    report = EvaluateReport([*_results("clean", 0.9), *results], {"clean": 3}, 0.5)
+    row = report.summary()[1]
+    assert (row["reliance"], row["reliance_sd"], row["auc"]) == (0.2, pytest.approx(0.141421), 0.75)
+    assert report.summary()[0]["reliance"] is None, "it was not measured"
+    (verdict_row,) = report.verdicts()
+    assert (verdict_row["auc"], verdict_row["peak"], verdict_row["reliance"]) == (0.75, 0.6, 0.2)
+    text = report.table().splitlines()
+    assert text[0].split()[-5:] == ["balanced", "accuracy", "auc", "peak", "reliance"]
+    assert text[2].endswith("0.750 ± 0.071  0.600 ± 0.000  0.200 ± 0.141")
+    assert (
+        "reliance is the score on images that it trained on (the protected ones) minus that on test images" in text[3]
+    )
+    assert "net on protected: 0.600, AUC 0.750, peak 0.600, trained on clean 0.900" in text[4]
+    again = VictimResult.from_json(json.loads(json.dumps(results[1].to_json())))
+    assert (again.scores.reliance, again.scores.final["auc"], again.augmentation) == (0.3, 0.8, "flips")
+
+
+def test_verdict_is_against_clean_images_under_the_same_augmentation() -> None:
+    results = [
+        replace(result, augmentation=augmentation)
+        for augmentation, clean, score in (("nnunet", 0.7, 0.65), ("none", 0.9, 0.5))
+        for result in (*_results("clean", clean), *_results("protected", score))
+    ]
+    report = EvaluateReport(results, {"clean": 3}, 0.5)
+    assert [(row["augmentation"], row["clean"], row["verdict"]) for row in report.verdicts()] == [
+        ("nnunet", 0.7, "not protected"),
+        ("none", 0.9, "protected"),
+    ]
+    lines = report.table().splitlines()
+    assert lines[0].split()[:3] == ["victim", "augmentation", "trained"]
+    assert [line.split()[1] for line in lines[1:5]] == ["nnunet", "nnunet", "none", "none"]
+    assert "NOT PROTECTED: net (nnunet) on protected: 0.650" in "\n".join(lines)
+    assert "\nPROTECTED: net (no augmentation) on protected: 0.500" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("dims", "told", "expected"),
+    [(2, None, (LEAST_STEPS[2], 32)), (3, None, (800, 8)), (2, 7, (7, 32)), (3, 9, (9, 8))],
+)
+def test_volumes_take_more_and_smaller_steps(
+    dims: int, told: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "LEAST_STEPS", LEAST_STEPS)
+    folders: Any = SimpleNamespace(spatial_dims=dims)
+    recipe = comparison._recipe(folders, EvaluateOptions(epochs=1, least_steps=told))
+    assert (recipe.least_steps, recipe.batch_size) == expected
+    assert recipe.epochs_for(40) == -(-expected[0] // -(-40 // expected[1]))
 
 
 def test_verdict_compares_what_went_through_the_same_countermeasure() -> None:
@@ -274,6 +334,20 @@ def test_zips_and_report(folders: Path, tmp_path: Path) -> None:
         example["within_bound"] and example["largest_change_model"] > 0 and not example["changed_outside_anatomy"]
         for example in written["examples"]
     )
+
+
+@pytest.mark.slow
+def test_victims_by_augmentation(folders: Path, tmp_path: Path) -> None:
+    report = _evaluate(folders, augmentation="none,nnunet", report=tmp_path / "r.html").to_json()
+    assert [(row["augmentation"], row["trained_on"]) for row in report["results"]] == [
+        ("none", "clean"), ("none", "protected"), ("nnunet", "clean"), ("nnunet", "protected"),
+    ]  # fmt: skip
+    curves = {(row["augmentation"], row["trained_on"]): row["reliance"] for row in report["results"]}
+    assert all(-1 <= value <= 1 for value in curves.values())
+    assert report["options"]["augmentation"] == "none,nnunet"
+    assert any("nnU-Net" in entry["citation"] for entry in report["run"]["citations"])
+    assert "--augmentation none,nnunet" in report["run"]["command"]
+    assert "small-cnn (nnunet)" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.slow
@@ -495,6 +569,7 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
         ({"victims": "small-unet"}, "network 'small-unet' gives .*; give a network for classification"),
         ({"victims": "small-cnn+magic"}, r"victim 'small-cnn\+magic' has an unknown suffix"),
         ({"labels": None}, "needs labels"),
+        ({"augmentation": "mirror"}, "augmentation 'mirror' is unknown; choose among none, flips, nnunet"),
         ({"countermeasures": "jpg"}, "countermeasure 'jpg' is unknown; .*jpeg-50"),
         ({"countermeasures": "denoiser-100"}, "'denoiser-100' needs 100 leaked pairs, of 12 images"),
         ({"protected_shares": "1"}, "protected share 1% of 12 images is 0 of them"),
@@ -508,6 +583,7 @@ def test_documents_of_an_export_are_no_images(tmp_path: Path) -> None:
         "kind of victim",
         "suffix",
         "labels",
+        "augmentation",
         "countermeasure",
         "leak",
         "share",

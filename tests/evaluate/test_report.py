@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import math
@@ -38,7 +39,8 @@ def _report(
     for victim, countermeasure, protected, verdict in cells:
         for name, score in (("clean", clean), (folder, protected)):
             cell = {"victim": victim, "trained_on": name, "countermeasure": countermeasure, "protected_share": 1.0}
-            scores = {"balanced_accuracy": score, "auc": score, "mcc": None, "peak": score + 0.01}
+            scores = {"balanced_accuracy": score, "auc": score + 0.02, "mcc": None, "peak": score + 0.01}
+            scores |= {"reliance": 0.93 - score}
             rows.append(cell | {"seeds": 2} | scores | {"balanced_accuracy_sd": 0.0123, "peak_sd": 0.004})
             results += [
                 cell | {"seed": seed} | scores | {"curve": [0.5, score + 0.01, score], "seconds": 1.0}
@@ -174,10 +176,36 @@ def test_mixtures_have_their_own_figure_and_do_not_enter_the_headline(tmp_path: 
     report["verdicts"].append(report["verdicts"][0] | {"protected_share": 0.5, "verdict": "not protected", "kept": 0.1})
     page = _write(report, tmp_path)
     assert 'id="mixtures"' in page
-    assert "0.800 ± 0.012 0.820 ± 0.012" in _words(page)
+    assert "0.800 ± 0.012 / 0.920 / 0.910 0.820 ± 0.012 / 0.920 / 0.910" in _words(page)
+    assert "balanced accuracy / AUC / peak of networks trained on mixtures" in _words(page)
     (verdict,) = headlines(report)
     assert verdict.level == "caution"
     assert "Once clean images are mixed in, networks learn in 1 of 1 such tests." in verdict.sentences
+
+
+def test_auc_peak_and_reliance_stand_beside_the_score(tmp_path: Path) -> None:
+    page = _words(_write(_report(MIXED), tmp_path))
+    heads = (
+        "verdict originals (ceiling) originals, AUC protected, last epoch protected, AUC protected, best epoch "
+        "taken away reliance reliance on originals"
+    )
+    assert page.count(heads) == 2
+    row = "0.900 ± 0.012 0.920 0.520 ± 0.012 0.540 0.530 ± 0.004 95 % 0.410 0.030 0.500 0.625"
+    assert f"resnet18 ✓ protected {row}" in page
+    assert "“Reliance” is the score on a part of the images" in page
+
+
+def test_augmentations_are_told_apart(tmp_path: Path) -> None:
+    report, other = _report(MIXED[:2]), _report([("resnet18", "none", 0.7, "weakened")], clean=0.8)
+    for key in ("results", "summary", "verdicts"):
+        report[key] += [row | {"augmentation": "nnunet"} for row in other[key]]
+    page = _words(_write(report, tmp_path))
+    assert "resnet18 ◐ weakened 0.900 ± 0.012" not in page
+    assert "resnet18 (nnunet) ◐ weakened 0.800 ± 0.012 0.820 0.700 ± 0.012" in page
+    assert "augmentations flips, nnunet" in page
+    assert "Augmentations not measured none " in page
+    assert "Networks tested resnet18, resnet18 (nnunet)" in page
+    assert "Networks not measured small-resnet, small-cnn, resnet18-3x3" in page
 
 
 def test_several_folders_have_a_verdict_each(tmp_path: Path) -> None:
@@ -233,6 +261,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
 
 def test_twin_has_the_same_content(tmp_path: Path) -> None:
     report = _report(MIXED)
+    (tmp_path / "report.csv").write_text("path,label\n", encoding="utf-8")  # somebody's table of labels
     first = _write(report, tmp_path, _pair())
     twin = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert {key: twin[key] for key in report} == report
@@ -244,7 +273,14 @@ def test_twin_has_the_same_content(tmp_path: Path) -> None:
     mean_square = (31 * (4 / 255) ** 2 + EPSILON**2) / 240
     assert example["psnr"] == pytest.approx(-10 * math.log10(mean_square), abs=1e-3)
     assert example["within_bound"] is True
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+    names = ["report.csv", "report.html", "report.json", "report.trainings.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8") == "path,label\n"
+    with (tmp_path / "report.trainings.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(report["results"])
+    assert list(rows[0]) == [name for name in report["results"][0] if name != "curve"]
+    assert (rows[2]["trained_on"], rows[2]["auc"], rows[2]["peak"], rows[2]["mcc"]) == ("protected", "0.54", "0.53", "")
     assert _write(report, tmp_path, _pair()) == first
 
 

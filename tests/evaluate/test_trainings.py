@@ -21,6 +21,7 @@ from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASU
 from monai_salm.evaluate.folders import Folder, Folders, stratified_part
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, GridCell, VictimBuilder, plan_cells
+from monai_salm.learning.augmentations import AUGMENTATIONS
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.victims import VictimRecipe, VictimScores, VictimTraining
@@ -60,13 +61,17 @@ class Trainings:
     def __init__(self) -> None:
         self.train: list[WorkingSet] = []
         self.test: list[WorkingSet] = []
+        self.relied_on: list[WorkingSet] = []
+        self.augmentations: list[Any] = []
 
     def __call__(self, network: Any, training: VictimTraining, **more: Any) -> VictimScores:
         self.train.append(training.train)
         self.test.append(training.test)
-        return VictimScores(
-            {"balanced_accuracy": len(self.train) / 100, "auc": float("nan")}, 0.9, (0.9, len(self.train) / 100), 1.0
-        )
+        assert training.relied_on is not None
+        self.relied_on.append(training.relied_on)
+        self.augmentations.append(training.augmentation)
+        score = len(self.train) / 100
+        return VictimScores({"balanced_accuracy": score, "auc": float("nan")}, 0.9, (0.9, score), 1.0, score - 0.5)
 
     def origins(self, index: int = -1) -> list[float]:
         return [round(float(one.image_model[0, 0]), 3) for one in self.train[index].samples]
@@ -138,6 +143,46 @@ def test_mix_has_the_right_numbers_and_its_clean_part_none_that_is_protected(tra
     assert {one.sample_id for one in trainings.train[1].samples} == {
         one.sample_id for one in run.folders["clean"].samples
     }
+
+
+def test_each_augmentation_has_trainings_of_its_own(trainings: Trainings, tmp_path: Path) -> None:
+    strong = COUNTERMEASURES["strong-augmentation"]
+    cells = plan_cells(
+        ["small-cnn"], [NO_COUNTERMEASURE, strong], [1.0], 1, ["protected"], augmentations=["nnunet", "none"]
+    )
+    plan = [(one.trained_on, one.augmentation, one.countermeasure.name) for one in cells]
+    assert plan == [
+        ("clean", "nnunet", "none"), ("protected", "nnunet", "none"),
+        ("clean", "none", "none"), ("protected", "none", "none"),
+        ("clean", "flips", "strong-augmentation"), ("protected", "flips", "strong-augmentation"),
+    ]  # fmt: skip
+    results = runner(state=tmp_path / "state.jsonl").run(cells)
+    assert [result.augmentation for result in results] == [augmentation for _, augmentation, _ in plan]
+    assert [result.to_json()["augmentation"] for result in results] == [augmentation for _, augmentation, _ in plan]
+    used = [AUGMENTATIONS["nnunet"]] * 2 + [AUGMENTATIONS["none"]] * 2 + [strong.augmentation] * 2
+    assert trainings.augmentations == used
+    assert runner(state=tmp_path / "state.jsonl").run(cells[2:4])[0].to_json() == results[2].to_json()
+    runner(state=tmp_path / "state.jsonl").run([cell("clean")])
+    assert len(trainings.train) == 7, "another augmentation is another training"
+
+
+def test_reliance_is_that_on_some_of_the_protected_images(
+    trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of the class are drawn as they are in the whole: 2 of 8, of those 5 of 20."""
+    brighter = Countermeasure(name="brighter", fit=lambda leak: lambda image: image + np.float32(0.5))
+    cells = [cell("clean"), cell(), cell(share=0.4), cell("clean part", share=0.4), cell(countermeasure=brighter)]
+    results = runner().run(cells)
+    values = [sorted(round(float(one.image_model[0, 0]), 3) for one in each.samples) for each in trainings.relied_on]
+    assert values == [[0.1] * 20, [0.2] * 20, [0.2] * 8, [0.1] * 12, [0.7] * 20]
+    assert [result.scores.reliance for result in results] == pytest.approx([-0.49, -0.48, -0.47, -0.46, -0.45])
+    monkeypatch.setattr(grid, "MOST_RELIED_ON", {2: 8})
+    runner().run([cell(), cell(), cell(seed=1), cell(share=0.4)])
+    few = trainings.relied_on[-4:]
+    assert [len(each) for each in few] == [8] * 4
+    assert sum(int(one.target) for one in few[0].samples) == 2
+    assert few[0].ids == few[1].ids != few[2].ids
+    assert set(few[0].ids) <= set(trainings.train[-4].ids)
 
 
 def test_preprocessing_is_fitted_to_what_the_stranger_has_and_done_once(trainings: Trainings) -> None:
@@ -301,6 +346,15 @@ def test_countermeasures_of_the_options() -> None:
         EvaluateOptions(countermeasures="denoiser-100").chosen_countermeasures(50)
     with pytest.raises(UsageError, match=r"'meidan-3' is unknown; .*median-3, median-5"):
         EvaluateOptions(countermeasures="none,meidan-3").chosen_countermeasures()
+
+
+def test_augmentations_of_the_options() -> None:
+    assert EvaluateOptions().augmentations() == ["flips"]
+    assert EvaluateOptions(augmentation="nnunet, none,nnunet").augmentations() == ["nnunet", "none"]
+    with pytest.raises(UsageError, match="augmentation 'mirror' is unknown; choose among none, flips, nnunet"):
+        EvaluateOptions(augmentation="flips,mirror").augmentations()
+    with pytest.raises(UsageError, match="no augmentation is named; give some of none, flips, nnunet"):
+        EvaluateOptions(augmentation=",").augmentations()
 
 
 def test_shares_of_the_options() -> None:

@@ -157,6 +157,59 @@ def test_augmentation_and_loss_can_be_replaced() -> None:
     assert all(torch.equal(parameter, old) for parameter, old in zip(network.parameters(), before, strict=True))
 
 
+def test_reliance_is_what_the_noise_is_worth() -> None:
+    """The stripes of the training images say the class; the test images have none, so all that was learned is them."""
+    plain = WorkingSet(
+        [replace(sample, image_model=sample.image_model * 0 + 0.4) for sample in _textures(6, 100).samples]
+    )
+    recipe = VictimRecipe(epochs=12, least_steps=1, batch_size=8, augmentation=NO_AUGMENTATION)
+
+    def reliance(relied_on: WorkingSet | None) -> float:
+        training = _training(_textures(32), plain, recipe, relied_on=relied_on)
+        scores = train_victim(_victim("small-cnn"), training)
+        assert scores.final["balanced_accuracy"] == 0.5
+        return scores.reliance
+
+    assert reliance(_textures(8, 200)) == 0.5
+    assert reliance(plain) == 0
+    assert math.isnan(reliance(None))
+
+
+def test_reliance_of_segmenters_is_one_of_dice() -> None:
+    recipe = VictimRecipe(epochs=1, least_steps=1, batch_size=4)
+    own, test = _blobs(4), _blobs(2, 100)
+    network = _victim("small-unet")
+    scores = train_victim(network, _training(own, test, recipe, task=SegmentationTask(2), relied_on=own))
+    dice = [score_network(network, SegmentationTask(2), images, 4, CPU)["dice"] for images in (own, test)]
+    assert scores.reliance == pytest.approx(dice[0] - dice[1])
+
+
+VICTIMS = {
+    3: ("SegResNet", "DynUNet", "AttentionUnet", "SwinUNETR", "UNet", "small-unet"),
+    2: ("resnet18", "resnet50", "DenseNet121", "EfficientNetBN", "ViT"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "name"), [(dims, name) for dims, names in VICTIMS.items() for name in names])
+def test_networks_of_the_field_train_and_are_scored(dims: int, name: str) -> None:
+    if name in ("ViT", "SwinUNETR"):
+        pytest.importorskip("einops")
+    shape, task = (32,) * dims, ClassificationTask(2) if dims == 2 else SegmentationTask(2)
+    images = WorkingSet((_textures(2) if dims == 2 else _blobs(2, shape=(16, 12, 14))).samples, shape)
+    network = build_victim(name, spatial_dims=dims, outputs=2, image_shape=shape, seed=0)
+    before = _state(network)
+    recipe = VictimRecipe(epochs=2, least_steps=2, batch_size=2)
+    scores = train_victim(network, _training(images, images, recipe, task=task, relied_on=images))
+    main = main_score(task)
+    assert 0 <= scores.final[main] <= 1
+    assert (scores.reliance, scores.curve[-1], len(scores.curve)) == (0, scores.final[main], 2)
+    after = _state(network)
+    assert all(bool(after[weight].isfinite().all()) for weight in after)
+    changed = sum(not torch.equal(after[weight], before[weight]) for weight in after)
+    assert changed > len(after) / 2, "two steps move most weights"
+
+
 def test_label_maps_follow_their_images() -> None:
     """A victim of a countermeasure sees maps that fit: the box is bright wherever it went."""
 

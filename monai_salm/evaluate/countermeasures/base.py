@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.consumers import Augmentation
 from monai_salm.learning.samples import WorkingSample
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.victims import BatchLoss
@@ -61,7 +61,7 @@ class Countermeasure:
 
     name: str
     fit: Callable[[Leak], ImageChange] | None = None
-    augmentation: ConsumerAugmentation | None = None
+    augmentation: Augmentation | None = None
     batch_loss: BatchLoss | None = None
     leaked_pairs: int = 0
     needs: str = ""

@@ -19,14 +19,15 @@ from monai_salm.evaluate.report.wording import (
     score_name,
     verdict_of,
 )
-from monai_salm.evaluate.results import CLEAN, CLEAN_PART
+from monai_salm.evaluate.results import CLEAN, CLEAN_PART, FLIPS, victim_name
 
-_KEYS = ("victim", "trained_on", "countermeasure", "protected_share", "seed", "seeds", "curve")
+_KEYS = ("victim", "trained_on", "countermeasure", "protected_share", "augmentation", "seed", "seeds", "curve")
 """Fields of a row that are no scores."""
 
 
 class Measured:
-    """The rows of a report, and what to look up in them.
+    """The rows of a report, and what to look up in them; a network with an augmentation that is not the usual one
+    counts as a victim of its own.
 
     Args:
         report: as JSON.
@@ -37,11 +38,14 @@ class Measured:
         self.report = report
         self.score = report.get("main_score") or "balanced_accuracy"
         self.chance: float | None = report.get("chance")
-        self.results: Sequence[Row] = report.get("results") or ()
-        self.summary: Sequence[Row] = report.get("summary") or ()
-        self.verdicts: Sequence[Row] = report.get("verdicts") or ()
+        self.results, self.summary, self.verdicts = (
+            [{**row, "victim": victim_name(row), "augmentation": FLIPS} for row in report.get(kind) or ()]
+            for kind in ("results", "summary", "verdicts")
+        )
+        self.ranked = any(row.get("auc") is not None for row in self.summary)
         self.folders = protected_folders(report)
         self.series = [CLEAN, *self.folders]
+        self.networks = _distinct(row["victim"] for kind in ("summary", "verdicts") for row in report.get(kind) or ())
         self.victims = _distinct(row["victim"] for row in [*self.summary, *self.verdicts])
         self.countermeasures = _distinct(row["countermeasure"] for row in [*self.summary, *self.verdicts])
 
@@ -56,6 +60,16 @@ class Measured:
     def score_of(self, row: Row) -> str:
         """Give the main score of a summary with its spread."""
         return spread(row.get(self.score), row.get(f"{self.score}_sd"))
+
+    def all_of(self, row: Row) -> str:
+        """Give main score, AUC where there is one, and peak of a summary."""
+        names = ["auc", "peak"] if self.ranked else ["peak"]
+        return " / ".join([self.score_of(row), *(number(row.get(name)) for name in names)])
+
+    @property
+    def all_names(self) -> str:
+        """Say what :meth:`all_of` gives."""
+        return " / ".join(map(score_name, [self.score, *(["auc"] if self.ranked else []), "peak"]))
 
 
 def clean_and_protected(data: Measured) -> Markup:
@@ -119,7 +133,10 @@ def _caption(data: Measured) -> str:
 
 def _heads(data: Measured) -> list[str]:
     folder = ["trained on"] if len(data.folders) > 1 else []
-    return [*folder, "verdict", "originals (ceiling)", "protected, last epoch", "protected, best epoch", "taken away"]
+    heads = [*folder, "verdict"]
+    for name in ("originals (ceiling)", "protected, last epoch"):
+        heads += [name, f"{name.partition(' ')[0].strip(',')}, AUC"] if data.ranked else [name]
+    return [*heads, "protected, best epoch", "taken away", "reliance", "reliance on originals"]
 
 
 def _cells(data: Measured, row: Row) -> list[Any]:
@@ -132,14 +149,12 @@ def _cells(data: Measured, row: Row) -> list[Any]:
     folder = [row["trained_on"]] if len(data.folders) > 1 else []
     verdict = verdict_of(row)
     kept = DASH if verdict == "not learned" else percent(row.get("kept"))
-    return [
-        *folder,
-        verdict_cell(verdict),
-        data.score_of(clean),
-        data.score_of(own),
-        spread(own.get("peak"), own.get("peak_sd")),
-        kept,
-    ]
+    cells: list[Any] = [*folder, verdict_cell(verdict)]
+    for found in (clean, own):
+        cells.append(data.score_of(found))
+        cells += [spread(found.get("auc"), found.get("auc_sd"))] if data.ranked else []
+    reliance = [spread(found.get("reliance"), found.get("reliance_sd")) for found in (own, clean)]
+    return [*cells, spread(own.get("peak"), own.get("peak_sd")), kept, *reliance]
 
 
 def verdict_cell(verdict: str) -> Markup:
@@ -248,13 +263,13 @@ def protected_shares(data: Measured) -> Markup:
         ]
         rows += [
             [name],
-            *([percent(share), *map(data.score_of, cells)] for share, cells in zip(shares, found, strict=True)),
+            *([percent(share), *map(data.all_of, cells)] for share, cells in zip(shares, found, strict=True)),
         ]
     names = {"the clean part alone": style[CLEAN_PART]} | {
         f"the clean part and {name}": style[name] for name in data.folders
     }
     head = ["protected share", *names]
-    caption = f"{score_name(data.score)} of networks trained on mixtures"
+    caption = f"{data.all_names} of networks trained on mixtures"
     return join(
         [
             legend(names, Markup('<span class="mark dash"></span>a guess')),
@@ -323,6 +338,15 @@ def explain_share() -> str:
         f"“Taken away” is (originals {MINUS} protected) / (originals {MINUS} guess), both under the same "
         "countermeasure: 100 % means that a network learned no "
         "more than a guess, 0 % that the protection does nothing; values beyond both ends are chance."
+    )
+
+
+def explain_reliance() -> str:
+    """Say what reliance is."""
+    return (
+        f"“Reliance” is the score on a part of the images that a network trained on {MINUS} that on clean test images, "
+        "after the last epoch: on the protected images it says how much of what was learned is the noise, 0 if "
+        "nothing; on the originals, how much is memory alone."
     )
 
 

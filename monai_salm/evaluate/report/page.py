@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: one HTML file that loads nothing, and the same content as JSON beside it."""
+"""The page: one HTML file that loads nothing, with the same content as JSON and its trainings as CSV beside it."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -23,7 +25,7 @@ _TITLE = "What networks learn from the protected images"
 
 
 def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair], target: Path) -> None:
-    """Write the evaluation as one HTML page that loads nothing, and as JSON beside it.
+    """Write the evaluation as one HTML page that loads nothing, and beside it as JSON, and its trainings as CSV.
 
     The JSON has all fields of ``report_json``, and the verdicts on the page (``headlines``) and the figures of the
     examples (``examples``).
@@ -49,9 +51,22 @@ def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair]
     }
     data = json.dumps(content, indent=1, allow_nan=False)
     page = _page(report_json, verdicts, examples)
-    with atomic_target(target) as html, atomic_target(target.with_suffix(".json")) as twin:
+    # Not plain .csv, which a table of labels beside it may be called.
+    twins = [atomic_target(target.with_suffix(suffix)) for suffix in (".json", ".trainings.csv")]
+    with atomic_target(target) as html, twins[0] as numbers, twins[1] as sheet:
         html.write_text(page, encoding="utf-8", errors="backslashreplace")  # bytes of a path that are no UTF-8
-        twin.write_text(data + "\n", encoding="utf-8")
+        numbers.write_text(data + "\n", encoding="utf-8")
+        sheet.write_text(_sheet(report_json.get("results") or ()), encoding="utf-8")
+
+
+def _sheet(results: Sequence[Mapping[str, Any]]) -> str:
+    """Give one line a training, under the names of its scores, as a table for spreadsheets."""
+    names = list(dict.fromkeys(name for row in results for name in row if name != "curve"))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    return text.getvalue()
 
 
 def _page(report: Mapping[str, Any], verdicts: Sequence[wording.Headline], examples: Sequence[ExamplePair]) -> str:

@@ -11,6 +11,8 @@ from monai_salm.evaluate.countermeasures import COUNTERMEASURES
 from monai_salm.evaluate.report import figures, wording
 from monai_salm.evaluate.report.markup import Markup, element, join, number, percent, signed, table
 from monai_salm.evaluate.report.pictures import ExamplePair, show_example
+from monai_salm.evaluate.results import FLIPS
+from monai_salm.learning.augmentations import AUGMENTATIONS
 from monai_salm.progress import in_words
 
 
@@ -85,6 +87,7 @@ def learning(data: figures.Measured) -> Markup:
         _classes((data.report.get("run") or {}).get("classes") or {}),
         figures.clean_and_protected(data),
         figures.plain_table(data),
+        element("p", figures.explain_reliance()),
         element("h3", "Learning curves"),
         element("p", f"{name[0].upper()}{name[1:]} after each epoch; the line is the mean over seeds, the band goes "
                      "from the lowest to the highest."),
@@ -207,10 +210,14 @@ def limits(data: figures.Measured) -> Markup:
     tested = [name for name in data.countermeasures if name != wording.NONE]
     facts = [
         ("Networks tested", ", ".join(data.victims) or "none"),
+        (
+            "Augmentations not measured",
+            ", ".join(name for name in AUGMENTATIONS if name not in _augmentations(data)) or "none",
+        ),
         ("Countermeasures tested", ", ".join(tested) or "none"),
         (
             "Networks not measured",
-            ", ".join(name for name in wording.KNOWN_VICTIMS if name not in data.victims)
+            ", ".join(name for name in wording.KNOWN_VICTIMS if name not in data.networks)
             or "none of those that are built in",
         ),
         (
@@ -250,7 +257,8 @@ def reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
         "date": run.get("date"), "versions": _pairs(run.get("versions")), "device": run.get("device"),
         "folders": _pairs(run.get("data"), ": "),
         "images": _pairs(data.report.get("counts")), "protection": known,
-        "networks": ", ".join(data.victims), "countermeasures": ", ".join(data.countermeasures),
+        "networks": ", ".join(data.networks), "augmentations": ", ".join(_augmentations(data)),
+        "countermeasures": ", ".join(data.countermeasures),
         "protected shares": ", ".join(map(percent, shares)),
         "seeds": ", ".join(map(str,
         run.get("seeds") or sorted({row["seed"] for row in data.results if row.get("seed") is not None}))),
@@ -282,6 +290,11 @@ def reproduce(data: figures.Measured, run: Mapping[str, Any]) -> Markup:
             ),
         ]
     )
+
+
+def _augmentations(data: figures.Measured) -> list[str]:
+    """Name what victims did to their images."""
+    return list(dict.fromkeys(row.get("augmentation", FLIPS) for row in data.report.get("summary") or ()))
 
 
 def _pairs(values: Mapping[str, Any] | None, between: str = " ") -> str:

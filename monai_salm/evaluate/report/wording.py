@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES, NO_COUNTERMEASURE
 from monai_salm.evaluate.report.markup import number, percent
-from monai_salm.evaluate.results import CLEAN, CLEAN_PART
+from monai_salm.evaluate.results import CLEAN, CLEAN_PART, victim_name
 
 Row = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ MEANINGS = {
 
 KNOWN_VICTIMS = (
     "small-resnet", "small-cnn", "resnet18", "resnet18-3x3", "resnet50", "DenseNet121", "EfficientNetBN", "ViT",
-    "small-unet", "UNet", "AttentionUnet", "SegResNet", "SwinUNETR",
+    "small-unet", "UNet", "AttentionUnet", "DynUNet", "SegResNet", "SwinUNETR",
 )  # fmt: skip
 NEVER_MEASURED = (
     "diffusion purifiers (AVATAR, DiffPure), D-VAE, ECLIPSE, the full BridgePure, foundation models, "
@@ -81,6 +81,7 @@ _SCORES = {
     "dice": "Dice",
     "hd95": "HD95",
     "peak": "peak",
+    "reliance": "reliance",
 }
 
 
@@ -142,11 +143,8 @@ def measured_folder(report: Row) -> str:
 
 def describe(row: Row) -> str:
     """Name a victim with its countermeasure."""
-    return (
-        f"{row['victim']}, no countermeasure"
-        if row["countermeasure"] == NONE
-        else f"{row['victim']} with {row['countermeasure']}"
-    )
+    name = victim_name(row)
+    return f"{name}, no countermeasure" if row["countermeasure"] == NONE else f"{name} with {row['countermeasure']}"
 
 
 def headlines(report: Row) -> list[Headline]:
