@@ -243,6 +243,7 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         trailing=layout.trailing,
         dtype=stored.dtype,
         spacing=layout.spacing,
+        spacing_known=layout.spacing_known,
         unprotected="bytes beside its voxels (an extension, or what follows) may hold another image, which is not "
         "protected"
         if beside
