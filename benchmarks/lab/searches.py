@@ -201,14 +201,17 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
         data: what noise is made for.
         name: of the method.
         text: changes of an error-minimizing method: of its settings, its augmentation, and with ``beside`` of the
-            networks beside its own, with ``+`` between them.
+            networks beside its own, with ``+`` between them; with ``millimeters`` of the spacing of its cells.
     """
     method = METHODS[name]["classification"]
+    spacing: tuple[float, ...] = ()
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         if not isinstance(method, ErrorMinimizing):
             raise UsageError(f"method {name!r} has no settings to change; give {name} alone")
         key, _, value = item.partition("=")
-        if key == "beside":
+        if key == "millimeters":
+            spacing = (float(value),) * 2
+        elif key == "beside":
             method = replace(method, beside=tuple(filter(None, value.split("+"))))
         elif key in vars(method.augmentation):
             method = replace(method, augmentation=replace(method.augmentation, **{key: float(value)}))
@@ -231,6 +234,7 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
                 levels=budget.levels,
                 step_model=budget.step_model,
                 target=label,
+                spacing=spacing,
                 **vars(maps),
             )
         )

@@ -32,6 +32,8 @@ class MinMinSettings:
             noise yet leads away from it.
         exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
             image cannot help there, so the noise has to carry the label alone.
+        balance: how far the mean over a region of 10 mm may move, as a share of the budget, where the spacing of cells
+            is known; 0 sets no such limit.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
@@ -60,6 +62,7 @@ class MinMinSettings:
     renew_every: int = 0
     renewed_batches: int = 0
     exchange: float = 0.0
+    balance: float = 0.0
     mask_rule: str = "gradient"
     full_strength: bool = False
     mask_memory: float = 0.7
