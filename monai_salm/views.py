@@ -135,6 +135,12 @@ class FileView:
         steps = self.spacing if len(self.spacing) == ndim else (1.0,) * ndim
         return max(range(ndim), key=lambda axis: (steps[axis], axis))
 
+    def plane_spacing(self, ndim: int) -> tuple[float, float]:
+        """Give the millimeters between rows and between columns of a plane."""
+        across = self.across(ndim)
+        rows, columns = (step for axis, step in enumerate(self.spacing) if axis != across)
+        return rows, columns
+
     def through(self, window: IntensityWindow) -> FileView:
         """Give the same file as a network with another window sees it."""
         return replace(self, views=tuple(replace(view, window=window) for view in self.views))

@@ -42,6 +42,7 @@ from monai_salm.methods.error_minimizing import ErrorMinimizing
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.windows import IntensityWindow
+from monai_salm.working_grid import CellPlanes
 
 
 @dataclass
@@ -204,13 +205,13 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
             networks beside its own, with ``+`` between them; with ``millimeters`` of the spacing of its cells.
     """
     method = METHODS[name]["classification"]
-    spacing: tuple[float, ...] = ()
+    planes = None
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         if not isinstance(method, ErrorMinimizing):
             raise UsageError(f"method {name!r} has no settings to change; give {name} alone")
         key, _, value = item.partition("=")
         if key == "millimeters":
-            spacing = (float(value),) * 2
+            planes = CellPlanes(None, (float(value), float(value)))
         elif key == "beside":
             method = replace(method, beside=tuple(filter(None, value.split("+"))))
         elif key in vars(method.augmentation):
@@ -234,7 +235,7 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
                 levels=budget.levels,
                 step_model=budget.step_model,
                 target=label,
-                spacing=spacing,
+                planes=planes,
                 **vars(maps),
             )
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_salm.learning.samples import WorkingBatch
+from monai_salm.working_grid import CellPlanes
 
 DIAMETER = 10.0
 """Of the regions, millimeters."""
@@ -33,31 +33,7 @@ _FINE = 8
 """Points along each side of a cell by which the share of it that lies inside a region is counted."""
 
 
-@dataclass(frozen=True)
-class Plane:
-    """How the cells of a sample's planes lie.
-
-    Args:
-        across: axis that leads from plane to plane; None of one plane.
-        spacing: millimeters between rows and columns of cells.
-    """
-
-    across: int | None
-    spacing: tuple[float, float]
-
-
-def plane_of(spacing: tuple[float, ...]) -> Plane | None:
-    """Give the planes of a sample: across the axis of the widest spacing in a volume, the last of several; None where
-    spacing is unknown.
-    """
-    if not spacing:
-        return None
-    across = None if len(spacing) == 2 else max(range(3), key=lambda axis: (spacing[axis], axis))
-    rows, columns = (step for axis, step in enumerate(spacing) if axis != across)
-    return Plane(across, (rows, columns))
-
-
-def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[Plane | None], share: float) -> Tensor:
+def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | None], share: float) -> Tensor:
     """Take from noise what moves the mean of a region by more than a share of the budget.
 
     Args:

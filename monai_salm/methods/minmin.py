@@ -39,7 +39,7 @@ from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
-from monai_salm.methods.balance import balanced, plane_of
+from monai_salm.methods.balance import balanced
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
@@ -360,7 +360,7 @@ class MinMinOptimizer:
         return self._balanced(noise, batch, samples) if self.settings.balance else noise
 
     def _balanced(self, noise: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        planes = [plane_of(samples.samples[index].spacing) for index in batch.indices]
+        planes = [samples.samples[index].planes for index in batch.indices]
         return balanced(noise, batch, planes, self.settings.balance)
 
     def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:

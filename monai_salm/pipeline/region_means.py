@@ -138,7 +138,7 @@ def mean_shifts(
     sizes: list[_Discs] = []
     for change, inside in _planes(before, after, view, anatomy):
         if not sizes:
-            steps = _plane_spacing(view, anatomy.ndim) if spacing_known else (1.0, 1.0)
+            steps = view.plane_spacing(anatomy.ndim) if spacing_known else (1.0, 1.0)
             sizes = [_Discs(diameter, steps, inside.shape) for diameter in DIAMETERS]
         moved = bool(inside.any() and change.any())
         transform = scipy.fft.rfft2(change, _fast(inside.shape)) if moved else None
@@ -211,12 +211,6 @@ def _change(old: NDArray[Any], new: NDArray[Any], view: PictureView) -> NDArray[
     with np.errstate(invalid="ignore"):
         change = (new.astype(np.float64) - old.astype(np.float64)) * abs(view.slope)
     return np.nan_to_num(change, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _plane_spacing(view: FileView, ndim: int) -> tuple[float, float]:
-    across = view.across(ndim)
-    rows, columns = (step for axis, step in enumerate(view.spacing) if axis != across)
-    return rows, columns
 
 
 def _digits(value: float) -> float:
