@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -23,11 +24,22 @@ from monai_salm.working_grid import CellPlanes
 DIAMETER = 10.0
 """Of the regions, millimeters."""
 
-_PASSES = 8
-"""At most; each takes some of both signs, which brings the other sign's regions nearer to their limit."""
+_PASSES = 6
+"""In which noise is reduced as little as needed; each takes some of both signs, which brings regions of the other sign
+nearer to their limit.
+"""
 
-_MARGIN = 0.92
-"""Of the limit, for regions that begin between the places looked at (every half cell)."""
+_WHOLE_PASSES = 20
+"""At most, after those, in which noise is rounded toward zero; it is whole and within its limits then."""
+
+_MARGIN = 0.9
+"""Of the limit, for regions around other places of a cell than those that are looked at, and whose edge cuts pixels."""
+
+_PLACES = (-1 / 3, 0.0, 1 / 3)
+"""That are looked at along each side of a cell, from its middle."""
+
+_ROUNDING = 1e-4
+"""Of whole steps."""
 
 _FINE = 8
 """Points along each side of a cell by which the share of it that lies inside a region is counted."""
@@ -62,27 +74,57 @@ def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | N
 
 def _reduced(steps: Tensor, weight: Tensor, limit: Tensor, disc: Tensor) -> Tensor:
     """Reduce noise ``(planes, 1, rows, columns)`` until each region is within its limit."""
-    reach = disc.shape[-2] // 2, disc.shape[-1] // 2
-    limit = limit[:, :, :1, :1]
+    regions = _Regions(weight, limit[:, :, :1, :1], disc)
     signs = torch.cat([steps.clamp(min=0), (-steps).clamp(min=0)])
     for _ in range(_PASSES):
-        sums = functional.conv2d(signs * torch.cat([weight, weight]), disc, padding=reach)
-        up, down = sums.chunk(2)
-        # What each sign may have where the other is as it is, as a share of what it has.
-        kept = torch.cat([(limit + down) / up.clamp(min=1e-9), (limit + up) / down.clamp(min=1e-9)])
-        kept = kept.amin(dim=1, keepdim=True).clamp(max=1)
-        if bool((kept >= 1 - 1e-6).all()):
+        kept = regions.kept(signs)
+        if _all_kept(kept):
             break
-        size = 2 * reach[0] + 1, 2 * reach[1] + 1
-        signs = signs * -functional.max_pool2d(-kept, size, stride=1, padding=reach)
-    up, down = (signs + 1e-4).floor().chunk(2)
+        signs = regions.reduced(signs, kept)
+    signs = (signs + _ROUNDING).floor()
+    for _ in range(_WHOLE_PASSES):
+        kept = regions.kept(signs)
+        if _all_kept(kept):
+            break
+        signs = (regions.reduced(signs, kept) + _ROUNDING).floor()
+    up, down = signs.chunk(2)
     return up - down
+
+
+class _Regions:
+    """All regions of some planes; noise of both signs lies behind each other, ``(2 * planes, 1, rows, columns)``.
+
+    Args:
+        weight: what the mean of a cell keeps of its noise, ``(planes, 1, rows, columns)``.
+        limit: of the shift of a mean, ``(planes, 1, 1, 1)``.
+        disc: of :func:`_disc`.
+    """
+
+    def __init__(self, weight: Tensor, limit: Tensor, disc: Tensor) -> None:
+        self._weight, self._limit, self._disc = torch.cat([weight, weight]), limit, disc
+        self._reach = disc.shape[-2] // 2, disc.shape[-1] // 2
+
+    def kept(self, signs: Tensor) -> Tensor:
+        """Give the share that each sign may keep around each cell while the other stays as it is."""
+        up, down = functional.conv2d(signs * self._weight, self._disc, padding=self._reach).chunk(2)
+        most = torch.cat([(self._limit + down) / up.clamp(min=1e-9), (self._limit + up) / down.clamp(min=1e-9)])
+        return most.amin(dim=1, keepdim=True).clamp(max=1)
+
+    def reduced(self, signs: Tensor, kept: Tensor) -> Tensor:
+        """Take off each cell what the strictest region around it asks for."""
+        size = 2 * self._reach[0] + 1, 2 * self._reach[1] + 1
+        return signs * -functional.max_pool2d(-kept, size, stride=1, padding=self._reach)
+
+
+def _all_kept(kept: Tensor) -> bool:
+    """Say whether no region is beyond its limit; asked on the CPU alone, since each question waits for a device."""
+    return kept.device.type == "cpu" and bool((kept == 1).all())
 
 
 @lru_cache(maxsize=256)
 def _disc(spacing: tuple[float, float]) -> Tensor:
     """Give the share of a region's area that lies in each cell around it, ``(places, 1, rows, columns)``, for regions
-    that begin at the middle of a cell and half a cell beside it.
+    around its places.
     """
     radius = DIAMETER / 2
     reach = [math.ceil(radius / step) for step in spacing]
@@ -91,11 +133,11 @@ def _disc(spacing: tuple[float, float]) -> Tensor:
         cells = torch.arange(-most, most + 1, dtype=torch.float64)[:, None]
         axes.append(((cells + (torch.arange(_FINE) + 0.5) / _FINE - 0.5) * step).flatten())
     kernels = []
-    for down in (0.0, spacing[0] / 2):
-        for right in (0.0, spacing[1] / 2):
-            inside = (axes[0][:, None] - down) ** 2 + (axes[1][None] - right) ** 2 <= radius**2
-            cells = inside.double().reshape(2 * reach[0] + 1, _FINE, 2 * reach[1] + 1, _FINE).mean(dim=(1, 3))
-            kernels.append(cells / cells.sum().clamp(min=1e-9) if bool(cells.any()) else _own(cells))
+    for down, right in product(_PLACES, _PLACES):
+        rows, columns = (axis - place * step for axis, place, step in zip(axes, (down, right), spacing, strict=True))
+        inside = rows[:, None] ** 2 + columns[None] ** 2 <= radius**2
+        cells = inside.double().reshape(2 * reach[0] + 1, _FINE, 2 * reach[1] + 1, _FINE).mean(dim=(1, 3))
+        kernels.append(cells / cells.sum().clamp(min=1e-9) if bool(cells.any()) else _own(cells))
     return torch.stack(kernels)[:, None].float()
 
 
