@@ -29,6 +29,10 @@ class CellPlanes:
     across: int | None
     spacing: tuple[float, float]
 
+    def coarser(self, times: float) -> CellPlanes:
+        """Give the planes of cells that are so many times as long."""
+        return CellPlanes(self.across, (self.spacing[0] * times, self.spacing[1] * times))
+
 
 def working_shape(native_shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Give the shape whose longest axis has at most ``size`` cells, with the proportions of the native shape (at least
