@@ -125,6 +125,24 @@ class FileView:
         """DICOM Modality code, or empty."""
         return self.views[0].modality
 
+    def across(self, ndim: int) -> int | None:
+        """Give the axis that leads from plane to plane: that of the frames; in a volume the axis of the widest spacing,
+        the last one of several; None of a single plane.
+
+        Args:
+            ndim: axes of the grid.
+        """
+        if ndim < 3 or self.stacked:
+            return 0 if self.stacked else None
+        steps = self.spacing if len(self.spacing) == ndim else (1.0,) * ndim
+        return max(range(ndim), key=lambda axis: (steps[axis], axis))
+
+    def plane_spacing(self, ndim: int) -> tuple[float, float]:
+        """Give the millimeters between rows and between columns of a plane."""
+        across = self.across(ndim)
+        rows, columns = (step for axis, step in enumerate(self.spacing) if axis != across)
+        return rows, columns
+
     def through(self, window: IntensityWindow) -> FileView:
         """Give the same file as a network with another window sees it."""
         return replace(self, views=tuple(replace(view, window=window) for view in self.views))

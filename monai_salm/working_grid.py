@@ -10,10 +10,28 @@ grids are the same.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class CellPlanes:
+    """How the cells of a sample lie in planes.
+
+    Args:
+        across: axis that leads from plane to plane; None of one plane.
+        spacing: millimeters between rows and between columns of cells.
+    """
+
+    across: int | None
+    spacing: tuple[float, float]
+
+    def coarser(self, times: float) -> CellPlanes:
+        """Give the planes of cells that are so many times as long."""
+        return CellPlanes(self.across, (self.spacing[0] * times, self.spacing[1] * times))
 
 
 def working_shape(native_shape: tuple[int, ...], size: int) -> tuple[int, ...]:

@@ -65,6 +65,7 @@ def test_protect_verify_and_scan(export: Path, tmp_path: Path, run: Run) -> None
     assert f"private, not to be handed out: {tmp_path / 'out.work'}" in out
     code, out, _ = run("verify", export, tmp_path / "out")
     assert (code, out.splitlines()[0]) == (0, "4 protected, 0 copied, 0 absent, 0 mismatch")
+    assert "shift of a region's mean, real units: at most " in out
     code, out, _ = run("scan", export)
     assert (code, out.splitlines()) == (
         0,

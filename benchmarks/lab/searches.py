@@ -42,6 +42,7 @@ from monai_salm.methods.error_minimizing import ErrorMinimizing
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.windows import IntensityWindow
+from monai_salm.working_grid import CellPlanes
 
 
 @dataclass
@@ -201,14 +202,17 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
         data: what noise is made for.
         name: of the method.
         text: changes of an error-minimizing method: of its settings, its augmentation, and with ``beside`` of the
-            networks beside its own, with ``+`` between them.
+            networks beside its own, with ``+`` between them; with ``millimeters`` of the spacing of its cells.
     """
     method = METHODS[name]["classification"]
+    planes = None
     for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
         if not isinstance(method, ErrorMinimizing):
             raise UsageError(f"method {name!r} has no settings to change; give {name} alone")
         key, _, value = item.partition("=")
-        if key == "beside":
+        if key == "millimeters":
+            planes = CellPlanes(None, (float(value), float(value)))
+        elif key == "beside":
             method = replace(method, beside=tuple(filter(None, value.split("+"))))
         elif key in vars(method.augmentation):
             method = replace(method, augmentation=replace(method.augmentation, **{key: float(value)}))
@@ -231,6 +235,7 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
                 levels=budget.levels,
                 step_model=budget.step_model,
                 target=label,
+                planes=planes,
                 **vars(maps),
             )
         )

@@ -84,6 +84,11 @@ def _methods() -> str:
     show_default=True,
     help="Measure what a stranger would learn from the protected images.",
 )
+@click.option(
+    "--gentle",
+    is_flag=True,
+    help="Of the parts of salm take none that moves the AUC of a network of clean images by more than 0.01.",
+)
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")

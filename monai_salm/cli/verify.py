@@ -67,6 +67,8 @@ def verify(
         psnr = min((file.psnr for file in report.files if file.psnr is not None), default=None)
         if psnr is not None:
             click.echo(f"largest change {largest:g} stored units, lowest PSNR {psnr:.1f} dB")
+        for line in report.mean_shift_lines():
+            click.echo(line)
         if result["dangling_references"]:
             click.echo(
                 f"{result['dangling_references']} references are to objects that were not handed out; --json lists them"

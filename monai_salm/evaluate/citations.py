@@ -59,6 +59,8 @@ CITATIONS = {
     "hd95": "Huttenlocher, Klanderman, Rucklidge, IEEE PAMI 15, 1993, doi 10.1109/34.232073",
     "icc": "Shrout, Fleiss: Intraclass Correlations, Psychological Bulletin 86, 1979, doi 10.1037/0033-2909.86.2.420",
     "first-order features": "Zwanenburg et al.: Image Biomarker Standardisation Initiative, arXiv 1612.07003",
+    "texture features": "Haralick, Shanmugam, Dinstein: Textural Features for Image Classification, IEEE SMC 3, 1973, "
+    "doi 10.1109/TSMC.1973.4309314",
     # What all of it is made with
     "monai": "Cardoso et al.: MONAI: An open-source framework for deep learning in healthcare, 2022, arXiv 2211.02701",
 }

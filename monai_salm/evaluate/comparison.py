@@ -23,7 +23,7 @@ from monai_salm.evaluate.report import write_report
 from monai_salm.evaluate.results import CLEAN, EvaluateReport, VictimResult
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, VictimBuilder, plan_cells
-from monai_salm.evaluate.utility import FEWEST_IMAGES, feature_drift, score_change
+from monai_salm.evaluate.utility import FEATURES, FEWEST_IMAGES, feature_drift, score_change
 from monai_salm.evaluate.victims import is_pretrained
 from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import size_multiple
@@ -155,8 +155,8 @@ def _utility(grid: Grid, victim: str) -> dict[str, Any]:
     source = folders[build.source].digest if is_pretrained(victim) else ""
     images = [folders[folder].digest for folder in (CLEAN, name)]
     key = state.key({
-        "utility": [victim, name], "recipe": repr(recipe), "images": [*images, source], "shape": folders.shape,
-        "version": version("monai_salm"),
+        "utility": [victim, name], "features": FEATURES, "recipe": repr(recipe), "images": [*images, source],
+        "shape": folders.shape, "version": version("monai_salm"),
     })  # fmt: skip
     record = state.get(key)
     if record is None:

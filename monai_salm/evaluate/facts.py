@@ -22,6 +22,9 @@ from monai_salm.evaluate.inspection import Inspection
 from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.evaluate.results import CLEAN, VictimResult
 
+_MEASURES = ("icc", "first-order features", "texture features")
+"""Of the utility."""
+
 
 def run_facts(
     inspection: Inspection, places: FolderPlaces, options: EvaluateOptions, results: Sequence[VictimResult],
@@ -56,7 +59,11 @@ def run_facts(
         "seeds": list(range(options.seeds)),
         "protection": protection,
         "citations": cited(
-            [str(protection.get("method", "")), *names, *(["icc", "first-order features"] if options.utility else [])]
+            [
+                str(protection.get("method", "")),
+                *names,
+                *(["icc", "first-order features", "texture features"] if options.utility else []),
+            ]
         ),
     }
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -21,6 +21,7 @@ from monai_salm.io import read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan
 from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.region_means import worst_shifts
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.pipeline.verification import verify
 
@@ -125,6 +126,11 @@ class Inspection:
             "bound_from": " and ".join(sorted({BOUND_FROM[source] for _, source in known})),
             "lowest_psnr": round(min(psnr), 3) if psnr else None, "mean_psnr": round(mean(psnr), 3) if psnr else None,
             "mean_changed_fraction": round(mean(shares), 6), "largest_changed_fraction": round(max(shares), 6),
+            "mean_shifts": [
+                asdict(shift)
+                for found in worst_shifts(file.mean_shifts for file in files).values()
+                for shift in found
+            ],
         }  # fmt: skip
 
     def examples(self) -> list[ExamplePair]:

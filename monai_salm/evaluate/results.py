@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from monai_salm.learning.victims import VERDICTS, VictimScores, usable, verdict
+from monai_salm.pipeline.region_means import MeanShift, shifts_in_words
 
 EVALUATION_FORMAT = "monai_salm.evaluation/1"
 
@@ -189,7 +190,7 @@ class EvaluateReport:
             worst = min(
                 (feature["icc"] for feature in self.utility["features"] if feature["icc"] is not None), default=None
             )
-            agreement = "" if worst is None else f"; lowest agreement (ICC) of a first-order feature {worst:.3f}"
+            agreement = "" if worst is None else f"; lowest agreement (ICC) of a feature {worst:.3f}"
             lines.append(
                 f"utility: a {self.utility['victim']} trained on clean images scores protected ones, compared to "
                 f"clean ones, {changes}{agreement}"
@@ -198,6 +199,11 @@ class EvaluateReport:
             lines.append(
                 "verification: " + ", ".join(f"{number} {name}" for name, number in self.verification["counts"].items())
             )
+            lines += [
+                f"shift of a region's mean in {row['modality']}, real units: "
+                f"{shifts_in_words([MeanShift(**shift) for shift in row['mean_shifts']])}"
+                for row in self.verification["modalities"]
+            ]
         return lines + [f"note: {note}" for note in self.notes]
 
 

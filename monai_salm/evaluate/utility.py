@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from monai_salm.evaluate.folders import Folders, stratified_part
 from monai_salm.evaluate.results import CLEAN, rounded
+from monai_salm.evaluate.texture_features import TEXTURE_FEATURES, texture_features
 from monai_salm.evaluate.trainings import VictimBuilder
 from monai_salm.io import read_source
 from monai_salm.learning.tasks import SegmentationTask
@@ -23,7 +24,8 @@ from monai_salm.working_grid import axis_cells, to_native
 FEWEST_IMAGES = 4
 """That can be halved into a set to learn from and one to be scored on."""
 
-FEATURES = ("mean", "standard deviation", "10th percentile", "90th percentile", "entropy", "skewness")
+FIRST_ORDER = ("mean", "standard deviation", "10th percentile", "90th percentile", "entropy", "skewness")
+FEATURES = (*FIRST_ORDER, *(f"texture {name}" for name in TEXTURE_FEATURES))
 _BINS = 64
 
 
@@ -68,8 +70,8 @@ def score_change(
 
 
 def feature_drift(folders: Folders, name: str) -> list[dict[str, Any]]:
-    """Measure first-order features of every file before and after, inside the anatomy, or inside each labeled structure
-    of a segmentation.
+    """Measure first-order and texture features of every file before and after, inside the anatomy, or inside each
+    labeled structure of a segmentation.
 
     Args:
         folders: all images.
@@ -82,7 +84,7 @@ def feature_drift(folders: Folders, name: str) -> list[dict[str, Any]]:
     """
     found: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     for region, before, after in _regions(folders, name):
-        found.setdefault(region, []).append((first_order_features(before), first_order_features(after)))
+        found.setdefault(region, []).append((before, after))
     rows = []
     for region, pairs in found.items():
         before, after = (np.stack(side) for side in zip(*pairs, strict=True))
@@ -99,8 +101,8 @@ def feature_drift(folders: Folders, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
-    """Give the model values of each region of each file before and after, with the region's name."""
+def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Give the features of each region of each file before and after, with the region's name."""
     clean = folders[CLEAN]
     for number, place, file, other in folders.file_pairs(name):
         stored = read_source(clean.inventory.absolute(file.path)).stored
@@ -112,14 +114,19 @@ def _regions(folders: Folders, name: str) -> Iterator[tuple[str, NDArray[np.floa
                 label_map[axis_cells(count, len(label_map))[place]] if count > 1 else label_map, before.shape
             )
             masks = {f" in label {value}": labels == index for index, value in enumerate(clean.plan.classes) if index}
+        across = file.view.across(before.ndim)
         for region, mask in masks.items():
             if mask.any():
-                yield region, before[mask], after[mask]
+                yield region, _features(before, mask, across), _features(after, mask, across)
+
+
+def _features(values: NDArray[np.float32], mask: NDArray[np.bool_], across: int | None) -> NDArray[np.float64]:
+    return np.concatenate([first_order_features(values[mask]), texture_features(values, mask, across)])
 
 
 def first_order_features(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Give the features of :data:`FEATURES` of some model values (IBSI, arXiv 1612.07003, sections 3.3 and 3.4; 64 bins
-    over the window).
+    """Give the features of :data:`FIRST_ORDER` of some model values (IBSI, arXiv 1612.07003, sections 3.3 and 3.4; 64
+    bins over the window).
     """
     values = values.astype(np.float64)
     center, deviation = values.mean(), values.std()

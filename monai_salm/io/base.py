@@ -65,6 +65,8 @@ class ImageHeader:
         slice_position: millimeters along the slice normal, to order the slices of a series; None where unknown.
         instance_number: DICOM InstanceNumber (PS3.3 C.7.6.1), the second choice to order by; None where unknown.
         spacing: millimeters between samples along each axis of ``shape``; 1.0 where unknown.
+        spacing_known: whether the file gives all that ``spacing`` says of its planes; False where some of it is the
+            1.0 of what is unknown.
         window_real: (low, high) of the file's first VOI window in real units; None without one.
         derivation: what the file says of how it was made (DerivationDescription, PS3.3 C.7.6.1.1.3); empty where it
             says nothing.
@@ -94,6 +96,7 @@ class ImageHeader:
     slice_position: float | None = None
     instance_number: int | None = None
     spacing: tuple[float, ...] = ()
+    spacing_known: bool = False
     window_real: tuple[float, float] | None = None
     derivation: str = ""
     output_suffix: str = ""

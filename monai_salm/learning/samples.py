@@ -16,7 +16,7 @@ from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.targets import Target, TargetKind, collate, target_kind
 from monai_salm.views import FileView
-from monai_salm.working_grid import axis_cells, cell_counts, to_working
+from monai_salm.working_grid import CellPlanes, axis_cells, cell_counts, to_working
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many cells, which the pooling of the networks divides."""
@@ -44,6 +44,7 @@ class WorkingSample:
         step_model: model value of one step; 0 without a budget.
         target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
         spacing: millimeters between cells along each axis; empty where the file does not say.
+        planes: how they lie in planes; None where the file does not say how far its own pixels are apart.
     """
 
     sample_id: str
@@ -55,6 +56,7 @@ class WorkingSample:
     step_model: float
     target: Target | None = None
     spacing: tuple[float, ...] = ()
+    planes: CellPlanes | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,6 +145,25 @@ def shows_color(colors_model: NDArray[np.float32], anatomy: NDArray[np.bool_]) -
     """
     inside = colors_model[anatomy]
     return bool(len(inside)) and float((np.ptp(inside, axis=-1) > LEAST_COLOR).mean()) >= LEAST_COLORED
+
+
+def planes_of(
+    view: FileView, native: tuple[int, ...], shape: tuple[int, ...], *, spacing_known: bool
+) -> CellPlanes | None:
+    """Give how the cells of a sample lie in planes, as those of its files do; None where their spacing is not known.
+
+    Args:
+        view: of its file, or of one of its slices.
+        native, shape: of the sample's native and its working grid.
+        spacing_known: whether the files give the spacing of the view.
+    """
+    if not spacing_known:
+        return None
+    files = len(native) > len(view.spacing)  # each is a plane
+    across = 0 if files else view.across(len(native))
+    rows, columns = view.plane_spacing(len(view.spacing))
+    down, right = (axis for axis in range(len(native)) if axis != across)
+    return CellPlanes(across, (rows * native[down] / shape[down], columns * native[right] / shape[right]))
 
 
 def common_levels(views: Sequence[FileView]) -> tuple[int, float]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.consumers import binomial_blur
@@ -32,6 +33,7 @@ from monai_salm.learning.victims import (
     VictimTraining,
     chance_score,
     main_score,
+    score_network,
     train_victim,
     usable,
     verdict,
@@ -87,6 +89,8 @@ class NetworkEstimate:
         auc: of the latter; None for label maps.
         peak: best main score over the epochs of the latter.
         verdict: one of :data:`~monai_salm.learning.victims.VERDICTS`.
+        moved: how far the AUC (of label maps the Dice) of the network of clean images changes, if the images that it
+            never saw are protected; None where that was not measured.
     """
 
     network: str
@@ -97,6 +101,7 @@ class NetworkEstimate:
     auc: float | None
     peak: float
     verdict: str
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,12 @@ class LearningEstimate:
             return math.inf
         return sum(network.protected + network.peak for network in self.networks) / (2 * len(self.networks))
 
+    @property
+    def moved(self) -> float | None:
+        """The largest movement of a network of clean images, without a sign; None where none was measured."""
+        found = [abs(network.moved) for network in self.networks if network.moved is not None]
+        return max(found, default=None)
+
     def lines(self) -> list[str]:
         """Say it to people."""
         if self.why_not:
@@ -158,6 +169,13 @@ class LearningEstimate:
             f"{network.verdict}"
             for network in self.networks
         ]
+        score = "Dice" if self.chance is None else "AUC"
+        moved = [f"{network.network} {network.moved:+.3f}" for network in self.networks if network.moved is not None]
+        if moved:
+            lines.append(
+                f"a network of clean images scores the protected ones with another {score}: {', '.join(moved)} (on "
+                "images that it never saw)"
+            )
         return [*lines, f"estimate: {told[self.verdict]}"]
 
     def to_json(self) -> dict[str, Any]:
@@ -198,7 +216,7 @@ class StrangerPanel:
         self.train: list[int] = []
         self.test: list[int] = []
         self.why_not = self._divide()
-        self._clean: dict[tuple[str, str], VictimScores] = {}
+        self._clean: dict[tuple[str, str], tuple[nn.Module, VictimScores]] = {}
 
     def _divide(self) -> str:
         """Choose who is trained on and who is held out, or say why that cannot be."""
@@ -232,12 +250,26 @@ class StrangerPanel:
         for cell in track(cells, "estimate", "networks", total=len(cells), show_progress=self.show_progress):
             if cell not in self._clean:
                 self._clean[cell] = self._trained([samples[number] for number in self.train], *cell)
-            found.append(self._judged(*cell, self._trained(protected, *cell)))
+            _, scores = self._trained(protected, *cell)
+            moved = self._moved(cell[0], noise) if cell[1] == FULL else None
+            found.append(self._judged(*cell, scores, moved))
         return LearningEstimate(
             tuple(found), len(self.train), len(self.test), self.groups.kind, chance_score(self.task)
         )
 
-    def _trained(self, images: list[WorkingSample], name: str, view: str) -> VictimScores:
+    def _moved(self, name: str, noise: Callable[[str], NDArray[np.integer[Any]]]) -> float | None:
+        """Say how far the score of a network of clean images changes if those that were held out are protected."""
+        network, scores = self._clean[name, FULL]
+        samples = [self.working.samples[number] for number in self.test]
+        shape = WorkingSet([*samples, *(self.working.samples[number] for number in self.train)]).padded_shape
+        protected = WorkingSet([sample.protected(noise(sample.sample_id)) for sample in samples], shape)
+        batch = VOLUME_BATCH if self.working.spatial_dims == 3 else SLICE_BATCH
+        after = score_network(network, self.task, protected, batch, self.device, distances=False)
+        main = "dice" if self.task.spatial_target else "auc"
+        change = after[main] - scores.final[main]
+        return round(change, 4) if math.isfinite(change) else None
+
+    def _trained(self, images: list[WorkingSample], name: str, view: str) -> tuple[nn.Module, VictimScores]:
         """Train a network on some images, and score it on the clean ones that were held out."""
         test = [self.working.samples[number] for number in self.test]
         train, test = ([_VIEWS[view](sample) for sample in part] for part in (images, test))
@@ -251,18 +283,18 @@ class StrangerPanel:
             seed=self.seed, device=self.device,
         )  # fmt: skip
         network = seeded_network(name, shape, self.task.outputs, self.seed, channels=training.train.channels)
-        return train_victim(network, training)
+        return network, train_victim(network, training)
 
-    def _judged(self, name: str, view: str, protected: VictimScores) -> NetworkEstimate:
+    def _judged(self, name: str, view: str, protected: VictimScores, moved: float | None) -> NetworkEstimate:
         """Compare what a network learned to what it learned from clean images."""
         chance, main = chance_score(self.task), main_score(self.task)
-        learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, view], protected))
+        learned, kept = (usable(scores.final[main], chance) for scores in (self._clean[name, view][1], protected))
         peak = protected.peak if math.isfinite(protected.peak) else kept
         longest = int(max(self.working.samples[self.train[0]].shape))
         return NetworkEstimate(
             network=name, view=view, side=-(-longest // 2) if view == HALF else longest, clean=round(learned, 4),
             protected=round(kept, 4), auc=round(protected.final["auc"], 4) if "auc" in protected.final else None,
-            peak=round(peak, 4), verdict=verdict(learned, kept, peak, chance),
+            peak=round(peak, 4), verdict=verdict(learned, kept, peak, chance), moved=moved,
         )  # fmt: skip
 
 
@@ -325,6 +357,7 @@ def halved(sample: WorkingSample) -> WorkingSample:
         sample, image_model=averaged(sample.image_model), carrier_voxels=summed(sample.carrier_voxels),
         carrier_share=averaged(sample.carrier_share), target=target,
         spacing=tuple(2 * step for step in sample.spacing),
+        planes=None if sample.planes is None else sample.planes.coarser(2),
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ class MethodRun:
         batch_size: samples per step; None takes 32 slices, or 8 volumes.
         memory: where a stopped run left what it needs to go on; None keeps nothing.
         groups: which samples belong together, for methods that hold some of them out; None where that is not known.
+        gentle: take no candidate, where there are some, whose noise moves networks of clean images.
         show_progress: a progress bar on standard error.
         passes: forward and backward passes of the surrogate per sample; a forward pass alone counts half.
         errors: mean error of the surrogate in each round, at what the noise is to make it say.
@@ -96,6 +97,7 @@ class MethodRun:
     batch_size: int | None = None
     memory: SearchMemory | None = None
     groups: SampleGroups | None = None
+    gentle: bool = False
     show_progress: bool = False
     passes: float = 0.0
     errors: list[float] = field(default_factory=list)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_salm.errors import UsageError
 from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LearningEstimate, SampleGroups, StrangerPanel, halved
@@ -30,6 +31,9 @@ MOST_SAMPLES = 400
 
 LARGEST_SIDE = 64
 """Larger grids are halved until they are not larger: a trial of large images takes as long as the search."""
+
+GENTLE = 0.01
+"""Most that gentle noise may move the AUC, or the Dice, of a network of clean images."""
 
 _CHOICE = "choice"
 
@@ -53,9 +57,10 @@ class MeasuredChoice(NoiseMethod):
         memory = _ChoiceMemory(run.memory)
         if not memory.chosen:
             trials, why_not = self._trials(samples, task, run)
+            kept = _gentle(trials, why_not) if run.gentle else trials
             first = next(iter(self.candidates))
-            memory.chosen = min(trials, key=lambda name: trials[name].estimate.left, default=first)
-            memory.words = _words(memory.chosen, trials, why_not)
+            memory.chosen = min(kept, key=lambda name: trials[name].estimate.left, default=first)
+            memory.words = _words(memory.chosen, trials, why_not) + _left_out(trials, kept)
             logger.info(memory.words)
             best = trials.get(memory.chosen)
             if best is not None and best.part is samples:  # its noise is that of all samples
@@ -153,6 +158,36 @@ def _small_set(samples: WorkingSet, chosen: list[int]) -> WorkingSet:
     for _ in range(halvings):
         part = [halved(sample) for sample in part]
     return WorkingSet(part, samples.padded_shape if samples.fixed else None)
+
+
+def _gentle(trials: Mapping[str, _Trial], why_not: str) -> dict[str, _Trial]:
+    """Give the trials whose noise hardly moves a network of clean images; or raise UsageError, as there are none."""
+    if not trials:
+        raise UsageError(f"gentle noise is found by measurement, which is not possible: {why_not}; leave out --gentle")
+    kept = {name: trial for name, trial in trials.items() if _is_gentle(trial)}
+    if not kept:
+        raise UsageError(
+            f"no noise is gentle: each moves a network of clean images by more than {GENTLE:g} "
+            f"({_moved(trials)}); give a smaller --epsilon or --perturbed-fraction, or leave out --gentle"
+        )
+    return kept
+
+
+def _is_gentle(trial: _Trial) -> bool:
+    moved = trial.estimate.moved
+    return moved is not None and moved <= GENTLE
+
+
+def _moved(trials: Mapping[str, _Trial]) -> str:
+    """Say how far the noise of some trials moves a network of clean images."""
+    found = {name: trial.estimate.moved for name, trial in trials.items()}
+    return ", ".join(f"{name} {'unknown' if moved is None else f'{moved:.3f}'}" for name, moved in found.items())
+
+
+def _left_out(trials: Mapping[str, _Trial], kept: Mapping[str, _Trial]) -> str:
+    """Say which trials were left out; nothing where all were kept."""
+    others = {name: trial for name, trial in trials.items() if name not in kept}
+    return f"; not gentle (moves a network of clean images): {_moved(others)}" if others else ""
 
 
 def _words(chosen: str, trials: Mapping[str, _Trial], why_not: str) -> str:

@@ -40,11 +40,12 @@ from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
+from monai_salm.methods.balance import balanced
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
 from monai_salm.methods.search_state import RoundLog, SearchState
-from monai_salm.methods.sparsity import box_blur, local_contrast, sparsity_mask
+from monai_salm.methods.sparsity import box_blur, local_contrast, relative, sparsity_mask
 from monai_salm.methods.textures import class_directions, class_textures
 from monai_salm.progress import Progress
 
@@ -197,7 +198,8 @@ class MinMinOptimizer:
     def _result(self, work: SearchWork) -> Noise:
         samples = work.resident.samples
         for batch in work.resident.batches(samples.by_shape(), self._batch_size):
-            final = (self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)).cpu()
+            steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
+            final = self._final(steps, mask, batch, samples).cpu()
             for row, index in enumerate(batch.indices):
                 yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
@@ -286,7 +288,10 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                images = (partners.contents(batch, step) + self._decided(steps, levels).round() * gain).clamp(0, 1)
+                noise = self._decided(steps, levels).round()
+                if settings.balance:
+                    noise = self._balanced(noise * mask * (batch.voxels > 0), batch, samples)
+                images = (partners.contents(batch, step) + noise * gain).clamp(0, 1)
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(error.sum())
@@ -304,8 +309,8 @@ class MinMinOptimizer:
             work.scores.scatter(place, gathered)
             mask = self._mask(work.ranks.gather(place), batch)
             work.masks.scatter(place, mask)
-            moved = (self._quantize(steps, batch) != 0).any(1, keepdim=True)
-            changed.append(((moved & mask) * batch.voxels).sum())
+            moved = (self._final(steps, mask, batch, samples) != 0).any(1, keepdim=True)
+            changed.append((moved * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
             raise UsageError(
@@ -352,12 +357,19 @@ class MinMinOptimizer:
         """Give the noise as it is in the files, in model values: rounded, masked."""
         maps = work.resident.new_maps(channels=work.resident.samples.channels)
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
-            noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
+            steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
+            noise = self._final(steps, mask, batch, work.resident.samples)
             maps.scatter(batch.place, noise * batch.share * batch.step_model)
         return maps
 
-    def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
-        return within_budget(self._decided(steps, batch.levels), batch)
+    def _final(self, steps: Tensor, mask: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
+        """Give the noise in the whole steps that files will hold."""
+        noise = within_budget(self._decided(steps, batch.levels), batch) * mask
+        return self._balanced(noise, batch, samples) if self.settings.balance else noise
+
+    def _balanced(self, noise: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
+        planes = [samples.samples[index].planes for index in batch.indices]
+        return balanced(noise, batch, planes, self.settings.balance)
 
     def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:
         """Give steps, those beyond a third of the budget as the whole of it where the settings say so."""
@@ -380,12 +392,6 @@ class MinMinOptimizer:
             score = score / (local_contrast(gray, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
-
-
-def relative(gradients: Tensor) -> Tensor:
-    """Divide the gradients of each sample by their mean size."""
-    size = gradients.abs().flatten(1).mean(dim=1).clamp(min=1e-30)
-    return gradients / size.reshape(-1, *[1] * (gradients.ndim - 1))
 
 
 def renew(network: nn.Module, seed: int) -> None:

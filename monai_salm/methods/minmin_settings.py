@@ -35,6 +35,8 @@ class MinMinSettings:
         targeted: True trains the surrogate on clean samples, in the first round alone, and leads the noise to the class
             after the sample's own (of findings, to the opposite of each): a network then learns the features of the
             wrong one. Such noise is adversarial.
+        balance: how far the mean over a region of 10 mm may move, as a share of the budget, where the spacing of cells
+            is known; 0 sets no such limit.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
         full_strength: True makes steps beyond a third of the budget the whole budget, in the search as in the files.
         mask_memory: share of the old score that a round keeps.
@@ -64,6 +66,7 @@ class MinMinSettings:
     renewed_batches: int = 0
     exchange: float = 0.0
     targeted: bool = False
+    balance: float = 0.0
     mask_rule: str = "gradient"
     full_strength: bool = False
     mask_memory: float = 0.7

@@ -47,6 +47,12 @@ def sparsity_mask(score: Tensor, voxels: Tensor, limit: Tensor) -> Tensor:
     return allowed & ((bits > threshold) | ((bits == threshold) & (undecided.cumsum(1) <= room)))
 
 
+def relative(gradients: Tensor) -> Tensor:
+    """Divide the gradients of each sample by their mean size."""
+    size = gradients.abs().flatten(1).mean(dim=1).clamp(min=1e-30)
+    return gradients / size.reshape(-1, *[1] * (gradients.ndim - 1))
+
+
 def box_blur(maps: Tensor, width: int) -> Tensor:
     """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside
     counts as 0.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
-from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels, planes_of
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.targets import renumbered
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
@@ -230,7 +230,11 @@ def working_sample(
         target = sample.target
     return WorkingSample(
         sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
-        spacing=_cell_spacing(views[0].spacing, native, shape), **vars(maps),
+        spacing=_cell_spacing(views[0].spacing, native, shape),
+        planes=planes_of(
+            views[0], native, shape,
+            spacing_known=all(inventory.pictures[file.path].spacing_known for file in sample.files),
+        ), **vars(maps),
     )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ class ProtectOptions(SampleOptions):
         workers: processes that write files.
         work_dir: private folder; None is the output's name with ``.work``.
         estimate: measure what a stranger would learn from the protected images.
+        gentle: of the parts of ``salm`` take none whose noise moves the AUC of a network of clean images by more than
+            0.01.
         resume: go on with a stopped run.
         copy_unprotected: copy refused files to the output as they are.
         key_file: secret that new UIDs are made with; None derives one from the seed and the input.
@@ -77,6 +79,7 @@ class ProtectOptions(SampleOptions):
     workers: int = 1
     work_dir: Path | None = None
     estimate: bool = True
+    gentle: bool = False
     resume: bool = False
     copy_unprotected: bool = False
     key_file: Path | None = None
@@ -96,6 +99,11 @@ class ProtectOptions(SampleOptions):
             )
         object.__setattr__(self, "modality", self.budget_options().modality)
         check_method(self.method, self.task)
+        if self.gentle and (self.method != "salm" or self.task != "classification"):
+            raise UsageError(
+                "--gentle chooses among the parts that --method salm has for classification; give that method, or "
+                "leave out --gentle"
+            )
 
     def needs_labels(self) -> bool:
         """Say whether the method searches noise for labels."""

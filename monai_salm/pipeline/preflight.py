@@ -37,6 +37,8 @@ def check_choices(options: ProtectOptions) -> None:
             raise UsageError(
                 f"method {options.method!r} trains a surrogate of its own; give a network's name instead of {name}"
             )
+        if options.gentle:
+            raise UsageError(f"--gentle chooses the noise, which {name} has done already; leave out one of them")
         load_surrogate(name)
     elif name:
         try:

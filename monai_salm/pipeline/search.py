@@ -117,7 +117,8 @@ def make_noise(
         seed=options.seed, device=pick_device("cpu" if working is None else options.device),
         build_surrogate=_surrogate_builder(options, working, task), rounds=options.rounds,
         perturbed_fraction=options.perturbed_fraction, memory=memory,
-        groups=None if working is None else sample_groups(inventory, plan, working), show_progress=show_progress,
+        groups=None if working is None else sample_groups(inventory, plan, working), gentle=options.gentle,
+        show_progress=show_progress,
     )  # fmt: skip
     sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if working is None else [working]
     for samples in sets:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from monai_salm.pipeline.region_means import MeanShift, shifts_in_words, worst_shifts
+
 
 @dataclass(kw_only=True)
 class FileVerdict:
@@ -22,6 +24,7 @@ class FileVerdict:
         max_change_stored, max_change_real: largest change.
         changed_fraction: share of the anatomy's voxels that changed.
         changed_outside: voxels that changed outside the anatomy.
+        mean_shifts: how far the means of regions moved, for each size of them.
         psnr: in model values, dB; None if nothing changed.
         ssim: structural similarity in model values.
         second_reader: names of the other implementations that read both files (SimpleITK, dcmtk); empty where none
@@ -41,6 +44,7 @@ class FileVerdict:
     max_change_real: float | None = None
     changed_fraction: float | None = None
     changed_outside: int | None = None
+    mean_shifts: list[MeanShift] = field(default_factory=list)
     psnr: float | None = None
     ssim: float | None = None
     second_reader: str = ""
@@ -65,6 +69,13 @@ class VerifyReport:
     def mismatches(self) -> list[FileVerdict]:
         """Files with a problem."""
         return [file for file in self.files if file.verdict == "mismatch"]
+
+    def mean_shift_lines(self) -> list[str]:
+        """Say how far the means of regions moved, in the file in which they moved most: a line for each unit that sizes
+        are given in.
+        """
+        found = worst_shifts(file.mean_shifts for file in self.files)
+        return [f"shift of a region's mean, real units: {shifts_in_words(shifts)}" for shifts in found.values()]
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm verify --json`` prints."""

@@ -31,6 +31,7 @@ from monai_salm.pipeline.file_views import BudgetOptions, file_views
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found
 from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.region_means import mean_shifts
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.second_opinions import add_opinions
 from monai_salm.pipeline.sides import check_places, check_sides
@@ -225,10 +226,15 @@ class _Verification:
 
     def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, view: FileView) -> None:
         """Measure the change, and hold it to the bound that was asked for, or that the file states."""
-        changes = measure_changes(source.stored, found.stored, view, view.anatomy(source.stored))
+        anatomy = view.anatomy(source.stored)
+        changes = measure_changes(source.stored, found.stored, view, anatomy)
         change = whole_change(changes)
         verdict.max_change_stored, verdict.max_change_real = change.max_stored, change.max_real
         verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
+        verdict.mean_shifts = mean_shifts(
+            source.stored, found.stored, view, anatomy, largest_real=change.max_real,
+            spacing_known=source.header.spacing_known,
+        )  # fmt: skip
         verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
         verdict.ssim = structural_similarity(view.model(source.stored), view.model(found.stored))
         if change.max_stored == 0:

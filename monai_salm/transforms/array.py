@@ -24,7 +24,7 @@ from monai_salm.anatomy import anatomy_mask
 from monai_salm.background import border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels
+from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels, planes_of
 from monai_salm.learning.surrogate import frozen_set, load_surrogate
 from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
@@ -294,7 +294,13 @@ class SALMProtect(Transform):
             )
         levels, step_model = common_levels(canvases)
         target = target_of(label, card, plain.shape, origin, shape)
-        samples = [WorkingSample(sample_id="image", levels=levels, step_model=step_model, target=target, **vars(maps))]
+        known = all(source.header.spacing_known for source, _ in origin.parts)
+        planes = planes_of(canvases[0], origin.native, shape, spacing_known=known)
+        samples = [
+            WorkingSample(
+                sample_id="image", levels=levels, step_model=step_model, target=target, planes=planes, **vars(maps)
+            )
+        ]  # fmt: skip
         optimizer = frozen_optimizer(network, card, rounds=self.rounds, device=self.device)
         ((_, steps),) = optimizer.run(frozen_set(samples, card))
         values, noise = origin.turned(plain.astype(np.float64)), SparseNoise.from_dense(steps, levels)

@@ -249,7 +249,7 @@ class OriginFinder:
         header = ImageHeader(
             path=Path("image"), format="other", shape=values.shape, dtype=values.dtype,
             modality=_text(meta, _MODALITY).upper(),
-            spacing=_spacing(image, values.ndim),
+            spacing=_spacing(image, values.ndim), spacing_known=any(step != 1 for step in _spacing(image, values.ndim)),
             window_real=None if center is None or width is None else voi_window(center, width, _text(meta, _FUNCTION)),
         )  # fmt: skip
         source = _rescaled(meta, header, values) or SourceImage(

@@ -142,6 +142,10 @@ def test_json_and_table(folders: Path) -> None:
     assert 0 < modality["largest_change_stored"] <= modality["epsilon_stored"]
     assert 0 < modality["mean_changed_fraction"] <= modality["largest_changed_fraction"] <= 1
     assert 25 < modality["lowest_psnr"] <= modality["mean_psnr"]
+    shifts = {shift["diameter"]: shift for shift in modality["mean_shifts"]}
+    assert list(shifts) == [5, 10, 20]
+    assert {shift["unit"] for shift in shifts.values()} == {"mm"}
+    assert 0 < shifts[5]["p99_real"] <= shifts[5]["largest_real"] <= modality["largest_change_stored"]
     assert {name: known["classes"] for name, known in result["labels"].items()} == {
         "clean": {"healthy": 6, "ill": 6},
         "test": {"healthy": 3, "ill": 3},
@@ -153,6 +157,7 @@ def test_json_and_table(folders: Path) -> None:
     assert "±" in lines[1]
     assert "12 clean, 12 protected, 6 test" in report.table()
     assert "verification: 12 protected, 0 copied, 0 absent, 0 mismatch" in lines
+    assert any(line.startswith("shift of a region's mean in MR, real units: at most ") for line in lines)
 
 
 def _results(

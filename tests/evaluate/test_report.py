@@ -22,7 +22,7 @@ import pytest
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures import COUNTERMEASURES
 from monai_salm.evaluate.report import ExamplePair, write_report
-from monai_salm.evaluate.report.markup import Markup, element
+from monai_salm.evaluate.report.markup import DASH, Markup, element
 from monai_salm.evaluate.report.pictures import png
 from monai_salm.evaluate.report.wording import headlines, score_name
 
@@ -164,6 +164,20 @@ def test_a_broken_bound_is_red_whatever_was_learned(tmp_path: Path) -> None:
     )
     assert 'class="banner good"' in page
     assert "36.0 dB" in _words(page)
+
+
+def test_shifts_of_the_mean_over_regions(tmp_path: Path) -> None:
+    shifts = [
+        {"diameter": 10.0, "unit": "mm", "regions": 4711, "largest_real": 3.25, "p99_real": 1.5},
+        {"diameter": 20.0, "unit": "mm", "regions": 0, "largest_real": None, "p99_real": None},
+    ]
+    modality = {"modality": "CT", "files": 3, "mean_shifts": shifts}
+    words = _words(_write(_report(MIXED, verification={"counts": {}, "modalities": [modality]}), tmp_path))
+    assert "Shift of the mean over regions" in words
+    assert "CT 10 mm 4711 3.250 1.500" in words
+    assert f"CT 20 mm 0 {DASH} {DASH}" in words
+    without = {"counts": {}, "modalities": [{"modality": "CT", "files": 3}]}
+    assert "Shift of the mean" not in _words(_write(_report(MIXED, verification=without), tmp_path))
 
 
 def test_mixtures_have_their_own_figure_and_do_not_enter_the_headline(tmp_path: Path) -> None:

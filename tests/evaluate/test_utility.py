@@ -16,7 +16,7 @@ from monai_salm.evaluate import EvaluateOptions, utility
 from monai_salm.evaluate.folder_loading import load_folders
 from monai_salm.evaluate.folders import FolderPlaces
 from monai_salm.evaluate.trainings import VictimBuilder
-from monai_salm.evaluate.utility import FEATURES, feature_drift, first_order_features, icc, score_change
+from monai_salm.evaluate.utility import FEATURES, FIRST_ORDER, feature_drift, first_order_features, icc, score_change
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.victims import VictimRecipe, VictimScores, VictimTraining
 from monai_salm.pipeline import protect
@@ -42,7 +42,7 @@ def test_agreement_of_identical_shifted_and_unrelated_images() -> None:
 
 
 def test_first_order_features() -> None:
-    found = dict(zip(FEATURES, first_order_features(np.repeat([0.1, 0.3], 50).astype(np.float32)), strict=True))
+    found = dict(zip(FIRST_ORDER, first_order_features(np.repeat([0.1, 0.3], 50).astype(np.float32)), strict=True))
     assert found["mean"] == pytest.approx(0.2)
     assert found["standard deviation"] == pytest.approx(0.1)
     assert (found["10th percentile"], found["90th percentile"]) == pytest.approx((0.1, 0.3))
@@ -103,6 +103,9 @@ def test_drift_of_images_that_did_and_did_not_change(tmp_path: Path) -> None:
     assert list(rows) == list(FEATURES)
     assert all(0 < rows[name]["relative_change"] < 0.2 for name in ("mean", "standard deviation", "entropy"))
     assert 0.2 < rows["mean"]["clean"] < 0.8
+    contrast = rows["texture contrast"]
+    assert contrast["clean"] > 0
+    assert contrast["relative_change"] > 0.005, "noise of single cells changes what lies beside each other"
     assert 0.5 < rows["mean"]["icc"] < 1
     for row in feature_drift(images, "clean"):
         assert (row["relative_change"], row["icc"]) == (0.0, 1.0)

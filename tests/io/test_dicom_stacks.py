@@ -147,7 +147,9 @@ def _measures(**spacing: Any) -> Sequence:
     ],
 )
 def test_spacing(extra: dict[str, Any], expected: tuple[float, ...], tmp_path: Path) -> None:
-    assert dicom.identify(stack(tmp_path, extra)).spacing == expected
+    header = dicom.identify(stack(tmp_path, extra))
+    assert header.spacing == expected
+    assert header.spacing_known == (extra != {"PixelSpacing": None})
 
 
 def test_only_the_chosen_frame_changes(tmp_path: Path) -> None:

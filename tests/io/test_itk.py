@@ -98,7 +98,7 @@ def test_files_of_simpleitk(dtype: str, suffix: str, packed: bool, tmp_path: Pat
     source = itk.read_source(path)
     assert itk.identify(path, "picture") == source.header
     assert source.header == ImageHeader(
-        path=path, format="itk", shape=(4, 5, 3), dtype=np.dtype(dtype), spacing=(0.5, 0.75, 2.0)
+        path=path, format="itk", shape=(4, 5, 3), dtype=np.dtype(dtype), spacing=(0.5, 0.75, 2.0), spacing_known=True
     )
     assert not source.stored.flags.writeable
     np.testing.assert_array_equal(source.stored, values)
@@ -526,6 +526,12 @@ def test_what_headers_say(tmp_path: Path) -> None:
     )
     assert header(nrrd_bytes(bare)).spacing == (1.0, 1.0, 1.0)
     assert header(nrrd_bytes(bare + 'spacings: 2 3 nan\nunits: "mm" "um" ""\n')).spacing == (2.0, 0.003, 1.0)
+    assert header(nrrd_bytes()).spacing_known
+    assert not header(nrrd_bytes(bare)).spacing_known
+    assert not header(nrrd_bytes(bare + 'spacings: 2 3 nan\nunits: "mm" "um" ""\n')).spacing_known
+    assert header(meta_bytes(META)).spacing_known
+    without = header(meta_bytes(META.replace("ElementSpacing = 0.5 1 2\n", "")))
+    assert (without.spacing, without.spacing_known) == ((1.0, 1.0, 1.0), False)
 
 
 @pytest.mark.slow

@@ -107,6 +107,30 @@ def test_trailing_axes(dim: tuple[int, ...], shape: tuple[int, ...], trailing: t
 
 
 @pytest.mark.parametrize(
+    ("pixdim", "units", "spacing", "known"),
+    [
+        ((0.5, 0.75, 2.0), 2, (0.5, 0.75, 2.0), True),
+        ((1.0, 1.0, 1.0), 2, (1.0, 1.0, 1.0), True),
+        ((500.0, 500.0, 500.0), 3, (0.5, 0.5, 0.5), True),
+        ((0.5, 0.75, 2.0), 0, (0.5, 0.75, 2.0), True),  # millimeters to every reader
+        ((1.0, 1.0, 1.0), 0, (1.0, 1.0, 1.0), False),  # a header that was not filled in
+        ((0.5, 0.0, 2.0), 2, (0.5, 1.0, 2.0), False),
+        ((0.5, np.nan, 2.0), 2, (0.5, 1.0, 2.0), False),
+    ],
+)
+def test_spacing(
+    pixdim: tuple[float, ...], units: int, spacing: tuple[float, ...], known: bool, tmp_path: Path
+) -> None:
+    content = bytearray(nifti_bytes(VALUES))
+    content[80:92] = np.array(pixdim, "<f4").tobytes()
+    content[123] = units
+    (tmp_path / "a.nii").write_bytes(bytes(content))
+    header = nifti.read_source(tmp_path / "a.nii").header
+    assert header.spacing == pytest.approx(spacing)
+    assert header.spacing_known is known
+
+
+@pytest.mark.parametrize(
     ("values", "dim", "trailing"),
     [
         (COLOR[..., 0, :], (4, 5, 3), (3,)),

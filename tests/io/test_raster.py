@@ -110,6 +110,7 @@ def test_pictures(name: str, tmp_path: Path) -> None:
         stored.shape[2:],
     )
     assert (source.header.spacing, source.header.output_suffix, source.header.notes) == ((1.0, 1.0), "", ())
+    assert not source.header.spacing_known
     assert source.stored.dtype == source.header.dtype == np.dtype(stored.dtype.newbyteorder("="))
     assert not source.stored.flags.writeable
     assert source.range_stored == (0.0, np.iinfo(stored.dtype).max)

@@ -27,6 +27,7 @@ from monai_salm.learning.strangers import (
 )
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
 from monai_salm.pipeline import protect
+from monai_salm.working_grid import CellPlanes
 from tests.builders import cube_set, disk_set, working_sample
 from tests.exports import mr_export, mr_labels, nifti_export, small
 
@@ -69,6 +70,8 @@ def test_images_without_noise_are_not_protected() -> None:
     ]
     assert (found.trained_on, found.held_out, found.apart, found.chance) == (60, 20, "image", 0.5)
     assert all(network.clean == network.protected > 0.9 for network in found.networks)
+    assert [network.moved for network in found.networks] == [0.0, None], "of the images as they are"
+    assert found.moved == 0.0
     assert found.verdict == "not protected"
     assert found.lines()[-1] == "estimate: NOT PROTECTED: treat these files as you would the originals"
 
@@ -85,14 +88,34 @@ def test_noise_that_is_learned_instead_protects() -> None:
     assert blurred.protected >= network.protected
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief")
+def test_a_network_of_clean_images_is_moved_by_disks_that_went_to_the_other_class() -> None:
+    working = disk_set(80, contrast=0.25)
+    rows, columns = np.ogrid[:16, :16]
+    disk = (rows - 8) ** 2 + (columns - 8) ** 2 < (16 / 5) ** 2
+    targets = dict(zip(working.ids, working.targets().tolist(), strict=True))
+    found = _estimate(working, lambda name: disk * 64 * (1 - 2 * targets[name]))
+    assert found.networks[0].moved is not None
+    assert found.networks[0].moved < -0.9
+    assert found.moved == -found.networks[0].moved
+    assert found.lines()[-2] == (
+        f"a network of clean images scores the protected ones with another AUC: small-cnn {-found.moved:+.3f} (on "
+        "images that it never saw)"
+    )
+
+
 @pytest.mark.usefixtures("brief")
 def test_networks_see_half_of_a_large_grid_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strangers, "LEAST_SIDE", 16)
     monkeypatch.setattr(strangers, "STEPS", {2: 2})
     assert [network.side for network in _estimate(disk_set(80), _none).networks] == [16, 8]
-    sample = working_sample("a", np.arange(35.0).reshape(5, 7) / 35, spacing=(1.0, 2.0))
+    sample = working_sample(
+        "a", np.arange(35.0).reshape(5, 7) / 35, spacing=(1.0, 2.0), planes=CellPlanes(None, (1.0, 2.0))
+    )
     half = halved(sample)
     assert half.spacing == (2.0, 4.0)
+    assert half.planes == CellPlanes(None, (2.0, 4.0))
     assert half.image_model.shape == (3, 4)
     assert half.image_model[0, 0] == pytest.approx((0 + 1 + 7 + 8) / 4 / 35)
     assert half.image_model[2, 3] == pytest.approx(34 / 35)
@@ -157,13 +180,16 @@ def test_label_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     found = panel.estimate(lambda _: np.zeros((8, 8, 8), np.int16))
     network = found.networks[0]
     assert network.clean == network.protected > 0.5
-    assert (found.chance, network.auc, network.side) == (None, None, 8)
+    assert (found.chance, network.auc, network.side, network.moved) == (None, None, 8, 0.0)
 
 
 def test_record_is_read_back() -> None:
-    network = NetworkEstimate("small-cnn", FULL, 28, 0.8, 0.5, 0.6, 0.55, "protected")
+    network = NetworkEstimate("small-cnn", FULL, 28, 0.8, 0.5, 0.6, 0.55, "protected", 0.004)
     for found in (LearningEstimate((network,), 60, 20, "PatientID", 0.5), LearningEstimate(why_not="few")):
         assert LearningEstimate.from_json(json.loads(json.dumps(found.to_json()))) == found
+    earlier = LearningEstimate((network,)).to_json()
+    del earlier["networks"][0]["moved"]
+    assert LearningEstimate.from_json(earlier).moved is None
 
 
 @pytest.mark.parametrize(("verdicts", "worst"), [

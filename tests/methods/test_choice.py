@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from monai_salm.errors import UsageError
 from monai_salm.learning import strangers
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSet
@@ -41,6 +42,16 @@ class _Signs(NoiseMethod):
         for sample in samples.samples:
             steps = (STRIPES - disk * 64) * sample.target * self.protects
             yield sample.sample_id, steps[tuple(slice(0, n) for n in sample.image_model.shape)].astype(np.int16)
+
+
+class _Swapped(_Signs):
+    """Gives the disks of one class to the other, so that who knows them takes each for the other."""
+
+    def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
+        for (name, _), sample in zip(super().noise(samples, task, run), samples.samples, strict=True):
+            rows, columns = np.ogrid[:16, :16]
+            disk = (rows - 8) ** 2 + (columns - 8) ** 2 < (16 / 5) ** 2
+            yield name, (disk * 64 * (1 - 2 * int(sample.target))).astype(np.int16)  # type: ignore[arg-type]
 
 
 class _Memory:
@@ -98,6 +109,31 @@ def test_many_large_samples_are_tried_on_few_small_ones(monkeypatch: pytest.Monk
         assert (len(part), part.padded_shape) == (64, (8, 8))
         assert [len(found) for found in method.seen[1:]] == ([80] if name == chosen else [])
     assert run.passes == pytest.approx(3.0 + 2 * 3.0 * 64 / 80)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief")
+def test_gentle_leaves_out_what_moves_a_network_of_clean_images() -> None:
+    samples = disk_set(80)
+    methods = {"harsh": _Swapped(True), "mild": _Signs(False)}
+    run = _run(samples)
+    dict(MeasuredChoice(methods).noise(samples, ClassificationTask(2), run))
+    assert "noise of harsh" in run.choice
+    run = _run(samples, gentle=True)
+    noise = dict(MeasuredChoice(methods).noise(samples, ClassificationTask(2), run))
+    assert not any(steps.any() for steps in noise.values())
+    assert "noise of mild, chosen by" in run.choice
+    assert run.choice.endswith("; not gentle (moves a network of clean images): harsh 1.000")
+    alone = MeasuredChoice({"harsh": _Swapped(True)})
+    with pytest.raises(UsageError, match=r"no noise is gentle: each moves .* more than 0.01 \(harsh 1\.000\)"):
+        dict(alone.noise(samples, ClassificationTask(2), _run(samples, gentle=True)))
+
+
+def test_gentle_noise_of_few_samples_is_not_guessed() -> None:
+    samples = disk_set(20)
+    method = MeasuredChoice({"a": _Signs(True)})
+    with pytest.raises(UsageError, match="not possible: 20 images are too few"):
+        dict(method.noise(samples, ClassificationTask(2), _run(samples, gentle=True)))
 
 
 def test_few_samples_get_the_first_method() -> None:

@@ -19,8 +19,9 @@ from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
 from monai_salm.methods.estimate import search_seconds
-from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, relative, renew
+from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, renew
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.sparsity import relative
 from tests.builders import disk_set, working_sample
 
 CPU = torch.device("cpu")

@@ -62,7 +62,33 @@ def proof(report: Mapping[str, Any]) -> Markup:
         element("p", f"{text}files' own stored units; “changed” is the share of the anatomy's voxels."),
         element("p", f"{broken} Do not hand these files out.", class_="broken") if broken else "",
         table(caption, head, rows),
+        _mean_shifts(found.get("modalities") or ()),
     ])  # fmt: skip
+
+
+def _mean_shifts(modalities: Sequence[Mapping[str, Any]]) -> Markup:
+    """Show how far the means of regions moved; nothing where that was not measured."""
+    rows = [
+        [
+            str(row["modality"] or "unknown modality"),
+            f"{shift['diameter']:g} {shift['unit']}",
+            shift["regions"],
+            number(shift["largest_real"], 3),
+            number(shift["p99_real"], 3),
+        ]
+        for row in modalities
+        for shift in row.get("mean_shifts") or ()
+    ]
+    if not rows:
+        return Markup("")
+    text = (
+        "What a reader measures wrong: how far the mean over a disc in the plane of the image moved, up or down, in "
+        "real units (HU, gray values), for discs around every voxel of the anatomy. “99 %” is what all but one disc in "
+        "a hundred stay within, in the file in which they moved most. Diameters are pixels where files do not say how "
+        "far those are apart."
+    )
+    head = ["modality", "diameter of the disc", "discs", "largest shift", "99 %"]
+    return join([element("p", text), table("Shift of the mean over regions", head, rows)])
 
 
 def learning(data: figures.Measured) -> Markup:

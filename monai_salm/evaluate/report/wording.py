@@ -48,7 +48,8 @@ LIMITS = (
      "stripes or grain in even tissue. The images below show where."),
     ("Measurements are biased", "The mean of a small region can move by as much as the bound (measured on CT: by 12 "
                                 "HU in a region of 15 x 15 pixels, with a "
-     "bound of 12 HU). Do not measure densities, uptake, textures or radiomics in protected images."),
+     "bound of 12 HU); where the files were verified, a table above says by how much it did. Do not measure densities, "
+     "uptake, textures or radiomics in protected images."),
     ("Cheap steps can undo it", "JPEG compression, filters, strong augmentation, adversarial training, orthogonal "
                                 "projection, early stopping. In the "
      "literature, JPEG compression or conversion to gray restored all of twelve published methods."),

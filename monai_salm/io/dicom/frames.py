@@ -52,8 +52,8 @@ def functional_groups(file: DicomFile) -> tuple[list[Element], list[list[Element
     )
 
 
-def spacing(file: DicomFile) -> tuple[float, float, float]:
-    """Give millimeters between frames, rows and columns; 1.0 where unknown.
+def spacing(file: DicomFile) -> tuple[tuple[float, float, float], bool]:
+    """Give millimeters between frames, rows and columns, 1.0 where unknown; and whether the latter two are known.
 
     Of PixelSpacing, else ImagerPixelSpacing (PS3.3 10.7.1.3), in the dataset or in PixelMeasuresSequence.
     """
@@ -70,7 +70,8 @@ def spacing(file: DicomFile) -> tuple[float, float, float]:
             plane = plane or _positive(find(elements, tag), 2)
         for tag in (tags.SPACING_BETWEEN_SLICES, tags.SLICE_THICKNESS):
             between = between or _positive(find(elements, tag), 1)
-    return (*(between or (1.0,)), *(plane or (1.0, 1.0)))  # type: ignore[return-value]  # lengths are checked above
+    steps = (*(between or (1.0,)), *(plane or (1.0, 1.0)))
+    return steps, plane is not None  # type: ignore[return-value]  # lengths are checked above
 
 
 def mosaic_tiles(file: DicomFile, rows: int, columns: int) -> tuple[int, int]:

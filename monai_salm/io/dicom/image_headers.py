@@ -260,6 +260,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
             f"the source's transfer syntax, {uid_name(file.transfer_syntax)}, is {why}, so the pixels are written "
             "as Explicit VR Little Endian",
         )
+    steps, known = spacing(file)
     return ImageHeader(
         path=path,
         format="dicom",
@@ -275,7 +276,8 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         identifiers=identifiers(file),
         slice_position=_slice_position(file),
         instance_number=_instance_number(file),
-        spacing=spacing(file)[-len(shape) :],
+        spacing=steps[-len(shape) :],
+        spacing_known=known,
         window_real=_window(file),
         derivation=decoded_text(file, tags.DERIVATION_DESCRIPTION),
         output_transfer_syntax="" if native else ExplicitVRLittleEndian,

@@ -40,7 +40,7 @@ class Layout:
         packing: how they are compressed.
         packed_size: length of the stream where the header gives it, else None.
         packed_span: where in ``text`` its digits are.
-        spacing: millimeters along each spatial axis.
+        spacing: millimeters along each spatial axis; NaN where unknown.
         modality: as in :class:`~monai_salm.io.base.ImageHeader`.
         segments: whether the header describes segments, so that the values are labels.
         notes: as in :class:`~monai_salm.io.base.ImageHeader`.
@@ -91,6 +91,7 @@ class Layout:
             dtype=self.dtype.newbyteorder("="),
             modality=self.modality,
             spacing=tuple(step if math.isfinite(step) and step > 0 else 1.0 for step in self.spacing),
+            spacing_known=all(math.isfinite(step) and step > 0 for step in self.spacing),
             notes=self.notes,
         )
 

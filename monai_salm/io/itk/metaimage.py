@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -211,7 +212,7 @@ def _offset(fields: dict[str, str], start: int, packing: str) -> int:
 
 def _spacing(fields: dict[str, str], count: int) -> tuple[float, ...]:
     value = fields.get("ElementSpacing", fields.get("ElementSize", ""))
-    spacing = real_numbers("ElementSpacing", value) or (1.0,) * count
+    spacing = real_numbers("ElementSpacing", value) or (math.nan,) * count
     if len(spacing) != count:
         raise RefusedError(f"ElementSpacing has {len(spacing)} numbers for {count} axes; repair the header first")
     return spacing

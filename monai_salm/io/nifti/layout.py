@@ -130,6 +130,15 @@ class Layout:
         steps = [abs(float(step)) * scale for step in self.fields["pixdim"][1 : len(self.shape) + 1]]
         return tuple(step if np.isfinite(step) and step > 0 else 1.0 for step in steps)
 
+    @property
+    def spacing_known(self) -> bool:
+        """Whether ``spacing`` is what the header says: each number of it is usable, and has a unit. Numbers without a
+        unit count as millimeters, as every reader takes them, unless all are the 1 of a header that was not filled in.
+        """
+        steps = [abs(float(step)) for step in self.fields["pixdim"][1 : len(self.shape) + 1]]
+        named = (int(self.fields["xyzt_units"]) & 7) in _MILLIMETERS
+        return all(np.isfinite(step) and step > 0 for step in steps) and (named or any(step != 1 for step in steps))
+
     def values(self, data: Buffer) -> StoredArray:
         """View the voxels of a file's bytes, read-only, of ``shape + trailing`` in native byte order; a copy only where
         the bytes do not allow a view.

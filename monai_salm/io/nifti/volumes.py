@@ -244,6 +244,7 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         color=layout.is_color,
         dtype=stored.dtype,
         spacing=layout.spacing,
+        spacing_known=layout.spacing_known,
         unprotected="bytes beside its voxels (an extension, or what follows) may hold another image, which is not "
         "protected"
         if beside

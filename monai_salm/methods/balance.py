@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise that keeps the means of regions: what a reader measures over 10 mm moves by a share of the budget at most.
+
+Around each place the noise of one sign may outweigh that of the other by so much and no more. Where it does, what is
+too much is taken off the cells of that sign alone, toward zero, so that budget, mask and share of the anatomy stay as
+they are, and what lies beside keeps its noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from monai_salm.learning.samples import WorkingBatch
+from monai_salm.working_grid import CellPlanes
+
+DIAMETER = 10.0
+"""Of the regions, millimeters."""
+
+_PASSES = 6
+"""In which noise is reduced as little as needed; each takes some of both signs, which brings regions of the other sign
+nearer to their limit.
+"""
+
+_WHOLE_PASSES = 20
+"""At most, after those, in which noise is rounded toward zero; it is whole and within its limits then."""
+
+_MARGIN = 0.9
+"""Of the limit, for regions around other places of a cell than those that are looked at, and whose edge cuts pixels."""
+
+_PLACES = (-1 / 3, 0.0, 1 / 3)
+"""That are looked at along each side of a cell, from its middle."""
+
+_ROUNDING = 1e-4
+"""Of whole steps."""
+
+_FINE = 8
+"""Points along each side of a cell by which the share of it that lies inside a region is counted."""
+
+
+def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | None], share: float) -> Tensor:
+    """Take from noise what moves the mean of a region by more than a share of the budget.
+
+    Args:
+        steps: masked noise in whole steps, ``(batch, channels, *spatial)``; each channel is balanced by itself.
+        batch: of the same samples.
+        planes: of each of them; noise of a sample without stays as it is.
+        share: of the budget.
+
+    Returns:
+        Whole steps of the same signs, none larger than before.
+    """
+    groups = defaultdict(list)
+    for row, plane in enumerate(planes):
+        if plane is not None:
+            groups[plane].append(row)
+    result = steps.clone()
+    for plane, rows in groups.items():
+        disc = _disc(plane.spacing).to(steps.device)
+        for channel in range(steps.shape[1]):
+            chosen = steps[rows, channel]
+            limit = _MARGIN * share * batch.levels[rows].reshape(-1, *[1] * (chosen.ndim - 1))
+            weight, limit = (torch.broadcast_to(part, chosen.shape) for part in (batch.share[rows, channel], limit))
+            noise, weight, limit = (_in_planes(part, plane.across) for part in (chosen, weight, limit))
+            kept = _reduced(noise, weight, limit, disc)
+            result[rows, channel] = _from_planes(kept, chosen.shape, plane.across)
+    return result
+
+
+def _reduced(steps: Tensor, weight: Tensor, limit: Tensor, disc: Tensor) -> Tensor:
+    """Reduce noise ``(planes, 1, rows, columns)`` until each region is within its limit."""
+    regions = _Regions(weight, limit[:, :, :1, :1], disc)
+    signs = torch.cat([steps.clamp(min=0), (-steps).clamp(min=0)])
+    for _ in range(_PASSES):
+        kept = regions.kept(signs)
+        if _all_kept(kept):
+            break
+        signs = regions.reduced(signs, kept)
+    signs = (signs + _ROUNDING).floor()
+    for _ in range(_WHOLE_PASSES):
+        kept = regions.kept(signs)
+        if _all_kept(kept):
+            break
+        signs = (regions.reduced(signs, kept) + _ROUNDING).floor()
+    up, down = signs.chunk(2)
+    return up - down
+
+
+class _Regions:
+    """All regions of some planes; noise of both signs lies behind each other, ``(2 * planes, 1, rows, columns)``.
+
+    Args:
+        weight: what the mean of a cell keeps of its noise, ``(planes, 1, rows, columns)``.
+        limit: of the shift of a mean, ``(planes, 1, 1, 1)``.
+        disc: of :func:`_disc`.
+    """
+
+    def __init__(self, weight: Tensor, limit: Tensor, disc: Tensor) -> None:
+        self._weight, self._limit, self._disc = torch.cat([weight, weight]), limit, disc
+        self._reach = disc.shape[-2] // 2, disc.shape[-1] // 2
+
+    def kept(self, signs: Tensor) -> Tensor:
+        """Give the share that each sign may keep around each cell while the other stays as it is."""
+        up, down = functional.conv2d(signs * self._weight, self._disc, padding=self._reach).chunk(2)
+        most = torch.cat([(self._limit + down) / up.clamp(min=1e-9), (self._limit + up) / down.clamp(min=1e-9)])
+        return most.amin(dim=1, keepdim=True).clamp(max=1)
+
+    def reduced(self, signs: Tensor, kept: Tensor) -> Tensor:
+        """Take off each cell what the strictest region around it asks for."""
+        size = 2 * self._reach[0] + 1, 2 * self._reach[1] + 1
+        return signs * -functional.max_pool2d(-kept, size, stride=1, padding=self._reach)
+
+
+def _all_kept(kept: Tensor) -> bool:
+    """Say whether no region is beyond its limit; asked on the CPU alone, since each question waits for a device."""
+    return kept.device.type == "cpu" and bool((kept == 1).all())
+
+
+@lru_cache(maxsize=256)
+def _disc(spacing: tuple[float, float]) -> Tensor:
+    """Give the share of a region's area that lies in each cell around it, ``(places, 1, rows, columns)``, for regions
+    around its places.
+    """
+    radius = DIAMETER / 2
+    reach = [math.ceil(radius / step) for step in spacing]
+    axes = []
+    for most, step in zip(reach, spacing, strict=True):
+        cells = torch.arange(-most, most + 1, dtype=torch.float64)[:, None]
+        axes.append(((cells + (torch.arange(_FINE) + 0.5) / _FINE - 0.5) * step).flatten())
+    kernels = []
+    for down, right in product(_PLACES, _PLACES):
+        rows, columns = (axis - place * step for axis, place, step in zip(axes, (down, right), spacing, strict=True))
+        inside = rows[:, None] ** 2 + columns[None] ** 2 <= radius**2
+        cells = inside.double().reshape(2 * reach[0] + 1, _FINE, 2 * reach[1] + 1, _FINE).mean(dim=(1, 3))
+        kernels.append(cells / cells.sum().clamp(min=1e-9) if bool(cells.any()) else _own(cells))
+    return torch.stack(kernels)[:, None].float()
+
+
+def _own(cells: Tensor) -> Tensor:
+    """Give a region that is smaller than the points of a cell: the cell itself."""
+    cells[cells.shape[0] // 2, cells.shape[1] // 2] = 1
+    return cells
+
+
+def _in_planes(maps: Tensor, across: int | None) -> Tensor:
+    """Give ``(samples, *spatial)`` as ``(planes, 1, rows, columns)``."""
+    moved = maps if across is None else maps.movedim(across + 1, 1)
+    return moved.reshape(-1, 1, *moved.shape[-2:])
+
+
+def _from_planes(planes: Tensor, shape: torch.Size, across: int | None) -> Tensor:
+    if across is None:
+        return planes.reshape(shape)
+    moved = [shape[0], shape[across + 1], *(n for axis, n in enumerate(shape[1:]) if axis != across)]
+    return planes.reshape(moved).movedim(1, across + 1)
