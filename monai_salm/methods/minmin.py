@@ -40,21 +40,16 @@ from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
-from monai_salm.methods.balance import balanced
-from monai_salm.methods.base import Noise, within_budget
+from monai_salm.methods.base import Noise
+from monai_salm.methods.limits import NoiseLimits
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
 from monai_salm.methods.search_state import RoundLog, SearchState
-from monai_salm.methods.sparsity import box_blur, local_contrast, relative, sparsity_mask
+from monai_salm.methods.sparsity import box_blur, relative
 from monai_salm.methods.textures import class_directions, class_textures
 from monai_salm.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-LEAST_CONTRAST = 0.02
-"""Local contrast, in model values, that is added to that of an image: below it a texture is seen as
-well as anywhere.
-"""
 
 
 @dataclass(frozen=True)
@@ -110,6 +105,7 @@ class MinMinOptimizer:
         self.network = network
         self.task = task
         self.settings = settings or MinMinSettings()
+        self.limits = NoiseLimits(self.settings)
         self.augmentation = augmentation or ConsumerAugmentation()
         self.device = known_device(device)
         self.freeze_surrogate = freeze_surrogate
@@ -192,14 +188,14 @@ class MinMinOptimizer:
         work = SearchWork(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
         if state.round:  # else nothing was looked at yet
             for batch in resident.batches(samples.by_shape(), self._batch_size):
-                work.masks.scatter(batch.place, self._mask(ranks.gather(batch.place), batch))
+                work.masks.scatter(batch.place, self.limits.mask(ranks.gather(batch.place), batch))
         return work
 
     def _result(self, work: SearchWork) -> Noise:
         samples = work.resident.samples
         for batch in work.resident.batches(samples.by_shape(), self._batch_size):
             steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
-            final = self._final(steps, mask, batch, samples).cpu()
+            final = self.limits.final(steps, mask, batch, samples).cpu()
             for row, index in enumerate(batch.indices):
                 yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
@@ -288,9 +284,7 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                noise = self._decided(steps, levels).round()
-                if settings.balance:
-                    noise = self._balanced(noise * mask * (batch.voxels > 0), batch, samples)
+                noise = self.limits.tried(steps, mask, batch, samples)
                 images = (partners.contents(batch, step) + noise * gain).clamp(0, 1)
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
@@ -307,9 +301,9 @@ class MinMinOptimizer:
                 gathered = settings.mask_memory * score + (1 - settings.mask_memory) * gathered
             work.steps.scatter(place, steps)
             work.scores.scatter(place, gathered)
-            mask = self._mask(work.ranks.gather(place), batch)
+            mask = self.limits.mask(work.ranks.gather(place), batch)
             work.masks.scatter(place, mask)
-            moved = (self._final(steps, mask, batch, samples) != 0).any(1, keepdim=True)
+            moved = (self.limits.final(steps, mask, batch, samples) != 0).any(1, keepdim=True)
             changed.append((moved * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
@@ -358,40 +352,9 @@ class MinMinOptimizer:
         maps = work.resident.new_maps(channels=work.resident.samples.channels)
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
             steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
-            noise = self._final(steps, mask, batch, work.resident.samples)
+            noise = self.limits.final(steps, mask, batch, work.resident.samples)
             maps.scatter(batch.place, noise * batch.share * batch.step_model)
         return maps
-
-    def _final(self, steps: Tensor, mask: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        """Give the noise in the whole steps that files will hold."""
-        noise = within_budget(self._decided(steps, batch.levels), batch) * mask
-        return self._balanced(noise, batch, samples) if self.settings.balance else noise
-
-    def _balanced(self, noise: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        planes = [samples.samples[index].planes for index in batch.indices]
-        return balanced(noise, batch, planes, self.settings.balance)
-
-    def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:
-        """Give steps, those beyond a third of the budget as the whole of it where the settings say so."""
-        return (
-            torch.where(steps.abs() * 3 >= levels, levels * steps.sign(), steps)
-            if self.settings.full_strength
-            else steps
-        )
-
-    def _mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
-        """Where the noise may be, ``(batch, 1, *spatial)`` bool."""
-        settings = self.settings
-        voxels = batch.voxels
-        if settings.mask_rule == "dense":
-            return voxels > 0
-        if settings.mask_blur > 1:
-            score = box_blur(score, settings.mask_blur)
-        if settings.texture_period and settings.mask_rule == "gradient":
-            gray = batch.images.mean(1, keepdim=True)
-            score = score / (local_contrast(gray, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
-        limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
-        return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
 
 
 def renew(network: nn.Module, seed: int) -> None:

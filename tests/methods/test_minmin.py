@@ -252,9 +252,9 @@ def test_textures_go_where_the_gradient_is_large_for_the_contrast(pictures: Work
     image[:, 8:] += 0.3 * (np.indices((16, 8)).sum(axis=0) % 2)
     samples = WorkingSet([working_sample(name, image, 0) for name in "ab"])
     batch = samples.batch([0, 1], torch.device("cpu"))
-    mask = optimizer._mask(torch.ones(2, 1, 16, 16), batch)
+    mask = optimizer.limits.mask(torch.ones(2, 1, 16, 16), batch)
     assert mask[..., :8].sum() > 0.95 * mask.sum()
-    plain = _optimizer(pictures, perturbed_fraction=0.4, mask_blur=3)._mask(torch.ones(2, 1, 16, 16), batch)
+    plain = _optimizer(pictures, perturbed_fraction=0.4, mask_blur=3).limits.mask(torch.ones(2, 1, 16, 16), batch)
     assert plain[..., :8].sum() < 0.8 * plain.sum(), "noise that is searched for goes by the gradient alone"
 
 
