@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_salm.errors import UsageError
@@ -34,6 +32,9 @@ LARGEST_SIDE = 64
 
 GENTLE = 0.01
 """Most that gentle noise may move the AUC, or the Dice, of a network of clean images."""
+
+TRIAL_ROUNDS = 4
+"""Rounds of a trial at most: one life of the surrogates."""
 
 _CHOICE = "choice"
 
@@ -59,48 +60,38 @@ class MeasuredChoice(NoiseMethod):
             trials, why_not = self._trials(samples, task, run)
             kept = _gentle(trials, why_not) if run.gentle else trials
             first = next(iter(self.candidates))
-            memory.chosen = min(kept, key=lambda name: trials[name].estimate.left, default=first)
+            memory.chosen = min(kept, key=lambda name: trials[name].left, default=first)
             memory.words = _words(memory.chosen, trials, why_not) + _left_out(trials, kept)
             logger.info(memory.words)
-            best = trials.get(memory.chosen)
-            if best is not None and best.part is samples:  # its noise is that of all samples
-                run.errors, run.surrogate, run.choice = best.run.errors, best.run.surrogate, memory.words
-                yield from best.noise.items()
-                return
         run.choice = memory.words
         inner = replace(run, memory=memory, errors=[], passes=0.0)
         yield from self.candidates[memory.chosen].noise(samples, task, inner)
         run.errors, run.surrogate, run.passes = inner.errors, inner.surrogate, run.passes + inner.passes
 
-    def _trials(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> tuple[dict[str, _Trial], str]:
+    def _trials(
+        self, samples: WorkingSet, task: LearningTask, run: MethodRun
+    ) -> tuple[dict[str, LearningEstimate], str]:
         """Try all candidates on a part of the samples; none where nothing can be measured, and then say why."""
         chosen = part_of(samples, run.seed)
         part = _small_set(samples, chosen)
         names, kind = (samples.ids, "image") if run.groups is None else (run.groups.names, run.groups.kind)
         groups = SampleGroups([names[number] for number in chosen], kind)
-        panel = StrangerPanel(part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress)
-        trials: dict[str, _Trial] = {}
+        panel = StrangerPanel(
+            part, groups, task, seed=run.seed, device=run.device, quick=not run.gentle, show_progress=run.show_progress
+        )
+        rounds = TRIAL_ROUNDS if run.rounds is None else min(TRIAL_ROUNDS, run.rounds)
+        trials: dict[str, LearningEstimate] = {}
         for name, candidate in self.candidates.items() if not panel.why_not else ():
-            trial = replace(run, memory=None, errors=[], passes=0.0)
+            trial = replace(run, memory=None, errors=[], passes=0.0, rounds=rounds)
             noise = dict(candidate.noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)
-            trials[name] = _Trial(part, trial, noise, panel.estimate(noise.__getitem__))
+            trials[name] = panel.estimate(noise.__getitem__)
         return trials, panel.why_not
 
     def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
         """Find out whether a user's choices are possible for all candidates, or raise UsageError."""
         for candidate in self.candidates.values():
             candidate.check(perturbed_fraction=perturbed_fraction, rounds=rounds)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """What a candidate did on a part of the samples."""
-
-    part: WorkingSet
-    run: MethodRun
-    noise: Mapping[str, NDArray[np.int16]]
-    estimate: LearningEstimate
 
 
 class _ChoiceMemory:
@@ -160,7 +151,7 @@ def _small_set(samples: WorkingSet, chosen: list[int]) -> WorkingSet:
     return WorkingSet(part, samples.padded_shape if samples.fixed else None)
 
 
-def _gentle(trials: Mapping[str, _Trial], why_not: str) -> dict[str, _Trial]:
+def _gentle(trials: Mapping[str, LearningEstimate], why_not: str) -> dict[str, LearningEstimate]:
     """Give the trials whose noise hardly moves a network of clean images; or raise UsageError, as there are none."""
     if not trials:
         raise UsageError(f"gentle noise is found by measurement, which is not possible: {why_not}; leave out --gentle")
@@ -173,27 +164,27 @@ def _gentle(trials: Mapping[str, _Trial], why_not: str) -> dict[str, _Trial]:
     return kept
 
 
-def _is_gentle(trial: _Trial) -> bool:
-    moved = trial.estimate.moved
+def _is_gentle(trial: LearningEstimate) -> bool:
+    moved = trial.moved
     return moved is not None and moved <= GENTLE
 
 
-def _moved(trials: Mapping[str, _Trial]) -> str:
+def _moved(trials: Mapping[str, LearningEstimate]) -> str:
     """Say how far the noise of some trials moves a network of clean images."""
-    found = {name: trial.estimate.moved for name, trial in trials.items()}
+    found = {name: trial.moved for name, trial in trials.items()}
     return ", ".join(f"{name} {'unknown' if moved is None else f'{moved:.3f}'}" for name, moved in found.items())
 
 
-def _left_out(trials: Mapping[str, _Trial], kept: Mapping[str, _Trial]) -> str:
+def _left_out(trials: Mapping[str, LearningEstimate], kept: Mapping[str, LearningEstimate]) -> str:
     """Say which trials were left out; nothing where all were kept."""
     others = {name: trial for name, trial in trials.items() if name not in kept}
     return f"; not gentle (moves a network of clean images): {_moved(others)}" if others else ""
 
 
-def _words(chosen: str, trials: Mapping[str, _Trial], why_not: str) -> str:
+def _words(chosen: str, trials: Mapping[str, LearningEstimate], why_not: str) -> str:
     """Say what was chosen, and why."""
     if not trials:
         return f"noise of {chosen}, unmeasured: {why_not}"
-    told = ", ".join(f"{name} {trial.estimate.left:.2f}" for name, trial in trials.items())
-    count = next(iter(trials.values())).estimate.trained_on
+    told = ", ".join(f"{name} {trial.left:.2f}" for name, trial in trials.items())
+    count = next(iter(trials.values())).trained_on
     return f"noise of {chosen}, chosen by what networks learned from {count} images with each kind of noise: {told}"

@@ -225,3 +225,15 @@ def test_no_estimate_without_labels_or_where_it_is_not_wanted(tmp_path: Path) ->
     mr_export(tmp_path / "mr", 4)
     options = small(labels=mr_labels(tmp_path / "l.csv", 4), estimate=False)
     assert protect(tmp_path / "mr", tmp_path / "mr_out", options).to_json()["estimate"] is None
+
+
+def test_a_quick_panel_sees_each_network_once() -> None:
+    samples = disk_set(80)
+    groups = SampleGroups(samples.ids, "image")
+    panels = [
+        StrangerPanel(samples, groups, ClassificationTask(2), seed=0, device=torch.device("cpu"), quick=quick)
+        for quick in (False, True)
+    ]
+    full, quick = (panel._cells() for panel in panels)
+    assert full == [(name, view) for view in ("", "after a blur") for name in ("small-cnn", "small-resnet")]
+    assert quick == [("small-cnn", ""), ("small-resnet", "after a blur")]

@@ -32,9 +32,11 @@ class _Signs(NoiseMethod):
 
     protects: bool
     seen: list[WorkingSet] = field(default_factory=list)
+    rounds_seen: list[int | None] = field(default_factory=list)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         self.seen.append(samples)
+        self.rounds_seen.append(run.rounds)
         run.errors.append(0.5)
         run.passes += 3.0
         rows, columns = np.ogrid[:16, :16]
@@ -89,8 +91,10 @@ def test_the_method_that_teaches_least_is_chosen(first: bool) -> None:
     assert list(noise) == samples.ids
     assert any(steps.any() for steps in noise.values())
     assert f"noise of {'a' if first else 'b'}, chosen by what networks learned from 60 images" in run.choice
-    assert (run.errors, run.passes) == ([0.5], 6.0)
-    assert [len(method.seen) for method in methods.values()] == [1, 1]  # what was tried on all is not made again
+    assert (run.errors, run.passes) == ([0.5], 9.0)
+    assert [len(method.seen) for method in methods.values()] == ([2, 1] if first else [1, 2])
+    assert [rounds for method in methods.values() for rounds in method.rounds_seen[:1]] == [4, 4], "trials are brief"
+    assert next(method for method in methods.values() if len(method.seen) == 2).rounds_seen[1] is None
 
 
 @pytest.mark.slow
