@@ -164,6 +164,8 @@ def test_other_augmentations_have_their_own_table(tmp_path: Path, page: Page) ->
     assert "worst 0.667 (ViT)" in verdict(text, "every victim")
     assert "| ViT (nnunet) | balanced accuracy | 0.850 | 0.770 | - |" in own
     assert "| ViT (nnunet) | reliance | 0.400 | 0.400 | - |" in own
+    assert "- augmentations nnunet: not resnet18, resnet18-3x3, resnet50, DenseNet121, EfficientNetBN, small-cnn" in own
+    assert "- augmentations none: no victim" in own
     assert "nnunet" not in before.partition("# Protection")[2].partition("Victims without any augmentation")[0]
 
 

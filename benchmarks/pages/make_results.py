@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import files
-from data_sets import earlier, not_run, section, trade_off
+from data_sets import earlier, section, trade_off
 from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
+from not_run import not_run
 from targets import targets
 
 HEAD = """# Results

@@ -41,7 +41,7 @@ class NnUNetAugmentation:
     15 degrees; up to 30 about each axis of a volume), scaling (0.7 to 1.4) and mirroring; then noise, blur, brightness,
     contrast, low resolution, gamma of the inverted and of the plain image. As there, intensities are those of an image
     of mean 0 and standard deviation 1; afterwards it has its own again, and may leave [0, 1]. Otherwise than there,
-    ranges are drawn uniformly, and volumes of thick slices are turned as all others.
+    ranges are drawn uniformly, all colors get the same, and volumes of thick slices are turned as all others.
     """
 
     def apply(self, images: Tensor, draws: Tensor, label_map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

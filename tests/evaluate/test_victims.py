@@ -197,7 +197,7 @@ def test_networks_of_the_field_train_and_are_scored(dims: int, name: str) -> Non
         pytest.importorskip("einops")
     shape, task = (32,) * dims, ClassificationTask(2) if dims == 2 else SegmentationTask(2)
     images = WorkingSet((_textures(2) if dims == 2 else _blobs(2, shape=(16, 12, 14))).samples, shape)
-    network = build_victim(name, spatial_dims=dims, outputs=2, image_shape=shape, seed=0)
+    network = build_victim(name, outputs=2, image_shape=shape, channels=1, seed=0)
     before = _state(network)
     recipe = VictimRecipe(epochs=2, least_steps=2, batch_size=2)
     scores = train_victim(network, _training(images, images, recipe, task=task, relied_on=images))
