@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.learning.networks import build_network, logits_of
+from monai_salm.learning.networks import behind_view, build_network, logits_of
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.methods.sparsity import box_blur
 
@@ -101,13 +101,15 @@ def fit(
 ) -> None:  # fmt: skip
     """Train a network for some batches; with a schedule that steps after each of them only whole batches count."""
     network.train().requires_grad_(True)
+    seeing, view = behind_view(network)
     done = 0
     while done < steps:
         order = torch.randperm(len(images), generator=source)
         for start in range(0, len(images) - (1 if schedule is None else batch - 1), batch):
             chosen = order[start : start + batch]
-            moved, target = change(images[chosen], source, labels[chosen] if task.spatial_target else None)
-            loss = task.loss(logits_of(network, moved), labels[chosen] if target is None else target).mean()
+            maps = labels[chosen] if task.spatial_target else None
+            moved, target = change(view(images[chosen]), source, maps)
+            loss = task.loss(logits_of(seeing, moved), labels[chosen] if target is None else target).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

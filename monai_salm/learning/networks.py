@@ -23,6 +23,9 @@ SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet")
 DEFAULT_NETWORKS = {"classification": "small-resnet", "segmentation": "small-unet"}
 """Networks by task, unless the user names another."""
 
+DIVISORS, GRAY = ("2", "4"), "gray"
+"""How a network may see images, behind ``/`` in its name."""
+
 _CHOSEN: dict[str, dict[str, Any]] = {
     "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
     # nnU-Net's blocks of two convolutions, at the four sizes that small images have.
@@ -81,22 +84,40 @@ class NetworkEnsemble(nn.Module):
         return tuple(logits_of(member, x) for member in self.members)
 
 
-class SmallerView(nn.Module):
-    """A network that sees images at a part of their size, as one whose owner stores them smaller: averages of boxes.
+class OtherView(nn.Module):
+    """A network that sees images otherwise than they are: at a part of their size, by averages of boxes, or in gray.
 
     Args:
-        network: of images of that size.
+        network: of what it sees.
         divisor: of each side.
+        gray: whether it sees the mean of the colors.
     """
 
-    def __init__(self, network: nn.Module, divisor: int) -> None:
+    def __init__(self, network: nn.Module, *, divisor: int = 1, gray: bool = False) -> None:
         super().__init__()
-        self.network, self.divisor = network, divisor
+        self.network, self.divisor, self.gray = network, divisor, gray
+
+    def view(self, images: Tensor) -> Tensor:
+        """Give images as the network sees them; gradients flow back."""
+        if self.gray:
+            images = images.mean(1, keepdim=True)
+        pool = functional.avg_pool2d if images.ndim == 4 else functional.avg_pool3d
+        return pool(images, self.divisor, ceil_mode=True, count_include_pad=False) if self.divisor > 1 else images
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of the smaller images."""
-        pool = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
-        return logits_of(self.network, pool(x, self.divisor, ceil_mode=True, count_include_pad=False))
+        """Give the logits of what the network sees of images."""
+        return logits_of(self.network, self.view(x))
+
+
+def behind_view(network: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Give the network behind a view, and what shows it images: augmentation comes between, since who stores images
+    otherwise augments what was stored.
+    """
+    return (network.network, network.view) if isinstance(network, OtherView) else (network, _as_it_is)
+
+
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
 
 
 def members_of(network: nn.Module) -> list[nn.Module]:
@@ -113,7 +134,8 @@ def build_network(
         name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
             ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
             3 wide, stride 1, no pooling. One that classifies and has ``/2`` or ``/4`` behind its name sees images at a
-            half or a quarter of their size. Several, separated by commas, make an :class:`NetworkEnsemble`.
+            half or a quarter of their size; with ``/gray`` it sees no colors. Several, separated by commas, make a
+            :class:`NetworkEnsemble`.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
         in_channels: channels of the images.
@@ -132,15 +154,16 @@ def build_network(
                 for member in name.split(",")
             ]
         )
-    name, divisor = _divisor_of(name)
-    if divisor > 1:
-        smaller = None if image_shape is None else tuple(-(-length // divisor) for length in image_shape)
-        return SmallerView(
+    name, view = _view_of(name)
+    if view:
+        divisor = int(view) if view in DIVISORS else 1
+        return OtherView(
             build_network(
-                name, spatial_dims=spatial_dims, outputs=outputs, in_channels=in_channels, image_shape=smaller
+                name, spatial_dims=spatial_dims, outputs=outputs, in_channels=1 if view == GRAY else in_channels,
+                image_shape=None if image_shape is None else tuple(-(-length // divisor) for length in image_shape),
             ),
-            divisor,
-        )
+            divisor=divisor, gray=view == GRAY,
+        )  # fmt: skip
     if name == "small-resnet":
         widths = [8, 16, 32, 64]
         stem: dict[str, Any] = _SMALL_STEM
@@ -186,15 +209,15 @@ def build_network(
     return network
 
 
-def _divisor_of(name: str) -> tuple[str, int]:
-    """Take the divisor of the image size off a network's name."""
-    name, mark, divisor = name.partition("/")
-    if mark and divisor not in ("2", "4"):
+def _view_of(name: str) -> tuple[str, str]:
+    """Take how a network sees images off its name; empty where it sees them as they are."""
+    name, mark, view = name.partition("/")
+    if mark and view not in (*DIVISORS, GRAY):
         raise UsageError(
-            f"network {name}{mark}{divisor} is unknown; {name}/2 and {name}/4 see images at half their size "
-            "and at a quarter"
+            f"network {name}{mark}{view} is unknown; {name}/2 and {name}/4 see images at half their size and at a "
+            f"quarter, {name}/{GRAY} sees no colors"
         )
-    return name, int(divisor or 1)
+    return name, view
 
 
 def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: int, *, channels: int = 1) -> nn.Module:
@@ -212,8 +235,9 @@ def size_multiple(name: str) -> int:
     """Give the number that must divide each side of the images of a network, or of an ensemble's; a suffix such as
     ``+frozen`` changes nothing.
     """
-    names = (_divisor_of(member.partition("+")[0]) for member in name.split(","))
-    return math.lcm(*(_MULTIPLES.get(base, 8) * (divisor if base in _MULTIPLES else 1) for base, divisor in names))
+    names = (_view_of(member.partition("+")[0]) for member in name.split(","))
+    divisors = ((base, int(view) if view in DIVISORS else 1) for base, view in names)
+    return math.lcm(*(_MULTIPLES.get(base, 8) * (divisor if base in _MULTIPLES else 1) for base, divisor in divisors))
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import Augmentation, draws_needed
-from monai_salm.learning.networks import logits_of
+from monai_salm.learning.networks import behind_view, logits_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch
 from monai_salm.learning.tasks import LearningTask
@@ -116,18 +116,20 @@ def supervised(
         network: gives logits.
         task: gives the loss.
         augmentation: of the images; targets that are maps follow it.
-        batch_loss: gives the loss of images and targets in place of the task's mean loss.
+        batch_loss: gives the loss of images, as the network behind a view sees them, and targets in place of the task's
+            mean loss.
         bfloat16: let the network compute in bfloat16 where that is safe; the loss is of float32 logits.
 
     Raises:
         UsageError: (the objective) a batch has no targets.
     """
+    seeing, view = behind_view(network)
 
     def loss(batch: WorkingBatch) -> Tensor:
-        images, target = augmented(batch, task, augmentation)
+        images, target = augmented(replace(batch, images=view(batch.images)), task, augmentation)
         if batch_loss is not None:
             return batch_loss(images, target)
-        return task.loss(logits_in(network, images, bfloat16=bfloat16), target).mean()
+        return task.loss(logits_in(seeing, images, bfloat16=bfloat16), target).mean()
 
     return loss
 

@@ -16,7 +16,7 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.augmentations import FLIPS
 from monai_salm.learning.chance import SampleChance, own_randomness
 from monai_salm.learning.consumers import Augmentation
-from monai_salm.learning.networks import logits_of, set_training
+from monai_salm.learning.networks import behind_view, logits_of, set_training
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
@@ -99,13 +99,13 @@ class VictimTraining:
 
     def objective(self, network: nn.Module) -> Objective:
         """Give what a network is to make small; chance in a loss of its own begins anew."""
-        task, own_loss = self.task, self.batch_loss
+        task, own_loss, (seeing, _) = self.task, self.batch_loss, behind_view(network)
         generator = torch.Generator().manual_seed(self.seed)
 
         def batch_loss(images: Tensor, target: Tensor) -> Tensor:
             if own_loss is None:
-                return task.loss(logits_of(network, images), target).mean()
-            return own_loss(partial(logits_of, network), task, images, target, generator)
+                return task.loss(logits_of(seeing, images), target).mean()
+            return own_loss(partial(logits_of, seeing), task, images, target, generator)
 
         return supervised(network, task, self.augmentation or self.recipe.augmentation, batch_loss=batch_loss)
 

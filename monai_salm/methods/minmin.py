@@ -34,7 +34,7 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
-from monai_salm.learning.networks import members_of
+from monai_salm.learning.networks import behind_view, members_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.targets import next_class
@@ -322,13 +322,18 @@ class MinMinOptimizer:
         """
         with torch.enable_grad():
             images = images.requires_grad_(True)
-            seen, target = augmented(replace(batch, images=images, draws=draws), self.task, self.augmentation)
-            gradients, errors = [], []
-            members = members_of(self.network)
-            if self.settings.targeted:
-                target = next_class(target, self.task.outputs)
+            members, gradients, errors = members_of(self.network), [], []
+            seen: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # networks of one view share it
             for member in members:
-                logits = logits_in(member, seen, bfloat16=self._bfloat16)
+                network, view = behind_view(member)
+                viewed = view(images)
+                if viewed.shape not in seen:
+                    shown = replace(batch, images=viewed, draws=draws)
+                    seen[viewed.shape] = augmented(shown, self.task, self.augmentation)
+                inputs, target = seen[viewed.shape]
+                if self.settings.targeted:
+                    target = next_class(target, self.task.outputs)
+                logits = logits_in(network, inputs, bfloat16=self._bfloat16)
                 loss = self.task.loss(logits, target).sum()
                 (gradient,) = torch.autograd.grad(loss, images, retain_graph=member is not members[-1])
                 gradients.append(gradient.float())

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import (
+    behind_view,
     build_network,
     freeze_backbone,
     head_layers,
@@ -16,6 +20,9 @@ from monai_salm.learning.networks import (
     set_training,
     size_multiple,
 )
+from monai_salm.learning.tasks import ClassificationTask
+from monai_salm.learning.training import supervised
+from tests.builders import disk_set
 
 
 @pytest.mark.slow
@@ -222,5 +229,30 @@ def test_a_network_at_half_the_size() -> None:
     with torch.no_grad():
         assert torch.allclose(network(images), members_of(network)[0].network(halves), atol=1e-6)
     assert size_multiple("SwinUNETR/2,small-cnn/4") == 64
-    with pytest.raises(UsageError, match="small-cnn/3 is unknown; small-cnn/2 and small-cnn/4"):
+    with pytest.raises(
+        UsageError, match=r"small-cnn/3 is unknown; small-cnn/2 and small-cnn/4 .*, small-cnn/gray sees"
+    ):
         build_network("small-cnn/3", spatial_dims=2, outputs=3)
+    colors = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    gray = build_network("small-cnn/gray", spatial_dims=2, outputs=3, in_channels=3).eval()
+    with torch.no_grad():
+        assert torch.allclose(gray(colors), members_of(gray)[0].network(colors.mean(1, keepdim=True)), atol=1e-6)
+
+
+def test_views_come_before_augmentation() -> None:
+    """Boxes of two cells of one value stay whole for who halves the images first, wherever they are shifted then."""
+    network = build_network("small-cnn/2", spatial_dims=2, outputs=2)
+    seeing, view = behind_view(network)
+    assert seeing is network.network
+    seen: list[torch.Tensor] = []
+    seeing.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.randint(0, 2, (1, 1, 16, 16)).float().repeat_interleave(2, -1).repeat_interleave(2, -2)
+    batch = disk_set(1, 32).batch([0], torch.device("cpu"))
+    shifts = ConsumerAugmentation(flip=0.0, shift=0.28, identity=0.0)
+    draws = torch.full((1, draws_needed(2)), 0.9)
+    supervised(network, ClassificationTask(2), shifts)(replace(batch, images=images, draws=draws))
+    assert seen[0].shape == (1, 1, 16, 16)
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}
+    assert set(view(shifts.apply(images, draws)[0]).unique().tolist()) == {0.0, 0.25, 0.5, 0.75, 1.0}, (
+        "the shift is odd"
+    )
