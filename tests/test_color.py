@@ -25,7 +25,7 @@ from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.learning.strangers import halved
+from monai_salm.learning.strangers import SampleGroups, StrangerPanel, halved
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -139,6 +139,18 @@ def test_half_the_size_of_a_color_image() -> None:
     assert np.array_equal(sample.protected(gray).image_model, sample.protected(np.stack([gray] * 3, -1)).image_model)
 
 
+@pytest.mark.parametrize(
+    ("size", "quick", "views"),
+    [(16, False, ["", "without colors"]), (48, False, ["", "half the size", "without colors"]),
+     (48, True, ["", "without colors"])],
+)  # fmt: skip
+def test_strangers_of_color_images_try_gray_ones(size: int, quick: bool, views: list[str]) -> None:
+    samples = [replace(_sample("a", size=size), sample_id=f"{k:02d}", target=k % 2) for k in range(60)]
+    groups = SampleGroups([sample.sample_id for sample in samples], "image")
+    panel = StrangerPanel(WorkingSet(samples), groups, ClassificationTask(2), seed=0, device=CPU, quick=quick)
+    assert list(dict.fromkeys(view for _, view in panel._cells())) == views
+
+
 def test_a_search_goes_on_in_color_where_it_stopped() -> None:
     samples = WorkingSet([_sample(name) for name in "abcdef"])
 
@@ -179,7 +191,7 @@ def test_each_color_has_noise_of_its_own_in_the_files(tmp_path: Path) -> None:
     assert (len(found.files), found.mismatches) == (6, [])
 
     _network, card = load_surrogate(tmp_path / "out.work" / "surrogate.safetensors")
-    assert card.channels == 3
+    assert (card.channels, card.network) == (3, "small-cnn,small-cnn,small-resnet/gray")
     frozen = _options(folder, surrogate=str(tmp_path / "out.work" / "surrogate.safetensors"))
     protect(folder / "in", folder / "again", frozen)
     gray = _export(tmp_path / "gray", gray=True)

@@ -4,7 +4,7 @@
 Small networks are trained on one part of the images, as they are protected and as they were, and judged on the clean
 images of the other part, which they never saw; images of one patient are on one side. Nobody knows at which size a
 stranger trains, so they see the working grid and half of it; or where that is small, images after a blur, which says
-how long the noise lasts.
+how long the noise lasts. Color images are tried in gray, too.
 """
 
 from __future__ import annotations
@@ -58,9 +58,12 @@ NETWORKS = {False: ("small-cnn", "small-resnet"), True: ("small-unet",)}
 LEAST_SIDE = 48
 """Where the longest axis has fewer cells, half of it is no image that anybody would train on."""
 
-FULL, HALF, BLURRED = "", "half the size", "after a blur"
-"""How networks see the images. What they make of blurred ones counts for a choice, not for the verdict: few would blur
-images that are small already.
+FULL, HALF, BLURRED, GRAY = "", "half the size", "after a blur", "without colors"
+"""How networks see the images."""
+
+_UNUSUAL = (BLURRED, GRAY)
+"""What networks make of these counts for a choice, not for the verdict: few would blur images that are small already,
+or give up their colors.
 """
 
 
@@ -130,7 +133,7 @@ class LearningEstimate:
         """
         found = [
             network.verdict for network in self.networks
-            if network.verdict != "not learned" and network.view != BLURRED
+            if network.verdict != "not learned" and network.view not in _UNUSUAL
         ]  # fmt: skip
         if not found:
             return "not learned" if self.networks else ""
@@ -164,7 +167,7 @@ class LearningEstimate:
         }
         lines = [f"what a stranger would learn ({score} on {self.held_out} clean images that were held out{guess}):"]
         lines += [
-            f"  {network.network}, {network.side} wide{', ' + network.view if network.view == BLURRED else ''}: "
+            f"  {network.network}, {network.side} wide{', ' + network.view if network.view in _UNUSUAL else ''}: "
             f"{network.protected:.2f} (best epoch {network.peak:.2f}), from the originals {network.clean:.2f}: "
             f"{network.verdict}"
             for network in self.networks
@@ -262,8 +265,11 @@ class StrangerPanel:
         """Give the networks and how each is to see the images."""
         names = NETWORKS[self.task.spatial_target]
         other = HALF if max(self.working.padded_shape) >= LEAST_SIDE else BLURRED
+        if self.working.channels > 1 and (self.quick or other == BLURRED):
+            other = GRAY
         if not self.quick:
-            return [(name, view) for view in (FULL, other) for name in names]
+            views = (FULL, HALF, GRAY) if other == HALF and self.working.channels > 1 else (FULL, other)
+            return [(name, view) for view in views for name in names]
         # Noise of label maps that only some kinds of networks fall for is to be seen by all of them.
         return [(name, FULL if self.task.spatial_target or not number else other) for number, name in enumerate(names)]
 
@@ -380,5 +386,5 @@ def _blurred(sample: WorkingSample) -> WorkingSample:
 
 
 _VIEWS: dict[str, Callable[[WorkingSample], WorkingSample]] = {
-    FULL: lambda sample: sample, HALF: halved, BLURRED: _blurred,
+    FULL: lambda sample: sample, HALF: halved, BLURRED: _blurred, GRAY: WorkingSample.in_gray,
 }  # fmt: skip

@@ -40,11 +40,13 @@ class ErrorMinimizing(NoiseMethod):
         settings: of the search; seed, share and rounds are the user's.
         augmentation: what the noise has to survive.
         beside: networks that stand beside the user's surrogate, so that the noise fits no single kind.
+        beside_colors: further ones where samples are in color: noise in colors alone is gone for who sees none.
     """
 
     settings: MinMinSettings = field(default_factory=MinMinSettings)
     augmentation: ConsumerAugmentation = NO_AUGMENTATION
     beside: tuple[str, ...] = ()
+    beside_colors: tuple[str, ...] = ()
 
     takes_color = True
     takes_surrogate = True
@@ -52,10 +54,10 @@ class ErrorMinimizing(NoiseMethod):
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
-        network = run.build_surrogate()
-        if self.beside:
+        network, names = run.build_surrogate(), self.beside_of(samples)
+        if names:
             shape, channels = samples.padded_shape, samples.channels
-            others = [seeded_network(name, shape, task.outputs, run.seed, channels=channels) for name in self.beside]
+            others = [seeded_network(name, shape, task.outputs, run.seed, channels=channels) for name in names]
             network = NetworkEnsemble([*members_of(network), *others])
         optimizer = MinMinOptimizer(
             network, task, self._search(samples, task, run), augmentation=self.augmentation,
@@ -63,7 +65,11 @@ class ErrorMinimizing(NoiseMethod):
         )  # fmt: skip
         yield from searched(optimizer, samples, run)
         if run.surrogate is not None:
-            run.surrogate = replace(run.surrogate, beside=self.beside)
+            run.surrogate = replace(run.surrogate, beside=names)
+
+    def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
+        """Name the networks beside the user's surrogate, for some samples."""
+        return self.beside + (self.beside_colors if samples.channels > 1 else ())
 
     def _search(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> MinMinSettings:
         """Give the settings with what the user chose, and with what the samples are."""

@@ -44,7 +44,9 @@ _CONTRASTIVE = ConsumerAugmentation(flip=0.5, shift=0.25, zoom=0.4, window=0.4, 
 
 
 _TEXTURE = ErrorMinimizing(_SALM, _CONSUMER)
-_EXCHANGED = ErrorMinimizing(_EXCHANGE, ConsumerAugmentation(), beside=("small-cnn",))
+_EXCHANGED = ErrorMinimizing(
+    _EXCHANGE, ConsumerAugmentation(), beside=("small-cnn",), beside_colors=("small-resnet/gray",)
+)
 # Averaged gradients make noise that outlasts blurs and compression, where images leave room for such noise
 _COARSE = replace(_EXCHANGED, settings=replace(_EXCHANGE, step_blur=3))
 
