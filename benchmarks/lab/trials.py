@@ -7,9 +7,10 @@
     python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4@4 salm:lattice em@renew_every=4
 
 ``noises.py`` lists the variants of images, ``volumes.py`` those of volumes. Victims train as in the other benchmarks,
-but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch, ``recall`` is
-the share of each class's images that is recognized; PSNR is the mean over images, in dB. With ``--utility`` a row has
-``auc_change`` instead: how far noise in the images that are scored moves the AUC of a victim of clean images.
+but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch, ``recall``
+is the share of each class's images that is recognized, ``dice_on_protected`` the Dice of a victim on what it was
+trained on; PSNR is the mean over images, in dB. With ``--utility`` a row has ``auc_change`` instead: how far noise in
+the images that are scored moves the AUC of a victim of clean images.
 
 The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most
 of their scores have two digits. To redo a row, give its number of epochs, too.
