@@ -257,14 +257,18 @@ def working_sample(
 def made_by(
     method: NoiseMethod, working: WorkingSet, task: LearningTask, **options: Any
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Give the noise of a method in steps by the ids of samples, and the passes per sample that it took."""
+    """Give the noise of a method in steps by the ids of samples, and the passes per sample that it took; the errors of
+    its surrogate are shown.
+    """
     rounds = method.settings.max_rounds if isinstance(method, ErrorMinimizing) else None
     network = DEFAULT_NETWORKS["segmentation" if task.spatial_target else "classification"]
     run = MethodRun(
         seed=0, device=torch.device("cpu"), rounds=rounds,
         build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0), **options,
     )  # fmt: skip
-    return dict(method.noise(working, task, run)), run.passes
+    noise = dict(method.noise(working, task, run))
+    print("surrogate's errors:", *(f"{error:.2f}" for error in run.errors), flush=True)
+    return noise, run.passes
 
 
 def _options(kind: type[Any], text: str) -> Any:
