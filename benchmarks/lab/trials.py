@@ -77,6 +77,7 @@ def main() -> None:
         default=0,
         help="of victims; else 8 for images, but 300 batches at least, and 67 for volumes, which are 804 batches",
     )
+    arguments.add_argument("--shape", default="24x40x24", help="that volumes are cut to, multiples of 8")
     arguments.add_argument("--steps", type=float, default=8, help="budget in volumes, in steps of 255")
     arguments.add_argument(
         "--results",
@@ -135,7 +136,8 @@ def try_utility(given: argparse.Namespace, rows: Rows) -> None:
 
 def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
     """Train victims on the volumes of each variant."""
-    data, test = (load_volumes(given.data / "hippocampus", *numbers) for numbers in VOLUMES)
+    shape = tuple(map(int, given.shape.split("x")))
+    data, test = (load_volumes(given.data / "hippocampus", *numbers, shape) for numbers in VOLUMES)
     epochs = given.epochs or 67
     for variant in given.variants:
         began = time.monotonic()
@@ -151,7 +153,7 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
             seen = score(network, data.task, protected, data.labels, 8)["dice"]
             rows.add(
                 what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant, given.steps):g}/255",
-                variant=variant, victim=victim, countermeasure="none", epochs=epochs,
+                variant=variant, victim=victim, countermeasure="none", shape=given.shape, epochs=epochs,
                 steps=epochs * math.ceil((len(data.images) - 1) / 4), seed=seed, **rounded(scores),
                 dice_on_protected=round(seen, 3), psnr=noise, changed=round(float((change != 0).float().mean()), 3),
                 passes=None if passes is None else round(passes), noise_seconds=seconds_of_noise,
