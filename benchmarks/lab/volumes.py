@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes of the hippocampus in memory, and their noise; ``trials.py`` trains victims on them.
 
-Each is cut around its structures: at 24 x 40 x 24 voxels a search of 12 rounds for 48 of them takes a core two minutes, a
-victim one to four. So close a cut leaves out where a network could find what is not there: compare within one shape.
+Each is cut around its structures: at 24 x 40 x 24 voxels a search of 12 rounds for 48 of them takes a core two minutes,
+a victim one to four. So close a cut leaves out where a network could find what is not there: compare within one shape.
 Variants, the first three of them inside the structures alone, in the budget of a trial where no steps of 255 are said:
 
     clean                no noise
