@@ -35,9 +35,11 @@ from monai_salm.budget import Epsilon, PerturbationBudget
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
-from monai_salm.learning.networks import logits_of, seeded_network
+from monai_salm.learning.networks import DEFAULT_NETWORKS, logits_of, seeded_network
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.methods.base import MethodRun
+from monai_salm.learning.targets import Target
+from monai_salm.learning.tasks import LearningTask
+from monai_salm.methods.base import MethodRun, NoiseMethod
 from monai_salm.methods.error_minimizing import ErrorMinimizing
 from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
@@ -201,54 +203,82 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
     Args:
         data: what noise is made for.
         name: of the method.
-        text: changes of an error-minimizing method: of its settings, its augmentation, and with ``beside`` of the
-            networks beside its own, with ``+`` between them; with ``millimeters`` of the spacing of its cells.
+        text: see :func:`changed`; with ``millimeters`` of the spacing of the cells.
     """
-    method = METHODS[name]["classification"]
-    planes = None
-    for item in filter(None, re.split(r",(?=[a-z_]+=)", text)):  # a value may be a list
+    items = dict(item.split("=", 1) for item in _items(text))
+    spacing = float(items.pop("millimeters", 0))
+    planes = CellPlanes(None, (spacing, spacing)) if spacing else None
+    text = ",".join(f"{key}={value}" for key, value in items.items())
+    method, result = changed(METHODS[name]["classification"], name, text), data.images.clone()
+    values = [(image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64) for image in data.images]
+    samples = [
+        replace(working_sample(f"{number:05d}", stored, label, modality="CR", epsilon="8/255"), planes=planes)
+        for number, (stored, label) in enumerate(zip(values, data.labels.tolist(), strict=True))
+    ]
+    noise, passes = made_by(method, WorkingSet(samples), data.task)
+    for number, sample in enumerate(samples):
+        protected = sample.protected(noise[sample.sample_id]).image_model
+        result[number, 0, : data.size, : data.size] = torch.from_numpy(protected)
+    return result, passes
+
+
+def _items(text: str) -> list[str]:
+    """Take the changes of a method apart; a value may be a list."""
+    return [item for item in re.split(r",(?=[a-z_]+=)", text) if item]
+
+
+def changed(method: NoiseMethod, name: str, text: str) -> NoiseMethod:
+    """Give an error-minimizing method with other settings.
+
+    Args:
+        method: of the package.
+        name: of the method.
+        text: changes of its settings, of its augmentation, and with ``beside`` of the networks beside its own, with
+            ``+`` between them.
+    """
+    for item in _items(text):
         if not isinstance(method, ErrorMinimizing):
             raise UsageError(f"method {name!r} has no settings to change; give {name} alone")
         key, _, value = item.partition("=")
-        if key == "millimeters":
-            planes = CellPlanes(None, (float(value), float(value)))
-        elif key == "beside":
-            method = replace(method, beside=tuple(filter(None, value.split("+"))))
+        if key in ("beside", "beside_colors"):
+            method = replace(method, **{key: tuple(filter(None, value.split("+")))})
         elif key in vars(method.augmentation):
             method = replace(method, augmentation=replace(method.augmentation, **{key: float(value)}))
         else:
-            changed = {key: json.loads(value.replace("none", "null"))}
-            method = replace(method, settings=replace(method.settings, **changed))
-    samples, result = [], data.images.clone()
-    for number, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
-        values = (image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64)
-        background = find_background(values, border_values(values), modality="CR")
-        budget = PerturbationBudget(Epsilon.parse("8/255"), IntensityWindow(0, 255)).bind(
-            values,
-            modality="CR",
-            background=background,
-        )
-        maps = WorkingMaps.of_file(values, Canvas(views=(budget,)), values.shape)
-        samples.append(
-            WorkingSample(
-                sample_id=f"{number:05d}",
-                levels=budget.levels,
-                step_model=budget.step_model,
-                target=label,
-                planes=planes,
-                **vars(maps),
-            )
-        )
-    working = WorkingSet(samples)
+            found = {key: json.loads(value.replace("none", "null"))}
+            method = replace(method, settings=replace(method.settings, **found))
+    return method
+
+
+def working_sample(
+    name: str, stored: np.ndarray, target: Target, *, modality: str, epsilon: str, spacing: tuple[float, ...] = ()
+) -> WorkingSample:
+    """Give a sample of stored values from 0 to 255, of the budget that a file would have."""
+    background = find_background(stored, border_values(stored), modality=modality)
+    budget = PerturbationBudget(Epsilon.parse(epsilon), IntensityWindow(0, 255)).bind(
+        stored, modality=modality, background=background
+    )
+    maps = WorkingMaps.of_file(stored, Canvas(views=(budget,)), stored.shape)
+    return WorkingSample(
+        sample_id=name, levels=budget.levels, step_model=budget.step_model, target=target, spacing=spacing, **vars(maps)
+    )
+
+
+def made_by(
+    method: NoiseMethod, working: WorkingSet, task: LearningTask, **options: Any
+) -> tuple[dict[str, np.ndarray], float]:
+    """Give the noise of a method in steps by the ids of samples, and the passes per sample that it took; the errors of
+    its surrogate are shown.
+    """
     rounds = method.settings.max_rounds if isinstance(method, ErrorMinimizing) else None
+    network = DEFAULT_NETWORKS["segmentation" if task.spatial_target else "classification"]
     run = MethodRun(
         seed=0, device=torch.device("cpu"), rounds=rounds,
-        build_surrogate=lambda: seeded_network("small-resnet", working.padded_shape, data.task.outputs, 0),
+        build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0), **options,
     )  # fmt: skip
-    for name, steps in method.noise(working, data.task, run):
-        protected = samples[int(name)].protected(steps).image_model
-        result[int(name), 0, : data.size, : data.size] = torch.from_numpy(protected)
-    return result, run.passes
+    noise = dict(method.noise(working, task, run))
+    print("surrogate's errors:", *(f"{error:.2f}" for error in run.errors), flush=True)
+    return noise, run.passes
 
 
 def _options(kind: type[Any], text: str) -> Any:

@@ -4,15 +4,13 @@
     python benchmarks/lab/trials.py --data DATA --data-set breast clean gclean@3@7 minmin@per=3,rounds=4,ns=4
     python benchmarks/lab/trials.py --data DATA --victims small-cnn,resnet18 --countermeasures none,jpeg-50 full@4
     python benchmarks/lab/trials.py --data DATA --data-set brain_tumor hv@3@7@5
-    python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4 constant
+    python benchmarks/lab/trials.py --data DATA --data-set hippocampus label@4@4 salm:lattice em@renew_every=4
 
-``noises.py`` lists the variants of images. Those of volumes, in the labeled structures alone, are ``clean``,
-``constant@STEPS`` (a brightness for each label), ``lattice@STEPS`` (up and down in turn, all labels alike), and
-``label@PERIOD@STEPS``: waves of a direction for each label; at 2 cells their cells are in turn up and down. They have
-4 steps of 255 where none are said. Victims train as in the other benchmarks, but on few images, by default with one
-seed. Balanced accuracy, AUC and Dice are those after the last epoch, ``recall`` is the share of each class's images
-that is recognized; PSNR is the mean over images, in dB. With ``--utility`` a row has ``auc_change`` instead: how far
-noise in the images that are scored moves the AUC of a victim of clean images.
+``noises.py`` lists the variants of images, ``volumes.py`` those of volumes. Victims train as in the other benchmarks,
+but on few images, by default with one seed. Balanced accuracy, AUC and Dice are those after the last epoch, ``recall``
+is the share of each class's images that is recognized, ``dice_on_protected`` the Dice of a victim on what it was
+trained on; PSNR is the mean over images, in dB. With ``--utility`` a row has ``auc_change`` instead: how far noise in
+the images that are scored moves the AUC of a victim of clean images.
 
 The rows of the commits 3958424+ and 8ac61d3+ came from an earlier form of these scripts, with the same arithmetic; most
 of their scores have two digits. To redo a row, give its number of epochs, too.
@@ -24,7 +22,6 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +32,7 @@ from noises import BATCH, Pictures, fit, generator, new_network
 from searches import protect
 from torch import Tensor, nn
 from torch.nn import functional
+from volumes import load_volumes, noise_steps, protect_volumes
 
 from monai_salm.errors import UsageError
 from monai_salm.evaluate.countermeasures.base import Leak
@@ -50,10 +48,8 @@ from common import RESULTS, Rows
 
 CONSUMER = ConsumerAugmentation(identity=0.0)
 IMAGES = 1200
-VOLUMES = ((0, 64), (160, 176))
+VOLUMES = ((0, 48), (160, 184))
 """Volumes that train and that score, in the order of their names."""
-VOLUME_SHAPE = (48, 64, 48)
-VOLUME_STEPS = 4.0
 CHANGES = {"none": None} | {found.name: found for found in FILTERS}
 
 
@@ -79,8 +75,10 @@ def main() -> None:
         "--epochs",
         type=int,
         default=0,
-        help="of victims; else 8 for images, but 300 batches at least, and 16 for volumes",
+        help="of victims; else 8 for images, but 300 batches at least, and 67 for volumes, which are 804 batches",
     )
+    arguments.add_argument("--shape", default="24x40x24", help="that volumes are cut to, multiples of 8")
+    arguments.add_argument("--steps", type=float, default=8, help="budget in volumes, in steps of 255")
     arguments.add_argument(
         "--results",
         type=Path,
@@ -138,18 +136,27 @@ def try_utility(given: argparse.Namespace, rows: Rows) -> None:
 
 def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
     """Train victims on the volumes of each variant."""
-    (images, labels), (test, test_labels) = (load_volumes(given.data / "hippocampus", *numbers) for numbers in VOLUMES)
-    task, epochs, body = SegmentationTask(3), given.epochs or 16, images > 0
+    shape = tuple(map(int, given.shape.split("x")))
+    data, test = (load_volumes(given.data / "hippocampus", *numbers, shape) for numbers in VOLUMES)
+    epochs = given.epochs or 67
     for variant in given.variants:
-        protected = (images + volume_noise(labels, variant) / 255 * body).clamp(0, 1)
-        noise = psnr(protected - images, body) if variant != "clean" else None
+        began = time.monotonic()
+        protected, passes = protect_volumes(data, variant, given.steps)
+        change, seconds_of_noise = protected - data.images, round(time.monotonic() - began)
+        noise = psnr(change, data.images > 0) if variant != "clean" else None
         for victim, seed in product((given.victims or "small-unet").split(","), range(given.seeds)):
             began = time.monotonic()
-            scores = train(victim, task, protected, labels, test, test_labels, epochs=epochs, batch=4, seed=seed)
+            network, scores = trained(
+                victim, data.task, protected, data.labels, test.images, test.labels,
+                epochs=epochs, batch=4, seed=seed, scorings=10,
+            )  # fmt: skip
+            seen = score(network, data.task, protected, data.labels, 8)["dice"]
             rows.add(
-                what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant):g}/255",
-                variant=variant, victim=victim,
-                countermeasure="none", epochs=epochs, seed=seed, **scores, psnr=noise, passes=None,
+                what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant, given.steps):g}/255",
+                variant=variant, victim=victim, countermeasure="none", shape=given.shape, epochs=epochs,
+                steps=epochs * math.ceil((len(data.images) - 1) / 4), seed=seed, **rounded(scores),
+                dice_on_protected=round(seen, 3), psnr=noise, changed=round(float((change != 0).float().mean()), 3),
+                passes=None if passes is None else round(passes), noise_seconds=seconds_of_noise,
                 seconds=round(time.monotonic() - began),
             )  # fmt: skip
 
@@ -168,11 +175,14 @@ def train(
 ) -> dict[str, Any]:
     """Train a victim, and give its scores."""
     network, scores = trained(name, task, images, labels, test, test_labels, epochs=epochs, batch=batch, seed=seed)
-    result = {
+    return rounded(scores) | {"recall": recall(network, test, test_labels, 4 * batch)}
+
+
+def rounded(scores: dict[str, Any]) -> dict[str, Any]:
+    return {
         key: [round(part, 3) for part in value] if isinstance(value, list) else round(value, 3)
         for key, value in scores.items()
     }
-    return result if task.spatial_target else result | {"recall": recall(network, test, test_labels, 4 * batch)}
 
 
 def trained(
@@ -186,13 +196,16 @@ def trained(
     epochs: int,
     batch: int,
     seed: int,
+    scorings: int = 0,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a victim, and score it after each epoch: give its last scores, the best, and the curve."""
+    """Train a victim, and score it after each epoch or about so many times: give its last scores, the best, and the
+    curve.
+    """
     source, network = generator(seed), new_network(name, task, images, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    curve = []
-    for _ in range(epochs):
+    curve, often = [], max(1, epochs // scorings) if scorings else 1
+    for epoch in range(epochs, 0, -1):
         fit(
             network,
             optimizer,
@@ -205,6 +218,8 @@ def trained(
             batch=batch,
         )
         schedule.step()
+        if (epoch - 1) % often:
+            continue
         scores = score(network, task, test, test_labels, 2 * batch if task.spatial_target else 4 * batch)
         curve.append(scores[main_score(task)])
     return network, scores | {"peak": max(curve), "curve": curve}
@@ -307,59 +322,6 @@ def _padded(images: np.ndarray) -> Tensor:
     """Give model values of 8-bit images, padded so that 8 divides their sides."""
     pad = -images.shape[-1] % 8
     return functional.pad(torch.from_numpy(images.astype(np.float32) / 255)[:, None], (0, pad, 0, pad))
-
-
-def load_volumes(folder: Path, first: int, end: int) -> tuple[Tensor, Tensor]:
-    """Give volumes, their window from the 0.5 to the 99.5 percentile, and their label maps, padded to one shape."""
-    import nibabel
-
-    names = sorted(path.name for path in (folder / "imagesTr").glob("hippocampus_*.nii.gz"))[first:end]
-    images, labels = np.zeros((len(names), *VOLUME_SHAPE), np.float32), np.zeros((len(names), *VOLUME_SHAPE), np.int64)
-    for row, name in enumerate(names):
-        values = np.asarray(nibabel.load(folder / "imagesTr" / name).dataobj, dtype=np.float32)
-        low, high = np.percentile(values, [0.5, 99.5])
-        place = (row, *map(slice, values.shape))
-        images[place] = ((values - low) / (high - low)).clip(0, 1)
-        labels[place] = np.asarray(nibabel.load(folder / "labelsTr" / name).dataobj).astype(np.uint8)
-    return torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-
-
-def noise_steps(variant: str) -> float:
-    """Give the size of a variant's noise in volumes, in steps of 255."""
-    name, *numbers = variant.split("@")
-    place = {"clean": 0, "constant": 0, "lattice": 0, "label": 1}.get(name)
-    if place is None or len(numbers) < place:
-        raise UsageError(
-            f"variant {variant!r} is unknown for volumes; give one of clean, constant, constant@STEPS, "
-            "lattice, lattice@STEPS, label@PERIOD, label@PERIOD@STEPS"
-        )
-    return 0.0 if name == "clean" else float(numbers[place]) if len(numbers) > place else VOLUME_STEPS
-
-
-def volume_noise(labels: Tensor, variant: str) -> Tensor:
-    """Give noise in steps of 255, from label maps."""
-    steps, (name, *numbers) = noise_steps(variant), variant.split("@")
-    if name == "lattice":
-        place = sum(torch.meshgrid(*map(torch.arange, labels.shape[1:]), indexing="ij"))
-        return (steps * (1 - 2 * (place % 2)) * (labels > 0))[:, None].float()
-    if name != "label":
-        return steps * ((labels == 1).float() - (labels == 2).float())[:, None]
-    f = 1 / float(numbers[0])
-    vectors = ((f, 0.0, 0.0), (0.0, f, 0.0)) if f < 0.5 else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.0))
-    return steps * _label_waves(labels, vectors)
-
-
-def _label_waves(labels: Tensor, vectors: Sequence[tuple[float, float, float]]) -> Tensor:
-    """Give the sign of a wave with a phase of each volume's own where a label is."""
-    source, (x, y, z) = generator(0), (torch.arange(n).float() for n in labels.shape[1:])
-    result = torch.zeros(labels.shape)
-    for label, (fx, fy, fz) in enumerate(vectors, start=1):
-        phase = torch.rand(len(labels), 1, 1, 1, generator=source) * 2 * math.pi
-        wave = torch.cos(
-            2 * math.pi * (fx * x[:, None, None] + fy * y[None, :, None] + fz * z[None, None])[None] + phase
-        )
-        result = torch.where(labels == label, torch.sign(wave + 1e-6), result)
-    return result[:, None]
 
 
 if __name__ == "__main__":

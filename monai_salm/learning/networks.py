@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from monai_salm.errors import UsageError
 
-SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet")
-"""Networks of this module; the first two classify, the last one segments."""
+SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet", "small-segresnet")
+"""Networks of this module; the first two classify, the others segment: one that sees an image through a strided
+convolution, and one with a path of full resolution.
+"""
 
 DEFAULT_NETWORKS = {"classification": "small-resnet", "segmentation": "small-unet"}
 """Networks by task, unless the user names another."""
@@ -174,6 +176,8 @@ def build_network(
         return nets.UNet(
             spatial_dims, in_channels, outputs, channels=(8, 16, 32), strides=(2, 2), num_res_units=1, norm="instance"
         )  # fmt: skip
+    if name == "small-segresnet":
+        return nets.SegResNet(spatial_dims, 8, in_channels, outputs, blocks_down=(1, 2, 2), blocks_up=(1, 1))
     small_stem = name.startswith("resnet") and name.endswith("-3x3")
     factory = PlainViT if name == "ViT" else getattr(nets, name.removesuffix("-3x3") if small_stem else name, None)
     if factory is None or not callable(factory) or name.startswith("_"):

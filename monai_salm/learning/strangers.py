@@ -52,7 +52,10 @@ MOST_SAMPLES = {2: 2000, 3: 160}
 STEPS = {2: 300, 3: 200}
 """Optimizer steps of each network at least."""
 
-NETWORKS = {False: ("small-cnn", "small-resnet"), True: ("small-unet",)}
+BATCH = {2: SLICE_BATCH, 3: VOLUME_BATCH // 2}
+"""Images of a step, by dimensions; a network with a path of full resolution takes long for volumes."""
+
+NETWORKS = {False: ("small-cnn", "small-resnet"), True: ("small-unet", "small-segresnet")}
 """Networks that are trained, by whether targets are maps."""
 
 LEAST_SIDE = 48
@@ -291,9 +294,8 @@ class StrangerPanel:
         train, test = ([_VIEWS[view](sample) for sample in part] for part in (images, test))
         shape = WorkingSet([*train, *test]).padded_shape
         dims = len(shape)
-        batch = VOLUME_BATCH if dims == 3 else SLICE_BATCH
         steps = STEPS[dims] // 2 if self.quick else STEPS[dims]
-        recipe = VictimRecipe(epochs=1, least_steps=steps, batch_size=batch)
+        recipe = VictimRecipe(epochs=1, least_steps=steps, batch_size=BATCH[dims])
         recipe = replace(recipe, score_every=max(1, recipe.epochs_for(len(train)) // 8))
         training = VictimTraining(
             task=self.task, train=WorkingSet(train, shape), test=WorkingSet(test, shape), recipe=recipe,

@@ -24,10 +24,10 @@ from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, SearchMemory,
 
 logger = logging.getLogger(__name__)
 
-MOST_SAMPLES = 400
-"""Samples at most that candidates are tried on."""
+MOST_SAMPLES = {2: 400, 3: 64}
+"""Samples at most that candidates are tried on, by dimensions."""
 
-LARGEST_SIDE = 64
+LARGEST_SIDE = {2: 64, 3: 32}
 """Larger grids are halved until they are not larger: a trial of large images takes as long as the search."""
 
 GENTLE = 0.01
@@ -125,7 +125,8 @@ def part_of(samples: WorkingSet, seed: int) -> list[int]:
     """Choose at most :data:`MOST_SAMPLES` of some samples, of each class alike as far as it has them; by their ids, so
     that the order does not matter.
     """
-    if len(samples) <= MOST_SAMPLES:
+    most = MOST_SAMPLES[samples.spatial_dims]
+    if len(samples) <= most:
         return list(range(len(samples)))
     rank = {
         number: float(sample_generator(seed, sample.sample_id, 0, _CHOICE).random())
@@ -135,14 +136,15 @@ def part_of(samples: WorkingSet, seed: int) -> list[int]:
     for number in sorted(rank, key=lambda number: rank[number]):
         of_class[tuple(classes_in(samples.samples[number].target))].append(number)
     order = sorted((place, rank[number], number) for found in of_class.values() for place, number in enumerate(found))
-    return sorted(number for _, _, number in order[:MOST_SAMPLES])
+    return sorted(number for _, _, number in order[:most])
 
 
 def _small_set(samples: WorkingSet, chosen: list[int]) -> WorkingSet:
     """Give some samples on small grids, but where a network has a place for each cell; all samples as they are if they
     are small.
     """
-    halvings = 0 if samples.fixed else max(0, math.ceil(math.log2(max(samples.padded_shape) / LARGEST_SIDE)))
+    largest = LARGEST_SIDE[samples.spatial_dims]
+    halvings = 0 if samples.fixed else max(0, math.ceil(math.log2(max(samples.padded_shape) / largest)))
     if len(chosen) == len(samples) and not halvings:
         return samples
     part = [samples.samples[number] for number in chosen]

@@ -53,6 +53,7 @@ def test_classifiers_give_one_logit_per_class(name: str, spatial_dims: int, size
     [
         ("small-unet", 2, 16),
         ("small-unet", 3, 8),
+        ("small-segresnet", 3, 8),
         ("UNet", 2, 16),
         ("Unet", 3, 16),
         ("AttentionUnet", 2, 16),
@@ -80,7 +81,7 @@ CLASSIFIERS = [
     "small-cnn",
     "small-resnet",
 ]
-SEGMENTERS = ["UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet"]
+SEGMENTERS = ["UNet", "AttentionUnet", "SegResNet", "SwinUNETR", "small-unet", "small-segresnet"]
 
 
 @pytest.mark.slow

@@ -183,6 +183,15 @@ def test_label_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.chance, network.auc, network.side, network.moved) == (None, None, 8, 0.0)
 
 
+def test_label_maps_are_given_to_a_network_of_full_resolution_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "LEAST_SAMPLES", 8)
+    monkeypatch.setattr(strangers, "STEPS", {3: 1})
+    working = cube_set(8)
+    panel = StrangerPanel(working, SampleGroups(working.ids, "image"), SegmentationTask(2), seed=0, device=CPU)
+    found = panel.estimate(lambda _: np.zeros((8, 8, 8), np.int16))
+    assert [network.network for network in found.networks] == ["small-unet", "small-segresnet"] * 2
+
+
 def test_record_is_read_back() -> None:
     network = NetworkEstimate("small-cnn", FULL, 28, 0.8, 0.5, 0.6, 0.55, "protected", 0.004)
     for found in (LearningEstimate((network,), 60, 20, "PatientID", 0.5), LearningEstimate(why_not="few")):

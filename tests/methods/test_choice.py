@@ -21,7 +21,7 @@ from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.methods import choice
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
 from monai_salm.methods.choice import MeasuredChoice, part_of
-from tests.builders import disk_set
+from tests.builders import cube_set, disk_set
 
 STRIPES = np.where(np.arange(16) % 2, 80, -80) * np.ones((16, 1), np.int16)
 
@@ -100,8 +100,8 @@ def test_the_method_that_teaches_least_is_chosen(first: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_many_large_samples_are_tried_on_few_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "MOST_SAMPLES", 64)
-    monkeypatch.setattr(choice, "LARGEST_SIDE", 8)
+    monkeypatch.setattr(choice, "MOST_SAMPLES", {2: 64})
+    monkeypatch.setattr(choice, "LARGEST_SIDE", {2: 8})
     samples = disk_set(80)
     methods = {"a": _Signs(False), "b": _Signs(True)}
     run = _run(samples, groups=SampleGroups(samples.ids, "PatientID"))
@@ -138,6 +138,14 @@ def test_gentle_noise_of_few_samples_is_not_guessed() -> None:
     method = MeasuredChoice({"a": _Signs(True)})
     with pytest.raises(UsageError, match="not possible: 20 images are too few"):
         dict(method.noise(samples, ClassificationTask(2), _run(samples, gentle=True)))
+
+
+def test_volumes_are_tried_on_fewer_and_smaller_ones() -> None:
+    volumes = cube_set(70, size=34)
+    chosen = part_of(volumes, 0)
+    part = choice._small_set(volumes, chosen)
+    assert len(part) == len(set(chosen)) == 64
+    assert {sample.image_model.shape for sample in part.samples} == {(17, 17, 17)}
 
 
 def test_few_samples_get_the_first_method() -> None:
@@ -178,7 +186,7 @@ def test_a_run_that_goes_on_chooses_nothing_anew() -> None:
 def test_the_part_has_each_class_alike_and_does_not_follow_the_order(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "MOST_SAMPLES", most)
+    monkeypatch.setattr(choice, "MOST_SAMPLES", {2: most})
     samples = disk_set(80)
     few = WorkingSet([sample for n, sample in enumerate(samples.samples) if n % 2 == 0 or n < 20])  # 40 and 10
     chosen = [few.samples[number] for number in part_of(few, 0)]
