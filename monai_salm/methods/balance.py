@@ -24,9 +24,9 @@ from monai_salm.working_grid import CellPlanes
 DIAMETER = 10.0
 """Of the regions, millimeters."""
 
-_PASSES = 6
+_PASSES = 3
 """In which noise is reduced as little as needed; each takes some of both signs, which brings regions of the other sign
-nearer to their limit.
+nearer to their limit. More than three kept no more of the noise.
 """
 
 _WHOLE_PASSES = 20
@@ -74,51 +74,45 @@ def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | N
 
 def _reduced(steps: Tensor, weight: Tensor, limit: Tensor, disc: Tensor) -> Tensor:
     """Reduce noise ``(planes, 1, rows, columns)`` until each region is within its limit."""
-    regions = _Regions(weight, limit[:, :, :1, :1], disc)
-    signs = torch.cat([steps.clamp(min=0), (-steps).clamp(min=0)])
+    limit, middle = limit[:, :, :1, :1], len(disc) // 2
+    # Around the middle of each cell first: that is nearly all, and takes a ninth of the time.
     for _ in range(_PASSES):
-        kept = regions.kept(signs)
-        if _all_kept(kept):
-            break
-        signs = regions.reduced(signs, kept)
-    signs = (signs + _ROUNDING).floor()
+        steps, _ = _less(steps, weight, limit, disc[middle : middle + 1])
+    steps = _whole(steps)
+    places = torch.arange(len(steps), device=steps.device)
     for _ in range(_WHOLE_PASSES):
-        kept = regions.kept(signs)
-        if _all_kept(kept):
-            break
-        signs = (regions.reduced(signs, kept) + _ROUNDING).floor()
-    up, down = signs.chunk(2)
-    return up - down
+        less, beyond = _less(steps[places], weight[places], limit[places], disc)
+        steps[places] = _whole(less)
+        if steps.device.type == "cpu":  # elsewhere the question which are left waits for the device
+            places = places[beyond]
+            if not len(places):
+                break
+    return steps
 
 
-class _Regions:
-    """All regions of some planes; noise of both signs lies behind each other, ``(2 * planes, 1, rows, columns)``.
+def _less(steps: Tensor, weight: Tensor, limit: Tensor, disc: Tensor) -> tuple[Tensor, Tensor]:
+    """Take off each cell what the strictest region around it asks for while the other sign stays as it is.
 
     Args:
-        weight: what the mean of a cell keeps of its noise, ``(planes, 1, rows, columns)``.
+        steps, weight: noise, and what the mean of a cell keeps of it, ``(planes, 1, rows, columns)``.
         limit: of the shift of a mean, ``(planes, 1, 1, 1)``.
         disc: of :func:`_disc`.
+
+    Returns:
+        The noise, and in which planes a region was beyond its limit.
     """
-
-    def __init__(self, weight: Tensor, limit: Tensor, disc: Tensor) -> None:
-        self._weight, self._limit, self._disc = torch.cat([weight, weight]), limit, disc
-        self._reach = disc.shape[-2] // 2, disc.shape[-1] // 2
-
-    def kept(self, signs: Tensor) -> Tensor:
-        """Give the share that each sign may keep around each cell while the other stays as it is."""
-        up, down = functional.conv2d(signs * self._weight, self._disc, padding=self._reach).chunk(2)
-        most = torch.cat([(self._limit + down) / up.clamp(min=1e-9), (self._limit + up) / down.clamp(min=1e-9)])
-        return most.amin(dim=1, keepdim=True).clamp(max=1)
-
-    def reduced(self, signs: Tensor, kept: Tensor) -> Tensor:
-        """Take off each cell what the strictest region around it asks for."""
-        size = 2 * self._reach[0] + 1, 2 * self._reach[1] + 1
-        return signs * -functional.max_pool2d(-kept, size, stride=1, padding=self._reach)
+    reach = disc.shape[-2] // 2, disc.shape[-1] // 2
+    noise = steps * weight
+    up, down = functional.conv2d(torch.cat([noise.clamp(min=0), (-noise).clamp(min=0)]), disc, padding=reach).chunk(2)
+    kept = torch.stack([(limit + down) / up.clamp(min=1e-9), (limit + up) / down.clamp(min=1e-9)]).amin(dim=2)
+    kept = -functional.max_pool2d(-kept.clamp(max=1), (2 * reach[0] + 1, 2 * reach[1] + 1), stride=1, padding=reach)
+    beyond = (kept < 1).flatten(2).any(dim=2).any(dim=0)
+    return steps * torch.where(steps > 0, kept[0][:, None], kept[1][:, None]), beyond
 
 
-def _all_kept(kept: Tensor) -> bool:
-    """Say whether no region is beyond its limit; asked on the CPU alone, since each question waits for a device."""
-    return kept.device.type == "cpu" and bool((kept == 1).all())
+def _whole(steps: Tensor) -> Tensor:
+    """Round toward zero, but for what is a rounding below a whole step."""
+    return (steps.abs() + _ROUNDING).floor() * steps.sign()
 
 
 @lru_cache(maxsize=256)

@@ -193,8 +193,7 @@ class MinMinOptimizer:
     def _result(self, work: SearchWork) -> Noise:
         samples = work.resident.samples
         for batch in work.resident.batches(samples.by_shape(), self._batch_size):
-            steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
-            final = self._final(steps, mask, batch, samples).cpu()
+            final = self._final(work, batch).cpu()
             for row, index in enumerate(batch.indices):
                 yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
 
@@ -283,10 +282,7 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                noise = self._decided(steps, levels).round()
-                if self.settings.balance:
-                    noise = self._balanced(noise * mask * (batch.voxels > 0), batch, samples)
-                images = (partners.contents(batch, step) + noise * gain).clamp(0, 1)
+                images = (partners.contents(batch, step) + self._decided(steps, levels).round() * gain).clamp(0, 1)
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(error.sum())
@@ -304,7 +300,7 @@ class MinMinOptimizer:
             work.scores.scatter(place, gathered)
             mask = self._mask(work.ranks.gather(place), batch)
             work.masks.scatter(place, mask)
-            changed.append(((self._final(steps, mask, batch, samples) != 0) * batch.voxels).sum())
+            changed.append((((self._quantize(steps, batch) != 0) & mask) * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
             raise UsageError(
@@ -349,19 +345,21 @@ class MinMinOptimizer:
         """Give the noise as it is in the files, in model values: rounded, masked."""
         maps = work.resident.new_maps()
         for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
-            steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
-            noise = self._final(steps, mask, batch, work.resident.samples)
-            maps.scatter(batch.place, noise * batch.share * batch.step_model)
+            maps.scatter(batch.place, self._final(work, batch) * batch.share * batch.step_model)
         return maps
 
-    def _final(self, steps: Tensor, mask: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        """Give the noise in the whole steps that files will hold."""
-        noise = within_budget(self._decided(steps, batch.levels), batch) * mask
-        return self._balanced(noise, batch, samples) if self.settings.balance else noise
-
-    def _balanced(self, noise: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        planes = [samples.samples[index].planes for index in batch.indices]
+    def _final(self, work: SearchWork, batch: WorkingBatch) -> Tensor:
+        """Give the noise in the whole steps that files will hold: rounded, masked, and balanced where that is wanted;
+        the steps of a round are taken without the last, which would take longer than they do.
+        """
+        noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
+        if not self.settings.balance:
+            return noise
+        planes = [work.resident.samples.samples[index].planes for index in batch.indices]
         return balanced(noise, batch, planes, self.settings.balance)
+
+    def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
+        return within_budget(self._decided(steps, batch.levels), batch)
 
     def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:
         """Give steps, those beyond a third of the budget as the whole of it where the settings say so."""
