@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from monai_salm.learning.samples import WorkingBatch
+from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.working_grid import CellPlanes
 
 DIAMETER = 10.0
@@ -43,6 +43,11 @@ _ROUNDING = 1e-4
 
 _FINE = 8
 """Points along each side of a cell by which the share of it that lies inside a region is counted."""
+
+
+def planes_of(samples: WorkingSet, batch: WorkingBatch) -> list[CellPlanes | None]:
+    """Give the planes of the samples of a batch."""
+    return [samples.samples[index].planes for index in batch.indices]
 
 
 def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | None], share: float) -> Tensor:

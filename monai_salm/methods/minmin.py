@@ -39,7 +39,7 @@ from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
-from monai_salm.methods.balance import balanced
+from monai_salm.methods.balance import balanced, planes_of
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
@@ -355,8 +355,7 @@ class MinMinOptimizer:
         noise = self._quantize(work.steps.gather(batch.place), batch) * work.masks.gather(batch.place)
         if not self.settings.balance:
             return noise
-        planes = [work.resident.samples.samples[index].planes for index in batch.indices]
-        return balanced(noise, batch, planes, self.settings.balance)
+        return balanced(noise, batch, planes_of(work.resident.samples, batch), self.settings.balance)
 
     def _quantize(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
         return within_budget(self._decided(steps, batch.levels), batch)
