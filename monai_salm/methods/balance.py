@@ -62,12 +62,8 @@ def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | N
     Returns:
         Whole steps of the same signs, none larger than before.
     """
-    groups = defaultdict(list)
-    for row, plane in enumerate(planes):
-        if plane is not None:
-            groups[plane].append(row)
     result = steps.clone()
-    for plane, rows in groups.items():
+    for plane, rows in _alike(planes).items():
         chosen = steps[rows, 0]
         limit = _MARGIN * share * batch.levels[rows].reshape(-1, *[1] * (chosen.ndim - 1))
         weight, limit = (torch.broadcast_to(part, chosen.shape) for part in (batch.share[rows, 0], limit))
@@ -75,6 +71,29 @@ def balanced(steps: Tensor, batch: WorkingBatch, planes: Sequence[CellPlanes | N
         kept = _reduced(noise, weight, limit, _disc(plane.spacing).to(steps.device))
         result[rows, 0] = _from_planes(kept, chosen.shape, plane.across)
     return result
+
+
+def without_means(gradient: Tensor, planes: Sequence[CellPlanes | None]) -> Tensor:
+    """Take from gradients ``(batch, 1, *spatial)`` the mean over the region around each cell: a step along it would be
+    taken back by the balance, which leaves what lies beside each other.
+    """
+    result = gradient.clone()
+    for plane, rows in _alike(planes).items():
+        chosen = gradient[rows, 0]
+        flat, disc = _in_planes(chosen, plane.across), _disc(plane.spacing).to(gradient.device)
+        middle = disc[len(disc) // 2][None]
+        means = functional.conv2d(flat, middle, padding=(disc.shape[-2] // 2, disc.shape[-1] // 2))
+        result[rows, 0] = chosen - _from_planes(means, chosen.shape, plane.across)
+    return result
+
+
+def _alike(planes: Sequence[CellPlanes | None]) -> dict[CellPlanes, list[int]]:
+    """Give which samples of a batch have which planes; those of unknown spacing have none."""
+    groups: dict[CellPlanes, list[int]] = defaultdict(list)
+    for row, plane in enumerate(planes):
+        if plane is not None:
+            groups[plane].append(row)
+    return groups
 
 
 def _reduced(steps: Tensor, weight: Tensor, limit: Tensor, disc: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
-from monai_salm.methods.balance import balanced, planes_of
+from monai_salm.methods.balance import balanced, planes_of, without_means
 from monai_salm.methods.base import Noise, within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
@@ -290,6 +290,8 @@ class MinMinOptimizer:
                 if not looks:
                     if settings.step_blur > 1:
                         gradient = box_blur(gradient, settings.step_blur)
+                    if settings.balance:
+                        gradient = without_means(gradient, planes_of(samples, batch))
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             finite.append(gathered.isfinite().all())
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
