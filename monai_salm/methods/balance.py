@@ -32,7 +32,7 @@ nearer to their limit. More than three kept no more of the noise.
 _WHOLE_PASSES = 20
 """At most, after those, in which noise is rounded toward zero; it is whole and within its limits then."""
 
-_MARGIN = 0.9
+_MARGIN = 0.85
 """Of the limit, for regions around other places of a cell than those that are looked at, and whose edge cuts pixels."""
 
 _PLACES = (-1 / 3, 0.0, 1 / 3)
