@@ -178,13 +178,24 @@ def broken_bound(changes: Sequence[Change], limits: Sequence[Limit]) -> str:
     return ""
 
 
+def broken_rule(change: Change) -> str:
+    """Say what no change may do whatever its limit; empty if it does not."""
+    if math.isnan(change.max_stored):
+        return "a value is none any more (NaN), or was none before"
+    if change.outside:
+        return f"{change.outside} voxels changed outside the anatomy, the limit is none"
+    return ""
+
+
 def _broken_bound(change: Change, limit: Limit) -> str:
+    if math.isnan(change.max_stored):
+        return broken_rule(change)
     if change.max_stored > limit.stored:
         return f"the largest change is {change.max_stored:g} stored units, the limit {limit.stored:g}"
     if change.max_real > limit.real * _ALLOWANCE:
         return f"the largest change is {change.max_real:g} real units, the limit {limit.real:g}"
     if change.outside:
-        return f"{change.outside} voxels changed outside the anatomy, the limit is none"
+        return broken_rule(change)
     if change.psnr < limit.lowest_psnr - 1e-6:
         return f"PSNR is {change.psnr:.2f} dB, the limit {limit.lowest_psnr:.2f} dB"
     return ""

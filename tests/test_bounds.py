@@ -61,6 +61,7 @@ def test_sentence_is_that_of_the_files_that_are_out_there() -> None:
     ("change", "problem"),
     [
         ({}, ""),
+        ({"max_stored": math.nan}, "a value is none any more (NaN), or was none before"),
         ({"max_stored": 13}, "the largest change is 13 stored units, the limit 12"),
         ({"max_real": 12.1}, "the largest change is 12.1 real units, the limit 12"),
         ({"outside": 2}, "2 voxels changed outside the anatomy, the limit is none"),
@@ -96,3 +97,6 @@ def test_change_of_a_file_is_that_of_all_of_its_pictures() -> None:
     assert whole.mean_square == pytest.approx((9 + 4 * 16) / 8 / 400**2)
     assert whole.psnr == pytest.approx(-10 * math.log10(whole.mean_square))
     assert measure_changes(before, before, view, anatomy)[0].psnr == math.inf
+    lost = before.copy()
+    lost[0, 1, 1] = np.nan
+    assert math.isnan(measure_changes(before, lost, view, anatomy)[0].max_stored)

@@ -12,8 +12,9 @@ import torch
 
 from monai_salm.learning.consumers import draws_needed
 from monai_salm.learning.networks import members_of
-from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.training import augmented, logits_in
+from monai_salm.methods.balance import balanced, planes_of
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.search_state import SearchState
 
@@ -53,4 +54,15 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
             wanted = [*network.parameters(), batch.images]
             float(torch.autograd.grad(loss, wanted, allow_unused=True)[-1].sum())  # a GPU is waited for
             measured.append(time.perf_counter() - began)
-    return min(measured) * steps
+    return min(measured) * steps + _balance_seconds(optimizer, samples, batch) * batches * (rounds + 1)
+
+
+def _balance_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, batch: WorkingBatch) -> float:
+    """Measure how long a batch of noise takes to be balanced; 0 where it is not."""
+    if not optimizer.settings.balance:
+        return 0.0
+    places = torch.arange(batch.voxels[0].numel(), device=batch.voxels.device).reshape(batch.voxels[:1].shape)
+    noise = batch.levels * ((places % 3 - 1) * (batch.voxels > 0))
+    began = time.perf_counter()
+    float(balanced(noise, batch, planes_of(samples, batch), optimizer.settings.balance).sum())  # a GPU is waited for
+    return time.perf_counter() - began

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
-from monai_salm.methods.balance import balanced
+from monai_salm.methods.balance import balanced, planes_of, without_means
 from monai_salm.methods.base import within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.sparsity import box_blur, local_contrast, sparsity_mask
@@ -32,17 +32,30 @@ class NoiseLimits:
 
     settings: MinMinSettings
 
-    def tried(self, steps: Tensor, mask: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        """Give the whole steps that a surrogate is to see inside the mask while they are still changed."""
-        noise = self._decided(steps, batch.levels).round()
-        if not self.settings.balance:
-            return noise
-        return self._balanced(noise * mask * (batch.voxels > 0), batch, samples)
+    def tried(self, steps: Tensor, batch: WorkingBatch) -> Tensor:
+        """Give the whole steps that a surrogate is to see while they are still changed: without the balance, which
+        would take longer than the steps of a round do.
+        """
+        return self._decided(steps, batch.levels).round()
+
+    def direction(self, gradient: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
+        """Give a gradient whose signs a step follows: averaged over boxes, or without what the balance would take back,
+        as the settings say.
+        """
+        if self.settings.step_blur > 1:
+            gradient = box_blur(gradient, self.settings.step_blur)
+        return without_means(gradient, planes_of(samples, batch)) if self.settings.balance else gradient
+
+    def masked(self, steps: Tensor, mask: Tensor, batch: WorkingBatch) -> Tensor:
+        """Give whole steps within the budget and the mask, not balanced."""
+        return within_budget(self._decided(steps, batch.levels), batch) * mask
 
     def final(self, steps: Tensor, mask: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
         """Give the noise in the whole steps that files will hold."""
-        noise = within_budget(self._decided(steps, batch.levels), batch) * mask
-        return self._balanced(noise, batch, samples) if self.settings.balance else noise
+        noise = self.masked(steps, mask, batch)
+        if not self.settings.balance:
+            return noise
+        return balanced(noise, batch, planes_of(samples, batch), self.settings.balance)
 
     def mask(self, score: Tensor, batch: WorkingBatch) -> Tensor:
         """Give where the noise may be, ``(batch, 1, *spatial)`` bool."""
@@ -57,10 +70,6 @@ class NoiseLimits:
             score = score / (local_contrast(gray, max(settings.mask_blur, 3)) + LEAST_CONTRAST)
         limits = (batch.limits.double() * settings.perturbed_fraction).floor().long()
         return sparsity_mask(score.flatten(1), voxels.flatten(1), limits).reshape(voxels.shape)
-
-    def _balanced(self, noise: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        planes = [samples.samples[index].planes for index in batch.indices]
-        return balanced(noise, batch, planes, self.settings.balance)
 
     def _decided(self, steps: Tensor, levels: Tensor) -> Tensor:
         """Give steps, those beyond a third of the budget as the whole of it where the settings say so."""

@@ -45,7 +45,7 @@ from monai_salm.methods.limits import NoiseLimits
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
 from monai_salm.methods.search_state import RoundLog, SearchState
-from monai_salm.methods.sparsity import box_blur, relative
+from monai_salm.methods.sparsity import relative
 from monai_salm.methods.textures import class_directions, class_textures
 from monai_salm.progress import Progress
 
@@ -284,15 +284,13 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                noise = self.limits.tried(steps, mask, batch, samples)
-                images = (partners.contents(batch, step) + noise * gain).clamp(0, 1)
+                images = (partners.contents(batch, step) + self.limits.tried(steps, batch) * gain).clamp(0, 1)
                 gradient, error = self._input_gradient(images, batch, draws.at(place, step))
                 if step == 0:
                     errors.append(error.sum())
                 gathered += gradient.abs().mean(1, keepdim=True)
                 if not looks:
-                    if settings.step_blur > 1:
-                        gradient = box_blur(gradient, settings.step_blur)
+                    gradient = self.limits.direction(gradient, batch, samples)
                     steps = (steps - settings.step_size * levels * gradient.sign()).clamp(-levels, levels)
             finite.append(gathered.isfinite().all())
             # Each sample's gradients shrink as it is learned; a share of their mean keeps all rounds comparable.
@@ -303,7 +301,7 @@ class MinMinOptimizer:
             work.scores.scatter(place, gathered)
             mask = self.limits.mask(work.ranks.gather(place), batch)
             work.masks.scatter(place, mask)
-            moved = (self.limits.final(steps, mask, batch, samples) != 0).any(1, keepdim=True)
+            moved = (self.limits.masked(steps, mask, batch) != 0).any(1, keepdim=True)
             changed.append((moved * batch.voxels).sum())
         if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
             where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from monai_salm.bounds import Limit, broken_bound, measure_changes, stated_bounds, whole_change
+from monai_salm.bounds import Limit, broken_bound, broken_rule, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError
 from monai_salm.io import (
@@ -229,14 +229,14 @@ class _Verification:
         anatomy = view.anatomy(source.stored)
         changes = measure_changes(source.stored, found.stored, view, anatomy)
         change = whole_change(changes)
-        verdict.max_change_stored, verdict.max_change_real = change.max_stored, change.max_real
+        verdict.max_change_stored, verdict.max_change_real = _finite(change.max_stored), _finite(change.max_real)
         verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
         verdict.mean_shifts = mean_shifts(
             source.stored, found.stored, view, anatomy, largest_real=change.max_real,
             spacing_known=source.header.spacing_known,
         )  # fmt: skip
-        verdict.psnr = change.psnr if math.isfinite(change.psnr) else None
-        verdict.ssim = structural_similarity(view.model(source.stored), view.model(found.stored))
+        verdict.psnr = _finite(change.psnr)
+        verdict.ssim = _finite(structural_similarity(view.model(source.stored), view.model(found.stored)))
         if change.max_stored == 0:
             verdict.problems.append("no voxel differs from the original: an unprotected image")
         # The last statement is that of the last run; what an original that was protected before states already holds
@@ -254,9 +254,7 @@ class _Verification:
             limits = [Limit.of_statement(own.window, real, verdict.epsilon_stored) for own in view.views]
             problem = broken_bound(changes, limits)
         else:
-            problem = (
-                f"{change.outside} voxels changed outside the anatomy, the limit is none" if change.outside else ""
-            )
+            problem = broken_rule(change)
         if problem:
             verdict.problems.append(problem)
 
@@ -323,6 +321,11 @@ class _Verification:
             verdict="mismatch",
             problems=[f"the original is a copy of {first.path}, but the protected file is not"],
         )
+
+
+def _finite(value: float) -> float | None:
+    """Give a figure as JSON has it: None for what is no finite number."""
+    return value if math.isfinite(value) else None
 
 
 def _differ(first: Path, second: Path) -> bool:

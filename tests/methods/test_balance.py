@@ -15,7 +15,7 @@ from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
-from monai_salm.methods.balance import balanced
+from monai_salm.methods.balance import balanced, without_means
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.pipeline.region_means import mean_shifts
@@ -103,6 +103,21 @@ def test_planes_of_a_volume_are_balanced_each(across: int) -> None:
     assert after.abs().max() <= 0.25 * LEVELS
     other = balanced(steps, _batch(1, (16, 16, 16)), [CellPlanes((across + 1) % 3, (1.0, 1.0))], 0.25)
     assert (other**2).sum() > 0.8 * (steps**2).sum()
+
+
+def test_steps_leave_out_what_the_balance_would_take_back() -> None:
+    """What is alike over a region, not what differs from cell to cell; where spacing is unknown nothing."""
+    rows, columns = np.indices((SIDE, SIDE))
+    board = torch.from_numpy((rows + columns) % 2 * 2.0 - 1).float()
+    gradient = torch.stack([board + 5, board + 5])[:, None]
+    left = without_means(gradient, [CellPlanes(None, (2.0, 2.0)), None])
+    inside = (slice(4, -4), slice(4, -4))
+    assert left[0, 0][inside] == pytest.approx(board[inside].numpy(), abs=0.1)
+    assert torch.equal(left[1], gradient[1])
+    volume = torch.zeros(1, 1, 16, 16, 16)
+    volume[0, 0, 7] = 3.0
+    assert without_means(volume, [CellPlanes(0, (2.0, 2.0))])[0, 0, 7, 4:-4, 4:-4].abs().max() < 1e-5
+    assert without_means(volume, [CellPlanes(1, (2.0, 2.0))])[0, 0, 7, 4:-4, 4:-4].abs().min() > 1
 
 
 def test_cells_that_carry_little_may_have_more() -> None:

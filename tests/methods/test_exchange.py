@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,9 @@ def test_estimated_time_counts_new_surrogates(monkeypatch: pytest.MonkeyPatch) -
     )
     rounds, new = 4 * (2 + 2 * 2), 2 * (6 - 2)
     assert search_seconds(optimizer, samples, optimizer.start(samples)) == rounds + new
+    optimizer.settings = replace(optimizer.settings, balance=0.25)
+    balancing = 2 * (4 + 1)  # both batches, once a round and in the end
+    assert search_seconds(optimizer, samples, optimizer.start(samples)) == rounds + new + balancing
 
 
 def test_steps_of_a_blurred_gradient_have_room() -> None:

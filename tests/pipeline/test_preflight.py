@@ -191,6 +191,7 @@ def test_dry_run_with_labels_foresees_what_the_search_refuses(
         ({"surrogate": "{in}/case0/image.safetensors"}, "cannot be read as a surrogate"),
         ({"surrogate": "small-unet"}, "give a network for classification"),
         ({"surrogate": "x.safetensors", "method": "tap"}, "method 'tap' trains a surrogate of its own"),
+        ({"surrogate": "x.safetensors", "gentle": True}, "--gentle chooses the noise, which x.safetensors has done"),
         ({"device": "cuda"}, "device cuda was asked for, but torch sees none"),
         ({"method": "umed"}, "method 'umed' is not for classification"),
         ({"surrogate": "DenseNet121", "working_size": 8}, "network 'DenseNet121' cannot work on images of"),
@@ -308,6 +309,8 @@ def test_dry_run_finds_folders_that_do_not_do(tmp_path: Path) -> None:
         ({"window": "5,1"}, "is empty or not finite"),
         ({"method": "magic"}, "method 'magic' is unknown"),
         ({"method": "tap", "task": "segmentation"}, "method 'tap' is not for segmentation"),
+        ({"gentle": True, "method": "em"}, "--gentle chooses among the parts that --method salm has"),
+        ({"gentle": True, "task": "segmentation"}, "--gentle chooses among the parts that --method salm has"),
         ({"labels": Path("l.csv"), "labels_from_folders": True}, "contradict each other"),
         (
             {"label_column": "grade", "labels_from_folders": True},

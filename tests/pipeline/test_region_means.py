@@ -17,7 +17,7 @@ from monai_salm.pipeline import protect, verify
 from monai_salm.pipeline.region_means import DIAMETERS, MeanShift, mean_shifts, shifts_in_words, worst_shifts
 from monai_salm.views import FileView
 from tests.builders import file_budget
-from tests.exports import body, drawn, mr_slice
+from tests.exports import body, drawn, mr_labels, mr_slice, small
 
 SPACING = (0.8, 1.2)
 
@@ -155,6 +155,24 @@ def test_several_files_have_the_figures_of_the_worst() -> None:
         "pixels": [MeanShift(5, "pixels", 7, 0.5, 0.1)],
     }
     assert shifts_in_words([]) == "not measured"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["salm:texture", "salm:exchange"])
+def test_salm_keeps_the_means_of_regions_where_spacing_is_known(method: str, tmp_path: Path) -> None:
+    """By at most a quarter of the budget over 10 mm, in the files as they are written."""
+    shifts = {}
+    for name, spacing in (("known", [1.5, 2.0]), ("unknown", None)):
+        for number in range(6):
+            values = (body(number, 48) + 20).astype(np.int16)
+            mr_slice(tmp_path / name / f"case{number}" / "image.dcm", number, values, PixelSpacing=spacing)
+        labels = mr_labels(tmp_path / "labels.csv", 6)
+        options = small(labels=labels, method=method, working_size=48, estimate=False)
+        protect(tmp_path / name, tmp_path / f"{name}-out", options)
+        files = verify(tmp_path / name, tmp_path / f"{name}-out").files
+        shifts[name] = [file.mean_shifts[1].largest_real / file.epsilon_stored for file in files]  # type: ignore[operator]
+    assert 0.05 < max(shifts["known"]) <= 0.25
+    assert max(shifts["unknown"]) > 0.25, "discs of ten pixels, of which nothing is promised"
 
 
 @pytest.mark.parametrize(("extra", "unit"), [({"PixelSpacing": [0.8, 1.2]}, "mm"), ({"PixelSpacing": None}, "pixels")])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -78,6 +79,20 @@ def _set_pixel(path: Path, original: Path, place: tuple[int, int], change: int) 
     pixels[place] = values[place] + change
     file.PixelData = pixels.tobytes()
     file.save_as(path)
+
+
+@pytest.mark.parametrize("epsilon", [None, "8/255"])
+def test_a_value_that_became_none_is_a_mismatch(epsilon: str | None, tmp_path: Path) -> None:
+    nifti_export(tmp_path / "in", 1, dtype=np.float32, suffix=".nii")
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    path = tmp_path / "out" / "v0.nii"
+    start = path.stat().st_size - read_source(path).stored.nbytes
+    values = np.frombuffer(path.read_bytes()[start:], "<f4")
+    _set_bytes(path, start + 4 * int(np.argmax(values)), np.float32(np.nan).tobytes())
+    report = verify(tmp_path / "in", tmp_path / "out", check_epsilon=Epsilon.parse(epsilon) if epsilon else None)
+    assert report.files[0].verdict == "mismatch"
+    assert "a value is none any more (NaN), or was none before" in report.files[0].problems
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 def _set_attribute(path: Path, keyword: str, value: object) -> None:

@@ -225,7 +225,7 @@ def test_noise_does_not_depend_on_the_other_samples(runs: dict[str, Path], tmp_p
     assert np.array_equal(*written)
 
 
-@pytest.mark.parametrize("method", ["random-mask", "em-augmented"])
+@pytest.mark.parametrize("method", ["random-mask", "em-augmented", "salm:exchange"])
 def test_other_methods_depend_on_the_image_alone(tmp_path: Path, method: str) -> None:
     olds, news = (KINDS["MR"](tmp_path / name, first, 4) for name, first in (("old", 0), ("new", 4)))
     protect(

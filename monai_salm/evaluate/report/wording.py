@@ -50,6 +50,10 @@ LIMITS = (
                                 "HU in a region of 15 x 15 pixels, with a "
      "bound of 12 HU); where the files were verified, a table above says by how much it did. Do not measure densities, "
      "uptake, textures or radiomics in protected images."),
+    ("Models in use may be misled", "Noise moves the scores of networks that were trained on clean images; the table "
+                                    "of the clinical utility says by how much for one of them. Targeted noise is "
+                                    "adversarial: it is made to move them. A small movement here is no promise for "
+                                    "another network. Do not feed protected images to models in use."),
     ("Cheap steps can undo it", "JPEG compression, filters, strong augmentation, adversarial training, orthogonal "
                                 "projection, early stopping. In the "
      "literature, JPEG compression or conversion to gray restored all of twelve published methods."),
