@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.learning.networks import NetworkEnsemble, members_of, seeded_network
+from monai_salm.learning.networks import NetworkEnsemble, OtherView, members_of, seeded_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.learning.tasks import LearningTask, task_from_json
@@ -40,6 +40,8 @@ class ErrorMinimizing(NoiseMethod):
         settings: of the search; seed, share and rounds are the user's.
         augmentation: what the noise has to survive.
         beside: networks that stand beside the user's surrogate, so that the noise fits no single kind.
+        divisor: of the sides of what all of them see, 1 or 2: noise for half of the size lies in blocks, which last at
+            the full size, too.
         beside_colors: further ones where samples are in color: noise in colors alone is gone for who sees none.
     """
 
@@ -47,6 +49,7 @@ class ErrorMinimizing(NoiseMethod):
     augmentation: ConsumerAugmentation = NO_AUGMENTATION
     beside: tuple[str, ...] = ()
     beside_colors: tuple[str, ...] = ()
+    divisor: int = 1
 
     takes_color = True
     takes_surrogate = True
@@ -54,7 +57,7 @@ class ErrorMinimizing(NoiseMethod):
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
-        network, names = run.build_surrogate(), self.beside_of(samples)
+        network, names = self._seeing(run.build_surrogate()), self.beside_of(samples)
         if names:
             shape, channels = samples.padded_shape, samples.channels
             others = [seeded_network(name, shape, task.outputs, run.seed, channels=channels) for name in names]
@@ -65,11 +68,15 @@ class ErrorMinimizing(NoiseMethod):
         )  # fmt: skip
         yield from searched(optimizer, samples, run)
         if run.surrogate is not None:
-            run.surrogate = replace(run.surrogate, beside=names)
+            run.surrogate = replace(run.surrogate, beside=names, divisor=self.divisor)
 
     def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
         """Name the networks beside the user's surrogate, for some samples."""
         return self.beside + (self.beside_colors if samples.channels > 1 else ())
+
+    def _seeing(self, network: nn.Module) -> nn.Module:
+        """Give the user's surrogate as it is to see the samples."""
+        return network if self.divisor == 1 else OtherView(network, divisor=self.divisor)
 
     def _search(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> MinMinSettings:
         """Give the settings with what the user chose, and with what the samples are."""

@@ -35,6 +35,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm:texture": _CLASSES,
         "salm:exchange": _CLASSES,
         "salm:coarse": _CLASSES,
+        "salm:blocks": _CLASSES,
         "salm:lattice": _LABEL_MAPS,
         "random-mask": MethodKind(),
         "textures": _CLASSES,

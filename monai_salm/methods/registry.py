@@ -49,6 +49,10 @@ _TEXTURE = ErrorMinimizing(_SALM, _CONSUMER)
 _EXCHANGED = ErrorMinimizing(
     _EXCHANGE, ConsumerAugmentation(), beside=("small-cnn",), beside_colors=("small-resnet/gray",)
 )
+# Made for half of the size it lies in blocks of cells, which last at the full size, too
+_BLOCKS = replace(
+    _EXCHANGED, settings=replace(_EXCHANGE, mask_blur=1), beside=("small-cnn/2",), beside_colors=(), divisor=2
+)
 # Averaged gradients make noise that outlasts blurs and compression, where images leave room for such noise
 _COARSE = replace(_EXCHANGED, settings=replace(_EXCHANGE, step_blur=3, balance=0.0))
 
@@ -76,6 +80,7 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
     "salm:texture": _TEXTURE,
     "salm:exchange": _EXCHANGED,
     "salm:coarse": _COARSE,
+    "salm:blocks": _BLOCKS,
     "salm:lattice": LabelLattice(),
     # Its control: as sparse, but where chance says
     "random-mask": _sparse("random"),

@@ -187,7 +187,7 @@ def _card(
         return replace(method.card, rounds=surrogate.rounds)
     window, epsilon = options.parsed_window(), options.parsed_epsilon()
     return SurrogateCard(
-        network=",".join([options.surrogate or DEFAULT_NETWORKS[options.task], *surrogate.beside]),
+        network=",".join([_seeing(options.surrogate or DEFAULT_NETWORKS[options.task], surrogate), *surrogate.beside]),
         spatial_dims=working.spatial_dims,
         task=task.to_json(), classes=list(plan.classes), search=surrogate.search,
         augmentation=surrogate.augmentation.to_json(), padded_shape=list(working.padded_shape),
@@ -195,6 +195,11 @@ def _card(
         window=(window.low, window.high) if window else None, modality=options.modality, method=options.method,
         rounds=surrogate.rounds, series={}, channels=working.channels,
     )  # fmt: skip
+
+
+def _seeing(name: str, surrogate: TrainedSurrogate) -> str:
+    """Name a surrogate with the size that it sees."""
+    return name if surrogate.divisor == 1 else f"{name}/{surrogate.divisor}"
 
 
 def check_surrogate(options: ProtectOptions) -> None:
