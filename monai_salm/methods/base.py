@@ -132,6 +132,11 @@ class NoiseMethod(ABC):
             UsageError: samples, task and method do not fit each other.
         """
 
+    def suits(self, samples: WorkingSet) -> bool:
+        """Say whether a choice among methods is to try this one on some samples."""
+        del samples
+        return True
+
     def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
         """Find out whether a user's choices are possible.
 

@@ -81,7 +81,8 @@ class MeasuredChoice(NoiseMethod):
         )
         rounds = TRIAL_ROUNDS if run.rounds is None else min(TRIAL_ROUNDS, run.rounds)
         trials: dict[str, LearningEstimate] = {}
-        for name, candidate in self.candidates.items() if not panel.why_not else ():
+        tried = {name: candidate for name, candidate in self.candidates.items() if candidate.suits(part)}
+        for name, candidate in tried.items() if not panel.why_not else ():
             trial = replace(run, memory=None, errors=[], passes=0.0, rounds=rounds)
             noise = dict(candidate.noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)

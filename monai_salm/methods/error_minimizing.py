@@ -14,6 +14,7 @@ from torch import nn
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.learning.networks import NetworkEnsemble, OtherView, members_of, seeded_network
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.strangers import LEAST_SIDE
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, TrainedSurrogate, batch_size, task_needed
@@ -69,6 +70,10 @@ class ErrorMinimizing(NoiseMethod):
         yield from searched(optimizer, samples, run)
         if run.surrogate is not None:
             run.surrogate = replace(run.surrogate, beside=names, divisor=self.divisor)
+
+    def suits(self, samples: WorkingSet) -> bool:
+        """Say whether the samples are large enough for who sees half of their size."""
+        return self.divisor == 1 or max(samples.padded_shape) >= LEAST_SIDE
 
     def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
         """Name the networks beside the user's surrogate, for some samples."""

@@ -70,10 +70,10 @@ def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
 
 
 _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
-    # SALM: sparse by gradient, with the consumer's flips and shifts in the loop; of three parts the best one
+    # SALM: sparse by gradient, with the consumer's flips and shifts in the loop; of some parts the best one
     "salm": {
         "classification": MeasuredChoice(
-            {"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED, "salm:coarse": _COARSE}
+            {"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED, "salm:coarse": _COARSE, "salm:blocks": _BLOCKS}
         ),
         "segmentation": _sparse("gradient")["segmentation"],
     },

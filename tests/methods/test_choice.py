@@ -148,6 +148,19 @@ def test_volumes_are_tried_on_fewer_and_smaller_ones() -> None:
     assert {sample.image_model.shape for sample in part.samples} == {(17, 17, 17)}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief")
+def test_what_does_not_suit_the_samples_is_not_tried() -> None:
+    @dataclass(frozen=True)
+    class Unsuited(_Signs):
+        def suits(self, samples: WorkingSet) -> bool:
+            return len(samples) < 80
+
+    samples, other = disk_set(80), Unsuited(True)
+    dict(MeasuredChoice({"a": _Signs(False), "b": other}).noise(samples, ClassificationTask(2), _run(samples)))
+    assert not other.seen
+
+
 def test_few_samples_get_the_first_method() -> None:
     samples = disk_set(20)
     methods = {"a": _Signs(True), "b": _Signs(False)}

@@ -19,9 +19,11 @@ from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
+from monai_salm.methods.base import MethodRun
 from monai_salm.methods.estimate import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, renew
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import relative
 from tests.builders import disk_set, working_sample
 
@@ -54,6 +56,25 @@ def test_content_is_that_of_other_samples() -> None:
         kept = sum(torch.equal(content, image) for content, image in zip(contents, own, strict=True))
         assert low <= kept <= high
         assert all(any(torch.equal(content, image) for image in own) for content in contents)
+
+
+def test_noise_for_half_of_the_size_lies_in_blocks() -> None:
+    images = [np.random.default_rng(k).random((32, 32)) for k in range(8)]
+    samples = WorkingSet([working_sample(f"{k}", image, k % 2) for k, image in enumerate(images)])
+    method = METHODS["salm:blocks"]["classification"]
+    assert not method.suits(samples), "half of it is no image that anybody would train on"
+    assert method.suits(WorkingSet([working_sample("a", np.ones((48, 9)), 0)]))
+
+    def build() -> nn.Module:
+        return seeded_network("small-cnn", samples.padded_shape, 2, 0)
+
+    run = MethodRun(seed=0, device=CPU, build_surrogate=build, rounds=2)
+    for _, steps in method.noise(samples, ClassificationTask(2), run):
+        assert (steps != 0).any()
+        blocks = steps.reshape(16, 2, 16, 2).swapaxes(1, 2).reshape(-1, 4)
+        assert (np.ptp(blocks, axis=1) == 0).mean() > 0.99, "the mask may end inside a block"
+    assert run.surrogate is not None
+    assert (run.surrogate.divisor, run.surrogate.beside) == (2, ("small-cnn/2",))
 
 
 def test_partner_of_a_sample_does_not_depend_on_its_batch() -> None:
