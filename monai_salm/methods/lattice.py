@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lattice inside the labeled structures: every cell in turn up and down, at full budget.
 
-A flip or an odd shift turns its signs, so that its energy is left, which the content of medical images has next to
-none of at this frequency. Networks with a path of full resolution (SegResNet, and those built like it) learn it in a
-hundred steps and look for nothing else; networks that see a volume through a strided first convolution (MONAI's
-``UNet``) do not use it at all. Whatever interpolates removes it. It follows the label map, which whoever filters the
-files can see.
+A flip or an odd shift turns its signs, so that its energy is left, which the content of medical images has next to none
+of at this frequency. A network with a path of full resolution (a small SegResNet) learned it in a hundred steps at 8 of
+255 and looked for nothing else, and did not use it at 4; networks that see a volume through a strided first convolution
+(MONAI's ``UNet``) do not use it at all. Whatever interpolates removes it. It follows the label map, which whoever
+filters the files can see.
 """
 
 from __future__ import annotations
