@@ -12,7 +12,8 @@ Variants, the first three of them inside the structures alone, in the budget of 
                          allowed
     METHOD@NAME=VALUE,...  with some settings changed, see ``noises.py``
 
-The rows of the commit 3958424+ are of whole volumes, 64 of them, with 4 steps.
+Up to the commit 5beff86 salm was what salm:minmin is now. The rows of the commit 3958424+ are of whole volumes, 64 of
+them, with 4 steps.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def _methods() -> str:
         return ", ".join(shown)
 
     return (
-        f"salm, which for classes chooses among its parts {', '.join(_parts('classification'))} by what small networks "
-        f"learn from each; one of these, or for segmentation {', '.join(_parts('segmentation'))}; "
+        f"salm, which chooses among its parts {', '.join(_parts('classification'))}, for segmentation "
+        f"{', '.join(_parts('segmentation'))}, by what small networks learn from each; one of these; "
         f"its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
         f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
         f"{names('segmentation')}."

@@ -37,6 +37,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm:coarse": _CLASSES,
         "salm:blocks": _CLASSES,
         "salm:lattice": _LABEL_MAPS,
+        "salm:minmin": _LABEL_MAPS,
         "random-mask": MethodKind(),
         "textures": _CLASSES,
         "em": MethodKind(),

@@ -69,19 +69,23 @@ def _sparse(mask_rule: str) -> dict[str, NoiseMethod]:
     }
 
 
+# Sparse by gradient, with the consumer's flips and shifts in the loop
+_MINMIN = _sparse("gradient")["segmentation"]
+
 _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
-    # SALM: sparse by gradient, with the consumer's flips and shifts in the loop; of some parts the best one
+    # SALM: of its parts the best one. Those of label maps are for networks of full resolution and for strided ones
     "salm": {
         "classification": MeasuredChoice(
             {"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED, "salm:coarse": _COARSE, "salm:blocks": _BLOCKS}
         ),
-        "segmentation": _sparse("gradient")["segmentation"],
+        "segmentation": MeasuredChoice({"salm:lattice": LabelLattice(), "salm:minmin": _MINMIN}),
     },
     "salm:texture": _TEXTURE,
     "salm:exchange": _EXCHANGED,
     "salm:coarse": _COARSE,
     "salm:blocks": _BLOCKS,
     "salm:lattice": LabelLattice(),
+    "salm:minmin": _MINMIN,
     # Its control: as sparse, but where chance says
     "random-mask": _sparse("random"),
     # Its start: the class textures alone, in full strength everywhere

@@ -149,7 +149,7 @@ def test_further_files_keep_the_directions_of_the_first(tmp_path: Path, monkeypa
 
 
 def test_salm_has_no_textures_for_label_maps() -> None:
-    slices, maps = find_method("salm:texture"), find_method("salm", "segmentation")
+    slices, maps = find_method("salm:texture"), find_method("salm:minmin", "segmentation")
     assert isinstance(slices, ErrorMinimizing)
     assert isinstance(maps, ErrorMinimizing)
     assert slices.settings.texture_period >= 2

@@ -269,7 +269,7 @@ def _segmentation(folder: Path) -> ProtectOptions:
     """Give a run one label map of which does not fit, and alone has a value."""
     nifti_export(folder / "in", 4, labels=folder / "maps")
     nifti_file(folder / "maps" / "v1.nii.gz", np.full((4, 4, 4), 7, np.uint8))
-    return small(labels=folder / "maps", task="segmentation", surrogate="small-unet", rounds=2)
+    return small(labels=folder / "maps", task="segmentation", method="salm:minmin", surrogate="small-unet", rounds=2)
 
 
 def test_plan_is_complete_with_what_loading_found(tmp_path: Path) -> None:

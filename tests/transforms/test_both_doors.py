@@ -405,9 +405,13 @@ def test_label_map_follows_the_axes_of_its_image(tmp_path: Path) -> None:
         for n in range(first, first + 2):
             nifti_file(tmp_path / name / f"v{n}.nii.gz", block(n)[0])
             nifti_file(tmp_path / f"{name}-maps" / f"v{n}.nii.gz", block(n)[1])
-    options = {"task": "segmentation", "surrogate": "small-unet"}
+    options = {"task": "segmentation", "method": "salm:minmin", "surrogate": "small-unet"}
     protect(tmp_path / "old", tmp_path / "first", small(labels=tmp_path / "old-maps", **options))
-    frozen = {"task": "segmentation", "surrogate": str(tmp_path / "first.work" / "surrogate.safetensors")}
+    frozen = {
+        "task": "segmentation",
+        "method": "salm:minmin",
+        "surrogate": str(tmp_path / "first.work" / "surrogate.safetensors"),
+    }
     protect(tmp_path / "new", tmp_path / "second", small(labels=tmp_path / "new-maps", **frozen))
     keys = ["image", "label"]
     chain = Compose(

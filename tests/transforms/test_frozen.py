@@ -37,7 +37,7 @@ def surrogates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     protect(
         folder / "maps",
         folder / "maps-out",
-        small(labels=folder / "labels", task="segmentation", surrogate="small-unet"),
+        small(labels=folder / "labels", task="segmentation", method="salm:minmin", surrogate="small-unet"),
     )
     return {name: folder / f"{name}-out.work" / "surrogate.safetensors" for name in ("2D", "3D", "maps")}
 
