@@ -17,6 +17,7 @@ from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import NetworkEnsemble, build_network, members_of, seeded_network, size_multiple
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
 from monai_salm.methods.base import MethodRun
@@ -225,3 +226,24 @@ def test_nothing_is_exchanged_while_the_first_round_only_looks() -> None:
     assert optimizer._partners(work, 1, "partners").draws is None
     work.state.round = 1
     assert optimizer._partners(work, 1, "partners").draws is not None
+
+
+def test_targeted_noise_leads_clean_surrogates_to_the_next_class() -> None:
+    samples = disk_set(24)
+    optimizer = _optimizer(
+        samples, exchange=0.0, targeted=True, max_rounds=6, noise_steps=4, surrogate_batches=60, step_size=0.2
+    )
+    trained: list[int] = []
+    training = optimizer.train_surrogate
+    optimizer.train_surrogate = lambda work: (trained.append(work.state.round), training(work))[1]  # type: ignore[method-assign]
+    noise = dict(optimizer.run(samples))
+    assert trained == [0], "on clean samples, before there is any noise"
+    network, targets = optimizer.network.eval(), samples.targets()
+    protected = WorkingSet([sample.protected(noise[sample.sample_id]) for sample in samples.samples])
+    with torch.no_grad():
+        before, after = (network(part.batch(range(24), CPU).images).softmax(1) for part in (samples, protected))
+    assert (before.argmax(1) == targets).float().mean() > 0.9
+    aims = next_class(targets, 2)[:, None]
+    assert (after.gather(1, aims) > before.gather(1, aims)).all()
+    findings = next_class(torch.tensor([[0.0, 1.0]]), 2)
+    assert findings.tolist() == [[1.0, 0.0]]
