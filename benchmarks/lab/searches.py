@@ -277,7 +277,8 @@ def made_by(
         build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0), **options,
     )  # fmt: skip
     noise = dict(method.noise(working, task, run))
-    print("surrogate's errors:", *(f"{error:.2f}" for error in run.errors), flush=True)
+    if run.errors:
+        print("surrogate's errors:", *(f"{error:.2f}" for error in run.errors), flush=True)
     return noise, run.passes
 
 

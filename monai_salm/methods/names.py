@@ -36,6 +36,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm:exchange": _CLASSES,
         "salm:coarse": _CLASSES,
         "salm:blocks": _CLASSES,
+        "salm:targeted": _CLASSES,
         "salm:lattice": _LABEL_MAPS,
         "salm:minmin": _LABEL_MAPS,
         "random-mask": MethodKind(),

@@ -53,6 +53,13 @@ _EXCHANGED = ErrorMinimizing(
 _BLOCKS = replace(
     _EXCHANGED, settings=replace(_EXCHANGE, mask_blur=1), beside=("small-cnn/2",), beside_colors=(), divisor=2
 )
+# Features of the next class, from surrogates of clean images: it lowers rankings as well, and is adversarial
+_TARGETED = replace(
+    _EXCHANGED, settings=replace(
+        _EXCHANGE, max_rounds=8, step_size=0.1, exchange=0.0, renew_every=0, renewed_batches=400, targeted=True,
+        balance=0.0,
+    ),
+)  # fmt: skip
 # Averaged gradients make noise that outlasts blurs and compression, where images leave room for such noise
 _COARSE = replace(_EXCHANGED, settings=replace(_EXCHANGE, step_blur=3, balance=0.0))
 
@@ -76,7 +83,13 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
     # SALM: of its parts the best one. Those of label maps are for networks of full resolution and for strided ones
     "salm": {
         "classification": MeasuredChoice(
-            {"salm:texture": _TEXTURE, "salm:exchange": _EXCHANGED, "salm:coarse": _COARSE, "salm:blocks": _BLOCKS}
+            {
+                "salm:texture": _TEXTURE,
+                "salm:exchange": _EXCHANGED,
+                "salm:coarse": _COARSE,
+                "salm:blocks": _BLOCKS,
+                "salm:targeted": _TARGETED,
+            }  # fmt: skip
         ),
         "segmentation": MeasuredChoice({"salm:lattice": LabelLattice(), "salm:minmin": _MINMIN}),
     },
@@ -84,6 +97,7 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
     "salm:exchange": _EXCHANGED,
     "salm:coarse": _COARSE,
     "salm:blocks": _BLOCKS,
+    "salm:targeted": _TARGETED,
     "salm:lattice": LabelLattice(),
     "salm:minmin": _MINMIN,
     # Its control: as sparse, but where chance says
