@@ -89,7 +89,7 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
                 "salm:coarse": _COARSE,
                 "salm:blocks": _BLOCKS,
                 "salm:targeted": _TARGETED,
-            }  # fmt: skip
+            }
         ),
         "segmentation": MeasuredChoice({"salm:lattice": LabelLattice(), "salm:minmin": _MINMIN}),
     },
