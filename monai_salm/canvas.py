@@ -55,7 +55,7 @@ class Canvas(FileView):
             "budgets": [budget.to_json() for budget in self.budgets],
             "spacing": list(self.spacing),
             "trailing": self.trailing,
-            "color": self.color,
+            **({"color": True} if self.color else {}),
             "stacked": self.stacked,
             "regions": [list(region) for region in self.regions],
         }
