@@ -26,8 +26,9 @@ _CONTROLS = ("random-mask", "textures", "random")
 
 
 def _parts(task: str) -> list[str]:
-    """Name the parts of SALM for a task."""
-    return [name for name, kind in METHOD_KINDS.items() if name.startswith("salm:") and task in kind.tasks]
+    """Name the parts that SALM chooses among for a task."""
+    parts = {name: kind for name, kind in METHOD_KINDS.items() if name.startswith("salm:") and kind.chosen}
+    return [name for name, kind in parts.items() if task in kind.tasks]
 
 
 def _methods() -> str:
@@ -42,7 +43,8 @@ def _methods() -> str:
 
     return (
         f"salm, which chooses among its parts {', '.join(_parts('classification'))}, for segmentation "
-        f"{', '.join(_parts('segmentation'))}, by what small networks learn from each; one of these; "
+        f"{', '.join(_parts('segmentation'))}, by what small networks learn from each; one of these, or "
+        f"salm:targeted (adversarial); "
         f"its controls {', '.join(_CONTROLS[:-1])} and {_CONTROLS[-1]} (needs no labels); or a baseline from its "
         f"authors' formula: {names(*TASKS)}, for classification {names('classification')}, for segmentation "
         f"{names('segmentation')}."

@@ -20,11 +20,13 @@ class MethodKind:
         tasks: that it makes noise for.
         spatial_dims: of the samples that it makes noise for.
         needs_labels: whether its noise follows from labels, and so from all samples at once.
+        chosen: whether ``salm`` may choose it; of its parts alone.
     """
 
     tasks: tuple[str, ...] = TASKS
     spatial_dims: tuple[int, ...] = (2, 3)
     needs_labels: bool = True
+    chosen: bool = True
 
 
 _CLASSES, _LABEL_MAPS = MethodKind(tasks=("classification",)), MethodKind(tasks=("segmentation",))
@@ -36,7 +38,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm:exchange": _CLASSES,
         "salm:coarse": _CLASSES,
         "salm:blocks": _CLASSES,
-        "salm:targeted": _CLASSES,
+        "salm:targeted": MethodKind(tasks=("classification",), chosen=False),
         "salm:lattice": _LABEL_MAPS,
         "salm:minmin": _LABEL_MAPS,
         "random-mask": MethodKind(),

@@ -53,7 +53,8 @@ _EXCHANGED = ErrorMinimizing(
 _BLOCKS = replace(
     _EXCHANGED, settings=replace(_EXCHANGE, mask_blur=1), beside=("small-cnn/2",), beside_colors=(), divisor=2
 )
-# Features of the next class, from surrogates of clean images: it lowers rankings as well, and is adversarial
+# Features of the next class, from surrogates of clean images: it lowers rankings as well, and is adversarial, so that
+# nobody gets it who does not ask for it
 _TARGETED = replace(
     _EXCHANGED, settings=replace(
         _EXCHANGE, max_rounds=8, step_size=0.1, exchange=0.0, renew_every=0, renewed_batches=400, targeted=True,
@@ -88,7 +89,6 @@ _MADE_BY: dict[str, NoiseMethod | dict[str, NoiseMethod]] = {
                 "salm:exchange": _EXCHANGED,
                 "salm:coarse": _COARSE,
                 "salm:blocks": _BLOCKS,
-                "salm:targeted": _TARGETED,
             }
         ),
         "segmentation": MeasuredChoice({"salm:lattice": LabelLattice(), "salm:minmin": _MINMIN}),

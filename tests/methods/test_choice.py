@@ -21,6 +21,8 @@ from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.methods import choice
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
 from monai_salm.methods.choice import MeasuredChoice, part_of
+from monai_salm.methods.names import METHOD_KINDS
+from monai_salm.methods.registry import METHODS
 from tests.builders import cube_set, disk_set
 
 STRIPES = np.where(np.arange(16) % 2, 80, -80) * np.ones((16, 1), np.int16)
@@ -207,3 +209,11 @@ def test_the_part_has_each_class_alike_and_does_not_follow_the_order(
     assert (len(chosen), ill) == ((30, 10) if most == 30 else (50, 10))
     other = WorkingSet(few.samples[::-1])
     assert {few.ids[number] for number in part_of(few, 0)} == {other.ids[number] for number in part_of(other, 0)}
+
+
+def test_adversarial_noise_is_never_chosen() -> None:
+    chosen = METHODS["salm"]["classification"]
+    assert isinstance(chosen, MeasuredChoice)
+    parts = {name for name, kind in METHOD_KINDS.items() if name.startswith("salm:") and kind.chosen}
+    assert set(chosen.candidates) == {name for name in parts if "classification" in METHOD_KINDS[name].tasks}
+    assert "salm:targeted" not in chosen.candidates
