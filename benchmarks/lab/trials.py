@@ -22,6 +22,7 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ from common import RESULTS, Rows
 
 CONSUMER = ConsumerAugmentation(identity=0.0)
 IMAGES = 1200
-VOLUMES = ((0, 48), (160, 184))
-"""Volumes that train and that score, in the order of their names."""
+SCORING_VOLUMES = (160, 184)
+"""Volumes that score, in the order of their names; those that train are the first ones."""
 CHANGES = {"none": None} | {found.name: found for found in FILTERS}
 
 
@@ -75,8 +76,10 @@ def main() -> None:
         "--epochs",
         type=int,
         default=0,
-        help="of victims; else 8 for images, but 300 batches at least, and 67 for volumes, which are 804 batches",
+        help="of victims; else 8 for images, but 300 batches at least, and as many for volumes as make 804 batches",
     )
+    arguments.add_argument("--flips-alone", action="store_true", help="victims of volumes see no shifts")
+    arguments.add_argument("--volumes", type=int, default=48, help="volumes that train, 160 at most")
     arguments.add_argument("--shape", default="24x40x24", help="that volumes are cut to, multiples of 8")
     arguments.add_argument("--steps", type=float, default=8, help="budget in volumes, in steps of 255")
     arguments.add_argument(
@@ -137,8 +140,11 @@ def try_utility(given: argparse.Namespace, rows: Rows) -> None:
 def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
     """Train victims on the volumes of each variant."""
     shape = tuple(map(int, given.shape.split("x")))
-    data, test = (load_volumes(given.data / "hippocampus", *numbers, shape) for numbers in VOLUMES)
-    epochs = given.epochs or 67
+    data, test = (
+        load_volumes(given.data / "hippocampus", *numbers, shape) for numbers in ((0, given.volumes), SCORING_VOLUMES)
+    )
+    epochs = given.epochs or math.ceil(804 / math.ceil((given.volumes - 1) / 4))
+    consumer = replace(CONSUMER, shift=0.0) if given.flips_alone else CONSUMER
     for variant in given.variants:
         began = time.monotonic()
         protected, passes = protect_volumes(data, variant, given.steps)
@@ -148,12 +154,12 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
             began = time.monotonic()
             network, scores = trained(
                 victim, data.task, protected, data.labels, test.images, test.labels,
-                epochs=epochs, batch=4, seed=seed, scorings=10,
+                epochs=epochs, batch=4, seed=seed, scorings=10, consumer=consumer,
             )  # fmt: skip
             seen = score(network, data.task, protected, data.labels, 8)["dice"]
             rows.add(
                 what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant, given.steps):g}/255",
-                variant=variant, victim=victim, countermeasure="none", shape=given.shape, epochs=epochs,
+                variant=variant, victim=victim, countermeasure="none", shape=given.shape, epochs=epochs, shift=consumer.shift, volumes=given.volumes,
                 steps=epochs * math.ceil((len(data.images) - 1) / 4), seed=seed, **rounded(scores),
                 dice_on_protected=round(seen, 3), psnr=noise, changed=round(float((change != 0).float().mean()), 3),
                 passes=None if passes is None else round(passes), noise_seconds=seconds_of_noise,
@@ -197,6 +203,7 @@ def trained(
     batch: int,
     seed: int,
     scorings: int = 0,
+    consumer: ConsumerAugmentation = CONSUMER,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a victim, and score it after each epoch or about so many times: give its last scores, the best, and the
     curve.
@@ -212,7 +219,7 @@ def trained(
             task,
             images,
             labels,
-            CONSUMER,
+            consumer,
             source,
             steps=math.ceil((len(images) - 1) / batch),
             batch=batch,
