@@ -159,7 +159,8 @@ def try_volumes(given: argparse.Namespace, rows: Rows) -> None:
             seen = score(network, data.task, protected, data.labels, 8)["dice"]
             rows.add(
                 what="trial", data_set="hippocampus", part="val", epsilon=f"{noise_steps(variant, given.steps):g}/255",
-                variant=variant, victim=victim, countermeasure="none", shape=given.shape, epochs=epochs, shift=consumer.shift, volumes=given.volumes,
+                variant=variant, victim=victim, countermeasure="none", shape=given.shape, volumes=given.volumes,
+                shift=consumer.shift, epochs=epochs,
                 steps=epochs * math.ceil((len(data.images) - 1) / 4), seed=seed, **rounded(scores),
                 dice_on_protected=round(seen, 3), psnr=noise, changed=round(float((change != 0).float().mean()), 3),
                 passes=None if passes is None else round(passes), noise_seconds=seconds_of_noise,
