@@ -24,8 +24,9 @@ from monai_salm.evaluate.options import EvaluateOptions
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.resident import ResidentSet
+from monai_salm.learning.sample_views import halved
 from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.learning.strangers import SampleGroups, StrangerPanel, halved
+from monai_salm.learning.strangers import SampleGroups, StrangerPanel
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -140,15 +141,16 @@ def test_half_the_size_of_a_color_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "quick", "views"),
+    ("size", "brief", "views"),
     [(16, False, ["", "without colors"]), (48, False, ["", "half the size", "without colors"]),
      (48, True, ["", "without colors"])],
 )  # fmt: skip
-def test_strangers_of_color_images_try_gray_ones(size: int, quick: bool, views: list[str]) -> None:
+def test_strangers_of_color_images_try_gray_ones(size: int, brief: bool, views: list[str]) -> None:
     samples = [replace(_sample("a", size=size), sample_id=f"{k:02d}", target=k % 2) for k in range(60)]
     groups = SampleGroups([sample.sample_id for sample in samples], "image")
-    panel = StrangerPanel(WorkingSet(samples), groups, ClassificationTask(2), seed=0, device=CPU, quick=quick)
-    assert list(dict.fromkeys(view for _, view in panel._cells())) == views
+    panel = StrangerPanel(WorkingSet(samples), groups, ClassificationTask(2), seed=0, device=CPU)
+    cells = panel._brief_cells() if brief else panel._cells()
+    assert list(dict.fromkeys(view for _, view in cells)) == views
 
 
 def test_a_search_goes_on_in_color_where_it_stopped() -> None:

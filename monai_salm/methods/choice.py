@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.strangers import LearningEstimate, SampleGroups, StrangerPanel, halved
+from monai_salm.learning.sample_views import halved, patch_of
+from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.strangers import LARGEST_PATCH, SampleGroups, StrangerPanel
 from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, SearchMemory, task_needed
@@ -27,8 +30,10 @@ logger = logging.getLogger(__name__)
 MOST_SAMPLES = {2: 400, 3: 64}
 """Samples at most that candidates are tried on, by dimensions."""
 
-LARGEST_SIDE = {2: 64, 3: 32}
-"""Larger grids are halved until they are not larger: a trial of large images takes as long as the search."""
+LARGEST_SIDE = 64
+"""Larger grids of images are halved until they are not larger: a trial of large ones takes as long as the search. Of
+volumes a piece is tried.
+"""
 
 GENTLE = 0.01
 """Most that gentle noise may move the AUC, or the Dice, of a network of clean images."""
@@ -68,31 +73,50 @@ class MeasuredChoice(NoiseMethod):
         yield from self.candidates[memory.chosen].noise(samples, task, inner)
         run.errors, run.surrogate, run.passes = inner.errors, inner.surrogate, run.passes + inner.passes
 
-    def _trials(
-        self, samples: WorkingSet, task: LearningTask, run: MethodRun
-    ) -> tuple[dict[str, LearningEstimate], str]:
+    def _trials(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> tuple[dict[str, _Trial], str]:
         """Try all candidates on a part of the samples; none where nothing can be measured, and then say why."""
         chosen = part_of(samples, run.seed)
         part = _small_set(samples, chosen)
         names, kind = (samples.ids, "image") if run.groups is None else (run.groups.names, run.groups.kind)
         groups = SampleGroups([names[number] for number in chosen], kind)
-        panel = StrangerPanel(
-            part, groups, task, seed=run.seed, device=run.device, quick=not run.gentle, show_progress=run.show_progress
-        )
+        panel = StrangerPanel(part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress)
         rounds = TRIAL_ROUNDS if run.rounds is None else min(TRIAL_ROUNDS, run.rounds)
-        trials: dict[str, LearningEstimate] = {}
+        trials: dict[str, _Trial] = {}
         tried = {name: candidate for name, candidate in self.candidates.items() if candidate.suits(part)}
         for name, candidate in tried.items() if not panel.why_not else ():
             trial = replace(run, memory=None, errors=[], passes=0.0, rounds=rounds)
             noise = dict(candidate.noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)
-            trials[name] = panel.estimate(noise.__getitem__)
+            trials[name] = _Trial.of(panel, noise.__getitem__, gentle=run.gentle)
         return trials, panel.why_not
 
     def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
         """Find out whether a user's choices are possible for all candidates, or raise UsageError."""
         for candidate in self.candidates.values():
             candidate.check(perturbed_fraction=perturbed_fraction, rounds=rounds)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What was found out about a method.
+
+    Args:
+        left: of the learning.
+        trained_on: images that networks learned from.
+        moved: how far a network of clean images is moved; None where that was not asked or not found.
+    """
+
+    left: float
+    trained_on: int
+    moved: float | None = None
+
+    @classmethod
+    def of(cls, panel: StrangerPanel, noise: Callable[[str], NDArray[np.integer[Any]]], *, gentle: bool) -> _Trial:
+        """Try some noise; what it does to networks of clean images takes more of them."""
+        if not gentle:
+            return cls(panel.what_is_left(noise), len(panel.train))
+        found = panel.estimate(noise)
+        return cls(found.left, found.trained_on, found.moved)
 
 
 class _ChoiceMemory:
@@ -141,20 +165,28 @@ def part_of(samples: WorkingSet, seed: int) -> list[int]:
 
 
 def _small_set(samples: WorkingSet, chosen: list[int]) -> WorkingSet:
-    """Give some samples on small grids, but where a network has a place for each cell; all samples as they are if they
-    are small.
+    """Give some samples on small grids, or pieces of volumes, but where a network has a place for each cell; all as
+    they are if they are small.
     """
-    largest = LARGEST_SIDE[samples.spatial_dims]
-    halvings = 0 if samples.fixed else max(0, math.ceil(math.log2(max(samples.padded_shape) / largest)))
+    dims = samples.spatial_dims
+    if samples.fixed:
+        return samples if len(chosen) == len(samples) else WorkingSet(_some(samples, chosen), samples.padded_shape)
+    if dims == 3:
+        return WorkingSet([patch_of(sample, LARGEST_PATCH[dims]) for sample in _some(samples, chosen)])
+    halvings = max(0, math.ceil(math.log2(max(samples.padded_shape) / LARGEST_SIDE)))
     if len(chosen) == len(samples) and not halvings:
         return samples
-    part = [samples.samples[number] for number in chosen]
+    part = _some(samples, chosen)
     for _ in range(halvings):
         part = [halved(sample) for sample in part]
-    return WorkingSet(part, samples.padded_shape if samples.fixed else None)
+    return WorkingSet(part)
 
 
-def _gentle(trials: Mapping[str, LearningEstimate], why_not: str) -> dict[str, LearningEstimate]:
+def _some(samples: WorkingSet, chosen: Sequence[int]) -> list[WorkingSample]:
+    return [samples.samples[number] for number in chosen]
+
+
+def _gentle(trials: Mapping[str, _Trial], why_not: str) -> dict[str, _Trial]:
     """Give the trials whose noise hardly moves a network of clean images; or raise UsageError, as there are none."""
     if not trials:
         raise UsageError(f"gentle noise is found by measurement, which is not possible: {why_not}; leave out --gentle")
@@ -167,24 +199,24 @@ def _gentle(trials: Mapping[str, LearningEstimate], why_not: str) -> dict[str, L
     return kept
 
 
-def _is_gentle(trial: LearningEstimate) -> bool:
+def _is_gentle(trial: _Trial) -> bool:
     moved = trial.moved
     return moved is not None and moved <= GENTLE
 
 
-def _moved(trials: Mapping[str, LearningEstimate]) -> str:
+def _moved(trials: Mapping[str, _Trial]) -> str:
     """Say how far the noise of some trials moves a network of clean images."""
     found = {name: trial.moved for name, trial in trials.items()}
     return ", ".join(f"{name} {'unknown' if moved is None else f'{moved:.3f}'}" for name, moved in found.items())
 
 
-def _left_out(trials: Mapping[str, LearningEstimate], kept: Mapping[str, LearningEstimate]) -> str:
+def _left_out(trials: Mapping[str, _Trial], kept: Mapping[str, _Trial]) -> str:
     """Say which trials were left out; nothing where all were kept."""
     others = {name: trial for name, trial in trials.items() if name not in kept}
     return f"; not gentle (moves a network of clean images): {_moved(others)}" if others else ""
 
 
-def _words(chosen: str, trials: Mapping[str, LearningEstimate], why_not: str) -> str:
+def _words(chosen: str, trials: Mapping[str, _Trial], why_not: str) -> str:
     """Say what was chosen, and why."""
     if not trials:
         return f"noise of {chosen}, unmeasured: {why_not}"

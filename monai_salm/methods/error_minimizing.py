@@ -73,7 +73,7 @@ class ErrorMinimizing(NoiseMethod):
 
     def suits(self, samples: WorkingSet) -> bool:
         """Say whether the samples are large enough for who sees half of their size."""
-        return self.divisor == 1 or max(samples.padded_shape) >= LEAST_SIDE
+        return self.divisor == 1 or max(samples.padded_shape) >= LEAST_SIDE[samples.spatial_dims]
 
     def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
         """Name the networks beside the user's surrogate, for some samples."""

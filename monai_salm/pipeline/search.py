@@ -14,9 +14,10 @@ from torch import nn
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
 from monai_salm.learning.checks import check_network, pick_device
+from monai_salm.learning.estimates import LearningEstimate
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.strangers import LearningEstimate, StrangerPanel
+from monai_salm.learning.strangers import StrangerPanel
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, load_surrogate, series_key, surrogate_bytes
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate

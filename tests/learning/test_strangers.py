@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from monai_salm.learning import strangers
+from monai_salm.learning.estimates import BLURRED, FULL, LearningEstimate, NetworkEstimate
+from monai_salm.learning.sample_views import halved, patch_of
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.strangers import (
-    BLURRED,
-    FULL,
-    LearningEstimate,
-    NetworkEstimate,
-    SampleGroups,
-    StrangerPanel,
-    halved,
-    held_out,
-)
+from monai_salm.learning.strangers import SampleGroups, StrangerPanel, held_out
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
 from monai_salm.pipeline import protect
 from monai_salm.working_grid import CellPlanes
@@ -107,7 +102,7 @@ def test_a_network_of_clean_images_is_moved_by_disks_that_went_to_the_other_clas
 
 @pytest.mark.usefixtures("brief")
 def test_networks_see_half_of_a_large_grid_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers, "LEAST_SIDE", 16)
+    monkeypatch.setattr(strangers, "LEAST_SIDE", {2: 16})
     monkeypatch.setattr(strangers, "STEPS", {2: 2})
     assert [network.side for network in _estimate(disk_set(80), _none).networks] == [16, 8]
     sample = working_sample(
@@ -189,7 +184,7 @@ def test_label_maps_are_given_to_a_network_of_full_resolution_too(monkeypatch: p
     working = cube_set(8)
     panel = StrangerPanel(working, SampleGroups(working.ids, "image"), SegmentationTask(2), seed=0, device=CPU)
     found = panel.estimate(lambda _: np.zeros((8, 8, 8), np.int16))
-    assert [network.network for network in found.networks] == ["small-unet", "small-segresnet"] * 2
+    assert [network.network for network in found.networks] == ["small-unet", "small-segresnet"]
 
 
 def test_record_is_read_back() -> None:
@@ -236,13 +231,53 @@ def test_no_estimate_without_labels_or_where_it_is_not_wanted(tmp_path: Path) ->
     assert protect(tmp_path / "mr", tmp_path / "mr_out", options).to_json()["estimate"] is None
 
 
-def test_a_quick_panel_sees_each_network_once() -> None:
+def test_a_comparison_sees_each_network_once() -> None:
     samples = disk_set(80)
-    groups = SampleGroups(samples.ids, "image")
-    panels = [
-        StrangerPanel(samples, groups, ClassificationTask(2), seed=0, device=torch.device("cpu"), quick=quick)
-        for quick in (False, True)
-    ]
-    full, quick = (panel._cells() for panel in panels)
-    assert full == [(name, view) for view in ("", "after a blur") for name in ("small-cnn", "small-resnet")]
-    assert quick == [("small-cnn", ""), ("small-resnet", "after a blur")]
+    panel = StrangerPanel(
+        samples, SampleGroups(samples.ids, "image"), ClassificationTask(2), seed=0, device=torch.device("cpu")
+    )
+    assert panel._cells() == [("small-cnn", ""), ("small-resnet", ""), ("small-resnet", "after a blur")]
+    assert panel._brief_cells() == [("small-cnn", ""), ("small-resnet", "after a blur")]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_comparison_needs_no_network_of_clean_images() -> None:
+    samples = disk_set(80)
+    panel = StrangerPanel(
+        samples, SampleGroups(samples.ids, "image"), ClassificationTask(2), seed=0, device=torch.device("cpu")
+    )
+    left = panel.what_is_left(lambda _: np.zeros((16, 16), np.int16))
+    assert left > 0.7, "a guess is 0.5"
+    assert not panel._clean
+    few = disk_set(20)
+    panel = StrangerPanel(
+        few, SampleGroups(few.ids, "image"), ClassificationTask(2), seed=0, device=torch.device("cpu")
+    )
+    assert panel.what_is_left(lambda _: np.zeros((16, 16), np.int16)) == math.inf
+
+
+def test_a_piece_of_a_volume_lies_around_what_is_marked() -> None:
+    sample = cube_set(1, size=12).samples[0]
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[9:11, 0:2, 5:7] = 1
+    piece = patch_of(replace(sample, target=label), 6)
+    assert piece.shape == piece.image_model.shape == (6, 6, 6)
+    assert piece.target[3:5, 0:2, 2:4].all()
+    assert piece.target.sum() == 8
+    assert np.array_equal(piece.image_model, sample.image_model[6:12, 0:6, 3:9])
+    assert piece.anatomy_voxels == round(
+        sample.anatomy_voxels * piece.carrier_voxels.sum() / sample.carrier_voxels.sum()
+    )
+    assert patch_of(replace(sample, target=0 * label), 6).image_model[0, 0, 0] == sample.image_model[3, 3, 3]
+    assert patch_of(sample, 12) is sample
+
+
+@pytest.mark.usefixtures("brief")
+def test_networks_see_pieces_of_large_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "LEAST_SAMPLES", 8)
+    monkeypatch.setattr(strangers, "LARGEST_PATCH", {3: 8})
+    volumes = cube_set(8, size=12)
+    panel = StrangerPanel(volumes, SampleGroups(volumes.ids, "image"), SegmentationTask(2), seed=0, device=CPU)
+    found = panel.estimate(lambda _: np.zeros((12, 12, 12), np.int16))
+    assert panel._seen(volumes.samples, FULL)[0].shape == (8, 8, 8)
+    assert found.networks[0].moved == 0.0

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from monai_salm.learning.consumers import NO_AUGMENTATION
+from monai_salm.learning.estimates import LearningEstimate, NetworkEstimate
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
-from monai_salm.learning.strangers import LearningEstimate, NetworkEstimate
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.base import TrainedSurrogate
 from monai_salm.methods.estimate import search_seconds
