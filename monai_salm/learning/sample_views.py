@@ -63,5 +63,6 @@ def patch_of(sample: WorkingSample, side: int) -> WorkingSample:
     share = carriers.sum() / max(sample.carrier_voxels.sum(), 1)
     return replace(
         sample, image_model=sample.image_model[cut], carrier_voxels=carriers, carrier_share=sample.carrier_share[cut],
-        anatomy_voxels=round(sample.anatomy_voxels * share), target=target if label_map is None else label_map[cut], planes=None,
+        anatomy_voxels=round(sample.anatomy_voxels * share), planes=None,
+        target=target if label_map is None else label_map[cut],
     )  # fmt: skip
