@@ -14,7 +14,7 @@ from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.methods.balance import balanced, planes_of, without_means
 from monai_salm.methods.base import within_budget
 from monai_salm.methods.minmin_settings import MinMinSettings
-from monai_salm.methods.sparsity import box_blur, local_contrast, sparsity_mask
+from monai_salm.methods.sparsity import block_means, box_blur, local_contrast, sparsity_mask
 
 LEAST_CONTRAST = 0.02
 """Local contrast, in model values, that is added to that of an image: below it a texture is seen as
@@ -39,11 +39,12 @@ class NoiseLimits:
         return self._decided(steps, batch.levels).round()
 
     def direction(self, gradient: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        """Give a gradient whose signs a step follows: averaged over boxes, or without what the balance would take back,
-        as the settings say.
+        """Give a gradient whose signs a step follows: averaged over boxes or blocks, or without what the balance would
+        take back, as the settings say.
         """
         if self.settings.step_blur > 1:
             gradient = box_blur(gradient, self.settings.step_blur)
+        gradient = block_means(gradient, self.settings.block)
         return without_means(gradient, planes_of(samples, batch)) if self.settings.balance else gradient
 
     def masked(self, steps: Tensor, mask: Tensor, batch: WorkingBatch) -> Tensor:
@@ -65,6 +66,7 @@ class NoiseLimits:
             return voxels > 0
         if settings.mask_blur > 1:
             score = box_blur(score, settings.mask_blur)
+        score = block_means(score, settings.block)
         if settings.texture_period and settings.mask_rule == "gradient":
             gray = batch.images.mean(1, keepdim=True)
             score = score / (local_contrast(gray, max(settings.mask_blur, 3)) + LEAST_CONTRAST)

@@ -24,6 +24,8 @@ class MinMinSettings:
         step_size: size of one such step as a share of the budget.
         step_blur: width, in cells, of the box that the gradient of a step is averaged over before its sign is taken:
             noise of single cells does not outlast a blur, a compression or another resolution; odd.
+        block: cells, along each axis, of the blocks that share their steps, so that the noise is there for who sees a
+            part of the size: what they average is whole blocks.
         stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
             never stops.
         patience: see ``stop_error``.
@@ -60,6 +62,7 @@ class MinMinSettings:
     noise_steps: int = 5
     step_size: float = 0.2
     step_blur: int = 1
+    block: int = 1
     stop_error: float = 0.01
     patience: int = 5
     renew_every: int = 0
@@ -100,7 +103,7 @@ class MinMinSettings:
             )
         if not 0 <= self.exchange <= 1:
             raise UsageError(f"exchange {self.exchange:g} is not in [0, 1]; 1 exchanges the images of all samples")
-        for name in ("max_rounds", "noise_steps", "batch_size", "patience"):
+        for name in ("block", "max_rounds", "noise_steps", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
 

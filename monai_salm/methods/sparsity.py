@@ -53,6 +53,20 @@ def relative(gradients: Tensor) -> Tensor:
     return gradients / size.reshape(-1, *[1] * (gradients.ndim - 1))
 
 
+def block_means(values: Tensor, block: int) -> Tensor:
+    """Give each cell of ``(batch, channels, *spatial)`` the mean of its block of so many cells along each axis; blocks
+    begin with the first cell.
+    """
+    if block == 1:
+        return values
+    pool = functional.avg_pool2d if values.ndim == 4 else functional.avg_pool3d
+    box = [min(block, length) for length in values.shape[2:]]  # the pooling refuses boxes larger than volumes
+    means = pool(values, box, ceil_mode=True, count_include_pad=False)
+    for axis, length in enumerate(values.shape[2:], start=2):
+        means = means.repeat_interleave(block, dim=axis).narrow(axis, 0, length)
+    return means
+
+
 def box_blur(maps: Tensor, width: int) -> Tensor:
     """Average ``(batch, channels, *spatial)`` maps over boxes of an odd number of cells a side; what lies outside
     counts as 0.

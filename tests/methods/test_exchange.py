@@ -25,7 +25,7 @@ from monai_salm.methods.estimate import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, renew
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.registry import METHODS
-from monai_salm.methods.sparsity import relative
+from monai_salm.methods.sparsity import block_means, relative
 from tests.builders import disk_set, working_sample
 
 CPU = torch.device("cpu")
@@ -247,3 +247,27 @@ def test_targeted_noise_leads_clean_surrogates_to_the_next_class() -> None:
     assert (after.gather(1, aims) > before.gather(1, aims)).all()
     findings = next_class(torch.tensor([[0.0, 1.0]]), 2)
     assert findings.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 4, 1)])
+def test_cells_of_a_block_have_its_mean(shape: tuple[int, ...]) -> None:
+    values = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    means = block_means(values, 2)
+    assert means.shape == values.shape
+    first = (slice(None), slice(None), *[slice(0, 2)] * len(shape))
+    assert torch.allclose(means[first], values[first].mean(dim=tuple(range(2, values.ndim)), keepdim=True))
+    last = (0, 0, -1, *[slice(0, 2)] * (len(shape) - 1)) if shape[0] % 2 else (0, 0, *[slice(2, 3)] * 2)
+    if shape[0] % 2:
+        assert torch.allclose(means[last], values[last].mean()), "a block at the edge is what there is of it"
+    assert block_means(values, 1) is values
+
+
+def test_noise_for_other_sizes_lies_in_blocks() -> None:
+    samples = disk_set(8)
+    for block in (1, 2, 4):
+        for noise in dict(
+            _optimizer(samples, block=block, perturbed_fraction=1.0, mask_rule="dense").run(samples)
+        ).values():
+            blocks = noise.reshape(16 // block, block, 16 // block, block)
+            # what the picture's ends cut off may differ
+            assert (blocks.max((1, 3)) - blocks.min((1, 3)) <= 1).mean() > 0.8 or block == 1
