@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PneumoniaMNIST, BreastMNIST, RetinaMNIST (color) and brain tumor slices: what victims learn from the files that
-each method wrote.
+"""PneumoniaMNIST, BreastMNIST, RetinaMNIST (color), brain tumor slices by class and by finding, and drawn cells (eight
+classes in color): what victims learn from the files that each method wrote.
 
 Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the
 validation images of the data sets that have some, for choosing.
@@ -12,9 +12,12 @@ import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import Rows, add_grid, fresh, measure_victims, parser, protect_by_methods
+from drawn_cells import drawn_cells
+from numpy.typing import NDArray
 from PIL import Image
 
 from monai_salm.demo.files import write_dicom
@@ -34,7 +37,11 @@ DATA_SETS = {
     "breast": DataSet("breast/breastmnist.npz", 32, 30),
     "retina": DataSet("retina/retinamnist.npz", 32, 20),
     "brain_tumor": DataSet("brain_tumor", 64, 12),
+    "findings": DataSet("brain_tumor", 64, 12),
+    "cells": DataSet("", 32, 14),
 }
+FINDINGS = {"tumor": ("glioma", "meningioma", "pituitary"), "meninges": ("meningioma",), "sella": ("pituitary",)}
+"""The classes of brain tumor slices that have each finding."""
 
 
 def main() -> None:
@@ -48,7 +55,8 @@ def main() -> None:
     given.work, given.epochs = given.work / given.data_set, given.epochs or data.epochs
     rows = Rows(given.results / f"{given.data_set}{'_' + given.name if given.name else ''}.jsonl", keep=True)
     labels = {
-        split: split_labels(given.data / data.folder, given.work / split, split) for split in ("train", given.part)
+        split: split_labels(given.data_set, given.data / data.folder, given.work / split, split)
+        for split in ("train", given.part)
     }
     clean, test = given.work / "train", given.work / given.part
     images = ("*.jpg",) if data.folder == "brain_tumor" else ()  # two of these look like probability maps
@@ -62,25 +70,35 @@ def main() -> None:
     )  # fmt: skip
 
 
-def split_labels(source: Path, folder: Path, split: str) -> Path:
+def split_labels(name: str, source: Path, folder: Path, split: str) -> Path:
     """Write the files of a split unless they are there, and give the table of their labels."""
     table = folder.parent / f"{folder.name}_labels.csv"
     if table.exists():
         return table
     fresh(folder)
-    rows = _copy_slices(source, folder, split) if source.is_dir() else _write_pictures(source, folder, split)
+    if name == "cells":
+        rows = _write_pictures(*drawn_cells(split), folder, split)
+    elif source.is_dir():
+        rows = _copy_slices(source, folder, split)
+    else:
+        arrays = np.load(source)
+        rows = _write_pictures(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), folder, split)
+    header: tuple[str, ...] = ("path", "label")
+    lines: list[tuple[object, ...]] = [*rows]
+    if name == "findings":
+        header = ("path", *FINDINGS)
+        lines = [(path, *(int(label in has) for has in FINDINGS.values())) for path, label in rows]
     with table.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "label"), *rows])
+        csv.writer(file).writerows([header, *lines])
     return table
 
 
-def _write_pictures(source: Path, folder: Path, split: str) -> list[tuple[str, object]]:
+def _write_pictures(
+    images: NDArray[np.uint8], labels: NDArray[Any], folder: Path, split: str
+) -> list[tuple[str, object]]:
     """Write 28 x 28 images as DICOM CR files of one patient each, colors as PNG."""
-    arrays = np.load(source)
     rows: list[tuple[str, object]] = []
-    for index, (image, label) in enumerate(
-        zip(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), strict=True)
-    ):
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         if image.ndim == 3:
             name = f"{index:05d}.png"
             Image.fromarray(image).save(folder / name)

@@ -79,7 +79,9 @@ def some_files(given: argparse.Namespace) -> Path:
     if given.data_set == "ct_contrast":
         table, folder = split_files(given, "train"), given.work / "train"
     else:
-        table = split_labels(given.data / DATA_SETS[given.data_set].folder, given.work / "train", "train")
+        table = split_labels(
+            given.data_set, given.data / DATA_SETS[given.data_set].folder, given.work / "train", "train"
+        )
         folder = given.work / "train"
     with table.open(newline="", encoding="utf-8") as file:
         head, *lines = csv.reader(file)
