@@ -273,3 +273,23 @@ def test_seeds_of_commits_with_the_same_package_count_as_one_run(
     assert "0.520 ± 0.020" in page(folder)
     monkeypatch.setattr(measured, "package_code", lambda commit: commit)
     assert "0.520 ± 0.020" not in page(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "score", "came", "judged"),
+    [
+        ("protected", 0.55, "protected", "1 of 1"),
+        ("protected", 0.85, "not protected", "protected where it is not: breast salm"),
+        ("not protected", 0.55, "protected", "right in too few"),
+    ],
+)
+def test_what_was_said_stands_beside_what_came(
+    said: str, score: float, came: str, judged: str, tmp_path: Path, page: Page
+) -> None:
+    asked = protect("salm", 0.39, 20.0, estimate={"networks": [{}], "verdict": said})
+    rows = [asked, victim("small-cnn", "clean", 0.9), victim("small-cnn", "salm", score), *made_up()[-1:]]
+    text = page(write(tmp_path, rows))
+    assert f"| breast | salm | {said} | {came} | small-cnn {score:.2f} (peak {score + 0.02:.2f}) of 0.90 |" in text
+    assert judged in verdict(text, "the estimate of `protect`", "all")
+    other = [asked | {"commit": "1234567"}, *rows[1:]]
+    assert "What the tool said" not in page(write(tmp_path, other)), "victims of other files say nothing"

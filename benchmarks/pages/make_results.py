@@ -7,6 +7,7 @@ from pathlib import Path
 
 import files
 from data_sets import earlier, section, trade_off
+from estimates import estimates
 from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
 from not_run import not_run
 from targets import targets
@@ -42,6 +43,7 @@ def page(folder: Path = RESULTS) -> str:
     ]
     parts = [targets(own, folder), "\n# Protection\n" if present else "", *map(section, own), trade_off(present)]
     parts += [
+        estimates(own),
         "\n# Files\n",
         files.ct_contrast(folder),
         files.hippocampus(folder),

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_sets import common_victims, mean_score
+from estimates import all_told
 from measured import DATA_SETS, RESULTS, Measured, latest, read_rows, table
 
 CLAIMED = ("jpeg-75", "jpeg-50", "median-3", "gaussian-1", "down-up", "6-bit", "clahe")
 """Countermeasures that the protection is to stand."""
 
 _PICTURES = ("pneumonia", "breast", "brain_tumor")
+_CLASSES = (*_PICTURES, "retina", "cells", "findings")
 _SEEDS = 3
+_LEAST_ESTIMATES = 12
+_WORST_MISTAKE = ("protected", "not protected")
 _LEAST_AUC = 0.6
 """Of who learned something from clean images."""
 
@@ -58,7 +62,7 @@ def targets(sets: list[Measured], folder: Path = RESULTS) -> str:
 def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Finding | None]]:
     """Give each target, where it was measured, and what was found."""
     judges = [
-        ("balanced accuracy within 0.10 of chance, peak within 0.15, every victim, 3 seeds", _PICTURES, learned),
+        ("balanced accuracy within 0.10 of chance, peak within 0.15, every victim, 3 seeds", _CLASSES, learned),
         ("epsilon 8/255, at most 40 % of the anatomy, PSNR at least 34 dB", _PICTURES, bounds),
         ("AUC at most 0.60 on the clean test split", ("ct_contrast",), auc),
         (
@@ -83,6 +87,7 @@ def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Fi
                 )
             if not findings:
                 yield target, name, None
+    yield "the estimate of `protect` is right in 90 %, and never says protected of what is not", "all", told(sets)
     yield "one noise step at most 1.10 x a bare forward and backward pass", "cost", step(folder)
     yield "one noise step at most 1.05 x that", "cost", step(folder, limit=1.05)
     yield "one step of the surrogate at most 1.10 x that", "cost", step(folder, "surrogate_ratio")
@@ -132,6 +137,19 @@ def learned(found: Measured) -> Finding | None:
     figure += f", mean AUC {sum(ranked) / len(ranked):.3f}" if ranked else ""
     misses = _above(worst[0], found.highest, "worst victim") + _above(peak[0], found.chance + 0.15, "worst peak")
     return Finding(f"{figure}; a guess {found.chance:.3f}", misses, gaps)
+
+
+def told(sets: list[Measured]) -> Finding | None:
+    """Judge what the tool said of its own files."""
+    cells = all_told(sets)
+    if not cells:
+        return None
+    right = sum(one.said == one.came for one in cells)
+    wrong = [f"{one.found.data.name} {one.method}" for one in cells if (one.said, one.came) == _WORST_MISTAKE]
+    misses = _above(0.9, right / len(cells), "right in too few:") if right < 0.9 * len(cells) else []
+    misses += [f"protected where it is not: {name}" for name in wrong]
+    gaps = [f"fewer than {_LEAST_ESTIMATES} cells"] if len(cells) < _LEAST_ESTIMATES else []
+    return Finding(f"{right} of {len(cells)} verdicts are those of the test images", misses, gaps)
 
 
 def bounds(found: Measured) -> Finding | None:
