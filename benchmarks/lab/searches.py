@@ -233,8 +233,8 @@ def changed(method: NoiseMethod, name: str, text: str) -> NoiseMethod:
     Args:
         method: of the package.
         name: of the method.
-        text: changes of its settings, of its augmentation, and with ``beside`` of the networks beside its own, with
-            ``+`` between them.
+        text: changes of its settings, of its augmentation, with ``beside`` of the networks beside its own, with ``+``
+            between them, and with ``view`` of how its own sees images.
     """
     for item in _items(text):
         if not isinstance(method, ErrorMinimizing):
@@ -242,6 +242,8 @@ def changed(method: NoiseMethod, name: str, text: str) -> NoiseMethod:
         key, _, value = item.partition("=")
         if key in ("beside", "beside_colors"):
             method = replace(method, **{key: tuple(filter(None, value.split("+")))})
+        elif key == "view":
+            method = replace(method, view=value)
         elif key in vars(method.augmentation):
             method = replace(method, augmentation=replace(method.augmentation, **{key: float(value)}))
         else:

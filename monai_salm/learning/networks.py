@@ -25,8 +25,8 @@ convolution, and one with a path of full resolution.
 DEFAULT_NETWORKS = {"classification": "small-resnet", "segmentation": "small-unet"}
 """Networks by task, unless the user names another."""
 
-DIVISORS, GRAY = ("2", "4"), "gray"
-"""How a network may see images, behind ``/`` in its name."""
+DIVISORS, GRAY, CLEAN = ("2", "4"), "gray", "clean"
+"""How a network may see images, or that it knows clean ones alone, behind ``/`` in its name."""
 
 _CHOSEN: dict[str, dict[str, Any]] = {
     "AttentionUnet": {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
@@ -111,10 +111,28 @@ class OtherView(nn.Module):
         return logits_of(self.network, self.view(x))
 
 
+class CleanNetwork(nn.Module):
+    """A network that knows clean images alone, and that noise is to mislead.
+
+    Args:
+        network: to learn from them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits of the network."""
+        return logits_of(self.network, x)
+
+
 def behind_view(network: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """Give the network behind a view, and what shows it images: augmentation comes between, since who stores images
     otherwise augments what was stored.
     """
+    if isinstance(network, CleanNetwork):
+        return behind_view(network.network)
     return (network.network, network.view) if isinstance(network, OtherView) else (network, _as_it_is)
 
 
@@ -136,7 +154,8 @@ def build_network(
         name: one of :data:`SMALL_NETWORKS`, or a class or function of ``monai.networks.nets`` (``resnet18``,
             ``DenseNet121``, ``UNet``, ...). A residual network with the suffix ``-3x3`` has the stem for small images:
             3 wide, stride 1, no pooling. One that classifies and has ``/2`` or ``/4`` behind its name sees images at a
-            half or a quarter of their size; with ``/gray`` it sees no colors. Several, separated by commas, make a
+            half or a quarter of their size; with ``/gray`` it sees no colors; with ``/clean`` it is one that a search
+            trains on clean images alone, to mislead it. Several, separated by commas, make a
             :class:`NetworkEnsemble`.
         spatial_dims: 2 or 3.
         outputs: classes, or findings.
@@ -159,13 +178,11 @@ def build_network(
     name, view = _view_of(name)
     if view:
         divisor = int(view) if view in DIVISORS else 1
-        return OtherView(
-            build_network(
-                name, spatial_dims=spatial_dims, outputs=outputs, in_channels=1 if view == GRAY else in_channels,
-                image_shape=None if image_shape is None else tuple(-(-length // divisor) for length in image_shape),
-            ),
-            divisor=divisor, gray=view == GRAY,
+        network = build_network(
+            name, spatial_dims=spatial_dims, outputs=outputs, in_channels=1 if view == GRAY else in_channels,
+            image_shape=None if image_shape is None else tuple(-(-length // divisor) for length in image_shape),
         )  # fmt: skip
+        return seen_as(network, view)
     if name == "small-resnet":
         widths = [8, 16, 32, 64]
         stem: dict[str, Any] = _SMALL_STEM
@@ -213,13 +230,22 @@ def build_network(
     return network
 
 
+def seen_as(network: nn.Module, view: str) -> nn.Module:
+    """Give a network what stands behind ``/`` in a name; as it is where nothing does."""
+    if not view:
+        return network
+    if view == CLEAN:
+        return CleanNetwork(network)
+    return OtherView(network, divisor=int(view) if view in DIVISORS else 1, gray=view == GRAY)
+
+
 def _view_of(name: str) -> tuple[str, str]:
     """Take how a network sees images off its name; empty where it sees them as they are."""
     name, mark, view = name.partition("/")
-    if mark and view not in (*DIVISORS, GRAY):
+    if mark and view not in (*DIVISORS, GRAY, CLEAN):
         raise UsageError(
             f"network {name}{mark}{view} is unknown; {name}/2 and {name}/4 see images at half their size and at a "
-            f"quarter, {name}/{GRAY} sees no colors"
+            f"quarter, {name}/{GRAY} sees no colors, {name}/{CLEAN} is to be misled"
         )
     return name, view
 

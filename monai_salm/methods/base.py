@@ -55,7 +55,7 @@ class TrainedSurrogate:
         errors: of the surrogate in the rounds that say something of the noise.
         frozen: True if the surrogate was given and learned nothing now.
         beside: names of the networks that stand beside the run's own in an ensemble.
-        divisor: of the sides of what the run's own sees.
+        view: of the run's own, as behind ``/`` in a network's name.
     """
 
     network: nn.Module
@@ -66,7 +66,7 @@ class TrainedSurrogate:
     errors: tuple[float, ...]
     frozen: bool
     beside: tuple[str, ...] = ()
-    divisor: int = 1
+    view: str = ""
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.learning.networks import NetworkEnsemble, OtherView, members_of, seeded_network
+from monai_salm.learning.networks import NetworkEnsemble, members_of, seeded_network, seen_as
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LEAST_SIDE
 from monai_salm.learning.surrogate import SurrogateCard
@@ -41,8 +41,7 @@ class ErrorMinimizing(NoiseMethod):
         settings: of the search; seed, share and rounds are the user's.
         augmentation: what the noise has to survive.
         beside: networks that stand beside the user's surrogate, so that the noise fits no single kind.
-        divisor: of the sides of what all of them see, 1 or 2: noise for half of the size lies in blocks, which last at
-            the full size, too.
+        view: how the user's surrogate sees images, as behind ``/`` in a network's name.
         beside_colors: further ones where samples are in color: noise in colors alone is gone for who sees none.
     """
 
@@ -50,7 +49,7 @@ class ErrorMinimizing(NoiseMethod):
     augmentation: ConsumerAugmentation = NO_AUGMENTATION
     beside: tuple[str, ...] = ()
     beside_colors: tuple[str, ...] = ()
-    divisor: int = 1
+    view: str = ""
 
     takes_color = True
     takes_surrogate = True
@@ -58,7 +57,7 @@ class ErrorMinimizing(NoiseMethod):
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
-        network, names = self._seeing(run.build_surrogate()), self.beside_of(samples)
+        network, names = seen_as(run.build_surrogate(), self.view), self.beside_of(samples)
         if names:
             shape, channels = samples.padded_shape, samples.channels
             others = [seeded_network(name, shape, task.outputs, run.seed, channels=channels) for name in names]
@@ -69,19 +68,15 @@ class ErrorMinimizing(NoiseMethod):
         )  # fmt: skip
         yield from searched(optimizer, samples, run)
         if run.surrogate is not None:
-            run.surrogate = replace(run.surrogate, beside=names, divisor=self.divisor)
+            run.surrogate = replace(run.surrogate, beside=names, view=self.view)
 
     def suits(self, samples: WorkingSet) -> bool:
-        """Say whether the samples are large enough for who sees half of their size."""
-        return self.divisor == 1 or max(samples.padded_shape) >= LEAST_SIDE[samples.spatial_dims]
+        """Say whether the samples are large enough for noise in blocks, and for who sees half of their size."""
+        return self.settings.block == 1 or max(samples.padded_shape) >= LEAST_SIDE[samples.spatial_dims]
 
     def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
         """Name the networks beside the user's surrogate, for some samples."""
         return self.beside + (self.beside_colors if samples.channels > 1 else ())
-
-    def _seeing(self, network: nn.Module) -> nn.Module:
-        """Give the user's surrogate as it is to see the samples."""
-        return network if self.divisor == 1 else OtherView(network, divisor=self.divisor)
 
     def _search(self, samples: WorkingSet, task: LearningTask, run: MethodRun) -> MinMinSettings:
         """Give the settings with what the user chose, and with what the samples are."""

@@ -23,24 +23,24 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
-from monai_salm.learning.networks import behind_view, members_of
+from monai_salm.learning.networks import CleanNetwork, members_of
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
-from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import LearningTask
-from monai_salm.learning.training import Descent, augmented, drawn_batches, logits_in, supervised, train
+from monai_salm.learning.training import Descent, drawn_batches, supervised, train
 from monai_salm.methods.base import Noise
+from monai_salm.methods.gradients import NoiseGradient
 from monai_salm.methods.limits import NoiseLimits
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
@@ -108,6 +108,9 @@ class MinMinOptimizer:
         self.limits = NoiseLimits(self.settings)
         self.augmentation = augmentation or ConsumerAugmentation()
         self.device = known_device(device)
+        self.gradient = NoiseGradient(
+            network, task, self.augmentation, clean_weight=self.settings.clean_weight, bfloat16=self._bfloat16
+        )
         self.freeze_surrogate = freeze_surrogate
         self.show_progress = show_progress
 
@@ -209,7 +212,7 @@ class MinMinOptimizer:
     def round(self, work: SearchWork) -> RoundLog:
         """Run one round, which changes what it works with; :meth:`run` does so until it is time to stop."""
         began, state = time.monotonic(), work.state
-        if not (self.freeze_surrogate or (self.settings.targeted and state.round)):
+        if not self.freeze_surrogate:
             self.train_surrogate(work)
         error, changed = self.move_noise(work)
         state.round += 1
@@ -220,13 +223,21 @@ class MinMinOptimizer:
         return log
 
     def train_surrogate(self, work: SearchWork) -> None:
-        """Train the surrogate for one round on the samples as they are protected now."""
+        """Train the surrogate for one round on the samples as they are protected now, and in the first one, on clean
+        ones, those of its members that know these alone.
+        """
+        members = [member for member in members_of(self.network) if not isinstance(member, CleanNetwork)]
+        if work.state.round == 0:
+            self._train_on_clean(work)
+        if not members:
+            return
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
         new = looked or settings.is_new(state.round)
         if new and state.round:
-            renew(self.network, settings.seed + state.round)
-        self.network.train().requires_grad_(True)
+            renew(nn.ModuleList(members), settings.seed + state.round)
+        for member in members:
+            member.train().requires_grad_(True)
         least = max(settings.surrogate_batches, settings.texture_batches if looked else 0)
         if new:
             least = max(least, settings.renewed_batches)
@@ -245,16 +256,32 @@ class MinMinOptimizer:
                 seen += len(batch.indices)
                 yield replace(batch, images=images)
 
-        members = members_of(self.network)
+        self._learn(members, protected(), state)
+        state.passes += seen / count
+
+    def _train_on_clean(self, work: SearchWork) -> None:
+        """Train the members that know clean samples alone."""
+        settings, samples = self.settings, work.resident
+        members = [member for member in members_of(self.network) if isinstance(member, CleanNetwork)]
+        if not members:
+            return
+        for member in members:
+            member.train().requires_grad_(True)
+        most = settings.clean_batches
+        batches = drawn_batches(samples, work.chance, settings.batch_size, round_number=0, most=most)
+        self._learn(members, batches, work.state)
+        work.state.passes += most * settings.batch_size / len(samples.samples)
+
+    def _learn(self, members: Sequence[nn.Module], batches: Iterable[WorkingBatch], state: SearchState) -> None:
+        """Train members of the surrogate side by side on some batches."""
         objectives = [supervised(member, self.task, self.augmentation, bfloat16=self._bfloat16) for member in members]
-        descent = Descent(self.network, None, settings.learning_rate, forgiving=False)
-        total = train(protected(), lambda batch: torch.stack([loss(batch) for loss in objectives]).sum(), descent)
+        descent = Descent(nn.ModuleList(members), None, self.settings.learning_rate, forgiving=False)
+        total = train(batches, lambda batch: torch.stack([loss(batch) for loss in objectives]).sum(), descent)
         if total is not None and not bool(total.isfinite()):  # asked once a round: every question waits for the device
             raise UsageError(
                 f"the surrogate's loss is not finite in round {state.round + 1}; give finite images, a smaller "
                 "learning_rate, or another network"
             )
-        state.passes += seen / count
 
     def _looks(self, state: SearchState) -> bool:
         """Say whether this is the round that looks at clean samples for where the textures go."""
@@ -284,8 +311,9 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                images = (partners.contents(batch, step) + self.limits.tried(steps, batch) * gain).clamp(0, 1)
-                gradient, error = self._input_gradient(images, batch, draws.at(place, step))
+                noise, content = self.limits.tried(steps, batch) * gain, partners.contents(batch, step)
+                images, own = ((content + noise).clamp(0, 1) for content in (content, batch.images))
+                gradient, error = self.gradient.at(images, own, replace(batch, draws=draws.at(place, step)))
                 if step == 0:
                     errors.append(error.sum())
                 gathered += gradient.abs().mean(1, keepdim=True)
@@ -311,34 +339,6 @@ class MinMinOptimizer:
         state.passes += settings.noise_steps
         anatomy = sum(sample.anatomy_voxels for sample in samples.samples)
         return sum(torch.stack(errors).tolist()) / len(samples), sum(torch.stack(changed).tolist()) / max(anatomy, 1)
-
-    def _input_gradient(self, images: Tensor, batch: WorkingBatch, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of the loss by protected images (straight through the rounding), and the error of each sample.
-
-        Of several surrogates each has the same weight in each sample: gradients of one that has learned the noise are
-        smaller by orders.
-        """
-        with torch.enable_grad():
-            images = images.requires_grad_(True)
-            members, gradients, errors = members_of(self.network), [], []
-            seen: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # networks of one view share it
-            for member in members:
-                network, view = behind_view(member)
-                viewed = view(images)
-                if viewed.shape not in seen:
-                    shown = replace(batch, images=viewed, draws=draws)
-                    seen[viewed.shape] = augmented(shown, self.task, self.augmentation)
-                inputs, target = seen[viewed.shape]
-                if self.settings.targeted:
-                    target = next_class(target, self.task.outputs)
-                logits = logits_in(network, inputs, bfloat16=self._bfloat16)
-                loss = self.task.loss(logits, target).sum()
-                (gradient,) = torch.autograd.grad(loss, images, retain_graph=member is not members[-1])
-                gradients.append(gradient.float())
-                errors.append(self.task.error(logits.detach(), target))
-        if len(members) == 1:
-            return gradients[0], errors[0]
-        return torch.stack([relative(part) for part in gradients]).sum(0), torch.stack(errors).mean(0)
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 

@@ -34,9 +34,11 @@ class MinMinSettings:
             noise yet leads away from it.
         exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
             image cannot help there, so the noise has to carry the label alone.
-        targeted: True trains the surrogate on clean samples, in the first round alone, and leads the noise to the class
-            after the sample's own (of findings, to the opposite of each): a network then learns the features of the
-            wrong one. Such noise is adversarial.
+        clean_batches: batches, in the first round, of the members of the surrogate that know clean samples alone
+            (:class:`~monai_salm.learning.networks.CleanNetwork`). The noise is to show them the class after the
+            sample's own (of findings, the opposite of each), whose features others then learn for it: such noise is
+            adversarial.
+        clean_weight: of each of these members, where the others have 1.
         balance: how far the mean over a region of 10 mm may move, as a share of the budget, where the spacing of cells
             is known; 0 sets no such limit.
         mask_rule: ``gradient`` (SALM), ``random`` (control) or ``dense`` (all carriers, EM).
@@ -68,7 +70,8 @@ class MinMinSettings:
     renew_every: int = 0
     renewed_batches: int = 0
     exchange: float = 0.0
-    targeted: bool = False
+    clean_batches: int = 400
+    clean_weight: float = 1.0
     balance: float = 0.0
     mask_rule: str = "gradient"
     full_strength: bool = False

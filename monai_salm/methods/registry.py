@@ -51,15 +51,14 @@ _EXCHANGED = ErrorMinimizing(
 )
 # Made for half of the size it lies in blocks of cells, which last at the full size, too
 _BLOCKS = replace(
-    _EXCHANGED, settings=replace(_EXCHANGE, mask_blur=1), beside=("small-cnn/2",), beside_colors=(), divisor=2
+    _EXCHANGED, settings=replace(_EXCHANGE, mask_blur=1, block=2), beside=("small-cnn/2",), beside_colors=(), view="2"
 )
 # Features of the next class, from surrogates of clean images: it lowers rankings as well, and is adversarial, so that
 # nobody gets it who does not ask for it
 _TARGETED = replace(
-    _EXCHANGED, settings=replace(
-        _EXCHANGE, max_rounds=8, step_size=0.1, exchange=0.0, renew_every=0, renewed_batches=400, targeted=True,
-        balance=0.0,
-    ),
+    _EXCHANGED,
+    settings=replace(_EXCHANGE, max_rounds=8, step_size=0.1, exchange=0.0, balance=0.0),
+    beside=("small-cnn/clean",), beside_colors=(), view="clean",
 )  # fmt: skip
 # Averaged gradients make noise that outlasts blurs and compression, where images leave room for such noise
 _COARSE = replace(_EXCHANGED, settings=replace(_EXCHANGE, step_blur=3, balance=0.0))

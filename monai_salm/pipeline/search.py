@@ -199,8 +199,8 @@ def _card(
 
 
 def _seeing(name: str, surrogate: TrainedSurrogate) -> str:
-    """Name a surrogate with the size that it sees."""
-    return name if surrogate.divisor == 1 else f"{name}/{surrogate.divisor}"
+    """Name a surrogate with how it sees images."""
+    return f"{name}/{surrogate.view}" if surrogate.view else name
 
 
 def check_surrogate(options: ProtectOptions) -> None:

@@ -75,7 +75,7 @@ def test_noise_for_half_of_the_size_lies_in_blocks() -> None:
         blocks = steps.reshape(16, 2, 16, 2).swapaxes(1, 2).reshape(-1, 4)
         assert (np.ptp(blocks, axis=1) == 0).mean() > 0.99, "the mask may end inside a block"
     assert run.surrogate is not None
-    assert (run.surrogate.divisor, run.surrogate.beside) == (2, ("small-cnn/2",))
+    assert (run.surrogate.view, run.surrogate.beside) == ("2", ("small-cnn/2",))
 
 
 def test_partner_of_a_sample_does_not_depend_on_its_batch() -> None:
@@ -159,7 +159,7 @@ def test_each_member_has_the_same_weight_however_sure_it_is() -> None:
     def gradient(network: nn.Module) -> Tensor:
         optimizer = _optimizer(samples, network)
         network.eval()
-        return optimizer._input_gradient(batch.images.clone(), batch, draws)[0]
+        return optimizer.gradient.at(batch.images.clone(), batch.images.clone(), replace(batch, draws=draws))[0]
 
     first, second = (relative(gradient(net)) for net in nets)
     shy = relative(gradient(_Scaled(nets[1], 1e-4)))
@@ -231,11 +231,12 @@ def test_nothing_is_exchanged_while_the_first_round_only_looks() -> None:
 def test_targeted_noise_leads_clean_surrogates_to_the_next_class() -> None:
     samples = disk_set(24)
     optimizer = _optimizer(
-        samples, exchange=0.0, targeted=True, max_rounds=6, noise_steps=4, surrogate_batches=60, step_size=0.2
-    )
+        samples, seeded_network("small-cnn/clean", (16, 16), 2, 0),
+        max_rounds=6, noise_steps=4, clean_batches=60, step_size=0.2,
+    )  # fmt: skip
     trained: list[int] = []
-    training = optimizer.train_surrogate
-    optimizer.train_surrogate = lambda work: (trained.append(work.state.round), training(work))[1]  # type: ignore[method-assign]
+    training = optimizer._learn
+    optimizer._learn = lambda *given: (trained.append(given[2].round), training(*given))[1]  # type: ignore[method-assign]
     noise = dict(optimizer.run(samples))
     assert trained == [0], "on clean samples, before there is any noise"
     network, targets = optimizer.network.eval(), samples.targets()
@@ -273,3 +274,36 @@ def test_noise_for_other_sizes_lies_in_blocks() -> None:
         blocks = direction.reshape(8, 16 // block, block, 16 // block, block)
         assert float((blocks.amax((2, 4)) - blocks.amin((2, 4))).max()) < 1e-6
         assert block > 1 or torch.equal(direction, gradient)
+
+
+def test_members_that_know_clean_images_stand_beside_those_that_learn_the_noise() -> None:
+    samples = disk_set(24)
+    network = seeded_network("small-cnn,small-cnn/clean", (16, 16), 2, 0)
+    optimizer = _optimizer(samples, network, max_rounds=3, renew_every=1, clean_batches=40, surrogate_batches=2)
+    learned: list[tuple[int, int]] = []
+    training = optimizer._learn
+    optimizer._learn = lambda *given: (learned.append((given[2].round, len(given[0]))), training(*given))[1]  # type: ignore[method-assign]
+    kept: list[dict[str, Tensor]] = []
+    clean = members_of(network)[1]
+    list(
+        optimizer.run(samples, after_round=lambda _: kept.append({k: v.clone() for k, v in clean.state_dict().items()}))
+    )
+    assert learned == [(0, 1), (0, 1), (1, 1), (2, 1)]
+    assert all(torch.equal(value, kept[-1][name]) for name, value in kept[0].items()), "it is never drawn anew"
+
+
+def test_weight_of_members_that_know_clean_images() -> None:
+    samples = disk_set(4)
+    batch = samples.batch(range(4), CPU)
+    draws = torch.full((4, 10), 0.9)
+    network = seeded_network("small-cnn,small-resnet/clean", (16, 16), 2, 0).eval().requires_grad_(False)
+
+    def gradient(weight: float) -> Tensor:
+        found = _optimizer(samples, network, clean_weight=weight).gradient
+        return found.at(batch.images.clone(), batch.images.clone(), replace(batch, draws=draws))[0]
+
+    alone = _optimizer(samples, members_of(network)[0]).gradient
+    own = alone.at(batch.images.clone(), batch.images.clone(), replace(batch, draws=draws))[0]
+    assert torch.allclose(gradient(0.0), relative(own), atol=1e-6)
+    assert torch.allclose(gradient(2.0) - gradient(0.0), 2 * (gradient(1.0) - gradient(0.0)), atol=1e-4)
+    assert not torch.allclose(gradient(1.0), gradient(0.0), atol=1e-3)
