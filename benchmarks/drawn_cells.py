@@ -84,7 +84,7 @@ def _draw(kind: _Kind, generator: np.random.Generator) -> NDArray[np.uint8]:
         disk = near(row + away * np.sin(angle), column + away * np.cos(angle), generator.uniform(0.4, 0.8)) * body
         image = image * (1 - 0.7 * disk) + 0.7 * disk * stained(kind.granule, 0.05)
     small = image.reshape(SIDE, _SCALE, SIDE, _SCALE, 3).mean((1, 3)) * generator.uniform(0.92, 1.06)
-    noisy = small + generator.normal(0, 0.02, small.shape)
+    noisy = small + generator.normal(0, 0.006, small.shape)
     return (noisy.clip(0, 1) * 255).round().astype(np.uint8)
 
 

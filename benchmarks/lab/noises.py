@@ -91,7 +91,9 @@ def generator(seed: int) -> torch.Generator:
 def new_network(name: str, task: LearningTask, images: Tensor, seed: int) -> nn.Module:
     shape = tuple(images.shape[2:])
     torch.manual_seed(seed)
-    return build_network(name, spatial_dims=len(shape), outputs=task.outputs, image_shape=shape)
+    return build_network(
+        name, spatial_dims=len(shape), outputs=task.outputs, in_channels=images.shape[1], image_shape=shape
+    )
 
 
 def fit(

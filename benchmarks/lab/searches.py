@@ -210,16 +210,28 @@ def package(data: Pictures, name: str, text: str) -> tuple[Tensor, float]:
     planes = CellPlanes(None, (spacing, spacing)) if spacing else None
     text = ",".join(f"{key}={value}" for key, value in items.items())
     method, result = changed(METHODS[name]["classification"], name, text), data.images.clone()
-    values = [(image[0, : data.size, : data.size].numpy() * 255).round().astype(np.float64) for image in data.images]
+    shown = data.images[..., : data.size, : data.size]
     samples = [
-        replace(working_sample(f"{number:05d}", stored, label, modality="CR", epsilon="8/255"), planes=planes)
-        for number, (stored, label) in enumerate(zip(values, data.labels.tolist(), strict=True))
+        replace(_sample(f"{number:05d}", image, label), planes=planes)
+        for number, (image, label) in enumerate(zip(shown, data.labels.tolist(), strict=True))
     ]
     noise, passes = made_by(method, WorkingSet(samples), data.task)
     for number, sample in enumerate(samples):
         protected = sample.protected(noise[sample.sample_id]).image_model
-        result[number, 0, : data.size, : data.size] = torch.from_numpy(protected)
+        colors = torch.from_numpy(protected)
+        result[number, :, : data.size, : data.size] = colors[None] if colors.ndim == 2 else colors.movedim(-1, 0)
     return result, passes
+
+
+def _sample(name: str, image: Tensor, label: int) -> WorkingSample:
+    """Give a sample of an image ``(channels, height, width)`` in steps of 1/255; in color all of it is anatomy."""
+    if len(image) == 1:
+        return working_sample(
+            name, (image[0].numpy() * 255).round().astype(np.float64), label, modality="CR", epsilon="8/255"
+        )
+    colors = image.movedim(0, -1).numpy()
+    cells = np.ones(colors.shape[:2], np.int64)
+    return WorkingSample(name, colors, cells, np.ones(colors.shape, np.float32), cells.size, 8, 1 / 255, label)
 
 
 def _items(text: str) -> list[str]:
@@ -276,7 +288,7 @@ def made_by(
     network = DEFAULT_NETWORKS["segmentation" if task.spatial_target else "classification"]
     run = MethodRun(
         seed=0, device=torch.device("cpu"), rounds=rounds,
-        build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0), **options,
+        build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0, channels=working.channels), **options,
     )  # fmt: skip
     noise = dict(method.noise(working, task, run))
     if run.errors:

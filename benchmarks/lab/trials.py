@@ -46,6 +46,7 @@ from monai_salm.learning.victims import main_score
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share
 
 from common import RESULTS, Rows
+from drawn_cells import drawn_cells
 
 CONSUMER = ConsumerAugmentation(identity=0.0)
 IMAGES = 1200
@@ -60,7 +61,9 @@ def main() -> None:
     arguments.add_argument("variants", nargs="+")
     arguments.add_argument("--data", type=Path, required=True, help="folder of the data sets, see benchmarks/README.md")
     arguments.add_argument(
-        "--data-set", choices=["pneumonia", "breast", "brain_tumor", "eight", "hippocampus"], default="pneumonia"
+        "--data-set",
+        choices=["pneumonia", "breast", "brain_tumor", "eight", "cells", "hippocampus"],
+        default="pneumonia",
     )
     arguments.add_argument(
         "--victims", default="", help="small-cnn,small-resnet for images and small-unet for volumes, if none is named"
@@ -277,6 +280,8 @@ def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
     """Give training images, and others with labels to score on; none of them is a test image."""
     if name == "eight":
         parts = _eight_classes(folder)
+    elif name == "cells":
+        parts = [(images[:IMAGES], labels[:IMAGES]) for images, labels in map(drawn_cells, ("train", "val"))]
     elif name == "brain_tumor":
         images, labels = _slices(folder / "brain_tumor" / "train")
         order = np.random.default_rng(0).permutation(len(labels))
@@ -292,7 +297,7 @@ def load_pictures(folder: Path, name: str) -> tuple[Pictures, Tensor, Tensor]:
             others = (np.concatenate([others[0], images[count:]]), np.concatenate([others[1], labels[count:]]))
         parts = [(images[:count], labels[:count]), others]
     (images, labels), (test, test_labels) = ((_padded(x), torch.from_numpy(y.astype(np.int64))) for x, y in parts)
-    return Pictures(images, labels, parts[0][0].shape[-1]), test, test_labels
+    return Pictures(images, labels, parts[0][0].shape[2]), test, test_labels
 
 
 def _eight_classes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -327,9 +332,11 @@ def _slices(folder: Path, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded(images: np.ndarray) -> Tensor:
-    """Give model values of 8-bit images, padded so that 8 divides their sides."""
-    pad = -images.shape[-1] % 8
-    return functional.pad(torch.from_numpy(images.astype(np.float32) / 255)[:, None], (0, pad, 0, pad))
+    """Give model values of 8-bit images, channels first, padded so that 8 divides their sides."""
+    values = torch.from_numpy(images.astype(np.float32) / 255)
+    values = values[:, None] if values.ndim == 3 else values.movedim(-1, 1)
+    pad = -values.shape[-1] % 8
+    return functional.pad(values, (0, pad, 0, pad))
 
 
 if __name__ == "__main__":
