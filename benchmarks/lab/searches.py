@@ -286,9 +286,10 @@ def made_by(
     """
     rounds = method.settings.max_rounds if isinstance(method, ErrorMinimizing) else None
     network = DEFAULT_NETWORKS["segmentation" if task.spatial_target else "classification"]
+    shape, channels = working.padded_shape, working.channels
     run = MethodRun(
         seed=0, device=torch.device("cpu"), rounds=rounds,
-        build_surrogate=lambda: seeded_network(network, working.padded_shape, task.outputs, 0, channels=working.channels), **options,
+        build_surrogate=lambda: seeded_network(network, shape, task.outputs, 0, channels=channels), **options,
     )  # fmt: skip
     noise = dict(method.noise(working, task, run))
     if run.errors:

@@ -240,9 +240,11 @@ def seen_as(network: nn.Module, view: str) -> nn.Module:
 
 
 def _view_of(name: str) -> tuple[str, str]:
-    """Take how a network sees images off its name; empty where it sees them as they are."""
-    name, mark, view = name.partition("/")
-    if mark and view not in (*DIVISORS, GRAY, CLEAN):
+    """Take the last of how a network sees images off its name; empty where it sees them as they are."""
+    name, mark, view = name.rpartition("/")
+    if not mark:
+        return view, ""
+    if view not in (*DIVISORS, GRAY, CLEAN):
         raise UsageError(
             f"network {name}{mark}{view} is unknown; {name}/2 and {name}/4 see images at half their size and at a "
             f"quarter, {name}/{GRAY} sees no colors, {name}/{CLEAN} is to be misled"
@@ -265,9 +267,12 @@ def size_multiple(name: str) -> int:
     """Give the number that must divide each side of the images of a network, or of an ensemble's; a suffix such as
     ``+frozen`` changes nothing.
     """
-    names = (_view_of(member.partition("+")[0]) for member in name.split(","))
-    divisors = ((base, int(view) if view in DIVISORS else 1) for base, view in names)
-    return math.lcm(*(_MULTIPLES.get(base, 8) * (divisor if base in _MULTIPLES else 1) for base, divisor in divisors))
+    multiples = []
+    for member in name.split(","):
+        base, *views = member.partition("+")[0].split("/")
+        divisors = (int(view) for view in views if view in DIVISORS)
+        multiples.append(_MULTIPLES[base] * math.prod(divisors) if base in _MULTIPLES else 8)
+    return math.lcm(*multiples)
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:

@@ -257,3 +257,13 @@ def test_views_come_before_augmentation() -> None:
     assert set(view(shifts.apply(images, draws)[0]).unique().tolist()) == {0.0, 0.25, 0.5, 0.75, 1.0}, (
         "the shift is odd"
     )
+
+
+def test_a_network_that_is_to_be_misled_may_see_half_of_the_size() -> None:
+    network = build_network("small-cnn/2/clean", spatial_dims=2, outputs=2)
+    assert isinstance(network, CleanNetwork)
+    seeing, view = behind_view(network)
+    images = torch.rand(1, 1, 8, 8)
+    assert view(images).shape == (1, 1, 4, 4)
+    assert torch.equal(network.eval()(images), seeing.eval()(view(images)))
+    assert size_multiple("ViT/2/clean+frozen") == 32
