@@ -231,7 +231,10 @@ def _sample(name: str, image: Tensor, label: int) -> WorkingSample:
         )
     colors = image.movedim(0, -1).numpy()
     cells = np.ones(colors.shape[:2], np.int64)
-    return WorkingSample(name, colors, cells, np.ones(colors.shape, np.float32), cells.size, 8, 1 / 255, label)
+    return WorkingSample(
+        sample_id=name, image_model=colors, carrier_voxels=cells, carrier_share=np.ones(colors.shape, np.float32),
+        anatomy_voxels=cells.size, levels=8, step_model=1 / 255, target=label,
+    )  # fmt: skip
 
 
 def _items(text: str) -> list[str]:

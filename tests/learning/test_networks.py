@@ -11,6 +11,7 @@ import torch
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import (
+    CleanNetwork,
     behind_view,
     build_network,
     freeze_backbone,
