@@ -264,7 +264,7 @@ def test_a_network_that_is_to_be_misled_may_see_half_of_the_size() -> None:
     network = build_network("small-cnn/2/clean", spatial_dims=2, outputs=2)
     assert isinstance(network, CleanNetwork)
     seeing, view = behind_view(network)
-    images = torch.rand(1, 1, 8, 8)
-    assert view(images).shape == (1, 1, 4, 4)
+    images = torch.rand(1, 1, 16, 16)
+    assert view(images).shape == (1, 1, 8, 8)
     assert torch.equal(network.eval()(images), seeing.eval()(view(images)))
     assert size_multiple("ViT/2/clean+frozen") == 32
