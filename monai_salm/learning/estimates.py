@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from monai_salm.learning.victims import VERDICTS
+from monai_salm.learning.victims import VERDICTS, usable
 
 FULL, HALF, BLURRED, GRAY = "", "half the size", "after a blur", "without colors"
 """How networks see the images."""
@@ -46,6 +46,22 @@ class NetworkEstimate:
     moved: float | None = None
 
 
+def what_is_left(score: float, peak: float, auc: float | None, chance: float | None) -> float:
+    """Give what a network has beyond a guess, as a share of all there can be: on average after the last epoch, at its
+    best, and in its ranking.
+
+    Args:
+        score, peak: main scores.
+        auc: None for label maps.
+        chance: main score of a guess; None for Dice.
+    """
+    guess = chance or 0.0
+    shares = [(usable(found, chance) - guess) / (1 - guess) for found in (score, peak)]
+    if auc is not None and math.isfinite(auc):
+        shares.append(2 * usable(auc, chance) - 1)
+    return sum(max(share, 0.0) for share in shares) / len(shares)
+
+
 @dataclass(frozen=True)
 class LearningEstimate:
     """What a stranger would learn.
@@ -80,12 +96,14 @@ class LearningEstimate:
 
     @property
     def left(self) -> float:
-        """What is left of the learning on average, after the last epoch and at its best; infinite where nothing can be
-        said.
+        """What is left of the learning on average, see :func:`what_is_left`, of who sees the images as they are or at
+        half of the size; infinite where nothing can be said.
         """
-        if not self.networks:
-            return math.inf
-        return sum(network.protected + network.peak for network in self.networks) / (2 * len(self.networks))
+        found = [
+            what_is_left(network.protected, network.peak, network.auc, self.chance)
+            for network in self.networks if network.view not in UNUSUAL
+        ]  # fmt: skip
+        return sum(found) / len(found) if found else math.inf
 
     @property
     def moved(self) -> float | None:

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.estimates import BLURRED, FULL, GRAY, HALF, LearningEstimate, NetworkEstimate
+from monai_salm.learning.estimates import (
+    BLURRED,
+    FULL,
+    GRAY,
+    HALF,
+    LearningEstimate,
+    NetworkEstimate,
+    what_is_left,
+)
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.sample_views import blurred, halved, patch_of
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSample, WorkingSet
@@ -145,47 +153,35 @@ class StrangerPanel:
         )
 
     def what_is_left(self, noise: Callable[[str], NDArray[np.integer[Any]]]) -> float:
-        """Train each network half as long, each on one view of the images alone: enough to compare noises.
+        """Train each network half as long, on protected images alone: enough to compare noises.
 
         Args:
             noise: see :meth:`estimate`.
 
         Returns:
-            What is left of the learning on average, as of an estimate; infinite where nothing can be said.
+            What is left of the learning on average, see :func:`~monai_salm.learning.estimates.what_is_left`; infinite
+            where nothing can be said.
         """
         if self.why_not:
             return math.inf
         protected, chance, main = self._protected(noise), chance_score(self.task), main_score(self.task)
-        trained = [self._trained(protected, *cell, brief=True)[1] for cell in self._brief_cells()]
-        left = [(usable(scores.final[main], chance), scores.peak) for scores in trained]
-        return sum(last + (peak if math.isfinite(peak) else last) for last, peak in left) / (2 * len(left))
+        trained = [self._trained(protected, *cell, brief=True)[1] for cell in self._cells(unusual=False)]
+        left = [what_is_left(found.final[main], found.peak, found.final.get("auc"), chance) for found in trained]
+        return sum(left) / len(left)
 
     def _protected(self, noise: Callable[[str], NDArray[np.integer[Any]]]) -> list[WorkingSample]:
         samples = (self.working.samples[number] for number in self.train)
         return [sample.protected(noise(sample.sample_id)) for sample in samples]
 
-    @property
-    def _at_half(self) -> bool:
-        return max(self.working.padded_shape) >= LEAST_SIDE[self.working.spatial_dims]
-
-    def _cells(self) -> list[tuple[str, str]]:
+    def _cells(self, *, unusual: bool = True) -> list[tuple[str, str]]:
         """Give the networks and how each is to see the images; what few would do is asked of the last network alone."""
-        names = NETWORKS[self.task.spatial_target]
-        views: dict[str, tuple[str, ...]] = {FULL: names}
-        if self._at_half:
-            views[HALF] = names
-        elif self.working.spatial_dims == 2 and self.working.channels == 1:
-            views[BLURRED] = names[-1:]
-        if self.working.channels > 1:
-            views[GRAY] = names[-1:]
+        names, dims = NETWORKS[self.task.spatial_target], self.working.spatial_dims
+        at_half = max(self.working.padded_shape) >= LEAST_SIDE[dims]
+        views: dict[str, tuple[str, ...]] = {FULL: names, HALF: names if at_half else ()}
+        if unusual:
+            views[BLURRED] = names[-1:] if dims == 2 and self.working.channels == 1 and not at_half else ()
+            views[GRAY] = names[-1:] if self.working.channels > 1 else ()
         return [(name, view) for view, seeing in views.items() for name in seeing]
-
-    def _brief_cells(self) -> list[tuple[str, str]]:
-        names = NETWORKS[self.task.spatial_target]
-        if self.task.spatial_target:  # noise that only some kinds of networks fall for is to be seen by all of them
-            return [(name, FULL) for name in names]
-        other = GRAY if self.working.channels > 1 else HALF if self._at_half else BLURRED
-        return [(name, other if number else FULL) for number, name in enumerate(names)]
 
     def _moved(self, name: str, noise: Callable[[str], NDArray[np.integer[Any]]]) -> float | None:
         """Say how far the score of a network of clean images changes if those that were held out are protected."""

@@ -101,7 +101,7 @@ class _Trial:
     """What was found out about a method.
 
     Args:
-        left: of the learning.
+        left: of the learning, as a share.
         trained_on: images that networks learned from.
         moved: how far a network of clean images is moved; None where that was not asked or not found.
     """
@@ -222,4 +222,7 @@ def _words(chosen: str, trials: Mapping[str, _Trial], why_not: str) -> str:
         return f"noise of {chosen}, unmeasured: {why_not}"
     told = ", ".join(f"{name} {trial.left:.2f}" for name, trial in trials.items())
     count = next(iter(trials.values())).trained_on
-    return f"noise of {chosen}, chosen by what networks learned from {count} images with each kind of noise: {told}"
+    return (
+        f"noise of {chosen}, chosen by what networks learned from {count} images with each kind of noise, as a share "
+        f"of all beyond a guess: {told}"
+    )
