@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from monai_salm.learning.consumers import draws_needed
-from monai_salm.learning.networks import members_of
+from monai_salm.learning.networks import CleanNetwork, members_of
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.training import augmented, logits_in
 from monai_salm.methods.balance import balanced, planes_of
@@ -28,8 +28,10 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
     settings, size = optimizer.settings, min(optimizer.settings.batch_size, len(samples))
     rounds = settings.max_rounds - state.round
     batches = math.ceil(len(samples) / settings.batch_size)
+    members = members_of(optimizer.network)
+    clean = sum(isinstance(member, CleanNetwork) for member in members) / len(members)
     training = 0
-    if not optimizer.freeze_surrogate:
+    if not optimizer.freeze_surrogate and clean < 1:
         an_epoch = settings.surrogate_epochs * len(samples) / settings.batch_size
         training = max(settings.surrogate_batches, round(an_epoch))
     steps = rounds * (training + settings.noise_steps * batches)
@@ -38,6 +40,8 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
         steps += new * max(0, settings.renewed_batches - training)
     if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
         steps += max(0, settings.texture_batches - training)
+    if clean and not optimizer.freeze_surrogate and state.round == 0:
+        steps += round(settings.clean_batches * clean)
     if steps <= 0 or samples.target_kind is None:
         return 0.0
     network = deepcopy(optimizer.network).to(optimizer.device).train().requires_grad_(True)

@@ -39,11 +39,9 @@ class NoiseLimits:
         return self._decided(steps, batch.levels).round()
 
     def direction(self, gradient: Tensor, batch: WorkingBatch, samples: WorkingSet) -> Tensor:
-        """Give a gradient whose signs a step follows: averaged over boxes or blocks, or without what the balance would
-        take back, as the settings say.
+        """Give a gradient whose signs a step follows: averaged over blocks, and without what the balance would take
+        back, as the settings say.
         """
-        if self.settings.step_blur > 1:
-            gradient = box_blur(gradient, self.settings.step_blur)
         gradient = block_means(gradient, self.settings.block)
         return without_means(gradient, planes_of(samples, batch)) if self.settings.balance else gradient
 

@@ -22,8 +22,6 @@ class MinMinSettings:
         surrogate_batches: batches of the surrogate in each round at least, so that few samples train it as well.
         noise_steps: signed gradient steps per sample and round.
         step_size: size of one such step as a share of the budget.
-        step_blur: width, in cells, of the box that the gradient of a step is averaged over before its sign is taken:
-            noise of single cells does not outlast a blur, a compression or another resolution; odd.
         block: cells, along each axis, of the blocks that share their steps, so that the noise is there for who sees a
             part of the size: what they average is whole blocks.
         stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
@@ -63,7 +61,6 @@ class MinMinSettings:
     surrogate_batches: int = 24
     noise_steps: int = 5
     step_size: float = 0.2
-    step_blur: int = 1
     block: int = 1
     stop_error: float = 0.01
     patience: int = 5
@@ -94,11 +91,8 @@ class MinMinSettings:
             )
         if self.mask_rule not in MASK_RULES:
             raise UsageError(f"mask rule {self.mask_rule!r} is unknown; give one of {', '.join(MASK_RULES)}")
-        for name in ("mask_blur", "step_blur"):
-            width = getattr(self, name)
-            if width < 1 or width % 2 == 0:
-                said = name.replace("_", " ")
-                raise UsageError(f"{said} {width} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
+        if self.mask_blur < 1 or self.mask_blur % 2 == 0:
+            raise UsageError(f"mask blur {self.mask_blur} is not odd; a box around a cell is 1, 3, 5, ... cells wide")
         if self.texture_period and self.texture_period < 2:
             raise UsageError(
                 f"texture period {self.texture_period:g} is below 2 cells, which no grid shows; give 2 or more, "

@@ -36,7 +36,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm": MethodKind(),
         "salm:texture": _CLASSES,
         "salm:exchange": _CLASSES,
-        "salm:coarse": _CLASSES,
+        "salm:mixed": _CLASSES,
         "salm:blocks": _CLASSES,
         "salm:targeted": MethodKind(tasks=("classification",), chosen=False),
         "salm:lattice": _LABEL_MAPS,

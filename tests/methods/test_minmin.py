@@ -510,7 +510,6 @@ def test_samples_without_labels_are_told(textured: dict[str, Any]) -> None:
         ({"mask_rule": "best"}, f"mask rule 'best' is unknown; give one of {', '.join(MASK_RULES)}"),
         ({"mask_blur": 4}, "mask blur 4 is not odd; a box around a cell is 1, 3, 5, ... cells wide"),
         ({"mask_blur": 0}, "mask blur 0 is not odd"),
-        ({"step_blur": 2}, "step blur 2 is not odd"),
         ({"exchange": 1.5}, r"exchange 1.5 is not in \[0, 1\]"),
         (
             {"texture_period": 1.9},
