@@ -6,7 +6,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from measured import Measured, Row, fates, figure, in_order, made_by, table
+from measured import CHOICES, Measured, Row, fates, figure, in_order, made_by, table
 
 from monai_salm.evaluate import COUNTERMEASURES
 
@@ -95,16 +95,17 @@ def trade_off(present: list[Measured]) -> str:
     """
     text = ""
     for data in dict.fromkeys(found.data for found in present if not found.own_setting):
+        own = CHOICES[data.task][1]  # what these rows of "salm" are now
         settings = sorted(
             (found for found in present if found.data == data), key=lambda found: (_size(found.epsilon), found.fraction)
         )
         victims = in_order({victim for found in settings for victim in found.victims()}, data.victims)
         victims = [
-            name for name in victims if all(found.cell(name, "salm") for found in settings if not found.own_setting)
+            name for name in victims if all(found.cell(name, own) for found in settings if not found.own_setting)
         ]
         body = []
         for found in settings:
-            for method in (name for name in ("salm@1", "salm") if name in found.methods):
+            for method in (name for name in (f"{own}@1", own) if name in found.methods):
                 made = found.protects.get(method, {})
                 cells = [found.cell(victim, method) for victim in victims]
                 scores = [

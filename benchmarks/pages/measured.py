@@ -93,6 +93,10 @@ EARLIER: dict[str, Row] = {
 """Files of an earlier version, whose rows say less."""
 
 
+CHOICES = {"classification": ("bf6116f", "salm:texture"), "segmentation": ("f0f9706", "salm:minmin")}
+"""By task, since when ``salm`` is a choice among parts, and which of them it was before (that without balance)."""
+
+
 @dataclass
 class Measured:
     """What was measured on a data set with one setting.
@@ -229,6 +233,25 @@ def _age(row: Row) -> float:
     return _commit_places().get(row["commit"][:7], -1) + (0.5 if row["commit"].endswith("+") else 0.0)
 
 
+def _of_its_time(row: Row) -> Row:
+    """Give a row the present name of what ``salm`` was when it was made."""
+    if row.get("data_set") not in DATA_SETS or row.get("version"):
+        return row
+    since, part = CHOICES[DATA_SETS[row["data_set"]].task]
+    place = _commit_places().get(row["commit"][:7])
+    if place is None or place >= _commit_places().get(since, 0):
+        return row
+
+    def named(method: str) -> str:
+        name, mark, rounds = method.partition("@")
+        return part + mark + rounds if name == "salm" else method
+
+    changes: Row = {key: named(row[key]) for key in ("method", "trained_on") if key in row}
+    if "counts" in row:
+        changes["counts"] = {named(name): count for name, count in row["counts"].items()}
+    return row | changes
+
+
 def all_measured(folder: Path = RESULTS) -> list[Measured]:
     """Read what was measured on the test images of each data set with each setting, in the order of the data sets; the
     latest of each counts.
@@ -243,7 +266,7 @@ def all_measured(folder: Path = RESULTS) -> list[Measured]:
             }  # folders had no names yet
             rows.append(known | own)
     groups: dict[tuple[str, str, str, float], list[Row]] = {}
-    for row in sorted(rows, key=_age):
+    for row in map(_of_its_time, sorted(rows, key=_age)):
         if row.get("data_set") in DATA_SETS and row.get("part", "test") == "test":
             epsilon = row.get("epsilon", "8/255")
             key = (row.get("version", ""), row["data_set"], epsilon, row.get("perturbed_fraction", 0.4))

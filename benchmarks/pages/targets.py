@@ -285,7 +285,7 @@ def passes(found: Measured) -> Finding | None:
     findings = []
     for name, made in found.protects.items():
         victims = common_victims(found, [name, "em"])
-        if name.partition("@")[0] != "salm" or made is None or dense is None or not victims:
+        if name.partition("@")[0] not in ("salm", "salm:texture") or made is None or dense is None or not victims:
             continue
         ours, theirs = made["passes_per_sample"], dense["passes_per_sample"]
         scores = [mean_score(found, method, victims) for method in (name, "em")]

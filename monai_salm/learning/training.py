@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -60,6 +60,22 @@ class Descent:
         self.weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
         # The same numbers as one weight after the other, in half the time.
         self.optimizer = torch.optim.Adam(self.weights, lr=self.learning_rate, foreach=True)
+
+    def to_memory(self) -> dict[str, Tensor]:
+        """Give what the descent remembers of its steps, on the CPU, for :meth:`recall`."""
+        return {
+            f"{number}.{name}": value.detach().cpu().contiguous()
+            for number, weight in enumerate(self.weights)
+            for name, value in self.optimizer.state[weight].items()
+        }
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """Go on as the descent that gave this did, of a network of the same kind."""
+        for key, value in memory.items():
+            number, _, name = key.partition(".")
+            weight = self.weights[int(number)]
+            # the count of steps stays on the CPU, where Adam keeps it
+            self.optimizer.state[weight][name] = value.clone() if name == "step" else value.to(weight.device, copy=True)
 
     @property
     def rate(self) -> float:

@@ -133,8 +133,10 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
     def after_round(now: SearchState) -> None:
         if run.memory is not None:
             tensors, progress = now.to_memory()
+            memory = {} if optimizer.descent is None else optimizer.descent.to_memory()
             weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-            run.memory.save(tensors | {f"network.{name}": value for name, value in weights.items()}, progress)
+            tensors |= {f"network.{name}": value for name, value in weights.items()}
+            run.memory.save(tensors | {f"descent.{name}": value for name, value in memory.items()}, progress)
 
     yield from optimizer.run(samples, state, after_round)
     run.passes, run.errors = state.passes, [log.error for log in state.history]
@@ -154,6 +156,9 @@ def _remembered(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun)
     tensors, progress = found
     weights = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     optimizer.network.load_state_dict(weights)
+    optimizer.remembered = {
+        name.removeprefix("descent."): value for name, value in tensors.items() if name.startswith("descent.")
+    }
     return SearchState.from_memory(tensors, progress, samples)
 
 

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
@@ -87,6 +87,11 @@ class MinMinOptimizer:
             are protected with it.
         show_progress: a progress bar on standard error.
 
+    Attributes:
+        descent: of the surrogate's weights, which goes on over the rounds until the surrogate is drawn anew.
+        remembered: what the descent of a stopped run remembered, see
+            :meth:`~monai_salm.learning.training.Descent.to_memory`.
+
     Raises:
         UsageError: torch does not know the device, or does not see it.
     """
@@ -113,6 +118,8 @@ class MinMinOptimizer:
         )
         self.freeze_surrogate = freeze_surrogate
         self.show_progress = show_progress
+        self.descent: Descent | None = None
+        self.remembered: dict[str, Tensor] = {}
 
     def start(self, samples: WorkingSet) -> SearchState:
         """Give the state before the first round: no noise, or the class textures in full strength."""
@@ -238,6 +245,10 @@ class MinMinOptimizer:
             renew(nn.ModuleList(members), settings.seed + state.round)
         for member in members:
             member.train().requires_grad_(True)
+        if new or self.descent is None:
+            self.descent = Descent(nn.ModuleList(members), None, settings.learning_rate, forgiving=False)
+            if not new:
+                self.descent.recall(self.remembered)
         least = max(settings.surrogate_batches, settings.texture_batches if looked else 0)
         if new:
             least = max(least, settings.renewed_batches)
@@ -256,7 +267,7 @@ class MinMinOptimizer:
                 seen += len(batch.indices)
                 yield replace(batch, images=images)
 
-        self._learn(members, protected(), state)
+        self._learn(members, protected(), self.descent, state)
         state.passes += seen / count
 
     def _train_on_clean(self, work: SearchWork) -> None:
@@ -269,13 +280,15 @@ class MinMinOptimizer:
             member.train().requires_grad_(True)
         most = settings.clean_batches
         batches = drawn_batches(samples, work.chance, settings.batch_size, round_number=0, most=most)
-        self._learn(members, batches, work.state)
+        descent = Descent(nn.ModuleList(members), None, settings.learning_rate, forgiving=False)
+        self._learn(members, batches, descent, work.state)
         work.state.passes += most * settings.batch_size / len(samples.samples)
 
-    def _learn(self, members: Sequence[nn.Module], batches: Iterable[WorkingBatch], state: SearchState) -> None:
+    def _learn(
+        self, members: Sequence[nn.Module], batches: Iterable[WorkingBatch], descent: Descent, state: SearchState
+    ) -> None:
         """Train members of the surrogate side by side on some batches."""
         objectives = [supervised(member, self.task, self.augmentation, bfloat16=self._bfloat16) for member in members]
-        descent = Descent(nn.ModuleList(members), None, self.settings.learning_rate, forgiving=False)
         total = train(batches, lambda batch: torch.stack([loss(batch) for loss in objectives]).sum(), descent)
         if total is not None and not bool(total.isfinite()):  # asked once a round: every question waits for the device
             raise UsageError(

@@ -56,7 +56,7 @@ _BLOCKS = replace(
 # Beside these, features of the next class, from networks of clean images: rankings fall to a guess, too, and a ViT with
 # them (round 28). It is adversarial, and moves networks in use
 _MIXED = replace(
-    _EXCHANGED, settings=replace(_EXCHANGE, clean_batches=200),
+    _EXCHANGED, settings=replace(_EXCHANGE, clean_batches=200), augmentation=ConsumerAugmentation(blur=0.3),
     beside=("small-cnn", "small-resnet/clean", "small-cnn/clean"),
 )  # fmt: skip
 # The features of the next class alone: networks learn the opposite, which of two classes is as good as the truth

@@ -235,7 +235,7 @@ def test_targeted_noise_leads_clean_surrogates_to_the_next_class() -> None:
     )  # fmt: skip
     trained: list[int] = []
     training = optimizer._learn
-    optimizer._learn = lambda *given: (trained.append(given[2].round), training(*given))[1]  # type: ignore[method-assign]
+    optimizer._learn = lambda *given: (trained.append(given[3].round), training(*given))[1]  # type: ignore[method-assign]
     noise = dict(optimizer.run(samples))
     assert trained == [0], "on clean samples, before there is any noise"
     network, targets = optimizer.network.eval(), samples.targets()
@@ -281,7 +281,7 @@ def test_members_that_know_clean_images_stand_beside_those_that_learn_the_noise(
     optimizer = _optimizer(samples, network, max_rounds=3, renew_every=1, clean_batches=40, surrogate_batches=2)
     learned: list[tuple[int, int]] = []
     training = optimizer._learn
-    optimizer._learn = lambda *given: (learned.append((given[2].round, len(given[0]))), training(*given))[1]  # type: ignore[method-assign]
+    optimizer._learn = lambda *given: (learned.append((given[3].round, len(given[0]))), training(*given))[1]  # type: ignore[method-assign]
     kept: list[dict[str, Tensor]] = []
     clean = members_of(network)[1]
     list(

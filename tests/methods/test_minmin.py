@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
@@ -393,15 +393,18 @@ def test_global_random_state_is_left_alone(pictures: WorkingSet) -> None:
 @pytest.mark.parametrize("kind", [{"renew_every": 2}, TEXTURED], ids=["plain", "textured"])
 def test_resumed_run_ends_like_an_uninterrupted_one(pictures: WorkingSet, stopped: int, kind: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"max_rounds": 4} | kind
-    saved: dict[int, tuple[SearchState, nn.Module]] = {}
-    network = _network(pictures)
+    saved: dict[int, tuple[SearchState, nn.Module, dict[str, Tensor]]] = {}
+    optimizer = _optimizer(pictures, network=_network(pictures), **changes)
 
     def save(state: SearchState) -> None:
-        saved[state.round] = copy.deepcopy((state, network))
+        assert optimizer.descent is not None
+        saved[state.round] = copy.deepcopy((state, optimizer.network, optimizer.descent.to_memory()))
 
-    whole = dict(_optimizer(pictures, network=network, **changes).run(pictures, after_round=save))
-    state, half_trained = saved[stopped]
-    resumed = dict(_optimizer(pictures, network=half_trained, **changes).run(pictures, state))
+    whole = dict(optimizer.run(pictures, after_round=save))
+    state, half_trained, remembered = saved[stopped]
+    again = _optimizer(pictures, network=half_trained, **changes)
+    again.remembered = remembered
+    resumed = dict(again.run(pictures, state))
     assert _same(whole, resumed)
     assert [log.round for log in state.history] == [1, 2, 3, 4]
     assert [log.error for log in state.history] == [log.error for log in saved[4][0].history]
