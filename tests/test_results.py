@@ -293,3 +293,16 @@ def test_what_was_said_stands_beside_what_came(
     assert judged in verdict(text, "the estimate of `protect`", "all")
     other = [asked | {"commit": "1234567"}, *rows[1:]]
     assert "What the tool said" not in page(write(tmp_path, other)), "victims of other files say nothing"
+
+
+def test_rows_of_salm_before_it_chose_are_those_of_its_part(
+    tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import measured
+
+    monkeypatch.setattr(measured, "_commit_places", lambda: {"abcdef0": 3, measured.CHOICES["classification"][0]: 7})
+    text = page(write(tmp_path, made_up()))
+    assert "salm:texture" in text
+    assert "9 clean, 9 salm:texture" in text
+    later = [row | {"commit": measured.CHOICES["classification"][0]} for row in made_up()]
+    assert "salm:texture |" not in page(write(tmp_path, later)).partition("# Not run")[0]

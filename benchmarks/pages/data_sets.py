@@ -95,10 +95,11 @@ def trade_off(present: list[Measured]) -> str:
     """
     text = ""
     for data in dict.fromkeys(found.data for found in present if not found.own_setting):
-        own = CHOICES[data.task][1]  # what these rows of "salm" are now
         settings = sorted(
             (found for found in present if found.data == data), key=lambda found: (_size(found.epsilon), found.fraction)
         )
+        own = CHOICES[data.task][1]  # rows of that time
+        own = own if any(own in found.methods for found in settings) else "salm"
         victims = in_order({victim for found in settings for victim in found.victims()}, data.victims)
         victims = [
             name for name in victims if all(found.cell(name, own) for found in settings if not found.own_setting)
