@@ -39,14 +39,16 @@ class NoiseGradient:
     bfloat16: bool = False
 
     def at(self, images: Tensor, own: Tensor, batch: WorkingBatch) -> tuple[Tensor, Tensor]:
-        """Give the gradient, and the mean error of the members for each sample.
+        """Give the gradient, and for each sample the mean error of the members that learn the noise; of those that know
+        clean images alone where there are no others.
 
         Args:
             images: with the noise, on contents as they are exchanged.
             own: each sample's own with its noise, which members that know clean images see.
             batch: of the samples, with draws for the augmentation.
         """
-        members, gradients, errors = members_of(self.network), [], []
+        members, gradients = members_of(self.network), []
+        errors: dict[bool, list[Tensor]] = {False: [], True: []}
         with torch.enable_grad():
             shown = {False: images.requires_grad_(True), True: own.requires_grad_(True)}
             seen: dict[tuple[bool, torch.Size], tuple[Tensor, Tensor]] = {}  # networks of one view share it
@@ -64,9 +66,10 @@ class NoiseGradient:
                 loss = self.task.loss(logits, target).sum()
                 (gradient,) = torch.autograd.grad(loss, shown[clean], retain_graph=member is not members[-1])
                 gradients.append(gradient.float())
-                errors.append(self.task.error(logits.detach(), target))
+                errors[clean].append(self.task.error(logits.detach(), target))
+        error = torch.stack(errors[False] or errors[True]).mean(0)
         if len(members) == 1:
-            return gradients[0], errors[0]
+            return gradients[0], error
         weights = [self.clean_weight if isinstance(member, CleanNetwork) else 1.0 for member in members]
         parts = [relative(part) * weight for part, weight in zip(gradients, weights, strict=True)]
-        return torch.stack(parts).sum(0), torch.stack(errors).mean(0)
+        return torch.stack(parts).sum(0), error

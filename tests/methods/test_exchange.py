@@ -306,3 +306,5 @@ def test_weight_of_members_that_know_clean_images() -> None:
     assert torch.allclose(gradient(0.0), relative(own), atol=1e-6)
     assert torch.allclose(gradient(2.0) - gradient(0.0), 2 * (gradient(1.0) - gradient(0.0)), atol=1e-4)
     assert not torch.allclose(gradient(1.0), gradient(0.0), atol=1e-3)
+    given = batch.images.clone(), batch.images.clone(), replace(batch, draws=draws)
+    assert torch.equal(_optimizer(samples, network).gradient.at(*given)[1], alone.at(*given)[1]), "of the others"
