@@ -36,7 +36,8 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
         training = max(settings.surrogate_batches, round(an_epoch))
     steps = rounds * (training + settings.noise_steps * batches)
     if training:
-        new = sum(settings.is_new(number) for number in range(state.round, settings.max_rounds))
+        every = settings.renew_every or settings.max_rounds
+        new = sum(number % every == 0 for number in range(state.round, settings.max_rounds))
         steps += new * max(0, settings.renewed_batches - training)
     if training and settings.texture_period and state.round < 2 <= settings.max_rounds:
         steps += max(0, settings.texture_batches - training)

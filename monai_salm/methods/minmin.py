@@ -240,7 +240,7 @@ class MinMinOptimizer:
             return
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
-        new = looked or settings.is_new(state.round)
+        new = looked or settings.is_new([log.error for log in state.history])
         if new and state.round:
             renew(nn.ModuleList(members), settings.seed + state.round)
         for member in members:

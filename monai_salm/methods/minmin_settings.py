@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from monai_salm.errors import UsageError
+
+LEARNED = 0.5
+"""Share of the first round's error, which is that of a guess, below which a surrogate has learned the noise."""
+
+LONGEST_LIFE = 3
+"""How many times as long a surrogate may live that has not."""
 
 MASK_RULES = ("gradient", "random", "dense")
 
@@ -27,7 +34,9 @@ class MinMinSettings:
         stop_error: stop once the surrogate's mean error in the noise steps stayed below it for ``patience`` rounds; 0
             never stops.
         patience: see ``stop_error``.
-        renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network; 0 never.
+        renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network, if it has
+            learned the noise by then: else it stays up to :data:`LONGEST_LIFE` times as long, since a new one would
+            lead away from what there is; 0 never.
         renewed_batches: batches at least of a surrogate that is new, in its first round: one that has not found the
             noise yet leads away from it.
         exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
@@ -104,9 +113,17 @@ class MinMinSettings:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} must be at least 1")
 
-    def is_new(self, round_number: int) -> bool:
-        """Say whether the surrogate of a round begins anew: in the first one, and where it is drawn again."""
-        return round_number == 0 or bool(self.renew_every and round_number % self.renew_every == 0)
+    def is_new(self, errors: Sequence[float]) -> bool:
+        """Say whether the surrogate begins anew in the round after those with these errors: in the first one, and where
+        it is drawn again.
+        """
+        born, every = 0, self.renew_every
+        for number in range(1, len(errors) + 1):
+            age = number - born
+            learned = errors[number - 1] <= LEARNED * errors[0]
+            if every and ((age >= every and learned) or age >= LONGEST_LIFE * every):
+                born = number
+        return born == len(errors)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types; ``MinMinSettings(**record)`` reads them back."""

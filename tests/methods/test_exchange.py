@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import next_class
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
+from monai_salm.methods import minmin_settings
 from monai_salm.methods.base import MethodRun
 from monai_salm.methods.estimate import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, renew
@@ -186,6 +188,7 @@ def test_all_members_are_drawn_anew() -> None:
 @pytest.mark.parametrize(("renew_every", "wanted"), [(0, [6, 2, 2, 2]), (2, [6, 2, 6, 2])])
 def test_new_surrogates_train_longer(renew_every: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     samples = disk_set(16)
+    monkeypatch.setattr(minmin_settings, "LEARNED", math.inf)
     optimizer = _optimizer(
         samples, max_rounds=4, surrogate_batches=2, surrogate_epochs=0, renewed_batches=6, renew_every=renew_every
     )
@@ -200,6 +203,22 @@ def test_new_surrogates_train_longer(renew_every: int, wanted: list[int], monkey
     dict(optimizer.run(samples))
     spent = np.diff([0, *seen]) - np.array([0, *[2 * 16 // 8] * 3])
     assert spent.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("errors", "drawn"),
+    [
+        ([0.9, 0.3, 0.3, 0.3, 0.3], [0, 2, 4]),
+        ([0.9, 0.8, 0.8, 0.4, 0.3, 0.3, 0.3], [0, 4, 6]),
+        ([0.9] * 13, [0, 6, 12]),
+    ],
+    ids=["learned at once", "learned later", "never learned"],
+)
+def test_surrogates_are_drawn_anew_once_they_have_learned(errors: list[float], drawn: list[int]) -> None:
+    settings = _settings(renew_every=2)
+    assert [number for number in range(len(errors) + 1) if settings.is_new(errors[:number])] == drawn
+    once = _settings(renew_every=0)
+    assert [number for number in range(len(errors) + 1) if once.is_new(errors[:number])] == [0]
 
 
 def test_estimated_time_counts_new_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
