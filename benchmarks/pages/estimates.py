@@ -34,7 +34,11 @@ def all_told(sets: list[Measured]) -> list[Told]:
     """Give all folders of which something was said, and whose victims were trained."""
     told = []
     for found in sets:
-        commits = {(row["victim"], row["trained_on"]): row["commit"] for row in found.rows}
+        commits = {
+            (row["victim"], row["trained_on"]): row["commit"]
+            for row in found.rows
+            if row.get("countermeasure", "none") == "none" and row.get("protected_share", 1.0) == 1
+        }
         for method, row in found.protects.items():
             estimate = row.get("estimate")
             if not estimate or not estimate["networks"]:
