@@ -168,8 +168,11 @@ def test_a_search_goes_on_in_color_where_it_stopped() -> None:
     state = optimizer(2).start(samples)
     first = optimizer(2)
     list(first.run(samples, state))
-    kept = SearchState.from_memory(*state.to_memory(), samples)
-    again = dict(optimizer(3).run(samples, kept))
+    kept, last = SearchState.from_memory(*state.to_memory(), samples), optimizer(3)
+    last.network.load_state_dict(first.network.state_dict())
+    assert first.descent is not None
+    last.remembered = first.descent.to_memory()
+    again = dict(last.run(samples, kept))
     for name, steps in whole.items():
         assert steps.shape == (8, 8, 3)
         assert np.array_equal(steps, again[name])
