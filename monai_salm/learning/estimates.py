@@ -14,8 +14,8 @@ FULL, HALF, BLURRED, GRAY = "", "half the size", "after a blur", "without colors
 """How networks see the images."""
 
 UNUSUAL = (BLURRED, GRAY)
-"""What networks make of these counts for a choice, not for the verdict: few would blur images that are small already,
-or give up their colors.
+"""What networks make of these is told, and counts neither for the verdict nor for a choice: few would blur images that
+are small already, or give up their colors.
 """
 
 

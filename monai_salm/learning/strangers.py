@@ -3,8 +3,8 @@
 
 Small networks are trained on one part of the images, as they are protected and as they were, and judged on the clean
 images of the other part, which they never saw; images of one patient are on one side. Nobody knows at which size a
-stranger trains, so they see the working grid and half of it; or where that is small, images after a blur, which says
-how long the noise lasts. Color images are tried in gray, too.
+stranger trains, so they see the working grid and half of it; or of small images one of them sees these after a blur,
+which says how long the noise lasts. One sees color images in gray, too, and of volumes all see pieces.
 """
 
 from __future__ import annotations

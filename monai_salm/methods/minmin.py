@@ -324,8 +324,8 @@ class MinMinOptimizer:
             gain, levels = mask * (batch.voxels > 0) * batch.share * batch.step_model, batch.levels
             gathered = torch.zeros_like(score)
             for step in range(settings.noise_steps):
-                noise, content = self.limits.tried(steps, batch) * gain, partners.contents(batch, step)
-                images, own = ((content + noise).clamp(0, 1) for content in (content, batch.images))
+                noise, contents = self.limits.tried(steps, batch) * gain, (partners.contents(batch, step), batch.images)
+                images, own = ((content + noise).clamp(0, 1) for content in contents)
                 gradient, error = self.gradient.at(images, own, replace(batch, draws=draws.at(place, step)))
                 if step == 0:
                     errors.append(error.sum())
