@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PneumoniaMNIST, BreastMNIST, RetinaMNIST (color), brain tumor slices by class and by finding, and drawn cells (eight
-classes in color): what victims learn from the files that each method wrote.
+"""PneumoniaMNIST, BreastMNIST, RetinaMNIST (color), brain tumor slices by class and by finding, the same in three made
+contrasts, and drawn cells (eight classes in color): what victims learn from the files that each method wrote.
 
 Nothing is chosen here: each method runs with the defaults of ``monai-salm protect``. ``--part val`` scores on the
 validation images of the data sets that have some, for choosing.
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from common import Rows, add_grid, fresh, measure_victims, parser, protect_by_methods
+from contrasts import brain_contrasts
 from drawn_cells import drawn_cells
 from numpy.typing import NDArray
 from PIL import Image
@@ -38,6 +39,7 @@ DATA_SETS = {
     "retina": DataSet("retina/retinamnist.npz", 32, 20),
     "brain_tumor": DataSet("brain_tumor", 64, 12),
     "findings": DataSet("brain_tumor", 64, 12),
+    "contrasts": DataSet("brain_tumor", 128, 12),
     "cells": DataSet("", 32, 14),
 }
 FINDINGS = {"tumor": ("glioma", "meningioma", "pituitary"), "meninges": ("meningioma",), "sella": ("pituitary",)}
@@ -59,7 +61,9 @@ def main() -> None:
         for split in ("train", given.part)
     }
     clean, test = given.work / "train", given.work / given.part
-    images = ("*.jpg",) if data.folder == "brain_tumor" else ()  # two of these look like probability maps
+    images = (
+        ("*.jpg",) if given.data_set in ("brain_tumor", "findings") else ()
+    )  # two of these look like probability maps
     folders = protect_by_methods(
         given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size,
         images=images,
@@ -78,6 +82,8 @@ def split_labels(name: str, source: Path, folder: Path, split: str) -> Path:
     fresh(folder)
     if name == "cells":
         rows = _write_pictures(*drawn_cells(split), folder, split)
+    elif name == "contrasts":
+        rows = _write_pictures(*brain_contrasts(source, split), folder, split)
     elif source.is_dir():
         rows = _copy_slices(source, folder, split)
     else:
@@ -96,7 +102,7 @@ def split_labels(name: str, source: Path, folder: Path, split: str) -> Path:
 def _write_pictures(
     images: NDArray[np.uint8], labels: NDArray[Any], folder: Path, split: str
 ) -> list[tuple[str, object]]:
-    """Write 28 x 28 images as DICOM CR files of one patient each, colors as PNG."""
+    """Write images as DICOM CR files of one patient each, colors as PNG."""
     rows: list[tuple[str, object]] = []
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         if image.ndim == 3:

@@ -71,6 +71,7 @@ DATA_SETS = {
         DataSet("breast", "BreastMNIST as DICOM CR, 28 x 28", "classification.py"),
         DataSet("brain_tumor", "Brain tumor MR slices, JPEG pictures at 64 x 64", "classification.py"),
         DataSet("retina", "RetinaMNIST, color PNG, five grades, 28 x 28", "classification.py"),
+        DataSet("contrasts", "Brain slices in three made contrasts, DICOM, 256 x 256", "classification.py"),
         DataSet("cells", "Drawn cells, color PNG, eight classes, 28 x 28", "classification.py"),
         DataSet("findings", "Brain tumor MR slices with three findings, JPEG pictures at 64 x 64", "classification.py"),
         DataSet("ct_contrast", "Real CT slices with and without contrast agent, DICOM at 64 x 64", "ct_contrast.py"),

@@ -15,7 +15,7 @@ CLAIMED = ("jpeg-75", "jpeg-50", "median-3", "gaussian-1", "down-up", "6-bit", "
 """Countermeasures that the protection is to stand."""
 
 _PICTURES = ("pneumonia", "breast", "brain_tumor")
-_CLASSES = (*_PICTURES, "retina", "cells", "findings")
+_CLASSES = (*_PICTURES, "retina", "cells", "findings", "contrasts")
 _SEEDS = 3
 _LEAST_ESTIMATES = 12
 _WORST_MISTAKE = ("protected", "not protected")
