@@ -8,7 +8,7 @@ from torch import nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import own_randomness
-from monai_salm.learning.networks import build_network, freeze_backbone
+from monai_salm.learning.networks import CLEAN, build_network, freeze_backbone
 
 PRETRAINED, FROZEN = "+pretrained", "+frozen"
 """Suffixes of victims that saw other images before: all their weights are trained then, or only the head."""
@@ -27,11 +27,13 @@ def build_victim(name: str, *, outputs: int, image_shape: tuple[int, ...], chann
         seed: of the weights.
 
     Raises:
-        UsageError: there is no such network or suffix.
+        UsageError: there is no such network or suffix, or it is one that only a search trains.
     """
     base, plus, suffix = name.partition("+")
     if plus + suffix not in ("", PRETRAINED, FROZEN):
         raise UsageError(f"victim {name!r} has an unknown suffix; give {base}, {base}{PRETRAINED} or {base}{FROZEN}")
+    if CLEAN in base.split("/")[1:]:
+        raise UsageError(f"victim {name!r} learns from clean images alone; give {base.replace('/' + CLEAN, '')}")
     with own_randomness(seed, torch.device("cpu")):
         network = build_network(
             base, spatial_dims=len(image_shape), outputs=outputs, in_channels=channels, image_shape=image_shape

@@ -300,6 +300,11 @@ def test_names_of_victims() -> None:
         _victim("small-cnn+better")
 
 
+def test_network_of_a_search_is_no_victim() -> None:
+    with pytest.raises(UsageError, match="learns from clean images alone; give small-cnn/2"):
+        build_victim("small-cnn/2/clean", outputs=2, image_shape=(32, 32), channels=1, seed=0)
+
+
 def test_frozen_victim_learns_with_its_head_alone() -> None:
     network = _victim("small-resnet+frozen")
     before = _state(network)
