@@ -18,10 +18,10 @@ from monai_salm.learning.strangers import LEAST_SIDE
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, TrainedSurrogate, batch_size, task_needed
-from monai_salm.methods.search_time import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.search_state import SearchState
+from monai_salm.methods.search_time import search_seconds
 from monai_salm.methods.textures import class_directions
 from monai_salm.progress import in_words
 

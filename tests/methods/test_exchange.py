@@ -30,10 +30,10 @@ from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.training import logits_in
 from monai_salm.methods import minmin_settings
 from monai_salm.methods.base import MethodRun
-from monai_salm.methods.search_time import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer, SearchWork, renew
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.registry import METHODS
+from monai_salm.methods.search_time import search_seconds
 from monai_salm.methods.sparsity import block_means, relative
 from tests.builders import disk_set, working_sample
 
@@ -223,7 +223,9 @@ def test_surrogates_are_drawn_anew_once_they_have_learned(errors: list[float], d
 
 def test_estimated_time_counts_new_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, clock = disk_set(16), itertools.count()
-    monkeypatch.setattr("monai_salm.methods.search_time.time.perf_counter", lambda: float(next(clock)))  # a second a step
+    monkeypatch.setattr(
+        "monai_salm.methods.search_time.time.perf_counter", lambda: float(next(clock))
+    )  # a second a step
     optimizer = _optimizer(
         samples, max_rounds=4, surrogate_batches=2, surrogate_epochs=0, renewed_batches=6, renew_every=2
     )

@@ -19,9 +19,9 @@ from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSample, WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.base import TrainedSurrogate
-from monai_salm.methods.search_time import search_seconds
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.methods.search_time import search_seconds
 from monai_salm.pipeline import protect
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.search import SearchSummary
