@@ -205,7 +205,10 @@ def test_each_color_has_noise_of_its_own_in_the_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "gray"), [("random", False), ("textures", False), ("salm:exchange", True)])
+@pytest.mark.parametrize(
+    ("method", "gray"),
+    [("random", False), ("textures", False), ("tap", False), ("lsp", False), ("pil", False), ("salm:exchange", True)],
+)
 def test_all_colors_share_the_noise_of_methods_and_images_without_color(
     tmp_path: Path, method: str, *, gray: bool
 ) -> None:

@@ -114,27 +114,28 @@ def make_noise(
     store, plans = NoiseStore(work_dir / "noise"), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, None if working is None else working.spatial_dims)
     task = None if working is None else _task(method, working, plan, options)
+    seen = working if working is None or method.takes_color else working.in_gray()
     run = MethodRun(
         seed=options.seed, device=pick_device("cpu" if working is None else options.device),
-        build_surrogate=_surrogate_builder(options, working, task), rounds=options.rounds,
+        build_surrogate=_surrogate_builder(options, seen, task), rounds=options.rounds,
         perturbed_fraction=options.perturbed_fraction, memory=memory,
         groups=None if working is None else sample_groups(inventory, plan, working), gentle=options.gentle,
         show_progress=show_progress,
     )  # fmt: skip
-    sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if working is None else [working]
+    sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if seen is None else [seen]
     for samples in sets:
         levels = {sample.sample_id: sample.levels for sample in samples.samples}
-        seen = samples if method.takes_color else samples.in_gray()
-        for sample_id, steps in method.noise(seen, task, run):
+        samples = samples if method.takes_color else samples.in_gray()
+        for sample_id, steps in method.noise(samples, task, run):
             noise = SparseNoise.from_dense(steps, levels[sample_id])
             store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
     words = ""
-    if run.surrogate is not None and working is not None and task is not None:
-        card = _card(method, run.surrogate, working, task, plan, options)
+    if run.surrogate is not None and seen is not None and task is not None:
+        card = _card(method, run.surrogate, seen, task, plan, options)
         card = replace(card, series=card.series | series_views(inventory, plan))
         content = surrogate_bytes(run.surrogate.network, card)
         write_atomically(work_dir / "surrogate.safetensors", content, private=True)
-        words = what_was_learned(run.surrogate, guess_error(working, task))
+        words = what_was_learned(run.surrogate, guess_error(seen, task))
     estimate = None
     if options.estimate and working is not None and task is not None and run.groups is not None:
         panel = StrangerPanel(
