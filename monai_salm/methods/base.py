@@ -132,6 +132,10 @@ class NoiseMethod(ABC):
             UsageError: samples, task and method do not fit each other.
         """
 
+    def trial(self) -> NoiseMethod:
+        """Give the method as a choice among several tries it, with less work where that shows enough."""
+        return self
+
     def suits(self, samples: WorkingSet) -> bool:
         """Say whether a choice among methods is to try this one on some samples."""
         del samples

@@ -38,9 +38,6 @@ volumes a piece is tried.
 GENTLE = 0.01
 """Most that gentle noise may move the AUC, or the Dice, of a network of clean images."""
 
-TRIAL_ROUNDS = 4
-"""Rounds of a trial at most: one life of the surrogates."""
-
 _CHOICE = "choice"
 
 
@@ -80,12 +77,11 @@ class MeasuredChoice(NoiseMethod):
         names, kind = (samples.ids, "image") if run.groups is None else (run.groups.names, run.groups.kind)
         groups = SampleGroups([names[number] for number in chosen], kind)
         panel = StrangerPanel(part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress)
-        rounds = TRIAL_ROUNDS if run.rounds is None else min(TRIAL_ROUNDS, run.rounds)
         trials: dict[str, _Trial] = {}
         tried = {name: candidate for name, candidate in self.candidates.items() if candidate.suits(part)}
         for name, candidate in tried.items() if not panel.why_not else ():
-            trial = replace(run, memory=None, errors=[], passes=0.0, rounds=rounds)
-            noise = dict(candidate.noise(part, task, trial))
+            trial = replace(run, memory=None, errors=[], passes=0.0)
+            noise = dict(candidate.trial().noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)
             trials[name] = _Trial.of(panel, noise.__getitem__, gentle=run.gentle)
         return trials, panel.why_not

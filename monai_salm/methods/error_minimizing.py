@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
-from monai_salm.learning.networks import NetworkEnsemble, members_of, seeded_network, seen_as
+from monai_salm.learning.networks import CLEAN, NetworkEnsemble, members_of, seeded_network, seen_as
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LEAST_SIDE
 from monai_salm.learning.surrogate import SurrogateCard
+from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, TrainedSurrogate, batch_size, task_needed
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -70,9 +71,18 @@ class ErrorMinimizing(NoiseMethod):
         if run.surrogate is not None:
             run.surrogate = replace(run.surrogate, beside=names, view=self.view)
 
+    def trial(self) -> NoiseMethod:
+        """Give the method with one life of its surrogates alone: until they have learned the noise."""
+        return replace(self, settings=replace(self.settings, one_life=True))
+
     def suits(self, samples: WorkingSet) -> bool:
-        """Say whether the samples are large enough for noise in blocks, and for who sees half of their size."""
-        return self.settings.block == 1 or max(samples.padded_shape) >= LEAST_SIDE[samples.spatial_dims]
+        """Say whether the samples are large enough for noise in blocks, and have few enough classes for features of the
+        next one: with more than two they and the noise that carries the label are in each other's way (round 28).
+        """
+        large = self.settings.block == 1 or max(samples.padded_shape) >= LEAST_SIDE[samples.spatial_dims]
+        classes = {found for sample in samples.samples for found in classes_in(sample.target)}
+        misled = any(name.endswith(f"/{CLEAN}") for name in self.beside)
+        return large and (not misled or len(classes) <= 2)
 
     def beside_of(self, samples: WorkingSet) -> tuple[str, ...]:
         """Name the networks beside the user's surrogate, for some samples."""

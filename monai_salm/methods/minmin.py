@@ -183,7 +183,8 @@ class MinMinOptimizer:
         return self._result(work)
 
     def _done(self, state: SearchState) -> bool:
-        return self.settings.stop_error > 0 and state.quiet >= self.settings.patience
+        stops = self.settings.stop_error > 0 and state.quiet >= self.settings.patience
+        return stops or self.settings.is_over([log.error for log in state.history])
 
     def begin(self, samples: WorkingSet, state: SearchState | None = None) -> SearchWork:
         """Take all that a search works with to where it computes, and choose the masks of the first round."""

@@ -15,6 +15,9 @@ LEARNED = 0.5
 LONGEST_LIFE = 3
 """How many times as long a surrogate may live that has not."""
 
+TRIAL_ROUNDS = 4
+"""Rounds of a trial whose surrogate is never drawn anew."""
+
 MASK_RULES = ("gradient", "random", "dense")
 
 
@@ -37,6 +40,8 @@ class MinMinSettings:
         renew_every: rounds after which the surrogate is drawn anew, so that the noise fits no single network, if it has
             learned the noise by then: else it stays up to :data:`LONGEST_LIFE` times as long, since a new one would
             lead away from what there is; 0 never.
+        one_life: True stops where the surrogate would be drawn anew, or after :data:`TRIAL_ROUNDS` where it never is: a
+            trial.
         renewed_batches: batches at least of a surrogate that is new, in its first round: one that has not found the
             noise yet leads away from it.
         exchange: share of the samples whose noise lies on another sample's image, drawn for each batch and step: the
@@ -74,6 +79,7 @@ class MinMinSettings:
     stop_error: float = 0.01
     patience: int = 5
     renew_every: int = 0
+    one_life: bool = False
     renewed_batches: int = 0
     exchange: float = 0.0
     clean_batches: int = 400
@@ -124,6 +130,11 @@ class MinMinSettings:
             if every and ((age >= every and learned) or age >= LONGEST_LIFE * every):
                 born = number
         return born == len(errors)
+
+    def is_over(self, errors: Sequence[float]) -> bool:
+        """Say whether a trial ends after the rounds with these errors."""
+        enough = self.is_new(errors) if self.renew_every else len(errors) >= TRIAL_ROUNDS
+        return self.one_life and len(errors) > 0 and enough
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types; ``MinMinSettings(**record)`` reads them back."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,12 @@ from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.methods import choice
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
 from monai_salm.methods.choice import MeasuredChoice, part_of
+from monai_salm.methods.minmin import MinMinOptimizer, SearchWork
+from monai_salm.methods.minmin_settings import LONGEST_LIFE, TRIAL_ROUNDS, MinMinSettings
 from monai_salm.methods.names import METHOD_KINDS
 from monai_salm.methods.registry import METHODS
-from tests.builders import cube_set, disk_set
+from monai_salm.methods.search_state import RoundLog
+from tests.builders import cube_set, disk_set, working_sample
 
 STRIPES = np.where(np.arange(16) % 2, 80, -80) * np.ones((16, 1), np.int16)
 
@@ -34,11 +37,9 @@ class _Signs(NoiseMethod):
 
     protects: bool
     seen: list[WorkingSet] = field(default_factory=list)
-    rounds_seen: list[int | None] = field(default_factory=list)
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         self.seen.append(samples)
-        self.rounds_seen.append(run.rounds)
         run.errors.append(0.5)
         run.passes += 3.0
         rows, columns = np.ogrid[:16, :16]
@@ -95,8 +96,6 @@ def test_the_method_that_teaches_least_is_chosen(first: bool) -> None:
     assert f"noise of {'a' if first else 'b'}, chosen by what networks learned from 60 images" in run.choice
     assert (run.errors, run.passes) == ([0.5], 9.0)
     assert [len(method.seen) for method in methods.values()] == ([2, 1] if first else [1, 2])
-    assert [rounds for method in methods.values() for rounds in method.rounds_seen[:1]] == [4, 4], "trials are brief"
-    assert next(method for method in methods.values() if len(method.seen) == 2).rounds_seen[1] is None
 
 
 @pytest.mark.slow
@@ -161,6 +160,45 @@ def test_what_does_not_suit_the_samples_is_not_tried() -> None:
     samples, other = disk_set(80), Unsuited(True)
     dict(MeasuredChoice({"a": _Signs(False), "b": other}).noise(samples, ClassificationTask(2), _run(samples)))
     assert not other.seen
+
+
+def test_a_trial_lasts_until_the_surrogates_have_learned() -> None:
+    renewed, kept = MinMinSettings(renew_every=2, one_life=True), MinMinSettings(one_life=True)
+    lives = {"quick": [0.8, 0.3], "slow": [0.8, 0.7, 0.6, 0.4], "never": [0.8] * (2 * LONGEST_LIFE)}
+    for errors in lives.values():
+        assert [renewed.is_over(errors[:count]) for count in range(len(errors) + 1)] == [False] * len(errors) + [True]
+    assert [kept.is_over([0.1] * count) for count in (0, TRIAL_ROUNDS - 1, TRIAL_ROUNDS)] == [False, False, True]
+    assert not replace(renewed, one_life=False).is_over(lives["never"])
+
+
+def test_a_choice_tries_less_than_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, run = disk_set(80), replace(_run(disk_set(80)), rounds=6)
+    rounds: list[int] = []
+    monkeypatch.setattr(MinMinOptimizer, "round", _counted(rounds))
+    method = replace(METHODS["salm:texture"]["classification"], settings=MinMinSettings(surrogate_batches=1))
+    dict(MeasuredChoice({"a": method}).noise(samples, ClassificationTask(2), run))
+    assert rounds == [*range(1, TRIAL_ROUNDS + 1), *range(1, 7)]
+
+
+def _counted(rounds: list[int]) -> Callable[[MinMinOptimizer, SearchWork], RoundLog]:
+    """Give a round of a search that notes its number and does nothing."""
+
+    def count(optimizer: MinMinOptimizer, work: SearchWork) -> RoundLog:
+        del optimizer
+        work.state.round += 1
+        rounds.append(work.state.round)
+        log = RoundLog(work.state.round, 0.5, 0.0, 0.0, 0.0)
+        work.state.history.append(log)
+        return log
+
+    return count
+
+
+@pytest.mark.parametrize(("classes", "suits"), [(2, True), (3, False)])
+def test_features_of_the_next_class_are_for_two(classes: int, *, suits: bool) -> None:
+    samples = WorkingSet([working_sample(str(k), np.ones((8, 8), np.float32), k % classes) for k in range(6)])
+    assert METHODS["salm:mixed"]["classification"].suits(samples) == suits
+    assert METHODS["salm:exchange"]["classification"].suits(samples)
 
 
 def test_few_samples_get_the_first_method() -> None:
