@@ -38,13 +38,13 @@ def ct_contrast(folder: Path = RESULTS) -> str:
 def hippocampus(folder: Path = RESULTS) -> str:
     """What is the same in the written volumes."""
     rows = [row for path in sorted(folder.glob("hippocampus*.jsonl")) for row in read_rows(path.stem, folder)]
-    found = latest([row for row in rows if row["what"] == "headers"], "method")
+    found = latest([row for row in rows if row["what"] == "headers"], "data_set", "method")
     if not found:
         return ""
-    body = [[row["method"], row["files"], row["byte_identical"]] for row in found]
+    body = [[row["data_set"], row["method"], row["files"], row["byte_identical"]] for row in found]
     return (
-        "\n## Headers of the NIfTI volumes\n\n"
-        + table([["method", "files", "headers byte-identical"], *body])
+        "\n## Headers of the NIfTI files\n\n"
+        + table([["data set", "method", "files", "headers byte-identical"], *body])
         + "\n"
         + made_by(found, "benchmarks/hippocampus.py")
     )

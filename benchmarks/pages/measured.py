@@ -50,6 +50,7 @@ class DataSet:
     victims: tuple[str, ...] = _PICTURES
     seen_before: tuple[str, ...] = ("resnet18+pretrained", "resnet18+frozen")
     task: str = "classification"
+    spatial_dims: int = 2
 
     @property
     def methods(self) -> list[str]:
@@ -57,7 +58,7 @@ class DataSet:
         found = []
         for method in METHOD_KINDS:
             try:
-                check_method(method, self.task, 3 if self.task == "segmentation" else 2)
+                check_method(method, self.task, self.spatial_dims)
             except UsageError:
                 continue
             found.append(method)
@@ -83,6 +84,15 @@ DATA_SETS = {
             _VOLUMES,
             (),
             "segmentation",
+            3,
+        ),
+        DataSet(
+            "hippocampus_slices",
+            "Hippocampus, 2D sections with label maps, NIfTI",
+            "hippocampus.py",
+            victims=("small-unet", "small-segresnet"),
+            seen_before=(),
+            task="segmentation",
         ),
     )
 }
