@@ -90,6 +90,7 @@ def _findings(sets: list[Measured], folder: Path) -> Iterator[tuple[str, str, Fi
             if not findings:
                 yield target, name, None
     yield "the estimate of `protect` is right in 90 %, and never says protected of what is not", "all", told(sets)
+    yield "`protect` with choice and estimate takes at most 2.2 times the chosen method alone", "cost", choice(folder)
     yield "one noise step at most 1.10 x a bare forward and backward pass", "cost", step(folder)
     yield "one noise step at most 1.05 x that", "cost", step(folder, limit=1.05)
     yield "one step of the surrogate at most 1.10 x that", "cost", step(folder, "surrogate_ratio")
@@ -299,6 +300,18 @@ def passes(found: Measured) -> Finding | None:
             Finding(f"{name}: {ours} against {theirs}, mean {scores[0]:.3f} against {scores[1]:.3f}", misses, [])
         )
     return min(findings, key=lambda finding: len(finding.misses), default=None)
+
+
+def choice(folder: Path) -> Finding | None:
+    """Judge what the choice and the estimate cost."""
+    rows = latest(read_rows("choice_cost", folder), "data_set")
+    if not rows:
+        return None
+    figure = "; ".join(
+        f"{row['data_set']} ({row['chosen']}): {row['ratio']:.2f} x, {row['cpu_seconds']:.0f} s of CPU time"
+        for row in rows
+    )
+    return Finding(figure, _above(max(row["ratio"] for row in rows), 2.2, "the limit", 2), [])
 
 
 def step(folder: Path, name: str = "ratio", *, limit: float = 1.10) -> Finding | None:
