@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow
 from monai_salm.bundle import NoiseTrainer, check_overrides
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, protect
-from tests.exports import lesion_table, nifti_export, small, tree
+from tests.exports import KEY, lesion_table, nifti_export, small, tree
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "salm_protect"
 CONFIGS = BUNDLE / "configs"
@@ -62,6 +62,7 @@ def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: 
         "seed": 3,
         "working_size": 16,
         "device": "cpu",
+        "key_file": KEY,
     }
     overrides = {"dataset_dir": export, "output_dir": tmp_path / "out", **chosen}
     done = _run("train.json", **overrides)

@@ -76,7 +76,9 @@ def _methods() -> str:
     help="Network by name, or the surrogate.safetensors of a finished run, then frozen.  [default: a small one]",
 )
 @click.option("--rounds", type=int, help="Rounds of the search at most.  [default: the method's]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of chance; gives the same output with the same --key-file."
+)
 @device_option
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
 @grid_options
@@ -94,7 +96,11 @@ def _methods() -> str:
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
-@click.option("--key-file", type=FILE, help="Secret that new UIDs are made with; see keygen.")
+@click.option(
+    "--key-file",
+    type=FILE,
+    help="Secret that new UIDs are made and noise is drawn with; see keygen.  [default: a random one]",
+)
 @click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are.")
 @click.option(
     "--uids",

@@ -30,11 +30,13 @@ class FrozenPlan:
         plan: the decisions, complete: also with what loading refused.
         known: the files as they were.
         labels: the label of each file that had one, by path.
+        key: mark of the run's secret, see :func:`~monai_salm.pipeline.keys.secret_mark`.
     """
 
     plan: ProtectionPlan
     known: KnownFiles
     labels: Mapping[str, Target] = field(default_factory=dict)
+    key: str = ""
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class FrozenPlan:
         *,
         archive: Path | None = None,
         decided: ProtectionPlan | None = None,
+        key: str = "",
     ) -> FrozenPlan:
         """Freeze a plan with the files and labels that it was made for.
 
@@ -54,9 +57,11 @@ class FrozenPlan:
             labels: of the input; None for a method without labels.
             archive: the zip that the input was unpacked from; None where it is none.
             decided: the plan before loading, which knows the digests of what loading refused.
+            key: mark of the run's secret.
         """
         digests = input_digests(decided or plan, inventory, labels)
-        return cls(plan, KnownFiles.of(inventory, digests, archive), labels.targets if labels is not None else {})
+        targets = labels.targets if labels is not None else {}
+        return cls(plan, KnownFiles.of(inventory, digests, archive), targets, key)
 
     def write(self, path: Path) -> None:
         """Write the plan, for nobody but its owner: it names patients and places."""
@@ -64,6 +69,7 @@ class FrozenPlan:
             self.plan.to_json()
             | {
                 "digest": self.plan.digest(),
+                "key": self.key,
                 "inputs": self.known.to_json(),
                 "labels": {name: target_to_json(target) for name, target in self.labels.items()},
             },
@@ -90,7 +96,7 @@ class FrozenPlan:
             if plan.digest() != record["digest"]:
                 raise ValueError("it was changed")
             labels = {name: target_from_json(target) for name, target in record["labels"].items()}
-            return cls(plan, KnownFiles.from_json(record["inputs"]), labels)
+            return cls(plan, KnownFiles.from_json(record["inputs"]), labels, record["key"])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
 

@@ -19,7 +19,7 @@ from monai_salm.io import Derivation
 from monai_salm.pipeline.documents import write_documents
 from monai_salm.pipeline.fates import FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
-from monai_salm.pipeline.keys import uid_secret
+from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
@@ -108,7 +108,7 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
         software="monai_salm",
         version=version("monai_salm"),
         description="",
-        uid_secret=uid_secret(plan, options, work_dir) if options.uids == "new" else None,
+        uid_secret=run_secret(options, work_dir) if options.uids == "new" else None,
         changed_uids=renewed_uids(changed, documents),
         image_type=options.image_type,
         provenance=options.provenance,

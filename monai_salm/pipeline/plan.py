@@ -21,7 +21,7 @@ from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.progress import Progress
 from monai_salm.views import FileView
 
-PLAN_FORMAT = "monai_salm.plan/3"
+PLAN_FORMAT = "monai_salm.plan/4"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.keys import check_key
+from monai_salm.pipeline.keys import check_key, renew_secret, secret_mark
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
@@ -135,7 +135,7 @@ class ProtectionRun:
         """
         if self._prepared is None:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
-            check_key(self.options, self.work_dir)
+            check_key(self.options)
             with _nothing_left(self.work_dir):
                 if self._zip is not None:
                     check_space(space_to_unpack(self.source, self.work_dir, self._zip))
@@ -151,9 +151,13 @@ class ProtectionRun:
             self._make_work_dir()
             if self._goes_on():
                 check_complete(self._plan_file, decided, plan)
+                if self.options.key_file is not None:  # it is the run's, and what is kept of it may be damaged
+                    renew_secret(self.options, self.work_dir)
             else:
                 archive = self.source if self._zip is not None else None
-                FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided).write(self._plan_file)
+                key = secret_mark(renew_secret(self.options, self.work_dir))
+                frozen = FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided, key=key)
+                frozen.write(self._plan_file)
             self._prepared = inventory, plan
         return self._prepared
 
@@ -174,7 +178,7 @@ class ProtectionRun:
             UsageError: as the run would.
         """
         _check_folders(self.source, self.output, self.work_dir, self.options.resume)
-        check_key(self.options, self.work_dir)
+        check_key(self.options)
         with TemporaryDirectory() as spare:
             inventory, plan, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, plan))

@@ -13,6 +13,7 @@ from torch import nn
 
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import secret_seed
 from monai_salm.learning.checks import check_network, pick_device
 from monai_salm.learning.estimates import LearningEstimate
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
@@ -27,6 +28,7 @@ from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.loading import Unusable, read_samples, task_of
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
@@ -114,9 +116,10 @@ def make_noise(
     store, plans = NoiseStore(work_dir / "noise"), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, None if working is None else working.spatial_dims)
     task = None if working is None else _task(method, working, plan, options)
+    seed = secret_seed(run_secret(options, work_dir), options.seed)  # who has the output knows the user's
     run = MethodRun(
-        seed=options.seed, device=pick_device("cpu" if working is None else options.device),
-        build_surrogate=_surrogate_builder(options, working, task), rounds=options.rounds,
+        seed=seed, device=pick_device("cpu" if working is None else options.device),
+        build_surrogate=_surrogate_builder(options, working, task, seed), rounds=options.rounds,
         perturbed_fraction=options.perturbed_fraction, memory=memory,
         groups=None if working is None else sample_groups(inventory, plan, working), gentle=options.gentle,
         show_progress=show_progress,
@@ -164,9 +167,9 @@ def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, option
 
 
 def _surrogate_builder(
-    options: ProtectOptions, working: WorkingSet | None, task: LearningTask | None
+    options: ProtectOptions, working: WorkingSet | None, task: LearningTask | None, seed: int
 ) -> Callable[[], nn.Module]:
-    """Give what builds an untrained surrogate for some samples."""
+    """Give what builds an untrained surrogate for some samples, with the weights of a seed."""
 
     def build() -> nn.Module:
         if working is None or task is None:
@@ -174,7 +177,7 @@ def _surrogate_builder(
                 f"method {options.method!r} makes its noise without labels, so no network can be built for it"
             )
         name = options.surrogate or DEFAULT_NETWORKS[options.task]
-        return seeded_network(name, working.padded_shape, task.outputs, options.seed, channels=working.channels)
+        return seeded_network(name, working.padded_shape, task.outputs, seed, channels=working.channels)
 
     return build
 

@@ -79,7 +79,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
         ("monai_salm.pipeline.search", "surrogate_bytes", 1),
         ("monai_salm.pipeline.output", "write_sample", 1),
         ("monai_salm.pipeline.output", "write_sample", 3),
-        ("monai_salm.pipeline.output", "uid_secret", 1),
+        ("monai_salm.pipeline.output", "run_secret", 1),
     ],
     ids=["round 1", "last round", "noise", "surrogate", "file 1", "file 3", "before files"],
 )
