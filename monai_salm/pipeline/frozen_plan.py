@@ -17,6 +17,7 @@ from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, target_from_json, target_to_json
+from monai_salm.seals import sealed_json, unsealed_json
 from monai_salm.volumes import volume_of
 
 PLAN_FILE = "plan.json"
@@ -65,15 +66,14 @@ class FrozenPlan:
 
     def write(self, path: Path) -> None:
         """Write the plan, for nobody but its owner: it names patients and places."""
-        text = json.dumps(
+        text = sealed_json(
             self.plan.to_json()
             | {
                 "digest": self.plan.digest(),
                 "key": self.key,
                 "inputs": self.known.to_json(),
                 "labels": {name: target_to_json(target) for name, target in self.labels.items()},
-            },
-            sort_keys=True,
+            }
         )  # on one line: an indent takes four times as long
         write_atomically(path, f"{text}\n".encode(), private=True)
 
@@ -86,7 +86,7 @@ class FrozenPlan:
             SalmError: the file is damaged.
         """
         try:
-            record: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+            record = _read(path)
             if str(record["format"]) != PLAN_FORMAT:
                 raise UsageError(
                     f"{path}: the plan has the format {record['format']!r}, this version goes on with {PLAN_FORMAT!r}; "
@@ -99,6 +99,18 @@ class FrozenPlan:
             return cls(plan, KnownFiles.from_json(record["inputs"]), labels, record["key"])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the record of a plan; one of another format, which may have no checksum, as it is."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return unsealed_json(text)
+    except ValueError:
+        record: dict[str, Any] = dict(json.loads(text))
+        if record["format"] == PLAN_FORMAT:
+            raise
+        return record
 
 
 def input_digests(plan: ProtectionPlan, inventory: Inventory, labels: LabelAssignment | None) -> dict[str, str]:

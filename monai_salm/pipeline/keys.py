@@ -32,9 +32,17 @@ def run_secret(options: ProtectOptions, work_dir: Path) -> bytes:
     kept = _kept(path)
     if kept is None and path.is_file():
         raise _lost(path)
-    if kept is not None:
-        return kept
-    return renew_secret(options, work_dir)
+    return renew_secret(options, work_dir) if kept is None else kept
+
+
+def begun_secret(options: ProtectOptions, work_dir: Path) -> bytes:
+    """Give the secret that a run was begun with, once :func:`check_secret` found it: the key file's, or the one that is
+    kept. Changes nothing.
+    """
+    secret = _kept(work_dir / UID_KEY) if options.key_file is None else _key_secret(options.key_file)
+    if secret is None:
+        raise _lost(work_dir / UID_KEY)
+    return secret
 
 
 def renew_secret(options: ProtectOptions, work_dir: Path) -> bytes:

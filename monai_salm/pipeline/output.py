@@ -5,6 +5,8 @@ manifest.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -17,7 +19,7 @@ from monai_salm.disk import make_folder, remove_leftovers
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
 from monai_salm.pipeline.documents import write_documents
-from monai_salm.pipeline.fates import FileFate, load_fates
+from monai_salm.pipeline.fates import FileFate, load_sound_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
@@ -27,6 +29,8 @@ from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
 from monai_salm.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def write_files(
@@ -157,14 +161,19 @@ def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
 
 
 def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> dict[str, FileFate]:
-    """Give the fates of the files that a stopped run protected; remove its unprotected copies, which are made again if
-    still wanted.
+    """Give the fates of the files that a stopped run protected; remove all others that it wrote, such as unprotected
+    copies, which are made again if still wanted. What these are does not depend on what is left of the manifest.
     """
-    earlier = load_fates(manifest.path)
-    for path, fate in earlier.items():
-        if fate.status == "copied":
-            (output / path).unlink(missing_ok=True)
-    return {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    earlier, damaged = load_sound_fates(manifest.path)
+    if damaged:
+        logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged[0])
+    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    kept = {inventory.output_path(path) for path in fates}
+    written = {path for record in inventory.files for path in (record.path, inventory.output_path(record.path))}
+    for place in (output / path for path in written - kept):
+        if os.path.isfile(place) or os.path.islink(place):  # noqa: PTH113, PTH114 (False for a path that is too long)
+            place.unlink()
+    return fates
 
 
 def _remove_temporary_files(output: Path, paths: set[str]) -> None:

@@ -38,7 +38,7 @@ from tests.exports import (
 MANIFEST_FIELDS = (
     "path", "status", "reason", "sample_id", "modality", "epsilon_real", "epsilon_stored", "max_change_stored",
     "changed_fraction", "psnr", "sha256_in",
-    "sha256_out",
+    "sha256_out", "checksum",
 )  # fmt: skip
 FEW_FILES_FIELDS = ("left_out", "unprotected")
 
