@@ -25,7 +25,7 @@ VALUES = {
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "progress": set(),
+    "progress": {"errors"},
     "disk": {"errors"},
     "seals": set(),
     # What a file shows

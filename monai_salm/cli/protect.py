@@ -156,15 +156,15 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
     else:
         print_line(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
         if counts["protected"]:
-            click.echo(
+            print_line(
                 f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of "
                 "the anatomy's voxels changed"
             )
         if result["rounds"]:
-            click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+            print_line(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         print_labels(result["labels"])
         for line in done.search.lines():
-            click.echo(line)
+            print_line(line)
         print_line(f"private, not to be handed out: {done.work_dir}")
         print_notes(result["notes"])
         print_problems(result["problems"])
@@ -178,7 +178,7 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(result)
     else:
-        click.echo(
+        print_line(
             f"would protect {counts['protect']} files in {counts['samples']} samples, copy {counts['copy']} and "
             f"refuse {counts['refuse']}; nothing was written"
         )

@@ -28,7 +28,7 @@ from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
-from monai_salm.progress import Progress
+from monai_salm.progress import Progress, how_logs_are_told, log_as
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,9 @@ def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | N
     elif workers <= 1 or len(jobs) < 2:
         yield from map(write_sample, jobs)
     else:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as processes:
+        with ProcessPoolExecutor(
+            min(workers, len(jobs)), get_context("spawn"), log_as, (how_logs_are_told(),)
+        ) as processes:
             yield from processes.map(write_sample, jobs, chunksize=chunk)
 
 

@@ -19,6 +19,7 @@ from monai_salm.io import read_source
 from monai_salm.pipeline import ProtectionPlan, ProtectOptions, ProtectResult, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
+from monai_salm.seals import CHECKSUM
 from tests.exports import (
     ROOT_UID,
     block,
@@ -38,7 +39,7 @@ from tests.exports import (
 MANIFEST_FIELDS = (
     "path", "status", "reason", "sample_id", "modality", "epsilon_real", "epsilon_stored", "max_change_stored",
     "changed_fraction", "psnr", "sha256_in",
-    "sha256_out", "checksum",
+    "sha256_out",
 )  # fmt: skip
 FEW_FILES_FIELDS = ("left_out", "unprotected")
 
@@ -96,7 +97,7 @@ def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     lines = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(report)
     for line in lines:
-        assert sorted(line) == sorted(MANIFEST_FIELDS)
+        assert sorted(line) == sorted((*MANIFEST_FIELDS, CHECKSUM))
         source, target = tmp_path / "in" / line["path"], tmp_path / "out" / line["path"]
         before, after = read_source(source), read_source(target)
         change = np.abs(after.stored.astype(float) - before.stored.astype(float))
