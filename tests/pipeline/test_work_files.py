@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from monai_salm.pipeline import ProtectOptions, protect, verify
 from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.fates import load_fates
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings, read_settings
-from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree
+from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree, zip_file
 
 FILES = ("plan.json", "manifest.jsonl", "search.json", "uid.key", "surrogate.safetensors", "noise/0", "noise/1")
 """Of a finished run; of the noise, two of its samples."""
@@ -242,6 +244,65 @@ def test_damaged_settings_of_the_writers_are_told(tmp_path: Path) -> None:
         path.write_bytes(_flipped(path.read_bytes(), 0.5))
         with pytest.raises(SalmError, match="damaged while files are written"):
             read_settings(path)
+
+
+# Of a run that was stopped -------------------------------------------------------------------------------------------
+
+
+def _stopped(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: int) -> None:
+    """Let the power go after a function was called some times."""
+    room, seen = import_module(f"monai_salm.pipeline.{module}"), []
+    real = getattr(room, name)
+
+    def stopping(*some: Any, **named: Any) -> Any:
+        result = real(*some, **named)
+        seen.append(result)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(room, name, stopping)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "flipped in the middle"])
+@pytest.mark.parametrize("place", ["input/case0/image.dcm", "input/case2/image.dcm", "output/case0/image.dcm"])
+def test_files_of_a_zip(tmp_path: Path, place: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mr_export(tmp_path / "in", 3)
+    zip_file(tmp_path / "in.zip", tmp_path / "in")
+    protect(tmp_path / "in.zip", tmp_path / "whole.zip", drawn())
+    with monkeypatch.context() as patch:
+        _stopped(patch, "output", "write_sample", 2)
+        with pytest.raises(KeyboardInterrupt):
+            protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn())
+    damaged = tmp_path / "out.zip.work" / place
+    damaged.write_bytes(DAMAGES[damage](damaged.read_bytes()))
+    protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn(resume=True))
+    assert (tmp_path / "out.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["emptied", "cut", "flipped in the middle", "exchanged"])
+def test_state_of_a_search(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mr_export(tmp_path / "in", 4)
+    options = small(labels=mr_labels(tmp_path / "l.csv", 4), estimate=False)
+    protect(tmp_path / "in", tmp_path / "whole", options)
+    for name, seed in (("out", 0), ("other", 1)):
+        with monkeypatch.context() as patch:
+            _stopped(patch, "checkpoint", "write_atomically", 1)
+            with pytest.raises(KeyboardInterrupt):
+                protect(tmp_path / "in", tmp_path / name, replace(options, seed=seed))
+    state = tmp_path / "out.work" / "search.safetensors"
+    if damage == "exchanged":
+        shutil.copy(tmp_path / "other.work" / "search.safetensors", state)
+        with pytest.raises(UsageError, match=r"search\.safetensors: belongs to a run with other"):
+            protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
+        return
+    state.write_bytes(DAMAGES[damage](state.read_bytes()))
+    protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
+    assert "search.safetensors: damaged" in caplog.text
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 # Who checks --------------------------------------------------------------------------------------------------------
