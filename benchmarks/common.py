@@ -23,6 +23,7 @@ from monai_salm.evaluate import EvaluateOptions, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
+KEY = REPOSITORY / "benchmarks" / "key.txt"
 
 
 def parser(description: str, *, data: bool = True) -> argparse.ArgumentParser:
@@ -107,12 +108,14 @@ def machine() -> str:
 
 
 def salm(*arguments: object, accept: tuple[int, ...] = (0,)) -> tuple[dict[str, Any], float, float]:
-    """Run a ``monai-salm`` command with ``--json``.
+    """Run a ``monai-salm`` command with ``--json``; ``protect`` with the key of the benchmarks, so that they can be run
+    again.
 
     Returns:
         Its result, the seconds it took, and the largest resident memory of it and its workers in GiB.
     """
-    command = [sys.executable, "-m", "monai_salm", *map(str, arguments), "--json"]
+    key = ["--key-file", str(KEY)] if arguments[0] == "protect" else []
+    command = [sys.executable, "-m", "monai_salm", *map(str, arguments), *key, "--json"]
     print("$ monai-salm", *map(str, arguments), flush=True)
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -6,6 +6,8 @@ Usage: python 03_noise_for_arrays.py
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
 import torch
 from torch import nn
@@ -45,7 +47,8 @@ def main(rounds: int = 3) -> dict[str, np.ndarray]:
         nn.Linear(16, 2),
     )
     task = ClassificationTask.balanced(working.targets())
-    settings = MinMinSettings(perturbed_fraction=0.1, max_rounds=rounds)
+    # Who can guess the seed can draw again what is drawn with it.
+    settings = MinMinSettings(perturbed_fraction=0.1, max_rounds=rounds, seed=secrets.randbits(128))
     return dict(MinMinOptimizer(network, task, settings).run(working))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from monai_salm.errors import UsageError
+from monai_salm.errors import PrintableFormatter, UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, ProtectResult
 from monai_salm.pipeline.outlook import DOUBTFUL
 
@@ -153,7 +153,8 @@ def _options(given: dict[str, Any], rounds: int | None) -> ProtectOptions:
 
 
 def check_overrides() -> None:
-    """Refuse an override that no config of the running bundle knows: MONAI accepts a misspelt one silently.
+    """Refuse an override that no config of the running bundle knows: MONAI accepts a misspelt one silently. From here
+    on the bundle's log has no control characters, whatever a file is called: MONAI takes no formatter of others.
 
     Call it from ``initialize``. It finds the workflow that evaluates it among its callers, and compares the keys of its
     configuration with those of the bundle's config files.
@@ -167,6 +168,9 @@ def check_overrides() -> None:
     if frame is None:
         raise UsageError("check_overrides was not called by a bundle; put it into 'initialize' of a config")
     workflow: ConfigWorkflow = frame.f_locals["self"]
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler.formatter, PrintableFormatter):
+            handler.setFormatter(PrintableFormatter(handler.formatter))
     known: set[str] = set()
     for file in sorted(workflow.config_root_path.glob("*.json")):
         known |= set(json.loads(file.read_text(encoding="utf-8")))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -263,14 +262,3 @@ def _existing(path: Path) -> Path:
     """Give a path, or what is there of it."""
     path = path.absolute()
     return next((place for place in (path, *path.parents) if place.exists()), path)
-
-
-def ordered_safetensors(content: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, whose order differs from run to run, so that equal content
-    is equal bytes.
-    """
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 
@@ -17,6 +18,26 @@ def _shown(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # how Python holds such a byte (PEP 383)
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter if letter.isprintable() else " "
+
+
+class PrintableFormatter(logging.Formatter):
+    """Gives each message as one line that any terminal can show, whoever wrote it and whatever a file says in it; only
+    a traceback has several.
+
+    Args:
+        inner: gives the line; None takes the message alone.
+    """
+
+    def __init__(self, inner: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line of a record."""
+        text = super().format(record) if self._inner is None else self._inner.format(record)
+        if record.exc_info or record.stack_info:
+            return "\n".join(map(printable, text.splitlines()))
+        return printable(text)
 
 
 class SalmError(Exception):

@@ -2,12 +2,12 @@
 """The noise of a sample, sparse and in integer steps; a folder of them; and the one function that adds noise to stored
 values.
 
-On-disk format, version 1. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal
+On-disk format, version 2. A store is a folder; each sample is one `safetensors` file named by the first 32 hexadecimal
 digits of the SHA-256 of its sample id. Tensors: ``mask`` (uint8, one bit per working cell, C order, most significant
 bit first) and ``values`` (int8, or int16 where a budget has more than 127 steps: the nonzero steps in C order).
-Metadata: ``format``, ``sample_id``, ``shape`` (working grid, and 3 behind it for colors), ``levels`` (the largest step)
-and ``record`` (JSON, what the writer knows of the sample's files). Files are written aside and renamed, so a reader
-never sees half of one.
+Metadata: ``format``, ``sample_id``, ``shape`` (working grid, and 3 behind it for colors), ``levels`` (the largest
+step), ``record`` (JSON, what the writer knows of the sample's files), and ``checksum`` of all of it
+(:mod:`monai_salm.seals`). Files are written aside and renamed, so a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
-from monai_salm.disk import openable, ordered_safetensors, write_atomically
+from monai_salm.disk import write_atomically
 from monai_salm.errors import SalmError, UsageError
+from monai_salm.seals import CHECKSUM, claimed_format, sealed_safetensors, unsealed_metadata
 from monai_salm.working_grid import axis_cells, to_native
 
-STORE_FORMAT = "monai_salm.noise/1"
+STORE_FORMAT = "monai_salm.noise/2"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class NoiseStore:
     def _path(self, sample_id: str) -> Path:
         return self.folder / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.safetensors"
 
-    def write(self, sample_id: str, noise: SparseNoise, record: Mapping[str, Any] | None = None) -> None:
-        """Store the noise of a sample, replacing what was there.
+    def write(self, sample_id: str, noise: SparseNoise, record: Mapping[str, Any] | None = None) -> str:
+        """Store the noise of a sample, replacing what was there, and give its checksum.
 
         Args:
             sample_id: identity of the sample; any text.
@@ -131,14 +132,13 @@ class NoiseStore:
             "levels": str(noise.levels),
             "record": json.dumps(dict(record or {}), sort_keys=True),
         }
-        content = save({"mask": noise.mask, "values": noise.values}, metadata)
-        write_atomically(
-            self._path(sample_id), ordered_safetensors(content), private=True
-        )  # who knows the noise can take it off again
+        content = sealed_safetensors(save({"mask": noise.mask, "values": noise.values}, metadata))
+        write_atomically(self._path(sample_id), content, private=True)  # who knows the noise can take it off again
+        return unsealed_metadata(content)[CHECKSUM]
 
-    def _open(self, sample_id: str) -> Any:
+    def _open(self, sample_id: str) -> _Sound:
         try:
-            return _open_checked(self._path(sample_id))
+            return _Sound.of(self._path(sample_id))
         except FileNotFoundError:
             found = f"{self.folder}, which holds {len(self)} samples"
             raise UsageError(
@@ -152,26 +152,37 @@ class NoiseStore:
             UsageError: the store has no such sample.
             SalmError: the file is damaged or of another version.
         """
-        with self._open(sample_id) as file:
-            try:
-                metadata = file.metadata()
-                shape = tuple(int(length) for length in json.loads(metadata["shape"]))
-                noise = SparseNoise(shape, file.get_tensor("mask"), file.get_tensor("values"), int(metadata["levels"]))
-            except (KeyError, ValueError, TypeError, SafetensorError) as error:
-                raise _damaged(self._path(sample_id), str(error)) from error
+        file = self._open(sample_id)
+        metadata = file.metadata
+        try:
+            shape = tuple(int(length) for length in json.loads(metadata["shape"]))
+            tensors = load(file.content)
+            noise = SparseNoise(shape, tensors["mask"], tensors["values"], int(metadata["levels"]))
+        except (KeyError, ValueError, TypeError, SafetensorError) as error:
+            raise _damaged(self._path(sample_id), str(error)) from error
         problem = noise.problem()
-        if problem or metadata["sample_id"] != sample_id:
-            raise _damaged(self._path(sample_id), problem or f"it is of sample {metadata['sample_id']!r}")
+        if problem or metadata.get("sample_id") != sample_id:
+            raise _damaged(self._path(sample_id), problem or f"it is of sample {metadata.get('sample_id')!r}")
         return noise
 
     def record(self, sample_id: str) -> dict[str, Any]:
         """Load what the writer kept beside the noise; errors as :meth:`read`."""
-        with self._open(sample_id) as file:
-            try:
-                record: dict[str, Any] = dict(json.loads(file.metadata()["record"]))
-            except (KeyError, ValueError, TypeError) as error:
-                raise _damaged(self._path(sample_id), f"record {error}") from error
-            return record
+        metadata = self._open(sample_id).metadata
+        try:
+            record: dict[str, Any] = dict(json.loads(metadata["record"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise _damaged(self._path(sample_id), f"record {error}") from error
+        return record
+
+    def problem(self, sample_id: str, checksum: str) -> str:
+        """Say what is wrong with the noise of a sample that was written with this checksum; empty if nothing is."""
+        try:
+            file = self._open(sample_id)
+        except SalmError as error:
+            return str(error)
+        if file.metadata[CHECKSUM] == checksum:
+            return ""
+        return f"{self._path(sample_id)}: not the noise that was written"
 
     def __contains__(self, sample_id: object) -> bool:
         return isinstance(sample_id, str) and self._path(sample_id).is_file()
@@ -179,34 +190,42 @@ class NoiseStore:
     def __iter__(self) -> Iterator[str]:
         """Give the sample ids in the order of their file names."""
         for path in sorted(self.folder.glob("*.safetensors")):
-            with _open_checked(path) as file:
-                if "sample_id" not in file.metadata():
-                    raise _damaged(path, "no sample_id")
-                yield file.metadata()["sample_id"]
+            metadata = _Sound.of(path).metadata
+            if "sample_id" not in metadata:
+                raise _damaged(path, "no sample_id")
+            yield metadata["sample_id"]
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.safetensors"))
 
 
-def _open_checked(path: Path) -> Any:
-    """Open a file of a store and check its format."""
-    try:
-        with openable(path) as place:
-            file: Any = safe_open(place, framework="numpy")  # its stub leaves the results of its methods out
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-    found = (file.metadata() or {}).get("format")
-    if found != STORE_FORMAT:
-        raise SalmError(
-            f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it"
-        )
-    return file
+@dataclass(frozen=True)
+class _Sound:
+    """A file of a store whose format and checksum are right."""
+
+    content: bytes
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, path: Path) -> _Sound:
+        content = path.read_bytes()
+        found = claimed_format(content)
+        if found is not None and found != STORE_FORMAT:
+            raise SalmError(
+                f"{path}: noise format {found!r} is not {STORE_FORMAT!r}; use the version of monai_salm that wrote it"
+            )
+        try:
+            metadata = unsealed_metadata(content)
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
+        if found is None:
+            raise _damaged(path, "it is of no known format")
+        return cls(content, metadata)
 
 
 def _damaged(path: Path, reason: str) -> SalmError:
     return SalmError(
-        f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); delete it, and search.json beside its "
-        "folder, and run again with --resume"
+        f"{path}: damaged noise file ({reason.partition(chr(10))[0]}); run again with --resume, which makes it anew"
     )
 
 

@@ -5,14 +5,17 @@ lines.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from shutil import get_terminal_size
 from types import TracebackType
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from tqdm import tqdm
+
+from monai_salm.errors import PrintableFormatter
 
 Item = TypeVar("Item")
 
@@ -133,3 +136,41 @@ def in_words(seconds: float) -> str:
         if seconds < size * most:
             return f"about {seconds / size:.0f} {name}"
     return f"about {seconds / 86400:.0f} days"
+
+
+# Logs -----------------------------------------------------------------------------------------------------------------
+
+Telling = Literal["printable", "nothing", "unknown"]
+
+
+class BesideProgress(logging.Handler):
+    """Write log lines to standard error without tearing a progress bar apart, in characters that any terminal shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(PrintableFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        say(self.format(record))
+
+
+def log_as(telling: Telling) -> None:
+    """Let a process tell its logs, and the warnings of other packages, which quote what a file says.
+
+    Args:
+        telling: ``printable`` in lines on standard error, ``nothing`` not at all; ``unknown`` leaves all as it is.
+    """
+    if telling == "printable":
+        logging.basicConfig(level=logging.INFO, handlers=[BesideProgress()])
+        logging.captureWarnings(True)
+    elif telling == "nothing":
+        logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints warnings
+
+
+def how_logs_are_told() -> Telling:
+    """Say how this process tells its logs, for the processes that it starts."""
+    handlers = logging.getLogger().handlers
+    if any(isinstance(handler, BesideProgress) for handler in handlers):
+        return "printable"
+    return "nothing" if any(isinstance(handler, logging.NullHandler) for handler in handlers) else "unknown"

@@ -26,6 +26,9 @@ from tests.io.builders import dicom_dataset, gzip_bytes, nifti_bytes, reference,
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
 
+KEY = Path(__file__).with_name("key.txt")
+"""Key of the runs of tests: without one, no two runs give the same bytes."""
+
 
 def body(number: int, size: int = 24) -> NDArray[np.int16]:
     """Give a slice of values from 0 to about 700; odd numbers have a lesion."""
@@ -150,12 +153,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 def small(**changes: Any) -> ProtectOptions:
     """Give the options of a search that takes a second."""
     fields: dict[str, Any] = {"rounds": 2, "surrogate": "small-cnn", "working_size": 24, "device": "cpu"}
-    return ProtectOptions(**(fields | changes))
+    return ProtectOptions(**(fields | {"key_file": KEY} | changes))
 
 
 def drawn(**changes: Any) -> ProtectOptions:
     """Give the options of random noise, which needs neither labels nor a search."""
-    return ProtectOptions(**({"method": "random", "working_size": 24, "device": "cpu"} | changes))
+    return ProtectOptions(**({"method": "random", "working_size": 24, "device": "cpu", "key_file": KEY} | changes))
 
 
 def dicom_object(path: Path, sop_class: str, number: int, references: Iterable[str] = (), **extra: Any) -> Path:

@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow
 from monai_salm.bundle import NoiseTrainer, check_overrides
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, protect
-from tests.exports import lesion_table, nifti_export, small, tree
+from tests.exports import KEY, lesion_table, nifti_export, small, tree
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "salm_protect"
 CONFIGS = BUNDLE / "configs"
@@ -62,6 +62,7 @@ def test_train_gives_the_bytes_of_protect_and_inference_gives_them_back(export: 
         "seed": 3,
         "working_size": 16,
         "device": "cpu",
+        "key_file": KEY,
     }
     overrides = {"dataset_dir": export, "output_dir": tmp_path / "out", **chosen}
     done = _run("train.json", **overrides)
@@ -264,14 +265,18 @@ def test_inference_never_searches(export: Path, tmp_path: Path, monkeypatch: pyt
         applied.apply()
 
 
-def test_inference_does_not_pass_over_noise_that_is_gone(export: Path, tmp_path: Path) -> None:
+def test_inference_does_not_pass_over_noise_that_is_gone(
+    export: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options: dict[str, Any] = {"method": "random", "working_size": 16, "device": "cpu", "show_progress": False}
     NoiseTrainer(str(export), str(tmp_path / "out"), **options).write()
+    written = tree(tmp_path / "out")
     next((tmp_path / "out.work" / "noise").iterdir()).unlink()
     for path in (tmp_path / "out").iterdir():
         path.unlink()
-    with pytest.raises(UsageError, match=r"3 protected, .* 1 failed.*no noise for sample"):
-        NoiseTrainer(str(export), str(tmp_path / "out"), **options, resume=True).apply()
+    NoiseTrainer(str(export), str(tmp_path / "out"), **options, resume=True).apply()
+    assert "the noise of 1 of 4 samples is made again" in caplog.text
+    assert tree(tmp_path / "out") == written
 
 
 @pytest.mark.parametrize("allow", [False, True])

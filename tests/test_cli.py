@@ -18,10 +18,10 @@ import pytest
 
 from monai_salm import cli
 from monai_salm.pipeline import ProtectOptions
-from tests.exports import ROOT_UID, block, dicom_object, mr_export, mr_labels, mr_slice, nifti_file, tree, zip_file
+from tests.exports import KEY, ROOT_UID, block, dicom_object, mr_export, mr_labels, mr_slice, nifti_file, tree, zip_file
 
-SMALL = ("--rounds", "1", "--surrogate", "small-cnn", "--working-size", "24", "--device", "cpu")
-DRAWN = ("--method", "random", "--working-size", "24")
+SMALL = ("--rounds", "1", "--surrogate", "small-cnn", "--working-size", "24", "--device", "cpu", "--key-file", str(KEY))
+DRAWN = ("--method", "random", "--working-size", "24", "--key-file", str(KEY))
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 Run = Callable[..., tuple[int, str, str]]

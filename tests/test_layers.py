@@ -25,8 +25,9 @@ VALUES = {
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "progress": set(),
+    "progress": {"errors"},
     "disk": {"errors"},
+    "seals": set(),
     # What a file shows
     "windows": {"errors"},
     "hounsfield": {"errors"},
@@ -37,17 +38,17 @@ ALLOWED: dict[str, set[str]] = {
     "views": {"windows", "background", "anatomy", "burned_in"},
     # What its values may become
     "budget": {"errors", "windows", "background", "views"},
-    "noise": {"errors", "disk", "budget", "working_grid"},
+    "noise": {"errors", "disk", "seals", "budget", "working_grid"},
     "canvas": {"views", "budget", "working_grid", "noise"},
     "bounds": {"windows", "views", "budget"},
     # Files
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
     # Networks
-    "learning": {"errors", "disk", "progress"} | VALUES,
+    "learning": {"errors", "seals", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "pipeline": {"errors", "disk", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "pipeline": {"errors", "disk", "seals", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
-LIGHT = ["errors", "progress", "disk", *sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT = ["errors", "progress", "disk", "seals", *sorted(VALUES), "io", "bounds", "volumes"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}

@@ -13,7 +13,7 @@ import pytest
 
 from monai_salm.budget import MOST_STEPS
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.noise import NoiseStore, SparseNoise, add_noise, fingerprint
+from monai_salm.noise import STORE_FORMAT, NoiseStore, SparseNoise, add_noise, fingerprint
 from monai_salm.working_grid import axis_cells
 from tests.builders import file_budget
 
@@ -109,7 +109,7 @@ def test_damaged_and_foreign_files_are_told(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SalmError, match="damaged noise file"):
         store.read("a")
-    path.write_bytes(content.replace(b"monai_salm.noise/1", b"monai_salm.noise/9"))
+    path.write_bytes(content.replace(STORE_FORMAT.encode(), b"monai_salm.noise/9"))
     with pytest.raises(SalmError, match=r"noise format 'monai_salm.noise/9' is not"):
         list(store)
 

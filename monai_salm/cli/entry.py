@@ -16,11 +16,12 @@ from monai_salm.cli.demo import demo
 from monai_salm.cli.evaluate import evaluate
 from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 from monai_salm.cli.keygen import keygen
+from monai_salm.cli.printing import print_line
 from monai_salm.cli.protect import protect
 from monai_salm.cli.scan import scan
 from monai_salm.cli.verify import verify
-from monai_salm.errors import SalmError, UsageError, printable
-from monai_salm.progress import say
+from monai_salm.errors import SalmError, UsageError
+from monai_salm.progress import log_as
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,23 +36,15 @@ for _command in (protect, scan, verify, keygen, evaluate, demo):
     cli.add_command(_command)
 
 
-class _BesideProgress(logging.Handler):
-    """Write log lines to standard error without tearing a progress bar apart."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        say(printable(self.format(record)))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; a user never sees a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--quiet" in arguments:
-        logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints warnings
+        log_as("nothing")
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"  # the processes that write files, too
     else:
-        logging.basicConfig(level=logging.INFO, handlers=[_BesideProgress()], format="%(message)s")
+        log_as("printable")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal's encoding lacks
@@ -62,8 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
     except SalmError as error:
         code = _complain(str(error), EXIT_FAILED)
     except click.UsageError as error:
-        error.show()
-        code = error.exit_code
+        if error.ctx is not None:
+            for line in (*error.ctx.get_usage().splitlines(), f"Try '{error.ctx.command_path} --help' for help.", ""):
+                print_line(line, err=True)
+        code = _complain(error.format_message(), error.exit_code)
     except click.ClickException as error:
         code = _complain(error.format_message(), EXIT_FAILED)
     except (click.Abort, KeyboardInterrupt):
@@ -88,5 +83,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"Error: {printable(' '.join(message.splitlines()))}", err=True)
+    print_line(f"Error: {' '.join(message.splitlines())}", err=True)
     return code

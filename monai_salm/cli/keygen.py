@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``monai-salm keygen``: the secret that new UIDs are made with."""
+"""``monai-salm keygen``: the secret that new UIDs are made and noise is drawn with."""
 
 from __future__ import annotations
 

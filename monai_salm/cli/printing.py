@@ -14,14 +14,14 @@ PROBLEMS_SHOWN = 20
 """Refused files that are listed on the terminal; the manifest and ``--json`` have all."""
 
 
-def print_line(line: str) -> None:
-    """Print one line, whatever characters the name of a file in it has."""
-    click.echo(printable(line))
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print one line, whatever characters the name of a file in it has; all lines of all commands go through here."""
+    click.echo(printable(line), err=err)
 
 
 def print_json(result: Any) -> None:
-    """Print a result as one JSON object."""
-    click.echo(json.dumps(result, indent=1, allow_nan=False, default=str))
+    """Print a result as one JSON object, in characters that any terminal can show."""
+    click.echo(json.dumps(result, indent=1, allow_nan=False, default=str).replace("\x7f", "\\u007f"))
 
 
 def print_notes(entries: list[dict[str, Any]]) -> None:
@@ -44,7 +44,7 @@ def print_labels(labels: dict[str, Any] | None) -> None:
     from monai_salm.pipeline.labels import describe_labels
 
     for line in describe_labels(labels) if labels else ():
-        click.echo(line)
+        print_line(line)
 
 
 def print_problems(problems: list[dict[str, Any]]) -> None:
@@ -52,4 +52,4 @@ def print_problems(problems: list[dict[str, Any]]) -> None:
     for problem in problems[:PROBLEMS_SHOWN]:
         print_line(f"{problem['status']}: {problem['path']}: {problem['reason']}")
     if len(problems) > PROBLEMS_SHOWN:
-        click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} more; --json lists all")
+        print_line(f"... and {len(problems) - PROBLEMS_SHOWN} more; --json lists all")

@@ -76,7 +76,9 @@ def _methods() -> str:
     help="Network by name, or the surrogate.safetensors of a finished run, then frozen.  [default: a small one]",
 )
 @click.option("--rounds", type=int, help="Rounds of the search at most.  [default: the method's]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of chance; gives the same output with the same --key-file."
+)
 @device_option
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
 @grid_options
@@ -94,7 +96,11 @@ def _methods() -> str:
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done with each file, and change nothing.")
-@click.option("--key-file", type=FILE, help="Secret that new UIDs are made with; see keygen.")
+@click.option(
+    "--key-file",
+    type=FILE,
+    help="Secret that new UIDs are made and noise is drawn with; see keygen.  [default: a random one]",
+)
 @click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are.")
 @click.option(
     "--uids",
@@ -150,15 +156,15 @@ def protect(source: Path, output: Path, dry_run: bool, as_json: bool, quiet: boo
     else:
         print_line(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
         if counts["protected"]:
-            click.echo(
+            print_line(
                 f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of "
                 "the anatomy's voxels changed"
             )
         if result["rounds"]:
-            click.echo(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+            print_line(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
         print_labels(result["labels"])
         for line in done.search.lines():
-            click.echo(line)
+            print_line(line)
         print_line(f"private, not to be handed out: {done.work_dir}")
         print_notes(result["notes"])
         print_problems(result["problems"])
@@ -172,7 +178,7 @@ def _show_plan(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(result)
     else:
-        click.echo(
+        print_line(
             f"would protect {counts['protect']} files in {counts['samples']} samples, copy {counts['copy']} and "
             f"refuse {counts['refuse']}; nothing was written"
         )

@@ -45,7 +45,7 @@ def scan(source: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
     for (kind, shape), number in sorted(groups.items()):
         print_line(f"{number} {kind}" + (f", {shape}" if shape else ""))
     counts = result["counts"]
-    click.echo(
+    print_line(
         f"{counts['protect']} files can be protected, {counts['copy']} are copied, {counts['refuse']} are "
         f"refused, {counts['ignored']} ignored"
     )

@@ -10,7 +10,7 @@ import click
 
 from monai_salm.cli.exit_codes import EXIT_MISMATCH
 from monai_salm.cli.options import FILE, kind_options, output_options, value_options
-from monai_salm.cli.printing import print_json, print_problems
+from monai_salm.cli.printing import print_json, print_line, print_problems
 
 
 @click.command()
@@ -62,24 +62,24 @@ def verify(
         print_json(result)
     else:
         counts = result["counts"]
-        click.echo(", ".join(f"{number} {name}" for name, number in counts.items()))
+        print_line(", ".join(f"{number} {name}" for name, number in counts.items()))
         largest = max((file.max_change_stored or 0 for file in report.files), default=0)
         psnr = min((file.psnr for file in report.files if file.psnr is not None), default=None)
         if psnr is not None:
-            click.echo(f"largest change {largest:g} stored units, lowest PSNR {psnr:.1f} dB")
+            print_line(f"largest change {largest:g} stored units, lowest PSNR {psnr:.1f} dB")
         for line in report.mean_shift_lines():
-            click.echo(line)
+            print_line(line)
         if result["dangling_references"]:
-            click.echo(
+            print_line(
                 f"{result['dangling_references']} references are to objects that were not handed out; --json lists them"
             )
         if result["bound_not_stated"]:
-            click.echo(
+            print_line(
                 f"NOT CHECKED: the bound of {result['bound_not_stated']} files, which state none; give --epsilon "
                 "as protect was given it"
             )
         if result["manifest"]:
-            click.echo(f"note: {result['manifest']}")
+            print_line(f"note: {result['manifest']}")
         print_problems(
             [
                 {"path": file.path, "status": "absent", "reason": file.absence}
@@ -94,7 +94,7 @@ def verify(
             ]
         )
         if any(file.absence for file in report.mismatches):
-            click.echo(
+            print_line(
                 "absent files are written by the same protect command with --resume; if they were meant not to be "
                 "handed out, give --allow-absent"
             )

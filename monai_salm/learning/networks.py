@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import own_randomness
 
 SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet", "small-segresnet")
 """Networks of this module; the first two classify, the others segment: one that sees an image through a strided
@@ -256,8 +257,7 @@ def seeded_network(name: str, image_shape: tuple[int, ...], outputs: int, seed: 
     """Build a network for images of a shape and some channels whose weights depend on the seed alone, without touching
     the global random state.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_randomness(seed, torch.device("cpu")):
         return build_network(
             name, spatial_dims=len(image_shape), outputs=outputs, in_channels=channels, image_shape=image_shape
         )

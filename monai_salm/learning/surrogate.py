@@ -2,30 +2,30 @@
 """A trained surrogate on disk: its weights and everything needed to use it again for further samples.
 
 One `safetensors` file: the tensors of the network's state, and under the metadata key ``surrogate`` the JSON of
-:class:`SurrogateCard`.
+:class:`SurrogateCard`; with a checksum, see :mod:`monai_salm.seals`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
 
-from monai_salm.disk import openable, ordered_safetensors
 from monai_salm.errors import UsageError
 from monai_salm.learning.networks import build_network, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.seals import claimed_format, sealed_safetensors, unsealed_metadata
 
 _FORMATS = "monai_salm.surrogate/"
-SURROGATE_FORMAT = f"{_FORMATS}4"
+SURROGATE_FORMAT = f"{_FORMATS}5"
 
 SURROGATE_SUFFIX = ".safetensors"
 """Of a file that holds the surrogate of a finished run, where a network's name can be given, too."""
@@ -79,7 +79,7 @@ def series_key(series_uid: str) -> str:
 def surrogate_bytes(network: nn.Module, card: SurrogateCard) -> bytes:
     """Give the content of a surrogate's file."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return ordered_safetensors(
+    return sealed_safetensors(
         save(state, {"format": SURROGATE_FORMAT, "surrogate": json.dumps(asdict(card), sort_keys=True)})
     )
 
@@ -91,26 +91,25 @@ def load_surrogate(path: str | Path) -> tuple[nn.Module, SurrogateCard]:
         UsageError: the file is no surrogate of this version.
     """
     try:
-        with openable(Path(path)) as place, safe_open(place, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            found = metadata.get("format")
-            if found != SURROGATE_FORMAT and str(found).startswith(_FORMATS):
-                raise UsageError(
-                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; protect its files again with this "
-                    "version, or use the version that wrote it"
-                )
-            if found != SURROGATE_FORMAT:
-                raise UsageError(
-                    f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a "
-                    "run's work folder"
-                )
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        content = Path(path).read_bytes()
+        state = load(content)
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"{path}: cannot be read as a surrogate ({error}); give the surrogate.safetensors of a run's work folder"
         ) from error
+    found = claimed_format(content)
+    if found != SURROGATE_FORMAT and str(found).startswith(_FORMATS):
+        raise UsageError(
+            f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; protect its files again with this "
+            "version, or use the version that wrote it"
+        )
+    if found != SURROGATE_FORMAT:
+        raise UsageError(
+            f"{path}: format {found!r} is not {SURROGATE_FORMAT!r}; give the surrogate.safetensors of a "
+            "run's work folder"
+        )
     try:
-        card = SurrogateCard(**json.loads(metadata["surrogate"]))
+        card = SurrogateCard(**json.loads(unsealed_metadata(content)["surrogate"]))
         with torch.random.fork_rng(devices=[]):
             network = build_network(
                 card.network,

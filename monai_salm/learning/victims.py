@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.augmentations import FLIPS
-from monai_salm.learning.chance import SampleChance, own_randomness
+from monai_salm.learning.chance import SampleChance, own_randomness, torch_seed
 from monai_salm.learning.consumers import Augmentation
 from monai_salm.learning.networks import behind_view, logits_of, set_training
 from monai_salm.learning.resident import ResidentSet
@@ -100,7 +100,7 @@ class VictimTraining:
     def objective(self, network: nn.Module) -> Objective:
         """Give what a network is to make small; chance in a loss of its own begins anew."""
         task, own_loss, (seeing, _) = self.task, self.batch_loss, behind_view(network)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(torch_seed(self.seed))
 
         def batch_loss(images: Tensor, target: Tensor) -> Tensor:
             if own_loss is None:

@@ -74,7 +74,8 @@ class MethodRun:
     """What a method is told, and what it reports while its noise is taken.
 
     Args:
-        seed: of everything random.
+        seed: of everything random; one that can be guessed gives the noise away, see
+            :func:`~monai_salm.learning.chance.secret_seed`.
         device: where to compute.
         build_surrogate: gives an untrained network for the task; methods without a deep surrogate never call it.
         rounds: how often the noise is improved; None takes the method's own number. Each method says what its round is.

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.chance import SampleChance, torch_seed
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import CleanNetwork, members_of
@@ -377,7 +377,7 @@ class MinMinOptimizer:
 def renew(network: nn.Module, seed: int) -> None:
     """Draw the weights of a network anew, the same for the same seed, without touching the global random state."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed))
         for module in network.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):

@@ -66,7 +66,7 @@ class MinMinSettings:
             ``auto`` chooses them, see :func:`~monai_salm.methods.textures.class_directions`.
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
-        seed: of everything random.
+        seed: of everything random; one that can be guessed gives away what is drawn.
     """
 
     perturbed_fraction: float = 0.4

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from monai_salm.learning.chance import own_randomness
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods import generators
@@ -53,8 +54,7 @@ class ContourTexture(NoiseMethod):
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with own_randomness(run.seed, torch.device("cpu")):
             generator = ContourTextureNoise(samples.spatial_dims)
         steps = max(generators.LEAST_STEPS, batch_count(samples, run))
         turns = [(step + 1) % SURROGATE_TURN == 0 for step in range(steps * SURROGATE_TURN // (SURROGATE_TURN - 1))]

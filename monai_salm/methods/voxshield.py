@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_salm.learning.chance import own_randomness
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods import generators
@@ -50,8 +51,7 @@ class SpectrallyIncoherent(NoiseMethod):
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
         task = task_needed(task, samples)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with own_randomness(run.seed, torch.device("cpu")):
             generator = StructureNoise()
         first = samples.samples[0]
         # Slices lie across the axis with the widest spacing, or else with the fewest cells.

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from monai_salm.errors import SalmError
+from monai_salm.seals import sealed_json, unsealed_json
 
 FATES = ("protected", "copied", "refused", "failed")
 
@@ -49,6 +49,14 @@ class FileFate:
     sha256_out: str = ""
 
 
+def fate_line(fate: FileFate) -> str:
+    """Give the line of a file, with its checksum; what is there to say of few files only is left out of the others'
+    lines.
+    """
+    fields = {name: value for name, value in asdict(fate).items() if value or name not in ("left_out", "unprotected")}
+    return sealed_json(fields)
+
+
 def load_fates(manifest: Path) -> dict[str, FileFate]:
     """Read the last fate of each file from a manifest; a line that a crash cut short is ignored, since its file will be
     done again.
@@ -56,21 +64,35 @@ def load_fates(manifest: Path) -> dict[str, FileFate]:
     Raises:
         SalmError: a line is damaged.
     """
-    fates: dict[str, FileFate] = {}
-    if not manifest.is_file():
-        return fates
-    lines = manifest.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            fate = FileFate(**json.loads(line))
-        except (json.JSONDecodeError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise SalmError(
-                f"{manifest}: line {number} is damaged ({error}); start again with an empty work folder"
-            ) from error
-        fates[fate.path] = fate
+    fates, damaged = _read(manifest)
+    for number, problem in damaged.items():
+        raise SalmError(f"{manifest}: line {number} is damaged ({problem}); the run's --resume writes its file again")
     return fates
+
+
+def load_sound_fates(manifest: Path) -> tuple[dict[str, FileFate], list[int]]:
+    """Read the fates of :func:`load_fates` from the lines that are whole; gives the numbers of the damaged ones too."""
+    fates, damaged = _read(manifest)
+    return fates, list(damaged)
+
+
+def _read(manifest: Path) -> tuple[dict[str, FileFate], dict[int, str]]:
+    """Read the whole lines of a manifest, and say what is wrong with the damaged ones, by their numbers."""
+    fates: dict[str, FileFate] = {}
+    damaged: dict[int, str] = {}
+    if not manifest.is_file():
+        return fates, damaged
+    lines = manifest.read_bytes().split(b"\n")
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # behind the last line end there is nothing, or a part of a line
+        try:
+            fate = FileFate(**unsealed_json(line.decode("ascii")))
+        except (ValueError, TypeError) as error:
+            damaged[number] = str(error).partition("\n")[0]
+        else:
+            fates[fate.path] = fate
+    return fates, damaged
 
 
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:

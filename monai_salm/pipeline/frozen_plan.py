@@ -17,6 +17,7 @@ from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, target_from_json, target_to_json
+from monai_salm.seals import sealed_json, unsealed_json
 from monai_salm.volumes import volume_of
 
 PLAN_FILE = "plan.json"
@@ -30,11 +31,13 @@ class FrozenPlan:
         plan: the decisions, complete: also with what loading refused.
         known: the files as they were.
         labels: the label of each file that had one, by path.
+        key: mark of the run's secret, see :func:`~monai_salm.pipeline.keys.secret_mark`.
     """
 
     plan: ProtectionPlan
     known: KnownFiles
     labels: Mapping[str, Target] = field(default_factory=dict)
+    key: str = ""
 
     @classmethod
     def of(
@@ -45,6 +48,7 @@ class FrozenPlan:
         *,
         archive: Path | None = None,
         decided: ProtectionPlan | None = None,
+        key: str = "",
     ) -> FrozenPlan:
         """Freeze a plan with the files and labels that it was made for.
 
@@ -54,20 +58,22 @@ class FrozenPlan:
             labels: of the input; None for a method without labels.
             archive: the zip that the input was unpacked from; None where it is none.
             decided: the plan before loading, which knows the digests of what loading refused.
+            key: mark of the run's secret.
         """
         digests = input_digests(decided or plan, inventory, labels)
-        return cls(plan, KnownFiles.of(inventory, digests, archive), labels.targets if labels is not None else {})
+        targets = labels.targets if labels is not None else {}
+        return cls(plan, KnownFiles.of(inventory, digests, archive), targets, key)
 
     def write(self, path: Path) -> None:
         """Write the plan, for nobody but its owner: it names patients and places."""
-        text = json.dumps(
+        text = sealed_json(
             self.plan.to_json()
             | {
                 "digest": self.plan.digest(),
+                "key": self.key,
                 "inputs": self.known.to_json(),
                 "labels": {name: target_to_json(target) for name, target in self.labels.items()},
-            },
-            sort_keys=True,
+            }
         )  # on one line: an indent takes four times as long
         write_atomically(path, f"{text}\n".encode(), private=True)
 
@@ -80,7 +86,7 @@ class FrozenPlan:
             SalmError: the file is damaged.
         """
         try:
-            record: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+            record = _read(path)
             if str(record["format"]) != PLAN_FORMAT:
                 raise UsageError(
                     f"{path}: the plan has the format {record['format']!r}, this version goes on with {PLAN_FORMAT!r}; "
@@ -90,9 +96,21 @@ class FrozenPlan:
             if plan.digest() != record["digest"]:
                 raise ValueError("it was changed")
             labels = {name: target_from_json(target) for name, target in record["labels"].items()}
-            return cls(plan, KnownFiles.from_json(record["inputs"]), labels)
+            return cls(plan, KnownFiles.from_json(record["inputs"]), labels, record["key"])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the record of a plan; one of another format, which may have no checksum, as it is."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return unsealed_json(text)
+    except ValueError:
+        record: dict[str, Any] = dict(json.loads(text))
+        if record["format"] == PLAN_FORMAT:
+            raise
+        return record
 
 
 def input_digests(plan: ProtectionPlan, inventory: Inventory, labels: LabelAssignment | None) -> dict[str, str]:

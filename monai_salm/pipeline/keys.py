@@ -1,36 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The secret of a run, which maps old UIDs to new ones."""
+"""The secret of a run: what maps old UIDs to new ones, and what the noise is drawn with."""
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from pathlib import Path
 
 from monai_salm.disk import write_atomically
-from monai_salm.errors import UsageError
+from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan
 
 LEAST_KEY_BYTES = 16
-"""A shorter key could be guessed, and with it which old UID became which new one."""
+"""A shorter key could be guessed, and with it which old UID became which new one, and the noise."""
+
+UID_KEY = "uid.key"
+"""Its name in the work folder."""
+
+_SECRET_BYTES = 32
 
 
-def uid_secret(plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> bytes:
-    """Give the secret that new UIDs are made with, and keep it in the work folder, readable by its owner alone.
+def run_secret(options: ProtectOptions, work_dir: Path) -> bytes:
+    """Give the secret of a run: the one that is kept in its work folder; where there is none yet, the key file's, or a
+    random one, which is kept there now, readable by its owner alone.
 
-    Without a key file it is made from the seed and the digests of the input's files: the same run gives the same UIDs,
-    and nobody without the originals can tell which old UID became which new one.
+    Raises:
+        UsageError: the key file cannot be used.
+        SalmError: what is kept there is damaged.
     """
-    path = work_dir / "uid.key"
-    if options.resume and path.is_file():
-        return bytes.fromhex(path.read_text(encoding="ascii"))
-    if options.key_file is not None:
-        secret = _key_secret(options.key_file)
-    else:
-        digests = sorted([*(file.sha256 for sample in plan.samples for file in sample.files), *plan.documents.values()])
-        secret = _secret("/".join([str(options.seed), *digests]).encode())
-    write_atomically(path, secret.hex().encode("ascii"), private=True)
+    path = work_dir / UID_KEY
+    kept = _kept(path)
+    if kept is None and path.is_file():
+        raise _lost(path)
+    return renew_secret(options, work_dir) if kept is None else kept
+
+
+def begun_secret(options: ProtectOptions, work_dir: Path) -> bytes:
+    """Give the secret that a run was begun with, once :func:`check_secret` found it: the key file's, or the one that is
+    kept. Changes nothing.
+    """
+    secret = _kept(work_dir / UID_KEY) if options.key_file is None else _key_secret(options.key_file)
+    if secret is None:
+        raise _lost(work_dir / UID_KEY)
     return secret
+
+
+def renew_secret(options: ProtectOptions, work_dir: Path) -> bytes:
+    """Keep the key file's secret, or a random one, in a work folder in place of what is there, and give it.
+
+    Raises:
+        UsageError: the key file cannot be used.
+    """
+    secret = secrets.token_bytes(_SECRET_BYTES) if options.key_file is None else _key_secret(options.key_file)
+    write_atomically(work_dir / UID_KEY, secret.hex().encode("ascii"), private=True)
+    return secret
+
+
+def secret_mark(secret: bytes) -> str:
+    """Give what tells a secret from another one and leads nobody back to it."""
+    return hashlib.sha256(b"monai_salm mark of a secret\0" + secret).hexdigest()[:32]
+
+
+def check_key(options: ProtectOptions) -> None:
+    """Find out now, not after hours of search, that a key cannot be read.
+
+    Raises:
+        UsageError: it cannot, or is too short.
+    """
+    if options.key_file is not None:
+        _key_secret(options.key_file)
+
+
+def check_secret(mark: str, options: ProtectOptions, work_dir: Path) -> None:
+    """Find out whether the secret that a run was begun with is that of the key file, or still there.
+
+    Args:
+        mark: of the secret, as the run's plan has it.
+        options: of the run.
+        work_dir: its private folder.
+
+    Raises:
+        UsageError: the key file has another one.
+        SalmError: it is lost: with another one the run would not go on, but begin a second one among its files.
+    """
+    if options.key_file is not None:
+        if secret_mark(_key_secret(options.key_file)) != mark:
+            raise UsageError(
+                f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or "
+                "start anew with another OUTPUT"
+            )
+        return
+    kept = _kept(work_dir / UID_KEY)
+    if kept is None or secret_mark(kept) != mark:
+        raise _lost(work_dir / UID_KEY)
+
+
+def _kept(path: Path) -> bytes | None:
+    """Read the secret of a work folder; None where there is none, or no whole one."""
+    try:
+        secret = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return secret if len(secret) == _SECRET_BYTES else None
+
+
+def _lost(path: Path) -> SalmError:
+    return SalmError(
+        f"{path}: damaged, or not the secret that the run was begun with; put the file back, give the --key-file "
+        "that the run was begun with, or start anew with another OUTPUT"
+    )
 
 
 def _secret(material: bytes) -> bytes:
@@ -50,17 +128,3 @@ def _key_secret(key_file: Path) -> bytes:
             "one with 'monai-salm keygen FILE'"
         )
     return _secret(material)
-
-
-def check_key(options: ProtectOptions, work_dir: Path) -> None:
-    """Find out now, not after hours of search, that a key cannot be read or is not the one that the run
-    was begun with.
-    """
-    if options.key_file is None:
-        return
-    secret, kept = _key_secret(options.key_file), work_dir / "uid.key"
-    if options.resume and kept.is_file() and kept.read_text(encoding="ascii") != secret.hex():
-        raise UsageError(
-            f"{options.key_file}: not the key that the run in {work_dir} was begun with; give that one again, or "
-            "start anew with another OUTPUT"
-        )

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from monai_salm.errors import UsageError
 from monai_salm.pipeline.case_names import case_of, stem_of
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.label_table import fold, one_spelling, some
+from monai_salm.pipeline.label_table import PERSONAL, fold, one_spelling, some
 
 _OF_LABEL_MAPS = re.compile(r"-?(seg|mask|labels?|gt|segmentation|labelmap)$")
 """What people add to the names of label maps; it is told, not guessed."""
@@ -88,12 +88,18 @@ def match_identifiers(names: Iterable[str], key: str, inventory: Inventory) -> M
         ("is written as text, with its zeros", lambda value: one_spelling(value)),
         ("has more digits, which a spreadsheet has rounded", _rounded),
     )
-    result.near = _near([name for name in names if name not in result.found], free, ways)
+    result.near = _near(
+        [name for name in names if name not in result.found], free, ways,
+        (lambda value: f"that of {free[value][0]}") if key in PERSONAL else repr,
+    )  # fmt: skip
     return result
 
 
 def _near(
-    names: list[str], free: Mapping[str, list[str]], ways: Iterable[tuple[str, Callable[[str], str]]]
+    names: list[str],
+    free: Mapping[str, list[str]],
+    ways: Iterable[tuple[str, Callable[[str], str]]],
+    named: Callable[[str], str] = repr,
 ) -> dict[str, tuple[list[str], str]]:
     """Find for each name the one of the free ones that is alike in some way, the strictest way first; an empty likeness
     is none.
@@ -106,7 +112,7 @@ def _near(
         for name in names:
             alike = groups.get(likeness(name), []) if likeness(name) else []
             if name not in near and len(alike) == 1:
-                near[name] = (free[alike[0]], f"{alike[0]!r} {difference}")
+                near[name] = (free[alike[0]], f"{named(alike[0])} {difference}")
     return near
 
 

@@ -13,12 +13,16 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from monai_salm.errors import UsageError
 
 PATH_COLUMNS = ("path", "file")
 IDENTIFIER_COLUMNS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "AccessionNumber")
+
+PERSONAL = ("PatientID", "AccessionNumber")
+"""Identifiers of a person, which no message names: the line of the table tells as much to whoever has that."""
 
 NO_LABEL = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "null", "none", "?", "--", ".", "n.a."})
 """What stands in a cell that says nothing, in small letters; so do the errors of a spreadsheet, which begin with #."""
@@ -77,6 +81,22 @@ class Table:
             if wanted in self.columns
             else next((name for name in self.columns if _heading(name) == _heading(wanted)), None)
         )
+
+    def place(self, name: str) -> str:
+        """Name a row by what its first column says; by its line where that is of a person."""
+        return f"line {self._lines[name]}" if self.key in PERSONAL else name
+
+    def named(self, name: str) -> str:
+        """Give what the first column of a row says, for a sentence; of a person where it stands."""
+        return f"the {self.key} in line {self._lines[name]}" if self.key in PERSONAL else repr(name)
+
+    def shown(self, row: Row, column: str) -> str:
+        """Give what a cell says, for a sentence, but what is of a patient."""
+        return "a value that is not shown" if _heading(column).startswith("patient") else repr(row.cells[column])
+
+    @cached_property
+    def _lines(self) -> dict[str, int]:
+        return {row.cells[self.key]: row.line for row in reversed(self.rows)}
 
     def value(self, row: Row, column: str) -> str:
         """Give what a cell says: numbers in one spelling, nothing for a cell without a label."""

@@ -149,22 +149,25 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
         if read.key in PATH_COLUMNS
         else match_identifiers(all_names, read.key, inventory)
     )
-    chosen = _chosen(matches, labels, table)
+    chosen = _chosen(matches, labels, read)
     if not chosen:
         near = next(iter(matches.near.items()), None)
-        hint = f"{near[0]!r} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
+        hint = (
+            f"{read.named(near[0])} is not there, but {near[1][1]}" if near else "paths are relative to one of the two"
+        )
         raise UsageError(
             f"{table}: none of its {len(labels)} labels in column {read.key!r} belongs to an image of "
             f"{inventory.root}; {hint}"
         )
-    unmatched += [name for name in all_names if name not in matches.found]
+    unmatched += [read.place(name) for name in all_names if name not in matches.found]
     notes += [
-        f"{name!r} belongs to no image, but {difference}" for name, (_, difference) in list(matches.near.items())[:3]
+        f"{read.named(name)} belongs to no image, but {difference}"
+        for name, (_, difference) in list(matches.near.items())[:3]
     ]
     found = LabelAssignment(
-        {}, names, len(names) > 1, read.key, _refused(matches, chosen, blank), column=", ".join(names),
+        {}, names, len(names) > 1, read.key, _refused(matches, chosen, blank, read), column=", ".join(names),
         rows=len(read.rows), unmatched=unmatched, notes=notes,
-        blank=[f"{name} ({reason})" for name, reason in blank.items()],
+        blank=[f"{read.place(name)} ({reason})" for name, reason in blank.items()],
     )  # fmt: skip
     if found.multi_label:
         found.targets = {path: tuple(float(value) for value in labels[name]) for path, name in chosen.items()}
@@ -174,7 +177,7 @@ def labels_from_table(table: Path, inventory: Inventory, column: str | None = No
     return found
 
 
-def _chosen(matches: Matches, labels: Mapping[str, tuple[str, ...]], table: Path) -> dict[str, str]:
+def _chosen(matches: Matches, labels: Mapping[str, tuple[str, ...]], table: Table) -> dict[str, str]:
     """Give the name in the table that each file has its label by, or raise UsageError for two with different ones."""
     chosen: dict[str, str] = {}
     for name, paths in matches.found.items():
@@ -182,20 +185,20 @@ def _chosen(matches: Matches, labels: Mapping[str, tuple[str, ...]], table: Path
             other = chosen.setdefault(path, name)
             if labels[other] != labels[name]:
                 raise UsageError(
-                    f"{table}: {other!r} and {name!r} are one file, with the labels {labels[other]} and "
-                    f"{labels[name]}; keep one"
+                    f"{table.path}: {table.named(other)} and {table.named(name)} are one file, with the labels "
+                    f"{labels[other]} and {labels[name]}; keep one"
                 )
     return chosen
 
 
-def _refused(matches: Matches, chosen: Mapping[str, str], blank: Mapping[str, str]) -> dict[str, str]:
+def _refused(matches: Matches, chosen: Mapping[str, str], blank: Mapping[str, str], table: Table) -> dict[str, str]:
     """Give the reasons of files whose rows hold no label, or come near to them only."""
     refused: dict[str, str] = {}
     for name, paths in matches.found.items():
         why = f"its row in the table has {blank.get(name)}; fill it in, or leave the file out"
         refused |= {path: why for path in paths if path not in chosen}
     for name, (paths, difference) in matches.near.items():
-        why = f"it has no label: the table has {name!r} where {difference}; write it as it is"
+        why = f"it has no label: the table has {table.named(name)} where {difference}; write it as it is"
         refused |= {path: why for path in paths if path not in refused}
     return refused
 
@@ -220,9 +223,8 @@ def _labels_of(table: Table, names: list[str]) -> tuple[dict[str, tuple[str, ...
             lines.setdefault(name, row.line)
         else:
             raise UsageError(
-                f"{table.path}: line {row.line} gives {name!r} the label {label}, line {lines[name]} the label "
-                f"{labels[name]}; keep one, "
-                "or label smaller units (path, SOPInstanceUID)"
+                f"{table.path}: line {row.line} gives {table.named(name)} the label {label}, line {lines[name]} the "
+                f"label {labels[name]}; keep one, or label smaller units (path, SOPInstanceUID)"
             )
     return labels, blank, nameless
 
@@ -260,7 +262,7 @@ def _label_columns(table: Table, column: str | None) -> list[str]:
     name, row = odd
     raise UsageError(
         f"{table.path}: there is no column 'label'; name one of {', '.join(table.columns)} with --label-column "
-        f"(they are no findings of 0 and 1: line {row.line} has {row.cells[name]!r} in column {name!r})"
+        f"(they are no findings of 0 and 1: line {row.line} has {table.shown(row, name)} in column {name!r})"
     )
 
 

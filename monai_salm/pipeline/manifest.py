@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from monai_salm.disk import told_when_full, write_atomically
-from monai_salm.pipeline.fates import FileFate
+from monai_salm.pipeline.fates import FileFate, fate_line
 
 
 class Manifest:
@@ -34,6 +32,4 @@ class Manifest:
 
 
 def _line(fate: FileFate) -> bytes:
-    """Give the line of a file; what is there to say of few files only is left out of the others' lines."""
-    fields = {name: value for name, value in asdict(fate).items() if value or name not in ("left_out", "unprotected")}
-    return f"{json.dumps(fields, sort_keys=True)}\n".encode("ascii")  # names that are no UTF-8, too
+    return f"{fate_line(fate)}\n".encode("ascii")

@@ -36,7 +36,8 @@ class ProtectOptions(SampleOptions):
         modality: for files that do not say theirs.
         surrogate: name of a network, or the ``surrogate.safetensors`` of a finished run, which is then frozen.
         rounds: at most; None takes the method's.
-        seed: of everything random.
+        seed: of everything random, together with the run's secret; with the same key file and seed a run gives the
+            same noise.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that write files.
         work_dir: private folder; None is the output's name with ``.work``.
@@ -45,7 +46,8 @@ class ProtectOptions(SampleOptions):
             0.01.
         resume: go on with a stopped run.
         copy_unprotected: copy refused files to the output as they are.
-        key_file: secret that new UIDs are made with; None derives one from the seed and the input.
+        key_file: secret that new UIDs are made and the noise is drawn with; None takes a random one. Either is kept in
+            the work folder.
         uids: ``new`` gives changed DICOM objects new SOP and Series Instance UIDs, ``keep`` keeps the old ones.
         image_type: ``derived`` marks changed DICOM images as derived, ``keep`` does not.
         provenance: ``full``, ``minimal`` or ``none``: how much a DICOM image says of the change.

@@ -5,6 +5,8 @@ manifest.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -17,16 +19,18 @@ from monai_salm.disk import make_folder, remove_leftovers
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
 from monai_salm.pipeline.documents import write_documents
-from monai_salm.pipeline.fates import FileFate, load_fates
+from monai_salm.pipeline.fates import FileFate, load_sound_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
-from monai_salm.pipeline.keys import uid_secret
+from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
-from monai_salm.progress import Progress
+from monai_salm.progress import Progress, how_logs_are_told, log_as
+
+logger = logging.getLogger(__name__)
 
 
 def write_files(
@@ -108,7 +112,7 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
         software="monai_salm",
         version=version("monai_salm"),
         description="",
-        uid_secret=uid_secret(plan, options, work_dir) if options.uids == "new" else None,
+        uid_secret=run_secret(options, work_dir) if options.uids == "new" else None,
         changed_uids=renewed_uids(changed, documents),
         image_type=options.image_type,
         provenance=options.provenance,
@@ -157,14 +161,19 @@ def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
 
 
 def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> dict[str, FileFate]:
-    """Give the fates of the files that a stopped run protected; remove its unprotected copies, which are made again if
-    still wanted.
+    """Give the fates of the files that a stopped run protected; remove all others that it wrote, such as unprotected
+    copies, which are made again if still wanted. What these are does not depend on what is left of the manifest.
     """
-    earlier = load_fates(manifest.path)
-    for path, fate in earlier.items():
-        if fate.status == "copied":
-            (output / path).unlink(missing_ok=True)
-    return {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    earlier, damaged = load_sound_fates(manifest.path)
+    if damaged:
+        logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged[0])
+    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+    kept = {inventory.output_path(path) for path in fates}
+    written = {path for record in inventory.files for path in (record.path, inventory.output_path(record.path))}
+    for place in (output / path for path in written - kept):
+        if os.path.isfile(place) or os.path.islink(place):  # noqa: PTH113, PTH114 (False for a path that is too long)
+            place.unlink()
+    return fates
 
 
 def _remove_temporary_files(output: Path, paths: set[str]) -> None:
@@ -191,7 +200,9 @@ def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | N
     elif workers <= 1 or len(jobs) < 2:
         yield from map(write_sample, jobs)
     else:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as processes:
+        with ProcessPoolExecutor(
+            min(workers, len(jobs)), get_context("spawn"), log_as, (how_logs_are_told(),)
+        ) as processes:
             yield from processes.map(write_sample, jobs, chunksize=chunk)
 
 

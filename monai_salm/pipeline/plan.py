@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,7 @@ from monai_salm.pipeline.labels import LabelAssignment, Target
 from monai_salm.progress import Progress
 from monai_salm.views import FileView
 
-PLAN_FORMAT = "monai_salm.plan/3"
+PLAN_FORMAT = "monai_salm.plan/4"
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,11 @@ class ProtectionPlan:
         return {"counts": counts, "classes": list(self.classes), "files": files}
 
     def digest(self) -> str:
-        """Give the SHA-256 of the plan: two runs with the same digest do the same."""
+        """Give the SHA-256 of the plan: two runs with the same digest, key and seed do the same."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.keys import check_secret
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
@@ -72,9 +73,10 @@ def take_up(
 
     Raises:
         UsageError: files, labels or options are not those that the plan was made for; names what is different.
-        SalmError: the plan is damaged.
+        SalmError: the plan is damaged, or the run's secret is lost.
     """
     begun = FrozenPlan.read(path)
+    check_secret(begun.key, options, path.parent)
     inventory, labels = _look(source, options, unpack_into, begun.known, show_progress=show_progress)
     kept = begun.plan.settings.get("contents") or {}
     maps = {

@@ -24,7 +24,7 @@ from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.keys import check_key
+from monai_salm.pipeline.keys import begun_secret, check_key, renew_secret, secret_mark
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
@@ -33,7 +33,8 @@ from monai_salm.pipeline.planning import check_complete, prepare, take_up
 from monai_salm.pipeline.preflight import foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
-from monai_salm.pipeline.search import SearchSummary, is_searched, make_noise
+from monai_salm.pipeline.search import SearchSummary, make_noise
+from monai_salm.pipeline.search_record import EarlierSearch
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class ProtectionRun:
         self.labels: dict[str, Any] | None = None
         self._prepared: tuple[Inventory, ProtectionPlan] | None = None
         self._working: WorkingSet | None = None
+        self._earlier = EarlierSearch()
         self._summary: SearchSummary | None = None
 
     def prepare(self) -> tuple[Inventory, ProtectionPlan]:
@@ -135,7 +137,7 @@ class ProtectionRun:
         """
         if self._prepared is None:
             _check_folders(self.source, self.output, self.work_dir, self.options.resume)
-            check_key(self.options, self.work_dir)
+            check_key(self.options)
             with _nothing_left(self.work_dir):
                 if self._zip is not None:
                     check_space(space_to_unpack(self.source, self.work_dir, self._zip))
@@ -143,7 +145,9 @@ class ProtectionRun:
                 inventory, decided, labels = self._decide(self.work_dir / "input")
                 plan = decided
                 check_space(self._needs(inventory, plan))
-                if not is_searched(self.options, self.work_dir):
+                if self._goes_on():
+                    self._earlier = EarlierSearch.find(plan, begun_secret(self.options, self.work_dir), self.work_dir)
+                if not self._earlier.is_whole:
                     plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
             self.labels = _labels_found(labels, inventory, plan, self._working)
             for line in describe_labels(self.labels) if self.labels is not None else ():
@@ -151,9 +155,13 @@ class ProtectionRun:
             self._make_work_dir()
             if self._goes_on():
                 check_complete(self._plan_file, decided, plan)
+                if self.options.key_file is not None:  # it is the run's, and what is kept of it may be damaged
+                    renew_secret(self.options, self.work_dir)
             else:
                 archive = self.source if self._zip is not None else None
-                FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided).write(self._plan_file)
+                key = secret_mark(renew_secret(self.options, self.work_dir))
+                frozen = FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided, key=key)
+                frozen.write(self._plan_file)
             self._prepared = inventory, plan
         return self._prepared
 
@@ -174,7 +182,7 @@ class ProtectionRun:
             UsageError: as the run would.
         """
         _check_folders(self.source, self.output, self.work_dir, self.options.resume)
-        check_key(self.options, self.work_dir)
+        check_key(self.options)
         with TemporaryDirectory() as spare:
             inventory, plan, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, plan))
@@ -209,7 +217,13 @@ class ProtectionRun:
         if self._summary is None:
             inventory, plan = self.prepare()
             self._summary = make_noise(
-                inventory, plan, self.options, self.work_dir, self._working, show_progress=self.show_progress
+                inventory,
+                plan,
+                self.options,
+                self.work_dir,
+                self._working,
+                self._earlier,
+                show_progress=self.show_progress,
             )
             self._working = None  # the writing needs the memory
         return self._summary

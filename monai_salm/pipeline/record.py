@@ -5,7 +5,6 @@ it fits the files.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from monai_salm.errors import SalmError
 from monai_salm.pipeline.fates import FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.seals import unsealed_json
 
 MANIFEST = "manifest.jsonl"
 _OF_A_WORK_FOLDER = ("plan.json", MANIFEST)
@@ -53,7 +53,7 @@ class RunRecord:
             return {}
         plan = self.path.with_name("plan.json")
         try:
-            return dict(json.loads(plan.read_text(encoding="utf-8"))["settings"])
+            return dict(unsealed_json(plan.read_text(encoding="utf-8"))["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SalmError(f"{plan}: the plan is damaged ({error}); what the run was told is not known") from error
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
+from monai_salm.learning.chance import secret_seed
 from monai_salm.learning.checks import check_network, pick_device
 from monai_salm.learning.estimates import LearningEstimate
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
@@ -27,10 +28,20 @@ from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
+from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.loading import Unusable, read_samples, task_of
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
-from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
+from monai_salm.pipeline.record import MANIFEST
+from monai_salm.pipeline.search_record import (
+    NOISE_FOLDER,
+    SEARCH_FILE,
+    SURROGATE_FILE,
+    EarlierSearch,
+    SearchRecord,
+    run_mark,
+)
 from monai_salm.pipeline.working import noise_record
 from monai_salm.volumes import VolumeView, volume_of
 
@@ -73,11 +84,6 @@ class SearchSummary:
         return cls(**dict(record) | {"errors": tuple(record["errors"]), "estimate": found})
 
 
-def is_searched(options: ProtectOptions, work_dir: Path) -> bool:
-    """Say whether a run that goes on has its noise already."""
-    return options.resume and (work_dir / "search.json").is_file()
-
-
 def method_of(options: ProtectOptions, spatial_dims: int | None = None) -> NoiseMethod:
     """Give the method of a run, noise steps alone where a finished run's surrogate was given; or raise UsageError."""
     method = find_method(options.method, options.task, spatial_dims)
@@ -92,12 +98,14 @@ def make_noise(
     options: ProtectOptions,
     work_dir: Path,
     working: WorkingSet | None,
+    earlier: EarlierSearch | None = None,
     *,
     show_progress: bool = False,
 ) -> SearchSummary:
     """Make the noise of all samples and put it into ``work_dir/noise``.
 
-    What was done is kept in ``work_dir/search.json``, and a run that goes on takes it from there.
+    What was done is kept in ``work_dir/search.json``, and a run that goes on takes it from there. Where noise has to be
+    made again and is another one now, the files are all written again, too.
 
     Args:
         inventory: of the input.
@@ -105,36 +113,44 @@ def make_noise(
         options: of the run.
         work_dir: its private folder.
         working: these samples; None for a method that makes its noise sample by sample.
+        earlier: what is left of the search of a run that goes on.
         show_progress: progress bars on standard error.
     """
-    done = work_dir / "search.json"
-    if is_searched(options, work_dir):
-        return SearchSummary.from_json(json.loads(done.read_text(encoding="utf-8")))
-    memory = Checkpoint(work_dir / "search.safetensors", plan.digest(), options.resume)
-    store, plans = NoiseStore(work_dir / "noise"), {sample.sample_id: sample for sample in plan.samples}
+    earlier = earlier or EarlierSearch()
+    if earlier.record is not None and not earlier.lost:
+        return SearchSummary.from_json(earlier.record.summary)
+    (work_dir / SEARCH_FILE).unlink(missing_ok=True)  # it does not hold any more
+    secret = run_secret(options, work_dir)
+    mark = run_mark(plan, secret)
+    memory = Checkpoint(work_dir / "search.safetensors", mark, options.resume)
+    store, plans = NoiseStore(work_dir / NOISE_FOLDER), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, None if working is None else working.spatial_dims)
     task = None if working is None else _task(method, working, plan, options)
     seen = working if working is None or method.takes_color else working.in_gray()
+    seed = secret_seed(secret, options.seed)  # who has the output knows the user's
     run = MethodRun(
-        seed=options.seed, device=pick_device("cpu" if working is None else options.device),
-        build_surrogate=_surrogate_builder(options, seen, task), rounds=options.rounds,
+        seed=seed, device=pick_device("cpu" if working is None else options.device),
+        build_surrogate=_surrogate_builder(options, seen, task, seed), rounds=options.rounds,
         perturbed_fraction=options.perturbed_fraction, memory=memory,
         groups=None if working is None else sample_groups(inventory, plan, working), gentle=options.gentle,
         show_progress=show_progress,
     )  # fmt: skip
-    sets = _one_by_one(inventory, plan, options, show_progress=show_progress) if seen is None else [seen]
+    seals = earlier.kept() if seen is None else {}
+    waiting = [sample for sample in plan.samples if sample.sample_id not in seals]
+    sets = _one_by_one(inventory, waiting, options, show_progress=show_progress) if seen is None else [seen]
     for samples in sets:
         levels = {sample.sample_id: sample.levels for sample in samples.samples}
         samples = samples if method.takes_color else samples.in_gray()
         for sample_id, steps in method.noise(samples, task, run):
             noise = SparseNoise.from_dense(steps, levels[sample_id])
-            store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
-    words = ""
+            seals[sample_id] = store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
+    words, digest = "", ""
     if run.surrogate is not None and seen is not None and task is not None:
         card = _card(method, run.surrogate, seen, task, plan, options)
         card = replace(card, series=card.series | series_views(inventory, plan))
         content = surrogate_bytes(run.surrogate.network, card)
-        write_atomically(work_dir / "surrogate.safetensors", content, private=True)
+        write_atomically(work_dir / SURROGATE_FILE, content, private=True)
+        digest = hashlib.sha256(content).hexdigest()
         words = what_was_learned(run.surrogate, guess_error(seen, task))
     estimate = None
     if options.estimate and working is not None and task is not None and run.groups is not None:
@@ -143,16 +159,18 @@ def make_noise(
         )
         estimate = panel.estimate(lambda name: store.read(name).dense())
     summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
-    write_atomically(done, (json.dumps(summary.to_json(), indent=1) + "\n").encode(), private=True)
+    if not earlier.made(seals):
+        (work_dir / MANIFEST).unlink(missing_ok=True)  # what is written has other noise
+    SearchRecord(mark, summary.to_json(), seals, digest).write(work_dir)
     memory.clear()
     return summary
 
 
 def _one_by_one(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool
+    inventory: Inventory, samples: Sequence[SamplePlan], options: ProtectOptions, *, show_progress: bool
 ) -> Iterator[WorkingSet]:
     """Give each sample as a set of its own, so that memory does not grow with their number."""
-    for sample in read_samples(inventory, plan.samples, options.working_size, show_progress=show_progress):
+    for sample in read_samples(inventory, samples, options.working_size, show_progress=show_progress):
         if not isinstance(sample, Unusable):  # it changed since it was planned: the writer finds no noise and says so
             yield WorkingSet([sample])
 
@@ -165,9 +183,9 @@ def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, option
 
 
 def _surrogate_builder(
-    options: ProtectOptions, working: WorkingSet | None, task: LearningTask | None
+    options: ProtectOptions, working: WorkingSet | None, task: LearningTask | None, seed: int
 ) -> Callable[[], nn.Module]:
-    """Give what builds an untrained surrogate for some samples."""
+    """Give what builds an untrained surrogate for some samples, with the weights of a seed."""
 
     def build() -> nn.Module:
         if working is None or task is None:
@@ -175,7 +193,7 @@ def _surrogate_builder(
                 f"method {options.method!r} makes its noise without labels, so no network can be built for it"
             )
         name = options.surrogate or DEFAULT_NETWORKS[options.task]
-        return seeded_network(name, working.padded_shape, task.outputs, options.seed, channels=working.channels)
+        return seeded_network(name, working.padded_shape, task.outputs, seed, channels=working.channels)
 
     return build
 

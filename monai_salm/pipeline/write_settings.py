@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from monai_salm.disk import write_atomically
+from monai_salm.errors import SalmError
 from monai_salm.io import Derivation
 
 _PREFIX = "write-"
@@ -68,7 +69,7 @@ def kept_settings(settings: WriteSettings, work_dir: Path) -> Iterator[Path]:
     for left in work_dir.glob(f"{_PREFIX}*.json"):  # by a run that was killed
         left.unlink()
     text = settings.to_text()
-    path = (work_dir / f"{_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json").absolute()
+    path = (work_dir / _name_of(text.encode())).absolute()
     write_atomically(path, text.encode(), private=True)
     try:
         yield path
@@ -78,5 +79,16 @@ def kept_settings(settings: WriteSettings, work_dir: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=4)
 def read_settings(path: Path) -> WriteSettings:
-    """Read the settings that a job names, once in each process."""
-    return WriteSettings.from_text(path.read_text(encoding="ascii"))
+    """Read the settings that a job names, once in each process.
+
+    Raises:
+        SalmError: the file is not the one that was written.
+    """
+    content = path.read_bytes()
+    if path.name != _name_of(content):
+        raise SalmError(f"{path}: damaged while files are written; run again with --resume")
+    return WriteSettings.from_text(content.decode("ascii"))
+
+
+def _name_of(content: bytes) -> str:
+    return f"{_PREFIX}{hashlib.sha256(content).hexdigest()[:16]}.json"

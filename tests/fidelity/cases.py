@@ -24,6 +24,7 @@ from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.protection import ProtectResult
 from monai_salm.pipeline.verdicts import FileVerdict
 from monai_salm.windows import parse_window
+from tests.exports import KEY
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "fidelity_cases"
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -151,7 +152,7 @@ class Run:
 def run(source: Path, folder: Path, **options: object) -> Run:
     """Protect and verify one input, into an empty folder."""
     output = folder / (f"out{source.suffix}" if source.suffix == ".zip" else "out")
-    known = {"method": "random", "modality": "MR" if _is_volume(source) else "", **options}
+    known = {"method": "random", "modality": "MR" if _is_volume(source) else "", "key_file": KEY, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = protect(source, output, ProtectOptions(**known))  # type: ignore[arg-type]

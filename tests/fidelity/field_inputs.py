@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.pipeline.fates import FileFate, load_fates
-from tests.exports import mr_slice, nifti_file
+from tests.exports import KEY, mr_slice, nifti_file
 from tests.io.builders import CT
 
-RANDOM = ("--method", "random", "--working-size", "24", "--quiet")
+RANDOM = ("--method", "random", "--working-size", "24", "--key-file", str(KEY), "--quiet")
 """A run without labels or a search, which prints nothing but its result."""
 LATIN_1 = b"caf\xe9"
 """A name that is no UTF-8, as old archives have them."""

@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tests.exports import KEY
 from tests.fidelity.fuzz_damage import damage
 from tests.fidelity.fuzz_field import silently_wrong
 from tests.fidelity.fuzz_inputs import corpus
@@ -131,7 +132,9 @@ def check(source: Path, scratch: Path, seed: Seed | None = None, files: dict[str
         result = protect(
             source,
             out,
-            ProtectOptions(method="lsp" if labels else "random", labels=labels, working_size=24, device="cpu"),
+            ProtectOptions(
+                method="lsp" if labels else "random", labels=labels, working_size=24, device="cpu", key_file=KEY
+            ),
         )
     except SalmError as error:
         if "\n" in str(error) or not str(error):

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import SalmError
 from monai_salm.io import read_header
-from monai_salm.pipeline import ProtectOptions, protect
+from monai_salm.pipeline import protect
+from tests.exports import drawn
 
 THREADS = 2
 CASES = ("single", "synthetic", "nifti")
@@ -178,9 +179,7 @@ def protected_runs(sources: Iterable[Path], work: Path) -> dict[str, list[Pair]]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom warns of what is wrong with the source
-                result = protect(
-                    source, work / str(number), ProtectOptions(method="random", working_size=24, device="cpu")
-                )
+                result = protect(source, work / str(number), drawn())
         except SalmError:
             continue  # nothing in it can be protected
         root = source if source.is_dir() else source.parent

@@ -23,7 +23,7 @@ from monai_salm import cli
 from monai_salm.io import read_header
 from monai_salm.pipeline import ProtectOptions, protect
 from monai_salm.pipeline.inventory import file_digest
-from tests.exports import tree
+from tests.exports import KEY, tree
 from tests.fidelity import cases
 from tests.fidelity.cases import COPIED, PROTECTED, REFUSED, Case, Run
 
@@ -243,12 +243,12 @@ def test_workers_and_resume_give_the_same_bytes(
     name: str, shared: tuple[list[Case], list[Run]], tmp_path: Path
 ) -> None:
     run = next(run for run in shared[1] if run.source.name == name)
-    protect(run.source, tmp_path / "many", ProtectOptions(method="random", workers=2))
+    protect(run.source, tmp_path / "many", ProtectOptions(method="random", workers=2, key_file=KEY))
     assert tree(tmp_path / "many") == tree(run.output)
     some = sorted(path for path in (tmp_path / "many").rglob("*") if path.is_file())[::3]
     for path in some:
         path.unlink()
-    again = protect(run.source, tmp_path / "many", ProtectOptions(method="random", resume=True))
+    again = protect(run.source, tmp_path / "many", ProtectOptions(method="random", resume=True, key_file=KEY))
     assert tree(tmp_path / "many") == tree(run.output)
     assert again.to_json()["counts"] == run.result.to_json()["counts"]
 

@@ -26,6 +26,7 @@ from monai_salm.learning.surrogate import (
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
 from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
+from monai_salm.seals import sealed_safetensors
 from tests.builders import working_sample
 
 CARDS: dict[str, dict[str, Any]] = {
@@ -79,15 +80,19 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
         (save({"x": torch.zeros(1)}), "format None is not"),
         (
             save({"x": torch.zeros(1)}, {"format": "monai_salm.surrogate/3"}),
-            "surrogate/3' is not 'monai_salm.surrogate/4'; protect its files again with this",
+            "surrogate/3' is not 'monai_salm.surrogate/5'; protect its files again with this",
         ),
-        (save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT}), r"the surrogate is damaged \('surrogate'\)"),
+        (save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT}), r"the surrogate is damaged \(its checksum is not"),
         (
-            save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT, "surrogate": "{}"}),
+            sealed_safetensors(save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT})),
+            r"the surrogate is damaged \('surrogate'\)",
+        ),
+        (
+            sealed_safetensors(save({"x": torch.zeros(1)}, {"format": SURROGATE_FORMAT, "surrogate": "{}"})),
             "the surrogate is damaged .*; take another copy of it, or make it again",
         ),
     ],
-    ids=["missing", "junk", "other tensors", "other version", "no card", "empty card"],
+    ids=["missing", "junk", "other tensors", "other version", "no checksum", "no card", "empty card"],
 )
 def test_other_file_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:

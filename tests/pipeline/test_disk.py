@@ -273,8 +273,8 @@ def test_files_written_by_workers_end_the_run_too(
     _pictures(tmp_path / "in")
     disk = small_disk(1000)
     room = import_module("monai_salm.pipeline.output")
-    secret = room.uid_secret
-    monkeypatch.setattr(room, "uid_secret", lambda *some: (_fill(disk, 200_000), secret(*some))[1])
+    secret = room.run_secret
+    monkeypatch.setattr(room, "run_secret", lambda *some: (_fill(disk, 200_000), secret(*some))[1])
     with pytest.raises(DiskError, match=LINE):
         protect(tmp_path / "in", disk / "out", drawn(workers=2))
 

@@ -20,6 +20,7 @@ from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.scanning import scan
+from monai_salm.seals import sealed_json, unsealed_json
 from tests.exports import (
     block,
     dicom_object,
@@ -251,8 +252,9 @@ def test_other_labels_and_options_are_named_together(tmp_path: Path) -> None:
         ({"refused": {"case0/image.dcm": "no"}}, SalmError, r"plan\.json: the plan is damaged \(it was changed\)"),
         ({"inputs": None}, SalmError, r"plan\.json: the plan is damaged"),
         ({"samples": [1]}, SalmError, r"plan\.json: the plan is damaged"),
+        ({"key": "of another run"}, SalmError, r"not the key that the run .* was begun with"),
     ],
-    ids=["old", "changed", "cut", "nonsense"],
+    ids=["old", "changed", "cut", "nonsense", "other key"],
 )
 def test_plan_that_cannot_be_obeyed(
     tmp_path: Path, change: dict[str, Any], error: type[SalmError], message: str
@@ -260,7 +262,7 @@ def test_plan_that_cannot_be_obeyed(
     mr_export(tmp_path / "in", 2)
     protect(tmp_path / "in", tmp_path / "out", drawn())
     plan = tmp_path / "out.work" / "plan.json"
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | change))
+    plan.write_text(sealed_json(unsealed_json(plan.read_text()) | change))
     with pytest.raises(error, match=message):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
@@ -303,7 +305,7 @@ def test_what_can_no_longer_be_loaded_is_named(tmp_path: Path) -> None:
     protect(tmp_path / "in", tmp_path / "out", options)
     (tmp_path / "out.work" / "search.json").unlink()
     plan = tmp_path / "out.work" / "plan.json"
-    record = json.loads(plan.read_text())
+    record = unsealed_json(plan.read_text())
     place, stamp = tmp_path / "maps" / "v0.nii.gz", (tmp_path / "maps" / "v0.nii.gz").stat()
     place.write_bytes(b"junk")
     os.utime(place, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
@@ -311,7 +313,7 @@ def test_what_can_no_longer_be_loaded_is_named(tmp_path: Path) -> None:
         protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
     record["settings"]["contents"] = {}
     loose = ProtectionPlan.from_json(record)
-    plan.write_text(json.dumps(record | {"digest": loose.digest()}))
+    plan.write_text(sealed_json(record | {"digest": loose.digest()}))
     with pytest.raises(UsageError, match=r"begun with: 1 files refused now, but not before: 'v0.nii.gz'; give"):
         protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
 

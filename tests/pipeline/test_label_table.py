@@ -167,8 +167,8 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
         ('path,label\n"sub dir/im0.dcm,0\nsub dir/im1.dcm,1\n', "cannot be read .*; see to its quotes"),
         ("path,label\nsub dir/im0.dcm,0\nsub dir/im1.dcm,1\nsub dir/im0.dcm,1\n",
         r"line 4 gives .* the label \('1',\), line 2 the label \('0',\)"),
-        ("PatientID,label\nA,0\nA,1\n", "line 3 gives 'A' the label .*, line 2 the label .*; keep one, or label "
-                                        "smaller units"),
+        ("PatientID,label\nA,0\nA,1\n",
+        "line 3 gives the PatientID in line 2 the label .*, line 2 the label .*; keep one, or label smaller units"),
         ("path,edema\nsub dir/im0.dcm,0\nsub dir/im1.dcm,-1\n",
         r"they are no findings of 0 and 1: line 3 has '-1' in "
         r"column 'edema'"),
@@ -176,10 +176,11 @@ def test_finding_that_is_not_known_is_told(tmp_path: Path, inventory: Inventory)
         ("path,label\nSUB DIR/IM0.DCM,0\n", "'SUB DIR/IM0.DCM' is not there, but 'sub dir/im0.dcm' differs in case"),
         ("path,label\nsub dir/im0,0\n", "'sub dir/im0.dcm' has another suffix"),
         ("path,label\nim0.dcm,0\n", "'sub dir/im0.dcm' lies in another folder"),
-        ("PatientID,label\n7,0\n", "'7' is not there, but '007' is written as text, with its zeros"),
-        ("PatientID,label\n7.0,0\n", "'7.0' is not there, but '007' is written as text"),
-        ("PatientID,label\na,0\n", "'a' is not there, but 'A' differs in case"),
-        ("PatientID,label\n1.23457E+14,0\n", "'123456789012345' has more digits"),
+        ("PatientID,label\n7,0\n",
+        "the PatientID in line 2 is not there, but that of sub dir/im0.dcm is written as text, with its zeros"),
+        ("PatientID,label\n7.0,0\n", "line 2 is not there, but that of sub dir/im0.dcm is written as text"),
+        ("PatientID,label\na,0\n", "line 2 is not there, but that of sub dir/im2.dcm differs in case"),
+        ("PatientID,label\n1.23457E+14,0\n", "that of sub dir/im3.dcm has more digits"),
         ("path,label\nsub dir/im0\0.dcm,0\n", "line 2 has a zero byte inside a field"),
         (b"PK\x03\x04more", "is an Excel workbook or a zip; save it as 'CSV UTF-8'"),
         ("path,label\nsub dir/im0.dcm,gr\u00f6\u00dfer\n".encode("latin-1"),
@@ -206,14 +207,16 @@ def test_what_is_not_clear_is_refused_with_what_helps(
 def test_what_comes_near_is_told_where_others_match(tmp_path: Path, inventory: Inventory) -> None:
     labels = _read(tmp_path, "PatientID,label\n10,0\nA,1\n007,0\nB,1\n", inventory)
     assert sorted(labels.targets) == ["sub dir/im0.dcm", "sub dir/im2.dcm"]
-    assert labels.unmatched == ["10", "B"]
+    assert labels.unmatched == ["line 2", "line 5"]
     assert labels.refused == {
-        "sub dir/im1.dcm": "it has no label: the table has '10' where '010' is written as text, with its zeros; write "
-        "it as it is"
+        "sub dir/im1.dcm": "it has no label: the table has the PatientID in line 2 where that of sub dir/im1.dcm is "
+        "written as text, with its zeros; write it as it is"
     }
-    assert labels.notes == ["'10' belongs to no image, but '010' is written as text, with its zeros"]
+    assert labels.notes == [
+        "the PatientID in line 2 belongs to no image, but that of sub dir/im1.dcm is written as text, with its zeros"
+    ]
     plan = build_plan(inventory, BudgetOptions(), labels=labels)
-    assert "'010' is written as text" in plan.refused["sub dir/im1.dcm"]
+    assert "that of sub dir/im1.dcm is written as text" in plan.refused["sub dir/im1.dcm"]
 
 
 def test_name_of_another_unicode_form_is_the_same(tmp_path: Path) -> None:
@@ -384,3 +387,27 @@ def test_damaged_tables_are_read_or_refused_in_one_line(tmp_path: Path, many: In
             refused.append(str(error))
     assert min(read, len(refused)) > 100
     assert not any("\n" in message for message in refused)
+
+
+def test_no_message_names_a_patient(tmp_path: Path) -> None:
+    """What people are called is in the table and in the files; logs go further than both."""
+    for number in range(4):
+        mr_slice(tmp_path / "in" / f"{number}.dcm", number, PatientID=f"Q{number}Q")
+    inventory = scan(tmp_path / "in")
+    tables = [
+        "PatientID,label\nQ0Q,0\nQ1Q,1\nQ7Q,1\nq2q,0\nQ3Q,\n",
+        "PatientID,label\nQ0Q,0\nQ0Q,1\n",
+        "PatientID,label\nq0q,0\n",
+        "PatientID,label\nQ9Q,0\n",
+        "AccessionNumber,label\nQ9Q,0\n",
+        "path,PatientName,edema\n0.dcm,Q9Q,0\n",
+    ]
+    told = []
+    for table in tables:
+        try:
+            found = _read(tmp_path, table, inventory)
+            told += [*describe_labels(found.to_json(inventory)), *found.refused.values(), str(found.to_json(inventory))]
+        except UsageError as error:
+            told.append(str(error))
+    assert len(told) > 10
+    assert not [line for line in told if "Q" in line.upper().replace("SEQUENCE", "")]

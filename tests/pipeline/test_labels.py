@@ -100,7 +100,7 @@ def test_findings(tmp_path: Path, inventory: Inventory) -> None:
         ("PatientID,grade\nP0,high\n", None, "there is no column 'label'; name one of grade with --label-column"),
         ("PatientID\nP0\n", None, "no other columns"),
         ("PatientID,grade\nP0,1\n", "stage", "there is no column 'stage'; its columns are PatientID, grade"),
-        ("PatientID,label\nP0,1\nP0,0\n", None, "line 3 gives 'P0' the label .*; keep one"),
+        ("PatientID,label\nP0,1\nP0,0\n", None, "line 3 gives the PatientID in line 2 the label .*; keep one"),
         ("path,label\ncase0/image.dcm,1\n./case0/image.dcm,0\n", None, "are one file, with the labels .*; keep one"),
         ("path,label\ncase0/image.dcm,1\nin/case0/image.dcm,0\n", None, "are one file, with the labels .*; keep one"),
         ("PatientID,label\n", None, "has no rows"),

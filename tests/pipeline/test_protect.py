@@ -19,6 +19,7 @@ from monai_salm.io import read_source
 from monai_salm.pipeline import ProtectionPlan, ProtectOptions, ProtectResult, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
+from monai_salm.seals import CHECKSUM
 from tests.exports import (
     ROOT_UID,
     block,
@@ -96,7 +97,7 @@ def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     lines = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(report)
     for line in lines:
-        assert sorted(line) == sorted(MANIFEST_FIELDS)
+        assert sorted(line) == sorted((*MANIFEST_FIELDS, CHECKSUM))
         source, target = tmp_path / "in" / line["path"], tmp_path / "out" / line["path"]
         before, after = read_source(source), read_source(target)
         change = np.abs(after.stored.astype(float) - before.stored.astype(float))

@@ -5,16 +5,17 @@ says that it is right.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import VerifyReport, protect, verify
+from monai_salm.seals import sealed_json, unsealed_json
 from tests.exports import (
     ROOT_UID,
     dicom_object,
@@ -141,17 +142,24 @@ def test_manifest_of_the_run_excuses_what_it_refused(export: Path, tmp_path: Pat
 
 def _refuse_in(manifest: Path, **changes: object) -> None:
     """Let a manifest say that a picture was refused, and write other fields into its first line."""
-    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = _lines(manifest)
     for line in lines:
         if line["path"] == LOST:
             line |= {"status": "refused", "sha256_in": "", "sha256_out": ""}
     lines[0] |= changes
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write(manifest, lines)
+
+
+def _lines(manifest: Path) -> list[dict[str, Any]]:
+    return [unsealed_json(line) for line in manifest.read_text().splitlines()]
+
+
+def _write(manifest: Path, lines: list[dict[str, Any]]) -> None:
+    manifest.write_text("".join(f"{sealed_json(line)}\n" for line in lines))
 
 
 def _of_other_files(manifest: Path) -> None:
-    lines = [json.loads(line) | {"sha256_out": "0" * 64} for line in manifest.read_text().splitlines()]
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write(manifest, [line | {"sha256_out": "0" * 64} for line in _lines(manifest)])
 
 
 @pytest.mark.parametrize(
@@ -167,10 +175,10 @@ def _of_other_files(manifest: Path) -> None:
         ),
         (_of_other_files, "it is of another run, which wrote other files"),
         (lambda path: path.write_text("{}\n{}\n"), "line 1 is damaged"),
-        (lambda path: path.write_bytes(b"\xff\xfe\n\n"), "it cannot be read"),
+        (lambda path: path.write_bytes(b"\xff\xfe\n\n"), "line 1 is damaged"),
         (lambda path: path.write_text('["a"]\n["b"]\n'), "line 1 is damaged"),
         (
-            lambda path: path.write_text('{"path": null, "status": "refused"}\n'),
+            lambda path: _write(path, [{"path": None, "status": "refused"}]),
             "it is of another run: None is not in the original folder",
         ),
     ],

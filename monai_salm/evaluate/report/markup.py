@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from monai_salm.errors import printable
+
 MINUS, DASH, TIMES, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{NO-BREAK SPACE}"
 _VOID = ("img", "input")
+_BLANKS = (SPACE, "\n")
 
 
 class Markup(str):
@@ -23,7 +26,14 @@ def to_html(value: Any) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    return Markup(escape(number(value) if value is None or isinstance(value, float) else str(value)))
+    return Markup(_escaped(number(value) if value is None or isinstance(value, float) else str(value)))
+
+
+def _escaped(text: str) -> str:
+    """Escape text, without the control characters that a name may have."""
+    if not text.isprintable():
+        text = "".join(letter if letter in _BLANKS else printable(letter) for letter in text)
+    return escape(text)
 
 
 def element(name: str, *content: Any, **attributes: Any) -> Markup:
@@ -31,7 +41,7 @@ def element(name: str, *content: Any, **attributes: Any) -> Markup:
     HTML wants them.
     """
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
-    opening = "".join(f' {key}="{escape(str(value))}"' for key, value in given.items())
+    opening = "".join(f' {key}="{_escaped(str(value))}"' for key, value in given.items())
     closing = "" if name in _VOID else f"</{name}>"
     return Markup(f"<{name}{opening}>{''.join(map(to_html, content))}{closing}")
 

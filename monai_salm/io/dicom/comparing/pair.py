@@ -73,9 +73,11 @@ def change_of(name: str, original: str, other: str, *, allowed: bool) -> HeaderC
 
 
 def shown_element(element: Element | None) -> str:
-    """Show a value in print: text as it is, all else in hexadecimal."""
+    """Show a value in print: text as it is, all else in hexadecimal; of what names a person its length alone."""
     if element is None:
         return ""
+    if element.vr == "PN" or element.tag >> 16 == tags.PATIENT_ID >> 16 or element.tag == tags.ACCESSION_NUMBER:
+        return f"{element.vr} of {len(element.value)} bytes, which is not shown"
     value = bytes(element.value[: _SHORT + 1])
     text = value.decode("ascii", errors="replace").strip("\0 ")
     shown = text if text.isprintable() and "\ufffd" not in text else value.hex(" ")

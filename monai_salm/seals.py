@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checksums of what a run keeps for itself: a file of which a bit was lost is told, and never believed.
+
+They find damage, not malice: whoever can write such a file can give it another checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+CHECKSUM = "checksum"
+"""Name of the entry that holds it: the last one of a JSON object, or one of a safetensors file's metadata."""
+
+_LENGTH = 32
+_METADATA = "__metadata__"
+
+
+def checksum(content: bytes) -> str:
+    """Give the first 128 bits of the SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:_LENGTH]
+
+
+def sealed_json(record: Mapping[str, Any]) -> str:
+    """Give a record as one line of JSON whose last entry is the checksum of all before it.
+
+    Args:
+        record: plain types, at least one.
+    """
+    text = json.dumps(record, sort_keys=True)  # ASCII, also names that are no UTF-8
+    return f'{text[:-1]}, "{CHECKSUM}": "{checksum(text.encode("ascii"))}"}}'
+
+
+def unsealed_json(text: str) -> dict[str, Any]:
+    """Give the record of a line of :func:`sealed_json`, without its checksum.
+
+    Raises:
+        ValueError: it is not whole, or was changed.
+    """
+    body, mark, found = text.strip().rpartition(f', "{CHECKSUM}": "')
+    whole = f"{body}}}"
+    if not mark or found != f'{checksum(whole.encode("utf-8", errors="surrogatepass"))}"}}':
+        raise ValueError("its checksum is not that of its content")
+    record: dict[str, Any] = dict(json.loads(whole))
+    return record
+
+
+def sealed_safetensors(content: bytes) -> bytes:
+    """Give a safetensors file with the checksum of its names, its metadata and its values among the latter; in one
+    order, so that equal content is equal bytes.
+    """
+    header, values = _parts(content)
+    metadata = {name: text for name, text in header.get(_METADATA, {}).items() if name != CHECKSUM}
+    seal = _seal(header | {_METADATA: metadata}, values)
+    text = _text(header | {_METADATA: metadata | {CHECKSUM: seal}})
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + values
+
+
+def unsealed_metadata(content: bytes) -> dict[str, str]:
+    """Give the metadata of a file of :func:`sealed_safetensors`, its checksum among them.
+
+    Raises:
+        ValueError: it is not whole, or was changed.
+    """
+    try:
+        header, values = _parts(content)
+        metadata = dict(header.get(_METADATA, {}))
+        found = metadata.pop(CHECKSUM, "")
+        whole = found == _seal(header | {_METADATA: metadata}, values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError("it is not whole") from error
+    if not whole:
+        raise ValueError("its checksum is not that of its content")
+    return metadata | {CHECKSUM: found}
+
+
+def claimed_format(content: bytes) -> str | None:
+    """Give what a safetensors file says of its format, whole or not; None if it says nothing that can be read."""
+    try:
+        found = _parts(content)[0][_METADATA]["format"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return str(found)
+
+
+def _parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Take a safetensors file apart into its header and its values."""
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = dict(json.loads(content[8 : 8 + size]))
+    return header, content[8 + size :]
+
+
+def _text(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _seal(header: Mapping[str, Any], values: bytes) -> str:
+    digest = hashlib.sha256(_text(header))
+    digest.update(values)
+    return digest.hexdigest()[:_LENGTH]
