@@ -129,7 +129,7 @@ def verdict(text: str, target: str, where: str = "breast") -> str:
 def test_no_rows(tmp_path: Path, page: Page) -> None:
     text = page(tmp_path)
     targets = [line for line in text.splitlines() if " breast |" in line or " cost |" in line]
-    assert len(targets) == 11
+    assert len(targets) == 12
     assert all(line.endswith("**not measured** |") for line in targets)
 
 
