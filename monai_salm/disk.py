@@ -23,6 +23,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _PREFIX = ".salm-"
+_LOCK = re.compile(r"\.salm-[0-9a-f]{12}\.lock")
 _TEMPORARY = re.compile(r"\.salm-([0-9a-f]{12})-[0-9a-f]{8}\.tmp")
 
 
@@ -89,6 +90,16 @@ def _make_temporary(target: Path, *, private: bool) -> Path:
 def _mark(name: str) -> str:
     """Give what a temporary file has of its target's name."""
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+def lock_name(folder: Path) -> str:
+    """Give the name of the file that locks a folder, beside it or in it."""
+    return f"{_PREFIX}{_mark(folder.name)}.lock"
+
+
+def holds_files(folder: Path) -> bool:
+    """Say whether there is anything in a folder, locks aside."""
+    return folder.is_dir() and any(not _LOCK.fullmatch(place.name) for place in folder.iterdir())
 
 
 def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:

@@ -200,6 +200,7 @@ WRITER = {
         "planning",
         "preflight",
         "protection",
+        "run_lock",
         "search",
         "space",
         "working",
