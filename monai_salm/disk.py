@@ -121,6 +121,47 @@ def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None
             temporary.unlink()
 
 
+# Paths that files name -------------------------------------------------------------------------------------------
+
+
+def check_within(path: object) -> str:
+    """Give a path that a file names, if it can only lead down from a folder, whatever links there are.
+
+    Raises:
+        ValueError: it is no text, empty, absolute, or leads up.
+    """
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"{path!r} is no path")
+    parts = Path(path)
+    if parts.anchor or ".." in parts.parts:
+        raise ValueError(f"the path {path} leads out of its folder")
+    return path
+
+
+def within(root: Path, path: str, *, itself: bool = False) -> Path:
+    """Give the place of a path that a file names: below a folder, by name and by the links on the way.
+
+    This is the one rule for all paths that are read from a file: manifests and plans may have been changed, and links
+    may have been put into an output.
+
+    Args:
+        root: folder that the path is relative to; a link itself, if you like.
+        path: with forward slashes.
+        itself: whether what lies there is replaced or removed, so that a link there is not followed.
+
+    Raises:
+        RefusedError: it leads out.
+    """
+    try:
+        place = root / check_within(path)
+        real = place.parent.resolve() if itself else place.resolve()
+        if real.is_relative_to(root.resolve()):
+            return place
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise RefusedError(f"{error}; give the folders as the run left them") from error
+    raise RefusedError(f"a link on the way to {path} leads out of {root}; remove the link, or give another folder")
+
+
 # Names that libraries open -------------------------------------------------------------------------------------------
 
 

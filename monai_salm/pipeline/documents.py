@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from monai_salm.disk import within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation, atomic_target, write_document
 from monai_salm.pipeline.fates import FileFate
@@ -50,7 +51,8 @@ def write_documents(
             continue
         left_out, absent = records_left_out(inventory, path, present)
         try:
-            with atomic_target(output / path, private=private) as temporary:
+            target = within(output, path, itself=True)
+            with atomic_target(target, private=private) as temporary:
                 write_document(document, temporary, replace(derivation, absent_files=absent))
         except RefusedError as refusal:
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
@@ -61,7 +63,7 @@ def write_documents(
             )
             continue
         present.add(path)
-        digest = file_digest(output / path)
+        digest = file_digest(target)
         notes = (f"no image ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)

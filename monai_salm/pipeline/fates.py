@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_salm.disk import check_within
 from monai_salm.errors import SalmError
 
 FATES = ("protected", "copied", "refused", "failed")
+IN_OUTPUT = ("protected", "copied")
+"""Fates of files that are handed out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,13 @@ def load_fates(manifest: Path) -> dict[str, FileFate]:
             raise SalmError(
                 f"{manifest}: line {number} is damaged ({error}); start again with an empty work folder"
             ) from error
+        if fate.status in IN_OUTPUT:  # of others the path is a name alone; a zip may have had any
+            try:
+                check_within(fate.path)
+            except ValueError as error:
+                raise SalmError(
+                    f"{manifest}: line {number} was changed ({error}); start again with an empty work folder"
+                ) from error
         fates[fate.path] = fate
     return fates
 

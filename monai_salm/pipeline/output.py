@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from monai_salm.disk import make_folder, remove_leftovers
+from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
 from monai_salm.pipeline.documents import write_documents
@@ -163,8 +164,9 @@ def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> 
     earlier = load_fates(manifest.path)
     for path, fate in earlier.items():
         if fate.status == "copied":
-            (output / path).unlink(missing_ok=True)
-    return {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
+            with suppress(RefusedError):  # it lies outside the output, so it is none of its files
+                within(output, path, itself=True).unlink(missing_ok=True)
+    return {path: fate for path, fate in earlier.items() if _still_there(fate, output, inventory.output_path(path))}
 
 
 def _remove_temporary_files(output: Path, paths: set[str]) -> None:
@@ -174,7 +176,8 @@ def _remove_temporary_files(output: Path, paths: set[str]) -> None:
         folder, _, name = path.rpartition("/")
         folders[folder].add(name)
     for folder, names in folders.items():
-        remove_leftovers(output / folder, names)
+        with suppress(RefusedError):
+            remove_leftovers(within(output, folder) if folder else output, names)
 
 
 def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | None = None) -> Iterator[list[FileFate]]:
@@ -195,5 +198,12 @@ def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | N
             yield from processes.map(write_sample, jobs, chunksize=chunk)
 
 
-def _still_there(fate: FileFate, target: Path) -> bool:
-    return fate.status == "protected" and target.is_file() and file_digest(target) == fate.sha256_out
+def _still_there(fate: FileFate, output: Path, path: str) -> bool:
+    try:
+        return fate.status == "protected" and _has_digest(within(output, path), fate.sha256_out)
+    except RefusedError:
+        return False
+
+
+def _has_digest(place: Path, sha256: str) -> bool:
+    return place.is_file() and file_digest(place) == sha256

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from monai_salm.bounds import Change, broken_bound, describe_bound, limits_of, measure_changes, whole_change
 from monai_salm.canvas import Canvas
+from monai_salm.disk import within
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore
@@ -52,13 +53,16 @@ def write_sample(job: WriteJob) -> list[FileFate]:
 
 def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FilePlan) -> FileFate:
     canvas = file.canvas
-    target = settings.output / job.targets.get(file.path, file.path)
     known: dict[str, Any] = {
         "path": file.path, "sample_id": job.sample.sample_id, "modality": canvas.modality,
         "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored, "sha256_in": file.sha256,
     }  # fmt: skip
     try:
-        source = read_source(settings.root / file.path)
+        target = within(settings.output, job.targets.get(file.path, file.path), itself=True)
+    except RefusedError as refusal:
+        return FileFate(**known, status="refused", reason=str(refusal))
+    try:
+        source = read_source(within(settings.root, file.path))
         noise = NoiseStore(settings.store).read(job.sample.sample_id)
         place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
         values, anatomy = canvas.protect(source.stored, noise, place)
@@ -106,6 +110,11 @@ def prove(
 
 
 def copy_file(source_root: Path, source: str, target_root: Path, target: str, *, private: bool = False) -> None:
-    """Copy a file byte for byte."""
-    with atomic_target(target_root / target, private=private) as temporary:
-        shutil.copyfile(source_root / source, temporary)
+    """Copy a file byte for byte, from below one folder to below another.
+
+    Raises:
+        RefusedError: one of the paths leads out of its folder, or the disk takes none of this name.
+    """
+    place = within(source_root, source)
+    with atomic_target(within(target_root, target, itself=True), private=private) as temporary:
+        shutil.copyfile(place, temporary)
