@@ -184,6 +184,7 @@ def test_evaluation_takes_nothing_from_the_search(module: str) -> None:
 WRITER = {
     f"monai_salm.pipeline.{name}"
     for name in [
+        "as_planned",
         "checkpoint",
         "documents",
         "foresight",

@@ -6,7 +6,7 @@ manifest.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -17,8 +17,9 @@ from pathlib import Path
 from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
+from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.documents import write_documents
-from monai_salm.pipeline.fates import FileFate, load_fates
+from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import uid_secret
 from monai_salm.pipeline.manifest import Manifest
@@ -97,8 +98,24 @@ def write_files(
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
         manifest.append(fate)
+    fates |= _lost(fates, inventory, output)
     manifest.rewrite(fates)
     return fates
+
+
+def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> dict[str, FileFate]:
+    """Give a new fate to the files that were written and are not in the output any more: somebody removed them while
+    the run went on.
+    """
+    return {
+        path: replace(
+            fate, status="failed", sha256_out="",
+            reason="it was written, but is not in the output any more; run again with --resume",
+        )
+        for path, fate in fates.items()
+        if fate.status in IN_OUTPUT
+        and not (output / (inventory.output_path(path) if fate.status == "protected" else path)).is_file()
+    }  # fmt: skip
 
 
 def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> Derivation:
@@ -136,9 +153,13 @@ def _written_again(inventory: Inventory, first: FileFate, path: str, settings: W
     if first.status == "protected":
         source, target = inventory.output_path(first.path), inventory.output_path(path)
         try:
+            with as_planned(inventory.absolute(path), first.sha256_in):
+                pass  # nothing of it is read but to know that it is still a copy
             copy_file(settings.output, source, settings.output, target, private=settings.private)
         except RefusedError as refusal:
             return FileFate(path=path, status="refused", reason=str(refusal))
+        except (ChangedError, OSError) as error:
+            return FileFate(path=path, status="failed", reason=str(error), sha256_in=first.sha256_in)
     return replace(first, path=path)
 
 
