@@ -28,13 +28,15 @@ _TEMPORARY = re.compile(r"\.salm-([0-9a-f]{12})-[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
-def atomic_target(target: Path, *, private: bool = False, needed: int = 0) -> Iterator[Path]:
+def atomic_target(target: Path, *, private: bool = False, needed: int = 0, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that is renamed to it on success and deleted on any error.
 
     Args:
         target: to be written; folders above it are made.
         private: whether its owner alone may read it, whatever the umask; else it has the rights that the umask leaves.
         needed: bytes that it takes, for the message of a full disk; 0 if that is not known before.
+        synced: whether the bytes are on the disk before they get the name, and the name is afterwards. Of many files,
+            each of which would wait for the disk, whoever writes them says False and calls :func:`sync` for all.
 
     Raises:
         DiskError: the disk is full or takes no files, so that nothing more can be written there.
@@ -45,16 +47,50 @@ def atomic_target(target: Path, *, private: bool = False, needed: int = 0) -> It
     try:
         with told_when_full(target, needed, leftover=temporary):
             yield temporary
+            if synced:
+                _sync(temporary)
         with _told(target):
             temporary.replace(target)
+            if synced:
+                _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(target: Path, content: bytes, *, private: bool = False) -> None:
+def write_atomically(target: Path, content: bytes, *, private: bool = False, synced: bool = True) -> None:
     """Write a file whose content is known; errors as of :func:`atomic_target`."""
-    with atomic_target(target, private=private, needed=len(content)) as temporary:
+    with atomic_target(target, private=private, needed=len(content), synced=synced) as temporary:
         temporary.write_bytes(content)
+
+
+def sync(places: Collection[Path]) -> None:
+    """Wait until files and their names are on the disk; those that are not there any more are left out.
+
+    The files come first, together, so that the disk writes them in few goes, and then each folder once.
+
+    Raises:
+        OSError: the disk could not keep them.
+    """
+    for place in [*places, *{place.parent for place in places}]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _sync(place)
+
+
+def _sync(place: Path) -> None:
+    folder = place.is_dir()
+    try:
+        opened = os.open(place, os.O_RDONLY if folder or os.name == "posix" else os.O_RDWR)
+    except PermissionError:
+        if folder:  # Windows opens none; and who may write into a folder may still not read it
+            return
+        raise
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network disks sync no folders
+            raise
+    finally:
+        os.close(opened)
 
 
 def write_new(target: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
-from monai_salm.disk import openable, ordered_safetensors, write_atomically
+from monai_salm.disk import openable, ordered_safetensors, sync, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.working_grid import axis_cells, to_native
 
@@ -133,8 +133,12 @@ class NoiseStore:
         }
         content = save({"mask": noise.mask, "values": noise.values}, metadata)
         write_atomically(
-            self._path(sample_id), ordered_safetensors(content), private=True
+            self._path(sample_id), ordered_safetensors(content), private=True, synced=False
         )  # who knows the noise can take it off again
+
+    def sync(self) -> None:
+        """Wait until all noise is on the disk; :meth:`write` does not wait for it."""
+        sync(list(self.folder.glob("*.safetensors")))
 
     def _open(self, sample_id: str) -> Any:
         try:

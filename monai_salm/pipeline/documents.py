@@ -46,7 +46,7 @@ def write_documents(
         try:
             target = within(output, path, itself=True)
             with (
-                atomic_target(target, private=private) as temporary,
+                atomic_target(target, private=private, synced=False) as temporary,
                 as_planned(document.path, paths[path]),
             ):
                 write_document(document, temporary, replace(derivation, absent_files=absent))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from time import monotonic
 
 from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
@@ -55,6 +56,7 @@ def write_files(
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
     fates = _finished_before(inventory, output, manifest) if options.resume else {}
+    said = dict(fates)  # in the manifest, and so on the disk
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_temporary_files(output, {inventory.output_path(record.path) for record in inventory.files})
     derivation = make_derivation(inventory, plan, options, work_dir)
@@ -65,11 +67,12 @@ def write_files(
     with (
         Progress("writing", count, "files", show_progress=show_progress) as bar,
         kept_settings(settings, work_dir) as kept,
+        _Lines(manifest, inventory, output) as lines,
     ):
         for done in write_samples(_jobs(inventory, waiting, kept), options.workers, executor):
             for fate in done:
-                fates[fate.path] = fate
-                manifest.append(fate)
+                said[fate.path] = fates[fate.path] = fate
+                lines.add(fate)
                 bar.update()
     # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
@@ -83,6 +86,8 @@ def write_files(
         with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
             for done in write_samples(_jobs(inventory, again, kept), options.workers, executor):
                 fates.update({fate.path: fate for fate in done})
+                for fate in done:
+                    said.pop(fate.path, None)
     fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
         fates[path] = _written_again(inventory, fates[first], path, settings)
@@ -97,10 +102,43 @@ def write_files(
         if options.copy_unprotected and fate.status == "refused":
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
-        manifest.append(fate)
     fates |= _lost(fates, inventory, output)
-    manifest.rewrite(fates)
+    new = [fate for path, fate in fates.items() if fate.status in IN_OUTPUT and fate != said.get(path)]
+    manifest.rewrite(fates, [_place(fate, inventory, output) for fate in new])
     return fates
+
+
+class _Lines:
+    """Lines for a manifest, kept back until there are some, or some seconds are over, or something goes wrong."""
+
+    MOST, SECONDS = 128, 2.0
+
+    def __init__(self, manifest: Manifest, inventory: Inventory, output: Path) -> None:
+        self.manifest, self.inventory, self.output = manifest, inventory, output
+        self._fates: list[FileFate] = []
+        self._since = monotonic()
+
+    def add(self, fate: FileFate) -> None:
+        self._fates.append(fate)
+        if len(self._fates) >= self.MOST or monotonic() - self._since > self.SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        fates, self._fates = self._fates, []
+        written = [_place(fate, self.inventory, self.output) for fate in fates if fate.status in IN_OUTPUT]
+        self.manifest.append(fates, written)
+        self._since = monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+
+def _place(fate: FileFate, inventory: Inventory, output: Path) -> Path:
+    """Give where a file of the output lies."""
+    return output / (inventory.output_path(fate.path) if fate.status == "protected" else fate.path)
 
 
 def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> dict[str, FileFate]:
@@ -114,7 +152,7 @@ def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> 
         )
         for path, fate in fates.items()
         if fate.status in IN_OUTPUT
-        and not (output / (inventory.output_path(path) if fate.status == "protected" else path)).is_file()
+        and not _place(fate, inventory, output).is_file()
     }  # fmt: skip
 
 

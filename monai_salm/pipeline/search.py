@@ -142,6 +142,7 @@ def make_noise(
         )
         estimate = panel.estimate(lambda name: store.read(name).dense())
     summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
+    store.sync()  # before anything says that the search is done
     write_atomically(done, (json.dumps(summary.to_json(), indent=1) + "\n").encode(), private=True)
     memory.clear()
     return summary

@@ -99,7 +99,7 @@ def _write(job: WriteJob, settings: WriteSettings, number: int, way: _Way) -> di
             "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay "
             "unprotected; more --rounds may help"
         )
-    with atomic_target(way.target, private=settings.private) as temporary:
+    with atomic_target(way.target, private=settings.private, synced=False) as temporary:  # Manifest.append waits
         words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
         write_like(source, values, temporary, replace(settings.derivation, description=words))
         change = prove(source, values, temporary, canvas, anatomy)
@@ -137,5 +137,6 @@ def copy_file(source_root: Path, source: str, target_root: Path, target: str, *,
         RefusedError: one of the paths leads out of its folder, or the disk takes none of this name.
     """
     place = within(source_root, source)
-    with atomic_target(within(target_root, target, itself=True), private=private) as temporary:
+    place_to = within(target_root, target, itself=True)
+    with atomic_target(place_to, private=private, synced=False) as temporary:  # Manifest.rewrite waits
         shutil.copyfile(place, temporary)
