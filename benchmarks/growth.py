@@ -41,7 +41,12 @@ def main() -> None:
         output = work / f"protected_{half}"
         remove_run(output)
         salm("protect", clean, output, "--labels", table, *options, *surrogate)
-        surrogate = ["--surrogate", output.with_name(f"{output.name}.work") / "surrogate.safetensors"]
+        surrogate = [
+            "--method",
+            given.method,
+            "--surrogate",
+            output.with_name(f"{output.name}.work") / "surrogate.safetensors",
+        ]
         _score(given, rows, half, {"later" if half == "second" else "search": output}, clean, table)
     grown = fresh(work / "grown")
     for half in ("first", "second"):

@@ -22,17 +22,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _PREFIX = ".salm-"
+_LOCK = re.compile(r"\.salm-[0-9a-f]{12}\.lock")
 _TEMPORARY = re.compile(r"\.salm-([0-9a-f]{12})-[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
-def atomic_target(target: Path, *, private: bool = False, needed: int = 0) -> Iterator[Path]:
+def atomic_target(target: Path, *, private: bool = False, needed: int = 0, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that is renamed to it on success and deleted on any error.
 
     Args:
         target: to be written; folders above it are made.
         private: whether its owner alone may read it, whatever the umask; else it has the rights that the umask leaves.
         needed: bytes that it takes, for the message of a full disk; 0 if that is not known before.
+        synced: whether the bytes are on the disk before they get the name, and the name is afterwards. Of many files,
+            each of which would wait for the disk, whoever writes them says False and calls :func:`sync` for all.
 
     Raises:
         DiskError: the disk is full or takes no files, so that nothing more can be written there.
@@ -43,16 +46,50 @@ def atomic_target(target: Path, *, private: bool = False, needed: int = 0) -> It
     try:
         with told_when_full(target, needed, leftover=temporary):
             yield temporary
+            if synced:
+                _sync(temporary)
         with _told(target):
             temporary.replace(target)
+            if synced:
+                _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(target: Path, content: bytes, *, private: bool = False) -> None:
+def write_atomically(target: Path, content: bytes, *, private: bool = False, synced: bool = True) -> None:
     """Write a file whose content is known; errors as of :func:`atomic_target`."""
-    with atomic_target(target, private=private, needed=len(content)) as temporary:
+    with atomic_target(target, private=private, needed=len(content), synced=synced) as temporary:
         temporary.write_bytes(content)
+
+
+def sync(places: Collection[Path]) -> None:
+    """Wait until files and their names are on the disk; those that are not there any more are left out.
+
+    The files come first, together, so that the disk writes them in few goes, and then each folder once.
+
+    Raises:
+        OSError: the disk could not keep them.
+    """
+    for place in [*places, *{place.parent for place in places}]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _sync(place)
+
+
+def _sync(place: Path) -> None:
+    folder = place.is_dir()
+    try:
+        opened = os.open(place, os.O_RDONLY if folder or os.name == "posix" else os.O_RDWR)
+    except PermissionError:
+        if folder:  # Windows opens none; and who may write into a folder may still not read it
+            return
+        raise
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network disks sync no folders
+            raise
+    finally:
+        os.close(opened)
 
 
 def write_new(target: Path, content: bytes) -> None:
@@ -90,6 +127,16 @@ def _mark(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
+def lock_name(folder: Path) -> str:
+    """Give the name of the file that locks a folder, beside it or in it."""
+    return f"{_PREFIX}{_mark(folder.name)}.lock"
+
+
+def holds_files(folder: Path) -> bool:
+    """Say whether there is anything in a folder, locks aside."""
+    return folder.is_dir() and any(not _LOCK.fullmatch(place.name) for place in folder.iterdir())
+
+
 def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
     """Delete the temporary files that killed runs left in a folder.
 
@@ -107,6 +154,47 @@ def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None
             and temporary.is_file()
         ):
             temporary.unlink()
+
+
+# Paths that files name -------------------------------------------------------------------------------------------
+
+
+def check_within(path: object) -> str:
+    """Give a path that a file names, if it can only lead down from a folder, whatever links there are.
+
+    Raises:
+        ValueError: it is no text, empty, absolute, or leads up.
+    """
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"{path!r} is no path")
+    parts = Path(path)
+    if parts.anchor or ".." in parts.parts:
+        raise ValueError(f"the path {path} leads out of its folder")
+    return path
+
+
+def within(root: Path, path: str, *, itself: bool = False) -> Path:
+    """Give the place of a path that a file names: below a folder, by name and by the links on the way.
+
+    This is the one rule for all paths that are read from a file: manifests and plans may have been changed, and links
+    may have been put into an output.
+
+    Args:
+        root: folder that the path is relative to; a link itself, if you like.
+        path: with forward slashes.
+        itself: whether what lies there is replaced or removed, so that a link there is not followed.
+
+    Raises:
+        RefusedError: it leads out.
+    """
+    try:
+        place = root / check_within(path)
+        real = place.parent.resolve() if itself else place.resolve()
+        if real.is_relative_to(root.resolve()):
+            return place
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise RefusedError(f"{error}; give the folders as the run left them") from error
+    raise RefusedError(f"a link on the way to {path} leads out of {root}; remove the link, or give another folder")
 
 
 # Names that libraries open -------------------------------------------------------------------------------------------

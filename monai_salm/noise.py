@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from monai_salm.budget import MOST_STEPS, FileBudget
-from monai_salm.disk import write_atomically
+from monai_salm.disk import sync, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.seals import CHECKSUM, claimed_format, sealed_safetensors, unsealed_metadata
 from monai_salm.working_grid import axis_cells, to_native
@@ -133,8 +133,13 @@ class NoiseStore:
             "record": json.dumps(dict(record or {}), sort_keys=True),
         }
         content = sealed_safetensors(save({"mask": noise.mask, "values": noise.values}, metadata))
-        write_atomically(self._path(sample_id), content, private=True)  # who knows the noise can take it off again
+        # Private, since who knows the noise can take it off again
+        write_atomically(self._path(sample_id), content, private=True, synced=False)
         return unsealed_metadata(content)[CHECKSUM]
+
+    def sync(self) -> None:
+        """Wait until all noise is on the disk; :meth:`write` does not wait for it."""
+        sync(list(self.folder.glob("*.safetensors")))
 
     def _open(self, sample_id: str) -> _Sound:
         try:

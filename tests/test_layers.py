@@ -185,6 +185,7 @@ def test_evaluation_takes_nothing_from_the_search(module: str) -> None:
 WRITER = {
     f"monai_salm.pipeline.{name}"
     for name in [
+        "as_planned",
         "checkpoint",
         "documents",
         "foresight",
@@ -201,6 +202,7 @@ WRITER = {
         "planning",
         "preflight",
         "protection",
+        "run_lock",
         "search",
         "space",
         "working",

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from monai_salm.disk import within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation, atomic_target, write_document
+from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.references import records_left_out, why_header_stays
@@ -40,18 +42,18 @@ def write_documents(
         if alone:
             yield FileFate(path=path, status="refused", reason=alone, sha256_in=paths[path])
             continue
-        if file_digest(document.path) != paths[path]:
-            yield FileFate(
-                path=path,
-                status="failed",
-                reason="it is not the file any more that was looked at; run again",
-                sha256_in=paths[path],
-            )
-            continue
         left_out, absent = records_left_out(inventory, path, present)
         try:
-            with atomic_target(output / path, private=private) as temporary:
+            target = within(output, path, itself=True)
+            with (
+                atomic_target(target, private=private, synced=False) as temporary,
+                as_planned(document.path, paths[path]),
+            ):
                 write_document(document, temporary, replace(derivation, absent_files=absent))
+                digest = file_digest(temporary)
+        except ChangedError as error:
+            yield FileFate(path=path, status="failed", reason=str(error), sha256_in=paths[path])
+            continue
         except RefusedError as refusal:
             yield FileFate(path=path, status="refused", reason=str(refusal), sha256_in=paths[path])
             continue
@@ -61,7 +63,6 @@ def write_documents(
             )
             continue
         present.add(path)
-        digest = file_digest(output / path)
         notes = (f"no image ({document.kind})", *document.notes)
         if digest != paths[path]:
             notes += ("references to changed objects were renewed",)

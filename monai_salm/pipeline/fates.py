@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from monai_salm.disk import check_within
 from monai_salm.errors import SalmError
 from monai_salm.seals import sealed_json, unsealed_json
 
 FATES = ("protected", "copied", "refused", "failed")
+IN_OUTPUT = ("protected", "copied")
+"""Fates of files that are handed out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ def _read(manifest: Path) -> tuple[dict[str, FileFate], dict[int, str]]:
     ):  # behind the last line end there is nothing, or a part of a line
         try:
             fate = FileFate(**unsealed_json(line.decode("ascii")))
+            if fate.status in IN_OUTPUT:  # of others the path is a name alone; a zip may have had any
+                check_within(fate.path)
         except (ValueError, TypeError) as error:
             damaged[number] = str(error).partition("\n")[0]
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_salm.disk import write_atomically
+from monai_salm.disk import check_within, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.known_files import KnownFiles
@@ -96,7 +96,9 @@ class FrozenPlan:
             if plan.digest() != record["digest"]:
                 raise ValueError("it was changed")
             labels = {name: target_from_json(target) for name, target in record["labels"].items()}
-            return cls(plan, KnownFiles.from_json(record["inputs"]), labels, record["key"])
+            known = KnownFiles.from_json(record["inputs"])
+            _check_names(plan, known, labels)
+            return cls(plan, known, labels, record["key"])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
 
@@ -111,6 +113,22 @@ def _read(path: Path) -> dict[str, Any]:
         if record["format"] == PLAN_FORMAT:
             raise
         return record
+
+
+def _check_names(plan: ProtectionPlan, known: KnownFiles, labels: Mapping[str, Target]) -> None:
+    """Check that a plan that was read names no file but those of the input and its labels; what became of these since
+    is found when it is held against them.
+
+    Raises:
+        ValueError: it does.
+    """
+    files = [(file.path, sample.target) for sample in plan.samples for file in sample.files]
+    for path in [*(path for path, _ in files), *plan.documents, *plan.copies, *plan.copies.values()]:
+        if check_within(path) not in known.files:
+            raise ValueError(f"it is to write {path}, which is not in its input")
+    for path, target in files:
+        if isinstance(target, str) and labels.get(path) != target:
+            raise ValueError(f"the label map of {path} is not the one that it was given")
 
 
 def input_digests(plan: ProtectionPlan, inventory: Inventory, labels: LabelAssignment | None) -> dict[str, str]:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from monai_salm.disk import told_when_full, write_atomically
+from monai_salm.disk import sync, told_when_full, write_atomically
 from monai_salm.pipeline.fates import FileFate, fate_line
 
 
@@ -20,14 +20,25 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, fate: FileFate) -> None:
-        """Add a line."""
-        line = _line(fate)
-        with told_when_full(self.path, len(line)), self.path.open("ab") as file:
-            file.write(line)
+    def append(self, fates: Sequence[FileFate], written: Collection[Path]) -> None:
+        """Add lines, once what they say is written is on the disk.
 
-    def rewrite(self, fates: Mapping[str, FileFate]) -> None:
-        """Replace the file by one line for each path, in order of the paths."""
+        To wait for the disk takes milliseconds, and hardly more for many files than for one, so lines are added many at
+        a time. What a crash takes with it are lines of files that are there, which are written again.
+
+        Args:
+            fates: what to say.
+            written: the files that they are of.
+        """
+        lines = b"".join(map(_line, fates))
+        with told_when_full(self.path, len(lines)):
+            sync(written)
+            with self.path.open("ab") as file:
+                file.write(lines)
+
+    def rewrite(self, fates: Mapping[str, FileFate], written: Collection[Path] = ()) -> None:
+        """Replace the file by one line for each path, in order of the paths; ``written`` as of :meth:`append`."""
+        sync(written)
         write_atomically(self.path, b"".join(_line(fates[path]) for path in sorted(fates)), private=True)
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from time import monotonic
 
-from monai_salm.disk import make_folder, remove_leftovers
+from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
+from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.documents import write_documents
-from monai_salm.pipeline.fates import FileFate, load_sound_fates
+from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, load_sound_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
@@ -57,6 +60,7 @@ def write_files(
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
     fates = _finished_before(inventory, output, manifest) if options.resume else {}
+    said = dict(fates)  # in the manifest, and so on the disk
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_temporary_files(output, {inventory.output_path(record.path) for record in inventory.files})
     derivation = make_derivation(inventory, plan, options, work_dir)
@@ -67,11 +71,12 @@ def write_files(
     with (
         Progress("writing", count, "files", show_progress=show_progress) as bar,
         kept_settings(settings, work_dir) as kept,
+        _Lines(manifest, inventory, output) as lines,
     ):
         for done in write_samples(_jobs(inventory, waiting, kept), options.workers, executor):
             for fate in done:
-                fates[fate.path] = fate
-                manifest.append(fate)
+                said[fate.path] = fates[fate.path] = fate
+                lines.add(fate)
                 bar.update()
     # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
@@ -85,6 +90,8 @@ def write_files(
         with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
             for done in write_samples(_jobs(inventory, again, kept), options.workers, executor):
                 fates.update({fate.path: fate for fate in done})
+                for fate in done:
+                    said.pop(fate.path, None)
     fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
         fates[path] = _written_again(inventory, fates[first], path, settings)
@@ -99,9 +106,58 @@ def write_files(
         if options.copy_unprotected and fate.status == "refused":
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
-        manifest.append(fate)
-    manifest.rewrite(fates)
+    fates |= _lost(fates, inventory, output)
+    new = [fate for path, fate in fates.items() if fate.status in IN_OUTPUT and fate != said.get(path)]
+    manifest.rewrite(fates, [_place(fate, inventory, output) for fate in new])
     return fates
+
+
+class _Lines:
+    """Lines for a manifest, kept back until there are some, or some seconds are over, or something goes wrong."""
+
+    MOST, SECONDS = 128, 2.0
+
+    def __init__(self, manifest: Manifest, inventory: Inventory, output: Path) -> None:
+        self.manifest, self.inventory, self.output = manifest, inventory, output
+        self._fates: list[FileFate] = []
+        self._since = monotonic()
+
+    def add(self, fate: FileFate) -> None:
+        self._fates.append(fate)
+        if len(self._fates) >= self.MOST or monotonic() - self._since > self.SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        fates, self._fates = self._fates, []
+        written = [_place(fate, self.inventory, self.output) for fate in fates if fate.status in IN_OUTPUT]
+        self.manifest.append(fates, written)
+        self._since = monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+
+def _place(fate: FileFate, inventory: Inventory, output: Path) -> Path:
+    """Give where a file of the output lies."""
+    return output / (inventory.output_path(fate.path) if fate.status == "protected" else fate.path)
+
+
+def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> dict[str, FileFate]:
+    """Give a new fate to the files that were written and are not in the output any more: somebody removed them while
+    the run went on.
+    """
+    return {
+        path: replace(
+            fate, status="failed", sha256_out="",
+            reason="it was written, but is not in the output any more; run again with --resume",
+        )
+        for path, fate in fates.items()
+        if fate.status in IN_OUTPUT
+        and not _place(fate, inventory, output).is_file()
+    }  # fmt: skip
 
 
 def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> Derivation:
@@ -139,9 +195,13 @@ def _written_again(inventory: Inventory, first: FileFate, path: str, settings: W
     if first.status == "protected":
         source, target = inventory.output_path(first.path), inventory.output_path(path)
         try:
+            with as_planned(inventory.absolute(path), first.sha256_in):
+                pass  # nothing of it is read but to know that it is still a copy
             copy_file(settings.output, source, settings.output, target, private=settings.private)
         except RefusedError as refusal:
             return FileFate(path=path, status="refused", reason=str(refusal))
+        except (ChangedError, OSError) as error:
+            return FileFate(path=path, status="failed", reason=str(error), sha256_in=first.sha256_in)
     return replace(first, path=path)
 
 
@@ -167,13 +227,20 @@ def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> 
     earlier, damaged = load_sound_fates(manifest.path)
     if damaged:
         logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged[0])
-    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output / inventory.output_path(path))}
-    kept = {inventory.output_path(path) for path in fates}
+    names = {path: inventory.output_path(path) for path in earlier}
+    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output, names[path])}
+    kept = {names[path] for path in fates}
     written = {path for record in inventory.files for path in (record.path, inventory.output_path(record.path))}
-    for place in (output / path for path in written - kept):
-        if os.path.isfile(place) or os.path.islink(place):  # noqa: PTH113, PTH114 (False for a path that is too long)
-            place.unlink()
+    for path in written - kept:
+        with suppress(RefusedError):  # it lies outside the output, so it is none of its files
+            _remove(within(output, path, itself=True))
     return fates
+
+
+def _remove(place: Path) -> None:
+    """Delete a file or a link, if there is one."""
+    if os.path.isfile(place) or os.path.islink(place):  # noqa: PTH113, PTH114 (False for a path that is too long)
+        place.unlink()
 
 
 def _remove_temporary_files(output: Path, paths: set[str]) -> None:
@@ -183,7 +250,8 @@ def _remove_temporary_files(output: Path, paths: set[str]) -> None:
         folder, _, name = path.rpartition("/")
         folders[folder].add(name)
     for folder, names in folders.items():
-        remove_leftovers(output / folder, names)
+        with suppress(RefusedError):
+            remove_leftovers(within(output, folder) if folder else output, names)
 
 
 def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | None = None) -> Iterator[list[FileFate]]:
@@ -206,5 +274,12 @@ def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | N
             yield from processes.map(write_sample, jobs, chunksize=chunk)
 
 
-def _still_there(fate: FileFate, target: Path) -> bool:
-    return fate.status == "protected" and target.is_file() and file_digest(target) == fate.sha256_out
+def _still_there(fate: FileFate, output: Path, path: str) -> bool:
+    try:
+        return fate.status == "protected" and _has_digest(within(output, path), fate.sha256_out)
+    except RefusedError:
+        return False
+
+
+def _has_digest(place: Path, sha256: str) -> bool:
+    return place.is_file() and file_digest(place) == sha256

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_salm.disk import check_space, disk_full, make_private, remove_leftovers
+from monai_salm.disk import check_space, disk_full, holds_files, make_private, remove_leftovers
 from monai_salm.errors import DiskError, UsageError
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline.archive import is_archive, pack
@@ -33,6 +33,7 @@ from monai_salm.pipeline.planning import check_complete, prepare, take_up
 from monai_salm.pipeline.preflight import foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
+from monai_salm.pipeline.run_lock import RunLocks
 from monai_salm.pipeline.search import SearchSummary, make_noise
 from monai_salm.pipeline.search_record import EarlierSearch
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
@@ -128,6 +129,27 @@ class ProtectionRun:
         self._working: WorkingSet | None = None
         self._earlier = EarlierSearch()
         self._summary: SearchSummary | None = None
+        self._locks: RunLocks | None = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other runs out of both folders, until all is written or something goes wrong."""
+        try:
+            if self._locks is None:
+                _check_places(self.source, self.output, self.work_dir)
+                self._locks = RunLocks()
+                for folder in (self.output, self.work_dir):
+                    self._locks.take(folder)
+            yield
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        """Let other runs in."""
+        if self._locks is not None:
+            self._locks.release()
+            self._locks = None
 
     def prepare(self) -> tuple[Inventory, ProtectionPlan]:
         """Check the folders, plan what will be done with every file and freeze the plan in the work folder; done once.
@@ -136,34 +158,39 @@ class ProtectionRun:
             UsageError: the options do not fit each other, the input or the folders.
         """
         if self._prepared is None:
-            _check_folders(self.source, self.output, self.work_dir, self.options.resume)
-            check_key(self.options)
-            with _nothing_left(self.work_dir):
-                if self._zip is not None:
-                    check_space(space_to_unpack(self.source, self.work_dir, self._zip))
-                    self._make_work_dir()
-                inventory, decided, labels = self._decide(self.work_dir / "input")
-                plan = decided
-                check_space(self._needs(inventory, plan))
-                if self._goes_on():
-                    self._earlier = EarlierSearch.find(plan, begun_secret(self.options, self.work_dir), self.work_dir)
-                if not self._earlier.is_whole:
-                    plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
-            self.labels = _labels_found(labels, inventory, plan, self._working)
-            for line in describe_labels(self.labels) if self.labels is not None else ():
-                logger.info(line)
-            self._make_work_dir()
-            if self._goes_on():
-                check_complete(self._plan_file, decided, plan)
-                if self.options.key_file is not None:  # it is the run's, and what is kept of it may be damaged
-                    renew_secret(self.options, self.work_dir)
-            else:
-                archive = self.source if self._zip is not None else None
-                key = secret_mark(renew_secret(self.options, self.work_dir))
-                frozen = FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided, key=key)
-                frozen.write(self._plan_file)
-            self._prepared = inventory, plan
+            with self._alone():
+                self._prepared = self._prepare()
         return self._prepared
+
+    def _prepare(self) -> tuple[Inventory, ProtectionPlan]:
+        """Plan, with the folders to itself."""
+        _check_content(self.output, self.work_dir, self.options.resume)
+        check_key(self.options)
+        with _nothing_left(self.work_dir):
+            if self._zip is not None:
+                check_space(space_to_unpack(self.source, self.work_dir, self._zip))
+                self._make_work_dir()
+            inventory, decided, labels = self._decide(self.work_dir / "input")
+            plan = decided
+            check_space(self._needs(inventory, plan))
+            if self._goes_on():
+                self._earlier = EarlierSearch.find(plan, begun_secret(self.options, self.work_dir), self.work_dir)
+            if not self._earlier.is_whole:
+                plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
+        self.labels = _labels_found(labels, inventory, plan, self._working)
+        for line in describe_labels(self.labels) if self.labels is not None else ():
+            logger.info(line)
+        self._make_work_dir()
+        if self._goes_on():
+            check_complete(self._plan_file, decided, plan)
+            if self.options.key_file is not None:  # it is the run's, and what is kept of it may be damaged
+                renew_secret(self.options, self.work_dir)
+        else:
+            archive = self.source if self._zip is not None else None
+            key = secret_mark(renew_secret(self.options, self.work_dir))
+            frozen = FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided, key=key)
+            frozen.write(self._plan_file)
+        return inventory, plan
 
     def _goes_on(self) -> bool:
         """Say whether there is a plan to obey."""
@@ -181,7 +208,8 @@ class ProtectionRun:
         Raises:
             UsageError: as the run would.
         """
-        _check_folders(self.source, self.output, self.work_dir, self.options.resume)
+        _check_places(self.source, self.output, self.work_dir)
+        _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
         with TemporaryDirectory() as spare:
             inventory, plan, labels = self._decide(Path(spare) / "input")
@@ -215,37 +243,37 @@ class ProtectionRun:
     def search(self) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once."""
         if self._summary is None:
-            inventory, plan = self.prepare()
-            self._summary = make_noise(
-                inventory,
-                plan,
-                self.options,
-                self.work_dir,
-                self._working,
-                self._earlier,
-                show_progress=self.show_progress,
-            )
+            with self._alone():
+                inventory, plan = self.prepare()
+                self._summary = make_noise(
+                    inventory, plan, self.options, self.work_dir, self._working, self._earlier,
+                    show_progress=self.show_progress,
+                )  # fmt: skip
             self._working = None  # the writing needs the memory
         return self._summary
 
     def write(self) -> ProtectResult:
         """Write the protected files and the manifest."""
-        summary = self.search()
-        inventory, plan = self.prepare()
-        folder = self._folder()
-        try:
-            fates = write_files(inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress)
-        except DiskError as error:
-            if error.full is None:
-                raise
-            raise disk_full(
-                error.full, self._needs(inventory, plan)[folder]
-            ) from error  # what is left of the run, not of the file
-        if self._zip is not None:
-            remove_leftovers(self._zip.parent, [self._zip.name])
-            pack(folder, self.source, self._zip, show_progress=self.show_progress)
-            for temporary in (folder, inventory.root):
-                shutil.rmtree(temporary)
+        with self._alone():
+            summary = self.search()
+            inventory, plan = self.prepare()
+            folder = self._folder()
+            try:
+                fates = write_files(
+                    inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress
+                )
+            except DiskError as error:
+                if error.full is None:
+                    raise
+                raise disk_full(
+                    error.full, self._needs(inventory, plan)[folder]
+                ) from error  # what is left of the run, not of the file
+            if self._zip is not None:
+                remove_leftovers(self._zip.parent, [self._zip.name])
+                pack(folder, self.source, self._zip, show_progress=self.show_progress)
+                for temporary in (folder, inventory.root):
+                    shutil.rmtree(temporary)
+        self._end()
         return ProtectResult(
             self._zip or self.output,
             self.work_dir,
@@ -271,18 +299,12 @@ def protect(source: Path, output: Path, options: ProtectOptions, *, show_progres
     return ProtectionRun(source, output, options, show_progress=show_progress).write()
 
 
-def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> None:
+def _check_places(source: Path, output: Path, work_dir: Path) -> None:
     # Of a single file nothing but its own folder is in danger.
     inside, single = (source.resolve(), False) if source.is_dir() else (source.resolve().parent, True)
     for name, folder in (("output", output), ("work folder", work_dir)):
         if folder.resolve() == inside or (folder.resolve().is_relative_to(inside) and not single):
             raise UsageError(f"the {name} {folder} lies in the input {source}; give a folder outside it")
-        if folder.exists() and not folder.is_dir() and not (resume and name == "output"):
-            raise UsageError(f"the {name} {folder} is a file already; give another name")
-        if folder.is_dir() and any(folder.iterdir()) and not resume:
-            raise UsageError(
-                f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder"
-            )
     if work_dir.resolve().is_relative_to(output.resolve()):
         raise UsageError(
             f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it"
@@ -291,7 +313,17 @@ def _check_folders(source: Path, output: Path, work_dir: Path, resume: bool) -> 
         raise UsageError(
             f"the input {source} lies in the output {output}, which is handed out; give a folder beside it"
         )
-    if resume and output.is_dir() and any(output.iterdir()) and not (work_dir / PLAN_FILE).is_file():
+
+
+def _check_content(output: Path, work_dir: Path, resume: bool) -> None:
+    for name, folder in (("output", output), ("work folder", work_dir)):
+        if folder.exists() and not folder.is_dir() and not (resume and name == "output"):
+            raise UsageError(f"the {name} {folder} is a file already; give another name")
+        if holds_files(folder) and not resume:
+            raise UsageError(
+                f"the {name} {folder} is not empty; give --resume to go on with a stopped run, or another folder"
+            )
+    if resume and holds_files(output) and not (work_dir / PLAN_FILE).is_file():
         raise UsageError(
             f"the output {output} is not empty, but the work folder {work_dir} has no run to go on with; give "
             "that run's --work-dir, or another output"

@@ -161,6 +161,7 @@ def make_noise(
     summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
     if not earlier.made(seals):
         (work_dir / MANIFEST).unlink(missing_ok=True)  # what is written has other noise
+    store.sync()  # before anything says that the search is done
     SearchRecord(mark, summary.to_json(), seals, digest).write(work_dir)
     memory.clear()
     return summary

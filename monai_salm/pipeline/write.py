@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from monai_salm.bounds import Change, broken_bound, describe_bound, limits_of, measure_changes, whole_change
 from monai_salm.canvas import Canvas
+from monai_salm.disk import within
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore
+from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
@@ -52,39 +54,62 @@ def write_sample(job: WriteJob) -> list[FileFate]:
 
 def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FilePlan) -> FileFate:
     canvas = file.canvas
-    target = settings.output / job.targets.get(file.path, file.path)
     known: dict[str, Any] = {
         "path": file.path, "sample_id": job.sample.sample_id, "modality": canvas.modality,
         "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored, "sha256_in": file.sha256,
     }  # fmt: skip
     try:
-        source = read_source(settings.root / file.path)
-        noise = NoiseStore(settings.store).read(job.sample.sample_id)
-        place = (number, len(job.sample.files)) if len(job.sample.files) > 1 else None
-        values, anatomy = canvas.protect(source.stored, noise, place)
-        if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
-            raise RefusedError(
-                "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it "
-                "would stay unprotected; more --rounds may help"
-            )
-        with atomic_target(target, private=settings.private) as temporary:
-            words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
-            write_like(source, values, temporary, replace(settings.derivation, description=words))
-            change = prove(source, values, temporary, canvas, anatomy)
-        return FileFate(
-            **known, status="protected", max_change_stored=change.max_stored, changed_fraction=change.changed_fraction,
-            psnr=change.psnr, sha256_out=file_digest(target), reason="; ".join(source.header.notes),
-            left_out=source.header.left_out, unprotected=source.header.unprotected,
-        )  # fmt: skip
+        target = within(settings.output, job.targets.get(file.path, file.path), itself=True)
+    except RefusedError as refusal:
+        return FileFate(**known, status="refused", reason=str(refusal))
+    try:
+        place = within(settings.root, file.path)
+        with as_planned(place, file.sha256) as confirm:
+            return FileFate(**known, **_write(job, settings, number, _Way(place, target, confirm)))
     except DiskError:  # it would meet every other file too
         raise
     except RefusedError as refusal:
         fate = FileFate(**known, status="refused", reason=str(refusal))
+    except ChangedError as error:
+        fate = FileFate(**known, status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001 (one bad file never stops the rest; what happened is in its manifest line)
         fate = FileFate(**known, status="failed", reason=f"{type(error).__name__}: {error}")
     with contextlib.suppress(OSError):
         target.unlink(missing_ok=True)  # what an earlier run wrote, and something else damaged
     return fate
+
+
+@dataclass(frozen=True)
+class _Way:
+    """From where to where a file goes, and what confirms, once all is read, that it was the one that was planned."""
+
+    source: Path
+    target: Path
+    confirm: Callable[[], None]
+
+
+def _write(job: WriteJob, settings: WriteSettings, number: int, way: _Way) -> dict[str, Any]:
+    """Write one file and prove it; gives what its fate says of that."""
+    files, canvas = job.sample.files, job.sample.files[number].canvas
+    source = read_source(way.source)
+    noise = NoiseStore(settings.store).read(job.sample.sample_id)
+    values, anatomy = canvas.protect(source.stored, noise, (number, len(files)) if len(files) > 1 else None)
+    if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
+        raise RefusedError(
+            "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay "
+            "unprotected; more --rounds may help"
+        )
+    with atomic_target(way.target, private=settings.private, synced=False) as temporary:  # Manifest.append waits
+        words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
+        write_like(source, values, temporary, replace(settings.derivation, description=words))
+        change = prove(source, values, temporary, canvas, anatomy)
+        digest = file_digest(temporary)
+        way.confirm()
+    return {
+        "status": "protected", "max_change_stored": change.max_stored, "changed_fraction": change.changed_fraction,
+        "psnr": change.psnr, "sha256_out": digest, "reason": "; ".join(source.header.notes),
+        "left_out": source.header.left_out, "unprotected": source.header.unprotected,
+    }  # fmt: skip
 
 
 def prove(
@@ -106,6 +131,12 @@ def prove(
 
 
 def copy_file(source_root: Path, source: str, target_root: Path, target: str, *, private: bool = False) -> None:
-    """Copy a file byte for byte."""
-    with atomic_target(target_root / target, private=private) as temporary:
-        shutil.copyfile(source_root / source, temporary)
+    """Copy a file byte for byte, from below one folder to below another.
+
+    Raises:
+        RefusedError: one of the paths leads out of its folder, or the disk takes none of this name.
+    """
+    place = within(source_root, source)
+    place_to = within(target_root, target, itself=True)
+    with atomic_target(place_to, private=private, synced=False) as temporary:  # Manifest.rewrite waits
+        shutil.copyfile(place, temporary)

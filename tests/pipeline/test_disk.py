@@ -86,7 +86,7 @@ def test_output_that_cannot_fit_is_told_before_anything_is_written(
     with pytest.raises(DiskError, match=LINE) as caught:
         protect(tmp_path / "in", disk / "out", drawn())
     needed, free = _numbers(caught.value)
-    assert free == 300 * 1024
+    assert 300 * 1024 - 2 * 4096 <= free <= 300 * 1024  # two locks are there while it looks
     assert size <= needed < size + 100_000
     assert not list(disk.iterdir())
     # Half of it would be enough for each, but both are on one disk.
