@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 
@@ -38,6 +39,12 @@ class PrintableFormatter(logging.Formatter):
         if record.exc_info or record.stack_info:
             return "\n".join(map(printable, text.splitlines()))
         return printable(text)
+
+
+def unreadable(error: OSError) -> str:
+    """Say which file cannot be read, and why."""
+    name = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, str | bytes | os.PathLike) else "it"
+    return f"{name} cannot be read: {error.strerror or error}"
 
 
 class SalmError(Exception):

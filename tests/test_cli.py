@@ -268,6 +268,29 @@ def test_stopped_protection_says_how_to_go_on(
     assert (code, error.lstrip()) == (1, "Error: stopped; the same command with --resume goes on\n")
 
 
+def test_termination_is_met_like_an_interrupt(tmp_path: Path) -> None:
+    """In a process of its own, for the signal ends what does not meet it."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+import monai_salm.pipeline as pipeline
+from monai_salm.cli.entry import main
+from monai_salm.disk import atomic_target
+
+def terminated(*_, **__):
+    with atomic_target(Path(sys.argv[2]) / "file"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+pipeline.protect = terminated
+main(["protect", sys.argv[1], sys.argv[2], "--method", "random", "--quiet"])
+"""
+    (tmp_path / "in").mkdir()
+    command = [sys.executable, "-c", program, str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.lstrip()) == (1, "Error: stopped; the same command with --resume goes on\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_keygen(tmp_path: Path, run: Run) -> None:
     key = tmp_path / "key"
     assert run("keygen", key)[:2] == (0, f"wrote {key}; keep it private, and keep a copy\n")

@@ -6,9 +6,14 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
 
 import click
 
@@ -49,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal's encoding lacks
     try:
-        code = cli.main(arguments, standalone_mode=False, obj=arguments)
+        with _termination_interrupts():
+            code = cli.main(arguments, standalone_mode=False, obj=arguments)
     except UsageError as error:
         code = _complain(str(error), EXIT_USAGE)
     except SalmError as error:
@@ -80,6 +86,23 @@ def main(arguments: list[str] | None = None) -> None:
             f"unexpected {type(error).__name__}: {error}; please report it with the command that you gave", EXIT_FAILED
         )
     sys.exit(code or 0)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Meet SIGTERM, which a scheduler sends, like Ctrl-C: what is written aside is removed, and locks are released."""
+    if threading.current_thread() is not threading.main_thread():  # no other one can say what signals do
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(message: str, code: int) -> int:

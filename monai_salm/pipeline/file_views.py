@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from monai_salm.budget import Epsilon
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, unreadable
 from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.modalities import check_modality
@@ -79,6 +79,9 @@ def volume_views(
         except MemoryError:
             refused[path] = "it needs more memory than there is"
             continue
+        except OSError as error:
+            refused[path] = unreadable(error)
+            continue
         if inventory.choices.of(inventory.root, path) != "picture":
             judged += judgements(source)
         values.add(source)
@@ -97,9 +100,12 @@ def volume_views(
         refused.update({path: str(refusal) for path in readable})
         return
     for path, known in readable.items():
-        source = known if known is not None else read_source(inventory.absolute(path))
         try:
+            source = known if known is not None else read_source(inventory.absolute(path))
             shown = volume.view(source) if options.epsilon is None else volume.canvas(source, options.epsilon)
-            yield path, source, shown
         except RefusedError as refusal:
             refused[path] = str(refusal)
+        except OSError as error:
+            refused[path] = unreadable(error)
+        else:
+            yield path, source, shown

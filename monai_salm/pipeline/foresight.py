@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import CT_BODY_HU
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, unreadable
 from monai_salm.io import SourceImage, read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.options import ProtectOptions
@@ -59,6 +59,9 @@ def look_for_carriers(
                 raise RefusedError(why_nothing_carries(inventory, sample, sum(voxels for voxels, _ in found.values())))
         except RefusedError as refusal:
             unusable |= dict.fromkeys((file.path for file in sample.files), str(refusal))
+            continue
+        except OSError as error:
+            unusable |= dict.fromkeys((file.path for file in sample.files), unreadable(error))
             continue
         bare |= {
             path: f"none of its {voxels} anatomy voxels can carry noise, though other slices of its series can"

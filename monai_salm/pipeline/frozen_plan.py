@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,5 +143,8 @@ def input_digests(plan: ProtectionPlan, inventory: Inventory, labels: LabelAssig
     waiting = [
         path for path, header in inventory.pictures.items() if path in labeled or volume_of(header) in volumes
     ] + [record.path for record in inventory.files if record.judgement is not None or record.by_others]
-    digests |= {path: file_digest(inventory.absolute(path)) for path in waiting if path not in digests}
+    for path in waiting:
+        if path not in digests:
+            with suppress(OSError):  # it is gone, and refused for that
+                digests[path] = file_digest(inventory.absolute(path))
     return digests | {path: digests[first] for path, first in inventory.copies.items() if first in digests}

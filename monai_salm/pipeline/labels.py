@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_salm.errors import RefusedError, UsageError
+from monai_salm.errors import RefusedError, UsageError, unreadable
 from monai_salm.io import is_litter, read_segmentation
 from monai_salm.pipeline.case_names import stem_of
 from monai_salm.pipeline.inventory import Inventory
@@ -363,8 +363,9 @@ def segmentations_in(inventory: Inventory) -> LabelAssignment:
     for seg in segs:
         try:
             instances, broken = frozenset(read_segmentation(inventory.absolute(seg)).planes), ""
-        except RefusedError as refusal:
-            instances, broken = inventory.documents[seg].references, f"its segmentation {seg} cannot be used: {refusal}"
+        except (RefusedError, OSError) as error:
+            why = unreadable(error) if isinstance(error, OSError) else error
+            instances, broken = inventory.documents[seg].references, f"its segmentation {seg} cannot be used: {why}"
         for paths in members.values():
             named = [path for path in paths if inventory.headers[path].identifiers.get("SOPInstanceUID") in instances]
             if not named:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.errors import RefusedError, UsageError
+from monai_salm.errors import RefusedError, UsageError, unreadable
 from monai_salm.io import read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels, planes_of
@@ -91,6 +91,8 @@ def read_samples(
             yield working_sample(inventory, sample, size, classes)
         except RefusedError as refusal:
             yield Unusable(sample, str(refusal))
+        except OSError as error:  # it is gone, or its label map is: that is no reason to stop for the others
+            yield Unusable(sample, unreadable(error))
 
 
 def load_samples(

@@ -13,8 +13,9 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 
 from monai_salm.disk import make_folder, remove_leftovers, within
@@ -31,7 +32,7 @@ from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
-from monai_salm.progress import Progress, how_logs_are_told, log_as
+from monai_salm.progress import Progress, Telling, how_logs_are_told, log_as
 
 logger = logging.getLogger(__name__)
 
@@ -269,9 +270,24 @@ def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | N
         yield from map(write_sample, jobs)
     else:
         with ProcessPoolExecutor(
-            min(workers, len(jobs)), get_context("spawn"), log_as, (how_logs_are_told(),)
+            min(workers, len(jobs)), get_context("spawn"), _begin_worker, (how_logs_are_told(),)
         ) as processes:
             yield from processes.map(write_sample, jobs, chunksize=chunk)
+
+
+def _begin_worker(logs: Telling) -> None:
+    """Let a process that writes tell its logs as the run does, and end with it: a killed one tells its workers nothing,
+    and they would wait for work forever.
+    """
+    log_as(logs)
+    Thread(target=_end_with_run, daemon=True).start()
+
+
+def _end_with_run() -> None:
+    run = parent_process()
+    if run is not None:
+        run.join()
+        os._exit(1)
 
 
 def _still_there(fate: FileFate, output: Path, path: str) -> bool:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from monai_salm.canvas import Canvas
-from monai_salm.errors import UsageError
+from monai_salm.errors import UsageError, unreadable
 from monai_salm.io import SourceImage
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.file_views import BudgetOptions, volume_views, volumes_in
@@ -227,7 +227,12 @@ def build_plan(
         show_progress: a progress bar on standard error.
     """
     refused = inventory.refused
-    documents = {path: file_digest(inventory.absolute(path)) for path in inventory.documents}
+    documents = {}
+    for path in inventory.documents:
+        try:
+            documents[path] = file_digest(inventory.absolute(path))
+        except OSError as error:
+            refused[path] = unreadable(error)
     by_series = sample == "series" or (
         sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
     )
@@ -268,7 +273,12 @@ def _plan_volume(
     for path, source, view in volume_views(inventory, paths, options, refused) if labeled else ():
         if path in unlabeled:
             continue
-        plan = FilePlan(path, file_digest(inventory.absolute(path)), fingerprint(source.stored), view)
+        try:
+            digest = file_digest(inventory.absolute(path))
+        except OSError as error:
+            refused[path] = unreadable(error)
+            continue
+        plan = FilePlan(path, digest, fingerprint(source.stored), view)
         if not by_series or len(labeled) == 1 or source.header.stacked:
             yield SamplePlan(
                 source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -150,7 +151,10 @@ def _settings(options: ProtectOptions, maps: Mapping[str, Path]) -> dict[str, An
         for name, value in vars(options).items()
         if name not in _ELSEWHERE
     }
-    contents = {_content_of(path): file_digest(place) for path, place in sorted(maps.items())}
+    contents = {}
+    for path, place in sorted(maps.items()):
+        with suppress(OSError):  # the map is gone; its image is refused when the samples are read
+            contents[_content_of(path)] = file_digest(place)
     if options.surrogate.endswith(SURROGATE_SUFFIX):
         contents["surrogate"] = file_digest(Path(options.surrogate))
     return chosen | {"version": version("monai_salm"), "contents": contents}
