@@ -86,7 +86,8 @@ def test_warnings_of_other_packages_are_printed_so_too(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     text = (done.stdout + done.stderr).decode("utf-8")
     assert "a [31m Error: all is lost" in text
