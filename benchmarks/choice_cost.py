@@ -23,7 +23,7 @@ def main() -> None:
     rows = Rows(given.results / "choice_cost.jsonl", keep=True)
     table = split_labels(given.data_set, given.data / data.folder, work / "train", "train")
     options = ["--labels", table, "--working-size", data.working_size, "--epsilon", "8/255"]
-    options += ["--pictures", "*.jpg"] if given.data_set in ("brain_tumor", "findings") else []
+    options += [part for pattern in data.pictures for part in ("--pictures", pattern)]
     whole, words = _protect(work, "salm", *options)
     chosen = re.match(r"noise of (salm:[a-z]+), chosen", words)
     if chosen is None:

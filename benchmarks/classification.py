@@ -26,19 +26,22 @@ from monai_salm.demo.files import write_dicom
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its folder, what a network sees of its images, and the epochs of a victim."""
+    """A data set: its folder, what a network sees of its images, the epochs of a victim, and patterns of files that are
+    images, whatever they look like.
+    """
 
     folder: str
     working_size: int
     epochs: int
+    pictures: tuple[str, ...] = ()
 
 
 DATA_SETS = {
     "pneumonia": DataSet("pneumonia/pneumoniamnist.npz", 32, 6),
     "breast": DataSet("breast/breastmnist.npz", 32, 30),
     "retina": DataSet("retina/retinamnist.npz", 32, 20),
-    "brain_tumor": DataSet("brain_tumor", 64, 12),
-    "findings": DataSet("brain_tumor", 64, 12),
+    "brain_tumor": DataSet("brain_tumor", 64, 12, ("*.jpg",)),  # two of these look like probability maps
+    "findings": DataSet("brain_tumor", 64, 12, ("*.jpg",)),
     "contrasts": DataSet("brain_tumor", 128, 12),
     "cells": DataSet("", 32, 14),
 }
@@ -61,16 +64,13 @@ def main() -> None:
         for split in ("train", given.part)
     }
     clean, test = given.work / "train", given.work / given.part
-    images = (
-        ("*.jpg",) if given.data_set in ("brain_tumor", "findings") else ()
-    )  # two of these look like probability maps
     folders = protect_by_methods(
         given, rows, given.data_set, clean, "--labels", labels["train"], "--working-size", data.working_size,
-        images=images,
+        images=data.pictures,
     )  # fmt: skip
     measure_victims(
         given, rows, given.data_set, given.part, clean, folders, test,
-        labels=labels["train"], test_labels=labels[given.part], working_size=data.working_size, pictures=images,
+        labels=labels["train"], test_labels=labels[given.part], working_size=data.working_size, pictures=data.pictures,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def main() -> None:
     with tables["train"].open(encoding="utf-8") as file:
         header, *lines = csv.reader(file)
     options = ["--working-size", data.working_size, "--epsilon", "8/255", "--no-estimate"]
+    options += [part for pattern in data.pictures for part in ("--pictures", pattern)]
     surrogate: list[object] = ["--method", given.method]
     for half, some in {"first": lines[::2], "second": lines[1::2]}.items():
         clean, table = fresh(work / half), work / f"{half}_labels.csv"
@@ -61,7 +62,7 @@ def _score(
     data, work = DATA_SETS[given.data_set], given.work / given.data_set
     chosen = EvaluateOptions(
         victims=given.victims, seeds=given.seeds, labels=table, test_labels=work / "test_labels.csv",
-        working_size=data.working_size, epochs=data.epochs, utility=False,
+        working_size=data.working_size, epochs=data.epochs, utility=False, pictures=data.pictures,
     )  # fmt: skip
     for result in evaluate(clean, folders, work / "test", chosen, show_progress=True).results:
         rows.add(what="growth", data_set=given.data_set, method=given.method, part=part, **result.to_json())
