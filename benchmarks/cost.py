@@ -26,13 +26,14 @@ from monai_salm.background import Background
 from monai_salm.budget import FileBudget
 from monai_salm.canvas import Canvas
 from monai_salm.learning.networks import build_network
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
 from monai_salm.methods.minmin import MinMinOptimizer
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
 from monai_salm.windows import IntensityWindow
+from monai_salm.working_samples import WorkingSample
 
 STEPS = (
     ("small-resnet", (32, 32), 32),

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from monai_salm.evaluate import EvaluateOptions, evaluate
     from monai_salm.learning.consumers import ConsumerAugmentation
     from monai_salm.learning.networks import build_network
-    from monai_salm.learning.samples import WorkingSample, WorkingSet
+    from monai_salm.learning.samples import WorkingSet
     from monai_salm.learning.tasks import ClassificationTask, SegmentationTask
     from monai_salm.methods.minmin import MinMinOptimizer
     from monai_salm.methods.minmin_settings import MinMinSettings
     from monai_salm.noise import NoiseStore, SparseNoise, add_noise
     from monai_salm.pipeline import ProtectOptions, protect, scan, verify
     from monai_salm.windows import IntensityWindow
+    from monai_salm.working_samples import WorkingSample
 
 __version__ = version("monai_salm")
 
@@ -38,7 +39,8 @@ _ROOMS = {
     "noise": ("NoiseStore", "SparseNoise", "add_noise"),
     "methods.minmin": ("MinMinOptimizer",),
     "methods.minmin_settings": ("MinMinSettings",),
-    "learning.samples": ("WorkingSample", "WorkingSet"),
+    "learning.samples": ("WorkingSet",),
+    "working_samples": ("WorkingSample",),
     "learning.tasks": ("ClassificationTask", "SegmentationTask"),
     "pipeline": ("ProtectOptions", "protect", "scan", "verify"),
 }

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.working_samples import WorkingSample
 
 NOWHERE = 1e9
 """Center of a background of which only the exact value counts."""

@@ -224,7 +224,7 @@ def test_error_is_one_line(
         ("protect", "a"),
         ("scan", "a", "--nonsense"),
         ("nonsense",),
-        ("protect", "a", "b", "--workers", "0"),
+        ("protect", "a", "b", "--workers", "-1"),
     ],
 )
 def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:

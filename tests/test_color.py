@@ -25,7 +25,7 @@ from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.sample_views import halved
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import SampleGroups, StrangerPanel
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.learning.tasks import ClassificationTask
@@ -34,6 +34,7 @@ from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.search_state import SearchState
 from monai_salm.pipeline import protect, verify
 from monai_salm.pipeline.choices import KindChoices
+from monai_salm.working_samples import WorkingMaps, WorkingSample
 from tests.builders import file_budget, working_sample
 from tests.exports import small
 

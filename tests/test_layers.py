@@ -22,12 +22,14 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relati
 # Rooms from the bottom up: a room imports from itself and from the rooms named here.
 VALUES = {
     "windows", "hounsfield", "background", "working_grid", "anatomy", "burned_in", "views", "budget", "noise", "canvas",
+    "working_samples",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "progress": {"errors"},
     "disk": {"errors"},
     "seals": set(),
+    "workers": {"progress"},
     # What a file shows
     "windows": {"errors"},
     "hounsfield": {"errors"},
@@ -41,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "noise": {"errors", "disk", "seals", "budget", "working_grid"},
     "canvas": {"views", "budget", "working_grid", "noise"},
     "bounds": {"windows", "views", "budget"},
+    "working_samples": {"views", "canvas", "working_grid"},
     # Files
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
@@ -48,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"errors", "seals", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "pipeline": {"errors", "disk", "seals", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "pipeline": {"errors", "disk", "seals", "progress", "workers", "io", "bounds", "volumes", "learning", "methods"}
+    | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
@@ -57,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
-LIGHT = ["errors", "progress", "disk", "seals", *sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT = ["errors", "progress", "disk", "seals", "workers", *sorted(VALUES), "io", "bounds", "volumes"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}

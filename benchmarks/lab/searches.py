@@ -36,8 +36,7 @@ from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
 from monai_salm.learning.consumers import ConsumerAugmentation
 from monai_salm.learning.networks import DEFAULT_NETWORKS, logits_of, seeded_network
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
-from monai_salm.learning.targets import Target
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, NoiseMethod
 from monai_salm.methods.error_minimizing import ErrorMinimizing
@@ -45,6 +44,7 @@ from monai_salm.methods.registry import METHODS
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import CellPlanes
+from monai_salm.working_samples import Target, WorkingMaps, WorkingSample
 
 
 @dataclass

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,25 @@ grid_options = in_order(
         "--working-size", type=int, default=128, show_default=True, help="Longest side of the grid that networks see."
     ),
 )
+MOST_BY_DEFAULT = 4
+"""Processes beyond which a disk gives no more, and memory may not hold their files."""
+
+
+def _processors() -> int:
+    """Count the processors that this process may use."""
+    return min(
+        MOST_BY_DEFAULT, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=_processors,
+    show_default=f"as many as there are processors, at most {MOST_BY_DEFAULT}",
+    help="Processes that read and write files; one that a file crashes costs that file. 0 does all in one.",
+)
+
 value_options = in_order(
     click.option(
         "--window",

@@ -18,6 +18,7 @@ from monai_salm.cli.options import (
     label_options,
     output_options,
     value_options,
+    workers_option,
 )
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
 from monai_salm.methods.names import METHOD_KINDS, TASKS
@@ -80,7 +81,7 @@ def _methods() -> str:
     "--seed", type=int, default=0, show_default=True, help="Of chance; gives the same output with the same --key-file."
 )
 @device_option
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that write files.")
+@workers_option
 @grid_options
 @click.option(
     "--estimate/--no-estimate",

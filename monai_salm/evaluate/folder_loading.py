@@ -15,12 +15,12 @@ from monai_salm.evaluate.results import CLEAN, CLEAN_PART
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSet
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
+from monai_salm.pipeline.deciding import Wanted, decide
 from monai_salm.pipeline.inventory import Inventory, kinds_found
 from monai_salm.pipeline.label_values import label_map_values
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.loading import load_samples, task_of
-from monai_salm.pipeline.plan import build_plan
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
 
@@ -105,11 +105,15 @@ class _Reading:
     def loaded(self, inventory: Inventory, labels: LabelAssignment | None) -> Folder:
         """Plan the samples of a folder and read them onto the working grid."""
         options = self.options
-        plan = build_plan(inventory, options.budget_options(), labels=labels, sample=options.sample)
+        decision = decide(
+            inventory, options.budget_options(), labels=labels, sample=options.sample,
+            wanted=Wanted(grid=options.working_size),
+        )  # fmt: skip
+        plan = decision.plan
         if self.label_values is None:
             self.label_values = label_map_values(inventory, plan.samples)
         values = () if labels is None else self.label_values
-        loaded = load_samples(inventory, plan, options.working_size, values, show_progress=self.show_progress)
+        loaded = load_samples(inventory, decision, options.working_size, values, show_progress=self.show_progress)
         return Folder(inventory, loaded.complete(plan), loaded.samples)
 
 

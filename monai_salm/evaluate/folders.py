@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from monai_salm.evaluate.results import CLEAN
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind, classes_in, target_kind
 from monai_salm.learning.tasks import ClassificationTask, LearningTask
 from monai_salm.learning.victims import chance_score
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan
+from monai_salm.working_samples import WorkingSample
 
 TEST = "test"
 PRETRAIN = "pretrain"

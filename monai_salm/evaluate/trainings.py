@@ -25,9 +25,10 @@ from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.victims import build_victim, is_pretrained
 from monai_salm.learning.augmentations import find_augmentation
 from monai_salm.learning.checks import check_network
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.victims import VictimRecipe, VictimTraining, train_victim
 from monai_salm.progress import Progress
+from monai_salm.working_samples import WorkingSample
 
 MOST_RELIED_ON = {2: 200, 3: 50}
 """Training images at most that show how much a victim relies on the noise, by dimensions."""

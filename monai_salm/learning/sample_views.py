@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from monai_salm.learning.consumers import binomial_blur
-from monai_salm.learning.samples import WorkingSample, channels_first
+from monai_salm.learning.samples import channels_first
+from monai_salm.working_samples import WorkingSample
 
 
 def halved(sample: WorkingSample) -> WorkingSample:

@@ -32,7 +32,7 @@ from monai_salm.learning.estimates import (
 )
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.sample_views import blurred, halved, patch_of
-from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSample, WorkingSet
+from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSet
 from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.victims import (
@@ -47,6 +47,7 @@ from monai_salm.learning.victims import (
     verdict,
 )
 from monai_salm.progress import track
+from monai_salm.working_samples import WorkingSample
 
 LEAST_SAMPLES = 60
 """With fewer images, a quarter of them says nothing."""

@@ -21,8 +21,9 @@ from torch import nn
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.networks import build_network, size_multiple
-from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSample, WorkingSet
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSet
 from monai_salm.seals import claimed_format, sealed_safetensors, unsealed_metadata
+from monai_salm.working_samples import WorkingSample
 
 _FORMATS = "monai_salm.surrogate/"
 SURROGATE_FORMAT = f"{_FORMATS}5"

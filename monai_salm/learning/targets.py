@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Target: TypeAlias = "int | NDArray[np.float32] | NDArray[np.uint8]"
-"""A class, the findings ``(findings,)`` as 0 and 1, or the class of each cell of the working grid."""
+from monai_salm.working_samples import Target
 
 
 class TargetKind(Enum):

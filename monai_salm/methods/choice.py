@@ -19,11 +19,12 @@ from torch import Tensor
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.sample_views import halved, patch_of
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LARGEST_PATCH, SampleGroups, StrangerPanel
 from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, SearchMemory, task_needed
+from monai_salm.working_samples import WorkingSample
 
 logger = logging.getLogger(__name__)
 

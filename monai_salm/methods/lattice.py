@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, task_needed
 from monai_salm.methods.sparsity import sparsity_mask
+from monai_salm.working_samples import WorkingSample
 
 THICK = 2.0
 """An axis whose cells are more than so many times as long as the shortest is left out: its neighbors are no lattice to

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, task_needed
+from monai_salm.working_samples import WorkingSample
 
 PATCHES = 4
 """Patches along each axis: the published 8 pixels of 32."""

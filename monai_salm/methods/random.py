@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod
+from monai_salm.working_samples import WorkingSample
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ from torch import Tensor
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import sample_generator
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind, classes_in
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.methods.base import MethodRun, Noise, NoiseMethod, task_needed
 from monai_salm.methods.sparsity import box_blur
 from monai_salm.noise import fingerprint
+from monai_salm.working_samples import WorkingSample
 
 NEXT_PERIOD = 1.6
 """Once all directions are given away, further classes get them again with a period that is so many times as long."""

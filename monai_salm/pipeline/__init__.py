@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monai_salm.pipeline.choices import KindChoices
+    from monai_salm.pipeline.deciding import build_plan
     from monai_salm.pipeline.foresight import forecast
     from monai_salm.pipeline.inventory import Inventory
     from monai_salm.pipeline.options import ProtectOptions
-    from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+    from monai_salm.pipeline.plan import ProtectionPlan
     from monai_salm.pipeline.planning import prepare
     from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
     from monai_salm.pipeline.scanning import scan
@@ -29,7 +30,7 @@ _HOMES = {
     "ProtectionPlan": "plan",
     "ProtectionRun": "protection",
     "VerifyReport": "verdicts",
-    "build_plan": "plan",
+    "build_plan": "deciding",
     "forecast": "foresight",
     "prepare": "planning",
     "protect": "protection",

@@ -13,19 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError, UsageError, unreadable
-from monai_salm.io import read_source
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
-from monai_salm.learning.samples import PAD_MULTIPLE, WorkingMaps, WorkingSample, WorkingSet, common_levels, planes_of
+from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSet
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.targets import renumbered
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.pipeline.foresight import why_nothing_carries
+from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_values import label_map_values, native_shape, working_label_map
+from monai_salm.pipeline.looking import LookAtFile, SampleJob, look_at_sample, sample_not_looked_at
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.progress import track
+from monai_salm.workers import Workers
 from monai_salm.working_grid import working_shape
+from monai_salm.working_samples import WorkingMaps, WorkingSample, common_levels, planes_of
 
 
 @dataclass(frozen=True)
@@ -70,43 +72,57 @@ class LoadedSet:
 
 def read_samples(
     inventory: Inventory,
-    samples: Sequence[SamplePlan],
+    decision: Decision,
     size: int,
     label_values: Sequence[int] = (),
     *,
+    workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> Iterator[WorkingSample | Unusable]:
-    """Read planned samples onto the working grid, one by one.
+    """Give planned samples on the working grid, one by one; those that were not looked at are read.
 
     Args:
         inventory: of the input.
-        samples: what to read.
+        decision: the plan of the samples, and their maps as far as they are known.
         size: longest axis of the working grid.
         label_values: values of the label maps in the order of their classes; empty for other targets.
+        workers: that read the images.
         show_progress: a progress bar on standard error.
     """
     classes = {value: number for number, value in enumerate(label_values)}
+    samples, maps = decision.plan.samples, decision.maps
+    unusable = {s.sample_id: why for s in samples if (why := decision.unusable.get(s.files[0].path))}
+    unseen = (s for s in samples if s.sample_id not in maps and s.sample_id not in unusable)
+    looks = workers.map(look_at_sample, (_job(inventory, sample, size) for sample in unseen), lost=sample_not_looked_at)
     for sample in track(samples, "loading", "samples", total=len(samples), show_progress=show_progress):
+        found, why = maps.get(sample.sample_id), unusable.get(sample.sample_id, "")
+        if found is None and not why:
+            look = next(looks)
+            found, why = look.maps, look.unusable
+        if found is None:
+            yield Unusable(sample, why)
+            continue
         try:
-            yield working_sample(inventory, sample, size, classes)
+            yield _working_sample(inventory, sample, found, classes)
         except RefusedError as refusal:
             yield Unusable(sample, str(refusal))
-        except OSError as error:  # it is gone, or its label map is: that is no reason to stop for the others
+        except OSError as error:  # its label map is gone: that is no reason to stop for the others
             yield Unusable(sample, unreadable(error))
 
 
 def load_samples(
     inventory: Inventory,
-    plan: ProtectionPlan,
+    decision: Decision,
     size: int,
     label_values: Sequence[int] = (),
     *,
+    workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> LoadedSamples:
     """Read all samples of a plan; arguments as :func:`read_samples`."""
     samples: list[WorkingSample] = []
     refused: dict[str, str] = {}
-    for found in read_samples(inventory, plan.samples, size, label_values, show_progress=show_progress):
+    for found in read_samples(inventory, decision, size, label_values, workers=workers, show_progress=show_progress):
         if isinstance(found, Unusable):
             refused |= found.refused
         else:
@@ -115,22 +131,25 @@ def load_samples(
 
 
 def load_set(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+    inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
 ) -> LoadedSet:
     """Read all samples of a plan that one network can see, in batches that it can see.
 
     Args:
-        inventory, plan: of the input.
-        options: of the run.
+        inventory, decision, options: of the run.
+        workers: that read the images.
         show_progress: a progress bar on standard error.
 
     Raises:
         UsageError: nothing is left, or the samples do not fit the frozen surrogate.
     """
+    plan = decision.plan
     maps = any(isinstance(sample.target, str) for sample in plan.samples)
     known = [int(value) for value in plan.classes] if maps else []  # of a plan that was complete before
     label_values = known or label_map_values(inventory, plan.samples)
-    loaded = load_samples(inventory, plan, options.working_size, label_values, show_progress=show_progress)
+    loaded = load_samples(
+        inventory, decision, options.working_size, label_values, workers=workers, show_progress=show_progress
+    )
     complete = loaded.complete(plan)
     kept, others = _of_one_kind(loaded.samples, complete)
     complete = complete.without(others)
@@ -212,16 +231,31 @@ def working_sample(
     Raises:
         RefusedError: nothing in the sample can carry noise, or its label map does not fit.
     """
-    native = native_shape(sample, inventory)
-    shape = working_shape(native, size)
+    look = look_at_sample(_job(inventory, sample, size))
+    if look.maps is None:
+        raise RefusedError(look.unusable)
+    return _working_sample(inventory, sample, look.maps, label_values)
+
+
+def unseen_sample(inventory: Inventory, sample: SamplePlan, size: int) -> WorkingSample:
+    """Give a sample as a method takes it that looks at no image: its grid and its budget, all of it open to noise."""
+    shape = working_shape(native_shape(sample, inventory), size)
+    nothing, all_of_it = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.float32(1), shape)
+    voxels = np.broadcast_to(np.int64(1), shape)
+    return _working_sample(inventory, replace(sample, target=None), WorkingMaps(nothing, voxels, all_of_it, 1), None)
+
+
+def _job(inventory: Inventory, sample: SamplePlan, size: int | None) -> SampleJob:
+    files = tuple(LookAtFile(file.path, file.sha256, file.fingerprint, file.view) for file in sample.files)
+    return SampleJob(inventory.root.absolute(), files, size)
+
+
+def _working_sample(
+    inventory: Inventory, sample: SamplePlan, maps: WorkingMaps, label_values: Mapping[int, int] | None
+) -> WorkingSample:
+    """Give a sample with its budget, its target and its geometry; errors as of :func:`working_sample`."""
+    native, shape = native_shape(sample, inventory), maps.carrier_voxels.shape
     views = [file.view for file in sample.files]
-    sources = (read_source(inventory.absolute(file.path)).stored for file in sample.files)
-    if len(sample.files) > 1:
-        maps = WorkingMaps.of_slices(zip(sources, views, strict=True), native, shape)
-    else:
-        maps = WorkingMaps.of_file(next(sources), views[0], shape)
-    if not maps.carrier_voxels.any():
-        raise RefusedError(why_nothing_carries(inventory, sample, maps.anatomy_voxels))
     levels, step_model = common_levels(views)
     target: int | NDArray[np.float32] | NDArray[np.uint8] | None
     if isinstance(sample.target, str):

@@ -39,7 +39,8 @@ class ProtectOptions(SampleOptions):
         seed: of everything random, together with the run's secret; with the same key file and seed a run gives the
             same noise.
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that write files.
+        workers: processes that read and write files; with 0 it is done in this one, where a library that crashes on a
+            file ends the run.
         work_dir: private folder; None is the output's name with ``.work``.
         estimate: measure what a stranger would learn from the protected images.
         gentle: of the parts of ``salm`` take none whose noise moves the AUC of a network of clean images by more than
@@ -78,7 +79,7 @@ class ProtectOptions(SampleOptions):
     rounds: int | None = None
     seed: int = 0
     device: str = "auto"
-    workers: int = 1
+    workers: int = 0
     work_dir: Path | None = None
     estimate: bool = True
     gentle: bool = False
@@ -91,7 +92,7 @@ class ProtectOptions(SampleOptions):
     source_reference: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (("seed", 0, MOST_SEEDS - 1), ("workers", 1, MOST_WORKERS), ("rounds", 1, None)):
+        for name, low, high in (("seed", 0, MOST_SEEDS - 1), ("workers", 0, MOST_WORKERS), ("rounds", 1, None)):
             self._check_number(name, low, high)
         super().__post_init__()
         if not 0 < self.perturbed_fraction <= 1:  # also where it is no number

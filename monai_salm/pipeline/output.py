@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from time import monotonic
 
 from monai_salm.disk import make_folder, remove_leftovers, within
@@ -30,9 +28,10 @@ from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
-from monai_salm.pipeline.write import WriteJob, copy_file, write_sample
+from monai_salm.pipeline.write import WriteJob, copy_file, not_written, write_file
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
-from monai_salm.progress import Progress, Telling, how_logs_are_told, log_as
+from monai_salm.progress import Progress
+from monai_salm.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ def write_files(
     options: ProtectOptions,
     output: Path,
     work_dir: Path,
+    executor: Workers | Executor,
     *,
-    executor: Executor | None = None,
     show_progress: bool = False,
 ) -> dict[str, FileFate]:
     """Write the protected files, the documents and the manifest; gives the fate of every file of the input.
@@ -54,8 +53,7 @@ def write_files(
     Args:
         inventory, plan, options: of the run.
         output, work_dir: its folders.
-        executor: writes the samples, in threads, processes or on other machines that see the folders; None starts as
-            many processes as the options say.
+        executor: writes the samples: in processes of this machine, or on others that see the folders.
         show_progress: a progress bar on standard error.
     """
     private = output.is_relative_to(work_dir)
@@ -74,11 +72,10 @@ def write_files(
         kept_settings(settings, work_dir) as kept,
         _Lines(manifest, inventory, output) as lines,
     ):
-        for done in write_samples(_jobs(inventory, waiting, kept), options.workers, executor):
-            for fate in done:
-                said[fate.path] = fates[fate.path] = fate
-                lines.add(fate)
-                bar.update()
+        for fate in write_jobs(_jobs(inventory, waiting, kept), executor):
+            said[fate.path] = fates[fate.path] = fate
+            lines.add(fate)
+            bar.update()
     # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
     derivation = replace(
@@ -89,10 +86,9 @@ def write_files(
         name_lost = {path for path, header in inventory.headers.items() if lost & header.references}
         again = [sample for sample in plan.samples if any(file.path in name_lost for file in sample.files)]
         with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
-            for done in write_samples(_jobs(inventory, again, kept), options.workers, executor):
-                fates.update({fate.path: fate for fate in done})
-                for fate in done:
-                    said.pop(fate.path, None)
+            for fate in write_jobs(_jobs(inventory, again, kept), executor):
+                fates[fate.path] = fate
+                said.pop(fate.path, None)
     fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
         fates[path] = _written_again(inventory, fates[first], path, settings)
@@ -183,12 +179,17 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
 
 
 def _jobs(inventory: Inventory, samples: Sequence[SamplePlan], settings: Path) -> list[WriteJob]:
-    return [WriteJob(sample, _targets(inventory, [file.path for file in sample.files]), settings) for sample in samples]
-
-
-def _targets(inventory: Inventory, paths: Iterable[str]) -> dict[str, str]:
-    """Give the paths of written files where they differ from the sources'."""
-    return {path: target for path in paths if (target := inventory.output_path(path)) != path}
+    return [
+        WriteJob(
+            sample.sample_id,
+            file,
+            (number, len(sample.files)) if len(sample.files) > 1 else None,
+            inventory.output_path(file.path),
+            settings,
+        )
+        for sample in samples
+        for number, file in enumerate(sample.files)
+    ]
 
 
 def _written_again(inventory: Inventory, first: FileFate, path: str, settings: WriteSettings) -> FileFate:
@@ -255,39 +256,12 @@ def _remove_temporary_files(output: Path, paths: set[str]) -> None:
             remove_leftovers(within(output, folder) if folder else output, names)
 
 
-def write_samples(jobs: Sequence[WriteJob], workers: int, executor: Executor | None = None) -> Iterator[list[FileFate]]:
-    """Write samples; the order, and so the manifest, is that of the jobs, wherever they are done.
-
-    Args:
-        jobs: what to write.
-        workers: processes to start for it; with 1 it is done here.
-        executor: does it instead.
-    """
-    chunk = max(1, min(16, len(jobs) // (8 * workers)))
-    if executor is not None:
-        yield from executor.map(write_sample, jobs, chunksize=chunk)
-    elif workers <= 1 or len(jobs) < 2:
-        yield from map(write_sample, jobs)
+def write_jobs(jobs: Sequence[WriteJob], executor: Workers | Executor) -> Iterator[FileFate]:
+    """Write files; the order, and so the manifest, is that of the jobs, wherever they are done."""
+    if isinstance(executor, Workers):
+        yield from executor.map(write_file, jobs, lost=not_written, chunk=executor.fair_chunk(len(jobs)))
     else:
-        with ProcessPoolExecutor(
-            min(workers, len(jobs)), get_context("spawn"), _begin_worker, (how_logs_are_told(),)
-        ) as processes:
-            yield from processes.map(write_sample, jobs, chunksize=chunk)
-
-
-def _begin_worker(logs: Telling) -> None:
-    """Let a process that writes tell its logs as the run does, and end with it: a killed one tells its workers nothing,
-    and they would wait for work forever.
-    """
-    log_as(logs)
-    Thread(target=_end_with_run, daemon=True).start()
-
-
-def _end_with_run() -> None:
-    run = parent_process()
-    if run is not None:
-        run.join()
-        os._exit(1)
+        yield from executor.map(write_file, jobs)
 
 
 def _still_there(fate: FileFate, output: Path, path: str) -> bool:

@@ -5,21 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from monai_salm.canvas import Canvas
-from monai_salm.errors import UsageError, unreadable
-from monai_salm.io import SourceImage
-from monai_salm.noise import fingerprint
-from monai_salm.pipeline.file_views import BudgetOptions, volume_views, volumes_in
-from monai_salm.pipeline.inventory import Inventory, file_digest
-from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
-from monai_salm.pipeline.labels import LabelAssignment, Target
-from monai_salm.progress import Progress
+from monai_salm.errors import UsageError
+from monai_salm.pipeline.labels import Target
 from monai_salm.views import FileView
 
 PLAN_FORMAT = "monai_salm.plan/4"
@@ -206,127 +200,3 @@ def target_to_json(target: Target | None) -> Any:
 def target_from_json(plain: Any) -> Any:
     """Read what :func:`target_to_json` gave: JSON has findings as a list."""
     return tuple(plain) if isinstance(plain, list) else plain
-
-
-def build_plan(
-    inventory: Inventory,
-    options: BudgetOptions,
-    *,
-    labels: LabelAssignment | None = None,
-    sample: str = "auto",
-    show_progress: bool = False,
-) -> ProtectionPlan:
-    """Decide for every file whether and how it will be protected; reads every image once.
-
-    Args:
-        inventory: the files.
-        options: how budgets are found.
-        labels: None for methods that need none.
-        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more,
-            else instances.
-        show_progress: a progress bar on standard error.
-    """
-    refused = inventory.refused
-    documents = {}
-    for path in inventory.documents:
-        try:
-            documents[path] = file_digest(inventory.absolute(path))
-        except OSError as error:
-            refused[path] = unreadable(error)
-    by_series = sample == "series" or (
-        sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
-    )
-    found: list[SamplePlan] = []
-    with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
-        for paths in volumes_in(inventory):
-            found += _plan_volume(inventory, paths, options, labels, by_series, refused)
-            bar.update(len(paths))
-    samples, copies = _distinct(found, refused), {}
-    for path, first in inventory.copies.items():
-        if labels is not None and labels.targets.get(path, labels.targets.get(first)) != labels.targets.get(first):
-            refused[path] = f"it is a copy of {first}, but has another label; give both the same"
-        else:
-            copies[path] = first
-    return ProtectionPlan(
-        tuple(samples), refused, documents, copies,
-        classes=tuple(labels.classes) if labels else (), multi_label=labels is not None and labels.multi_label,
-    )  # fmt: skip
-
-
-def _plan_volume(
-    inventory: Inventory,
-    paths: list[str],
-    options: BudgetOptions,
-    labels: LabelAssignment | None,
-    by_series: bool,
-    refused: dict[str, str],
-) -> Iterable[SamplePlan]:
-    unlabeled = {
-        path: labels.refused.get(path, f"it has no label ({labels.key}); add it to the labels, or leave the file out")
-        for path in paths
-        if labels is not None and path not in labels.targets
-    }
-    labeled = [path for path in paths if path not in unlabeled]
-    files: list[tuple[FilePlan, SourceImage]] = []
-    # Window and background are those of the whole volume, labeled or not, so that whoever holds the originals finds the
-    # same ones.
-    for path, source, view in volume_views(inventory, paths, options, refused) if labeled else ():
-        if path in unlabeled:
-            continue
-        try:
-            digest = file_digest(inventory.absolute(path))
-        except OSError as error:
-            refused[path] = unreadable(error)
-            continue
-        plan = FilePlan(path, digest, fingerprint(source.stored), view)
-        if not by_series or len(labeled) == 1 or source.header.stacked:
-            yield SamplePlan(
-                source.header.identifiers.get("SOPInstanceUID") or plan.fingerprint,
-                (plan,),
-                labels.targets[path] if labels else None,
-            )
-        else:
-            files.append((plan, _without_pixels(source)))
-    refused.update(unlabeled)
-    if not files:
-        return
-    shapes = {source.header.shape for _, source in files}
-    targets = {json.dumps(labels.targets[plan.path]) for plan, _ in files} if labels else {"null"}
-    if len(shapes) > 1 or len(targets) > 1:
-        why = f"slices of {len(shapes)} shapes" if len(shapes) > 1 else "slices with different labels"
-        refused.update(
-            {
-                plan.path: f"its series has {why}, so it is not one volume; protect its instances (--sample instance)"
-                for plan, _ in files
-            }
-        )
-        return
-    yield SamplePlan(
-        files[0][1].header.identifiers["SeriesInstanceUID"],
-        tuple(plan for plan, _ in files),
-        target_from_json(json.loads(targets.pop())),
-    )
-
-
-def _without_pixels(source: SourceImage) -> SourceImage:
-    """Forget the pixels of a slice, so that a long series does not fill the memory."""
-    return SourceImage(
-        header=source.header, stored=source.stored[:0], slope=source.slope, range_stored=source.range_stored
-    )
-
-
-def _distinct(samples: list[SamplePlan], refused: dict[str, str]) -> list[SamplePlan]:
-    """Keep one sample of each id; copies of the same volume are refused, since their noise and label would have to
-    agree.
-    """
-    kept: dict[str, SamplePlan] = {}
-    for sample in sorted(samples, key=lambda s: (s.sample_id, s.files[0].path)):
-        first = kept.setdefault(sample.sample_id, sample)
-        if first is not sample:
-            refused.update(
-                {
-                    file.path: f"it holds the same values as {first.files[0].path}; remove one of the two"
-                    for file in sample.files
-                }
-            )
-    return list(kept.values())

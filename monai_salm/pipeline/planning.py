@@ -13,6 +13,7 @@ from typing import Any
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX
+from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision, Wanted, decide
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import check_secret
@@ -20,11 +21,12 @@ from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan, build_plan
+from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.plan_changes import plan_changes, refused_now
 from monai_salm.pipeline.preflight import check_choices
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.search import check_surrogate
+from monai_salm.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -33,29 +35,38 @@ _ELSEWHERE = {"labels", "work_dir", "resume", "workers", "copy_unprotected", "ke
 
 
 def prepare(
-    source: Path, options: ProtectOptions, unpack_into: Path | None = None, *, show_progress: bool = False
-) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+    source: Path,
+    options: ProtectOptions,
+    unpack_into: Path | None = None,
+    *,
+    workers: Workers = IN_THIS_PROCESS,
+    show_progress: bool = False,
+) -> tuple[Inventory, Decision, LabelAssignment | None]:
     """Scan an input, find its labels and plan what will be done with every file; changes nothing.
 
     Args:
         source: the input.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         unpack_into: folder that a zip is unpacked into; None where the source is none.
+        workers: that read the images.
         show_progress: progress bars on standard error.
 
     Raises:
         UsageError: the options do not fit each other or the input.
     """
     inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, show_progress=show_progress)
-    plan = build_plan(
-        inventory, options.budget_options(), labels=labels, sample=options.sample, show_progress=show_progress
-    )
+    wanted = Wanted(carriers=True, grid=options.working_size if options.needs_labels() else None)
+    decision = decide(
+        inventory, options.budget_options(), labels=labels, sample=options.sample, wanted=wanted, workers=workers,
+        show_progress=show_progress,
+    )  # fmt: skip
+    plan = decision.plan
     maps = {
         sample.files[0].path: Path(sample.target)
         for sample in plan.samples
         if isinstance(sample.target, str) and sample.target not in plan.documents
     }
-    return inventory, replace(plan, settings=_settings(options, maps)), labels
+    return inventory, replace(decision, plan=replace(plan, settings=_settings(options, maps))), labels
 
 
 def take_up(
@@ -65,7 +76,7 @@ def take_up(
     unpack_into: Path | None = None,
     *,
     show_progress: bool = False,
-) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+) -> tuple[Inventory, Decision, LabelAssignment | None]:
     """Take up the plan that a run was begun with; reads no file that is as it was, and plans nothing again.
 
     Args:
@@ -88,7 +99,7 @@ def take_up(
     changes = plan_changes(begun, inventory, labels, _settings(options, maps))
     if changes:
         raise _not_the_same(path, changes)
-    return inventory, begun.plan, labels
+    return inventory, Decision(begun.plan), labels
 
 
 def check_complete(path: Path, begun: ProtectionPlan, loaded: ProtectionPlan) -> None:

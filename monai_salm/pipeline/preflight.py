@@ -12,12 +12,14 @@ from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import SURROGATE_SUFFIX, load_surrogate
 from monai_salm.methods.names import check_method
 from monai_salm.methods.registry import find_method
-from monai_salm.pipeline.foresight import as_written, look_for_carriers
+from monai_salm.pipeline.deciding import Decision
+from monai_salm.pipeline.foresight import as_written
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.loading import load_set
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.search import check_fit
+from monai_salm.workers import Workers
 
 
 def check_choices(options: ProtectOptions) -> None:
@@ -48,13 +50,13 @@ def check_choices(options: ProtectOptions) -> None:
 
 
 def preflight(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+    inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
 ) -> tuple[ProtectionPlan, WorkingSet | None]:
     """Read all samples of a plan, and find out whether a search of their noise can be done; writes nothing.
 
     Args:
-        inventory, plan: of the input.
-        options: of the run.
+        inventory, decision, options: of the run.
+        workers: that read the images.
         show_progress: progress bars on standard error.
 
     Returns:
@@ -65,28 +67,21 @@ def preflight(
         UsageError: samples, labels, method and surrogate do not fit each other.
     """
     if not options.needs_labels():
-        return plan.without(look_for_carriers(inventory, plan, show_progress=show_progress).unusable), None
-    loaded = load_set(inventory, plan, options, show_progress=show_progress)
+        return decision.plan.without(decision.unusable), None
+    loaded = load_set(inventory, decision, options, workers, show_progress=show_progress)
     check_method(options.method, options.task, loaded.working.spatial_dims)
     check_fit(loaded.working, loaded.plan, options)
     return loaded.plan, loaded.working
 
 
 def foresee(
-    inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, *, show_progress: bool = False
+    inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
 ) -> tuple[ProtectionPlan, WorkingSet | None]:
-    """Find out what a run would refuse, also while it writes, by reading every sample as the run does; nothing is
-    written.
+    """Find out what a run would refuse, also while it writes; nothing is written. Arguments and errors as of
+    :func:`preflight`.
 
     Returns:
         As :func:`preflight`; the plan also lacks what would be refused while it is written.
-
-    Raises:
-        UsageError: as :func:`preflight`.
     """
-    if not options.needs_labels():
-        carriers = look_for_carriers(inventory, plan, show_progress=show_progress)
-        return as_written(inventory, plan.without(carriers.unusable), carriers.bare), None
-    plan, working = preflight(inventory, plan, options, show_progress=show_progress)
-    carriers = look_for_carriers(inventory, plan, volumes_only=True, show_progress=show_progress)
-    return as_written(inventory, plan, carriers.bare), working
+    plan, working = preflight(inventory, decision, options, workers, show_progress=show_progress)
+    return as_written(inventory, plan, decision.bare), working

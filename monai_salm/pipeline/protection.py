@@ -21,6 +21,7 @@ from monai_salm.disk import check_space, disk_full, holds_files, make_private, r
 from monai_salm.errors import DiskError, UsageError
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline.archive import is_archive, pack
+from monai_salm.pipeline.deciding import Decision
 from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
@@ -37,6 +38,7 @@ from monai_salm.pipeline.run_lock import RunLocks
 from monai_salm.pipeline.search import SearchSummary, make_noise
 from monai_salm.pipeline.search_record import EarlierSearch
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
+from monai_salm.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +132,7 @@ class ProtectionRun:
         self._earlier = EarlierSearch()
         self._summary: SearchSummary | None = None
         self._locks: RunLocks | None = None
+        self._workers = Workers(options.workers)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -146,7 +149,8 @@ class ProtectionRun:
             raise
 
     def _end(self) -> None:
-        """Let other runs in."""
+        """End the processes, and let other runs in."""
+        self._workers.close()
         if self._locks is not None:
             self._locks.release()
             self._locks = None
@@ -170,13 +174,15 @@ class ProtectionRun:
             if self._zip is not None:
                 check_space(space_to_unpack(self.source, self.work_dir, self._zip))
                 self._make_work_dir()
-            inventory, decided, labels = self._decide(self.work_dir / "input")
-            plan = decided
+            inventory, decision, labels = self._decide(self.work_dir / "input")
+            decided = plan = decision.plan
             check_space(self._needs(inventory, plan))
             if self._goes_on():
                 self._earlier = EarlierSearch.find(plan, begun_secret(self.options, self.work_dir), self.work_dir)
             if not self._earlier.is_whole:
-                plan, self._working = preflight(inventory, plan, self.options, show_progress=self.show_progress)
+                plan, self._working = preflight(
+                    inventory, decision, self.options, self._workers, show_progress=self.show_progress
+                )
         self.labels = _labels_found(labels, inventory, plan, self._working)
         for line in describe_labels(self.labels) if self.labels is not None else ():
             logger.info(line)
@@ -196,11 +202,11 @@ class ProtectionRun:
         """Say whether there is a plan to obey."""
         return self.options.resume and self._plan_file.is_file()
 
-    def _decide(self, unpack_into: Path) -> tuple[Inventory, ProtectionPlan, LabelAssignment | None]:
+    def _decide(self, unpack_into: Path) -> tuple[Inventory, Decision, LabelAssignment | None]:
         """Plan, or take up the plan that the run was begun with."""
         if self._goes_on():
             return take_up(self.source, self.options, self._plan_file, unpack_into, show_progress=self.show_progress)
-        return prepare(self.source, self.options, unpack_into, show_progress=self.show_progress)
+        return prepare(self.source, self.options, unpack_into, workers=self._workers, show_progress=self.show_progress)
 
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file; nothing is written.
@@ -212,9 +218,9 @@ class ProtectionRun:
         _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
         with TemporaryDirectory() as spare:
-            inventory, plan, labels = self._decide(Path(spare) / "input")
-            check_space(self._needs(inventory, plan))
-            plan, working = foresee(inventory, plan, self.options, show_progress=self.show_progress)
+            inventory, decision, labels = self._decide(Path(spare) / "input")
+            check_space(self._needs(inventory, decision.plan))
+            plan, working = foresee(inventory, decision, self.options, self._workers, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
             result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
             _add_what_is_left(result, inventory)
@@ -260,8 +266,9 @@ class ProtectionRun:
             folder = self._folder()
             try:
                 fates = write_files(
-                    inventory, plan, self.options, folder, self.work_dir, show_progress=self.show_progress
-                )
+                    inventory, plan, self.options, folder, self.work_dir, self._workers,
+                    show_progress=self.show_progress,
+                )  # fmt: skip
             except DiskError as error:
                 if error.full is None:
                     raise

@@ -29,7 +29,7 @@ from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.keys import run_secret
-from monai_salm.pipeline.loading import Unusable, read_samples, task_of
+from monai_salm.pipeline.loading import task_of, unseen_sample
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
@@ -43,6 +43,7 @@ from monai_salm.pipeline.search_record import (
     run_mark,
 )
 from monai_salm.pipeline.working import noise_record
+from monai_salm.progress import track
 from monai_salm.volumes import VolumeView, volume_of
 
 
@@ -171,9 +172,8 @@ def _one_by_one(
     inventory: Inventory, samples: Sequence[SamplePlan], options: ProtectOptions, *, show_progress: bool
 ) -> Iterator[WorkingSet]:
     """Give each sample as a set of its own, so that memory does not grow with their number."""
-    for sample in read_samples(inventory, samples, options.working_size, show_progress=show_progress):
-        if not isinstance(sample, Unusable):  # it changed since it was planned: the writer finds no noise and says so
-            yield WorkingSet([sample])
+    for sample in track(samples, "drawing", "samples", total=len(samples), show_progress=show_progress):
+        yield WorkingSet([unseen_sample(inventory, sample, options.working_size)])
 
 
 def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions) -> LearningTask:

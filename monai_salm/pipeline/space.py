@@ -42,12 +42,9 @@ def space_to_write(
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]
     needs = Counter({output: sum(_written_size(inventory, path) for path in waiting)})
     if not (work_dir / "search.json").is_file():
-        needs[work_dir] += (
-            sum(
-                _cells(inventory, [file.path for file in sample.files], options.working_size) for sample in plan.samples
-            )
-            // _CELLS_PER_BYTE
-        )
+        files = ([file.path for file in sample.files] for sample in plan.samples)
+        cells = sum(_cells(inventory, paths, options.working_size) for paths in files)
+        needs[work_dir] += cells // (_CELLS_PER_BYTE if options.needs_labels() else 1)  # what is drawn is in all cells
     return dict(needs)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +18,48 @@ from numpy.typing import NDArray
 
 from monai_salm.bounds import Change, broken_bound, describe_bound, limits_of, measure_changes, whole_change
 from monai_salm.canvas import Canvas
-from monai_salm.disk import within
+from monai_salm.disk import remove_leftovers, within
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
-from monai_salm.noise import NoiseStore
+from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
-from monai_salm.pipeline.plan import FilePlan, SamplePlan
+from monai_salm.pipeline.plan import FilePlan
 from monai_salm.pipeline.write_settings import WriteSettings, read_settings
 
 
 @dataclass(frozen=True)
 class WriteJob:
-    """One sample to write.
+    """One file to write.
 
     Args:
-        sample: its plan.
-        targets: paths of the written files where they differ from the sources'.
-        settings: file of the settings that all samples have in common; see
+        sample_id: of the sample that it belongs to.
+        file: its plan.
+        slice_place: (number of the slice, number of slices) in a series; None if the file is the whole sample.
+        target: path of the written file.
+        settings: file of the settings that all jobs have in common; see
             :func:`~monai_salm.pipeline.write_settings.kept_settings`.
     """
 
-    sample: SamplePlan
-    targets: Mapping[str, str]
+    sample_id: str
+    file: FilePlan
+    slice_place: tuple[int, int] | None
+    target: str
     settings: Path
 
 
-def write_sample(job: WriteJob) -> list[FileFate]:
-    """Write all files of a sample, in any process; a file that cannot be written is refused or failed, the others go
-    on.
-    """
-    settings = read_settings(job.settings)
-    return [_write_file(job, settings, number, file) for number, file in enumerate(job.sample.files)]
-
-
-def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FilePlan) -> FileFate:
-    canvas = file.canvas
-    known: dict[str, Any] = {
-        "path": file.path, "sample_id": job.sample.sample_id, "modality": canvas.modality,
-        "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored, "sha256_in": file.sha256,
-    }  # fmt: skip
+def write_file(job: WriteJob) -> FileFate:
+    """Write one file, in any process; one that cannot be written is refused or failed, and leaves nothing."""
+    settings, known = read_settings(job.settings), _known(job)
     try:
-        target = within(settings.output, job.targets.get(file.path, file.path), itself=True)
+        target = within(settings.output, job.target, itself=True)
     except RefusedError as refusal:
         return FileFate(**known, status="refused", reason=str(refusal))
     try:
-        place = within(settings.root, file.path)
-        with as_planned(place, file.sha256) as confirm:
-            return FileFate(**known, **_write(job, settings, number, _Way(place, target, confirm)))
+        place = within(settings.root, job.file.path)
+        with as_planned(place, job.file.sha256) as confirm:
+            return FileFate(**known, **_write(job, settings, _Way(place, target, confirm)))
     except DiskError:  # it would meet every other file too
         raise
     except RefusedError as refusal:
@@ -79,6 +73,31 @@ def _write_file(job: WriteJob, settings: WriteSettings, number: int, file: FileP
     return fate
 
 
+def not_written(job: WriteJob, why: str) -> FileFate:
+    """Give the fate of a file where no process came to the end of writing it; what was written is removed."""
+    settings = read_settings(job.settings)
+    with contextlib.suppress(OSError, RefusedError):
+        target = within(settings.output, job.target, itself=True)
+        remove_leftovers(target.parent, [target.name])
+        target.unlink(missing_ok=True)
+    return FileFate(**_known(job), status="failed", reason=why)
+
+
+def _known(job: WriteJob) -> dict[str, Any]:
+    """Give what the fate of a file says of it, whatever that is."""
+    file, canvas = job.file, job.file.canvas
+    return {
+        "path": file.path, "sample_id": job.sample_id, "modality": canvas.modality,
+        "epsilon_real": canvas.epsilon_real, "epsilon_stored": canvas.epsilon_stored, "sha256_in": file.sha256,
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _noise_of(folder: Path, sample_id: str, _stamp: object) -> SparseNoise:
+    """Read the noise of a sample, once for the slices of a series that one process writes after each other."""
+    return NoiseStore(folder).read(sample_id)
+
+
 @dataclass(frozen=True)
 class _Way:
     """From where to where a file goes, and what confirms, once all is read, that it was the one that was planned."""
@@ -88,12 +107,13 @@ class _Way:
     confirm: Callable[[], None]
 
 
-def _write(job: WriteJob, settings: WriteSettings, number: int, way: _Way) -> dict[str, Any]:
+def _write(job: WriteJob, settings: WriteSettings, way: _Way) -> dict[str, Any]:
     """Write one file and prove it; gives what its fate says of that."""
-    files, canvas = job.sample.files, job.sample.files[number].canvas
+    canvas = job.file.canvas
     source = read_source(way.source)
-    noise = NoiseStore(settings.store).read(job.sample.sample_id)
-    values, anatomy = canvas.protect(source.stored, noise, (number, len(files)) if len(files) > 1 else None)
+    store = NoiseStore(settings.store)
+    noise = _noise_of(store.folder, job.sample_id, store.stamp(job.sample_id))
+    values, anatomy = canvas.protect(source.stored, noise, job.slice_place)
     if np.array_equal(values, source.stored, equal_nan=values.dtype.kind == "f"):
         raise RefusedError(
             "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay "

@@ -24,7 +24,6 @@ from monai_salm.anatomy import anatomy_mask
 from monai_salm.background import border_values, find_background
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.learning.checks import known_device
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, common_levels, planes_of
 from monai_salm.learning.surrogate import frozen_set, load_surrogate
 from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
@@ -33,6 +32,7 @@ from monai_salm.transforms.labels import target_of
 from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, OriginFinder, file_values
 from monai_salm.transforms.stored import StoredNoise, within_bounds
 from monai_salm.working_grid import working_shape
+from monai_salm.working_samples import WorkingMaps, WorkingSample, common_levels, planes_of
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
 

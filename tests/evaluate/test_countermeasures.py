@@ -24,8 +24,8 @@ from monai_salm.evaluate.countermeasures import (
     purify,
 )
 from monai_salm.evaluate.countermeasures.training import EPSILON, adversarial_loss, cutout_loss, mixup_loss
-from monai_salm.learning.samples import WorkingSample
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
+from monai_salm.working_samples import WorkingSample
 
 Image = NDArray[np.float32]
 CPU = torch.device("cpu")

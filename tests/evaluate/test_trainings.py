@@ -22,9 +22,10 @@ from monai_salm.evaluate.folders import Folder, Folders, stratified_part
 from monai_salm.evaluate.state import EvaluationState
 from monai_salm.evaluate.trainings import Grid, GridCell, VictimBuilder, plan_cells
 from monai_salm.learning.augmentations import AUGMENTATIONS
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.learning.victims import VictimRecipe, VictimScores, VictimTraining
+from monai_salm.working_samples import WorkingSample
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from monai_salm.evaluate.pretraining import pretrain
 from monai_salm.evaluate.victims import build_victim, is_pretrained
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.networks import head_layers
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.learning.training import Descent
 from monai_salm.learning.victims import (
@@ -30,6 +30,7 @@ from monai_salm.learning.victims import (
     score_network,
     train_victim,
 )
+from monai_salm.working_samples import WorkingSample
 
 CPU = torch.device("cpu")
 QUICK = VictimRecipe(epochs=2, least_steps=1, batch_size=4)

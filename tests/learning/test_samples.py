@@ -11,7 +11,8 @@ import torch
 
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
-from monai_salm.learning.samples import WorkingMaps, WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
+from monai_salm.working_samples import WorkingMaps, WorkingSample
 from tests.builders import file_budget, working_sample
 
 CPU = torch.device("cpu")

@@ -104,7 +104,7 @@ def test_output_that_is_removed_meanwhile_is_told_and_made_again(
     mr_export(tmp_path / "in", 4)
     shutil.copyfile(tmp_path / "in" / "case0" / "image.dcm", tmp_path / "in" / "copy.dcm")
     output = import_module("monai_salm.pipeline.output")
-    real, done = output.write_sample, []
+    real, done = output.write_file, []
 
     def write(job: Any) -> Any:
         if len(done) == 2:
@@ -112,9 +112,19 @@ def test_output_that_is_removed_meanwhile_is_told_and_made_again(
         done.append(job)
         return real(job)
 
-    command = ["protect", str(tmp_path / "in"), str(tmp_path / "out"), "--method", "random", "--working-size", "24"]
+    command = [
+        "protect",
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--method",
+        "random",
+        "--working-size",
+        "24",
+        "--workers",
+        "0",
+    ]
     with monkeypatch.context() as patch:
-        patch.setattr(output, "write_sample", write)
+        patch.setattr(output, "write_file", write)
         with pytest.raises(SystemExit) as ended:
             main(command)
     assert ended.value.code == 3

@@ -133,7 +133,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     disk = small_disk(1000)
     room = import_module("monai_salm.pipeline.output")
-    write, seen = room.write_sample, []
+    write, seen = room.write_file, []
 
     def write_until_full(job: Any) -> Any:
         seen.append(job)
@@ -142,7 +142,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
         return write(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "write_sample", write_until_full)
+        patch.setattr(room, "write_file", write_until_full)
         with pytest.raises(DiskError, match=LINE) as caught:
             protect(tmp_path / "in", disk / "out", drawn())
     assert len(seen) == 2, "the others were not tried"

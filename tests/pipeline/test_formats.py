@@ -480,7 +480,7 @@ def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     source = zip_file(tmp_path / "export.zip", _mixed(tmp_path / "in"))
     protect(source, tmp_path / "whole.zip", drawn())
     output = import_module("monai_salm.pipeline.output")
-    real, seen = output.write_sample, []  # type: ignore[attr-defined]
+    real, seen = output.write_file, []  # type: ignore[attr-defined]
 
     def stopping(*arguments: Any) -> Any:
         seen.append(1)
@@ -489,7 +489,7 @@ def test_stopped_run_over_a_zip_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(output, "write_sample", stopping)
+        patch.setattr(output, "write_file", stopping)
         with pytest.raises(KeyboardInterrupt, match=r"^$"):
             protect(source, tmp_path / "out.zip", drawn())
     assert not (tmp_path / "out.zip").exists()

@@ -83,10 +83,8 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def forbid() -> None:
         for room, names in (
             ("scanning", ("identify", "read_source")),
-            ("plan", ("file_digest",)),
-            ("file_views", ("read_source",)),
-            ("loading", ("read_source",)),
-            ("foresight", ("read_source",)),
+            ("deciding", ("file_digest",)),
+            ("looking", ("read_source", "file_digest")),
             ("known_files", ("file_digest",)),
             ("frozen_plan", ("file_digest",)),
         ):
@@ -98,7 +96,8 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def test_a_plan_on_disk_is_the_plan(tmp_path: Path) -> None:
     _mixed(tmp_path / "in")
-    inventory, plan, labels = prepare(tmp_path / "in", drawn())
+    inventory, decision, labels = prepare(tmp_path / "in", drawn())
+    plan = decision.plan
     frozen = FrozenPlan.of(plan, inventory, labels)
     frozen.write(tmp_path / "plan.json")
     again = FrozenPlan.read(tmp_path / "plan.json")
@@ -118,7 +117,8 @@ def test_findings_survive_as_they_are(tmp_path: Path) -> None:
     table = label_table(
         tmp_path / "l.csv", {"case0/image.dcm": [0, 1], "case1/image.dcm": [1, 1]}, columns=("edema", "mass")
     )
-    inventory, plan, labels = prepare(tmp_path / "in", small(labels=table))
+    inventory, decision, labels = prepare(tmp_path / "in", small(labels=table))
+    plan = decision.plan
     FrozenPlan.of(plan, inventory, labels).write(tmp_path / "plan.json")
     again = FrozenPlan.read(tmp_path / "plan.json")
     assert again.plan == plan
@@ -127,7 +127,7 @@ def test_findings_survive_as_they_are(tmp_path: Path) -> None:
 
 def test_nothing_changes_a_plan(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
-    _, plan, _ = prepare(tmp_path / "in", drawn())
+    plan = prepare(tmp_path / "in", drawn())[1].plan
     with pytest.raises(FrozenInstanceError):
         plan.samples = ()  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):

@@ -14,11 +14,11 @@ import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import Inventory, scan
+from monai_salm.pipeline.deciding import build_plan
 from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.label_matching import match_paths
 from monai_salm.pipeline.label_table import is_missing, one_spelling, read_table
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels, labels_from_folders, labels_from_table
-from monai_salm.pipeline.plan import build_plan
 from tests.exports import label_table, mr_export, mr_slice
 
 ROWS = "".join(f"{{0}}sub dir/im{n}.dcm{{1}}{n % 2}\n" for n in range(4))

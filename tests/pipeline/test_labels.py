@@ -12,6 +12,7 @@ import pytest
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Segmentation
 from monai_salm.pipeline import Inventory, ProtectOptions, labels, scan
+from monai_salm.pipeline.deciding import build_plan
 from monai_salm.pipeline.file_views import BudgetOptions
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import (
@@ -22,7 +23,6 @@ from monai_salm.pipeline.labels import (
     labels_from_table,
     segmentations_in,
 )
-from monai_salm.pipeline.plan import build_plan
 from tests.exports import (
     ROOT_UID,
     block,

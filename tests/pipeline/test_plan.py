@@ -43,7 +43,7 @@ def test_plan_survives_json(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 4)
     mr_slice(tmp_path / "in" / "unlabeled.dcm", 9)
     (tmp_path / "in" / "copy.dcm").write_bytes((tmp_path / "in" / "case0" / "image.dcm").read_bytes())
-    _, plan, _ = prepare(tmp_path / "in", small(labels=mr_labels(tmp_path / "l.csv", 4)))
+    plan = prepare(tmp_path / "in", small(labels=mr_labels(tmp_path / "l.csv", 4)))[1].plan
     again = ProtectionPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again == plan
     assert again.digest() == plan.digest()
@@ -73,7 +73,7 @@ def test_plan_survives_json(tmp_path: Path) -> None:
 def test_digest_changes_with_every_setting(tmp_path: Path, change: dict[str, Any]) -> None:
     mr_export(tmp_path / "in", 2)
     options = small(labels=mr_labels(tmp_path / "l.csv", 2))
-    digests = {prepare(tmp_path / "in", chosen)[1].digest() for chosen in (options, replace(options, **change))}
+    digests = {prepare(tmp_path / "in", chosen)[1].plan.digest() for chosen in (options, replace(options, **change))}
     assert len(digests) == 2
 
 
@@ -85,17 +85,20 @@ def test_digest_changes_with_every_setting(tmp_path: Path, change: dict[str, Any
 def test_digest_does_not_depend_on_place_and_speed(tmp_path: Path, change: dict[str, Any]) -> None:
     mr_export(tmp_path / "in", 2)
     options = small(labels=mr_labels(tmp_path / "l.csv", 2))
-    assert len({prepare(tmp_path / "in", chosen)[1].digest() for chosen in (options, replace(options, **change))}) == 1
+    assert (
+        len({prepare(tmp_path / "in", chosen)[1].plan.digest() for chosen in (options, replace(options, **change))})
+        == 1
+    )
 
 
 def test_digest_changes_with_labels_and_pixels(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
     mr_labels(tmp_path / "l.csv", 2)
     label_table(tmp_path / "m.csv", {"P0": "ill", "P1": "healthy"}, "PatientID")
-    before = prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))[1].digest()
-    assert prepare(tmp_path / "in", small(labels=tmp_path / "m.csv"))[1].digest() != before
+    before = prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))[1].plan.digest()
+    assert prepare(tmp_path / "in", small(labels=tmp_path / "m.csv"))[1].plan.digest() != before
     mr_slice(tmp_path / "in" / "case0" / "image.dcm", 0, values=body(8))
-    assert prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))[1].digest() != before
+    assert prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))[1].plan.digest() != before
 
 
 def test_series_is_one_sample_in_the_order_of_its_normal(tmp_path: Path) -> None:
@@ -267,5 +270,5 @@ def test_input_without_a_picture(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,label\nnotes.txt,1\n")
     with pytest.raises(UsageError, match="none of its 1 labels in column 'path' belongs to an image"):
         prepare(tmp_path / "in", small(labels=tmp_path / "l.csv"))
-    _, plan, _ = prepare(tmp_path / "in", drawn())
+    plan = prepare(tmp_path / "in", drawn())[1].plan
     assert (list(plan.documents), plan.samples, plan.refused) == (["notes.txt"], (), {})

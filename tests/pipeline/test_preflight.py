@@ -296,7 +296,7 @@ def test_dry_run_finds_folders_that_do_not_do(tmp_path: Path) -> None:
         ({"rounds": 0}, "rounds 0 must be at least 1"),
         ({"rounds": -3, "method": "random"}, "rounds -3 must be at least 1"),
         ({"rounds": True}, "rounds True is no whole number"),
-        ({"workers": 0}, "workers 0 must be at least 1"),
+        ({"workers": -1}, "workers -1 must be at least 0"),
         ({"workers": MOST_WORKERS + 1}, "must be at most"),
         ({"perturbed_fraction": 0.0}, r"perturbed fraction 0 is not in \(0, 1\]"),
         ({"perturbed_fraction": 1.5, "method": "random"}, r"perturbed fraction 1.5 is not in \(0, 1\]"),

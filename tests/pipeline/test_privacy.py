@@ -64,7 +64,7 @@ def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, wo
     assert _rights(tmp_path / "out") == _public(umask)
 
 
-@pytest.mark.parametrize("stop_at", ["write_sample", "write_documents", "pack"])
+@pytest.mark.parametrize("stop_at", ["write_file", "write_documents", "pack"])
 def test_zip_is_private_while_it_is_unpacked(
     tmp_path: Path, umask: int, stop_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +76,7 @@ def test_zip_is_private_while_it_is_unpacked(
 
     def stopping(*some: Any, **named: Any) -> Any:
         seen.append(1)
-        if len(seen) == (2 if stop_at == "write_sample" else 1):
+        if len(seen) == (2 if stop_at == "write_file" else 1):
             raise StopError
         return real(*some, **named)
 

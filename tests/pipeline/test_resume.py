@@ -77,8 +77,8 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: 
         ("monai_salm.pipeline.checkpoint", "write_atomically", 3),
         ("monai_salm.pipeline.search", "noise_record", 2),
         ("monai_salm.pipeline.search", "surrogate_bytes", 1),
-        ("monai_salm.pipeline.output", "write_sample", 1),
-        ("monai_salm.pipeline.output", "write_sample", 3),
+        ("monai_salm.pipeline.output", "write_file", 1),
+        ("monai_salm.pipeline.output", "write_file", 3),
         ("monai_salm.pipeline.output", "run_secret", 1),
     ],
     ids=["round 1", "last round", "noise", "surrogate", "file 1", "file 3", "before files"],
@@ -102,7 +102,7 @@ def test_stopped_run_goes_on_to_the_same_bytes(
 @pytest.mark.slow
 def test_finished_search_is_not_repeated(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_file", 2)
         with pytest.raises(StopError, match="no power"):
             protect(finished / "in", tmp_path / "out", _options(finished))
     _stop_after(monkeypatch, "monai_salm.pipeline.search", "method_of", 1, inside=True)
@@ -123,7 +123,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     mr_export(tmp_path / "in", COUNT)
     protect(tmp_path / "in", tmp_path / "whole", drawn())
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 2)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_file", 2)
         with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn())
     manifest = tmp_path / "out.work" / "manifest.jsonl"
@@ -135,7 +135,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "out" / "case2" / "image.dcm").unlink()
     left.write_bytes(b"half")
     with monkeypatch.context() as patch:
-        _stop_after(patch, "monai_salm.pipeline.output", "write_sample", 3)
+        _stop_after(patch, "monai_salm.pipeline.output", "write_file", 3)
         with pytest.raises(StopError, match="no power"):
             protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))

@@ -93,7 +93,7 @@ def test_lock_ends_with_a_run_that_fails_and_with_one_that_is_dropped(
 ) -> None:
     mr_export(tmp_path / "in", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("monai_salm.pipeline.output"), "write_sample", lambda _: 1 / 0)
+        patch.setattr(import_module("monai_salm.pipeline.output"), "write_file", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             protect(tmp_path / "in", tmp_path / "out", drawn())
     ProtectionRun(tmp_path / "in", tmp_path / "out", drawn(resume=True)).prepare()

@@ -16,7 +16,7 @@ import torch
 from monai_salm.learning.consumers import NO_AUGMENTATION
 from monai_salm.learning.estimates import LearningEstimate, NetworkEstimate
 from monai_salm.learning.networks import seeded_network
-from monai_salm.learning.samples import WorkingSample, WorkingSet
+from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask
 from monai_salm.methods.base import TrainedSurrogate
 from monai_salm.methods.minmin import MinMinOptimizer
@@ -25,6 +25,7 @@ from monai_salm.methods.search_time import search_seconds
 from monai_salm.pipeline import protect
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
 from monai_salm.pipeline.search import SearchSummary
+from monai_salm.working_samples import WorkingSample
 from tests.exports import mr_export, mr_labels, small
 
 

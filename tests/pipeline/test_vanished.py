@@ -19,7 +19,7 @@ from tests.exports import mr_export, nifti_export, small, tree
 @pytest.mark.parametrize(
     "stage",
     [
-        ("planning", "build_plan"),
+        ("planning", "decide"),
         ("protection", "preflight"),
         ("protection", "make_noise"),
         ("protection", "write_files"),
@@ -53,7 +53,7 @@ def test_input_that_vanishes_costs_one_file(
     } - {gone}  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", [("planning", "build_plan"), ("protection", "preflight")], ids=lambda it: it[1])
+@pytest.mark.parametrize("stage", [("planning", "decide"), ("protection", "preflight")], ids=lambda it: it[1])
 def test_label_map_that_vanishes_costs_its_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[str, str]
 ) -> None:

@@ -167,7 +167,7 @@ def test_only_lost_noise_is_drawn_again(tmp_path: Path, monkeypatch: pytest.Monk
     room, seen = import_module("monai_salm.methods.random"), []
     real = room.random_steps
     monkeypatch.setattr(room, "random_steps", lambda sample, seed: (seen.append(sample), real(sample, seed))[1])
-    monkeypatch.setattr(import_module("monai_salm.pipeline.output"), "write_sample", None)  # all is written
+    monkeypatch.setattr(import_module("monai_salm.pipeline.output"), "write_file", None)  # all is written
     protect(tmp_path / "in", tmp_path / "out", drawn(key_file=None, resume=True))
     assert len(seen) == 1
     assert (tree(tmp_path / "out.work"), tree(tmp_path / "out")) == (work, before)
@@ -271,7 +271,7 @@ def test_files_of_a_zip(tmp_path: Path, place: str, damage: str, monkeypatch: py
     zip_file(tmp_path / "in.zip", tmp_path / "in")
     protect(tmp_path / "in.zip", tmp_path / "whole.zip", drawn())
     with monkeypatch.context() as patch:
-        _stopped(patch, "output", "write_sample", 2)
+        _stopped(patch, "output", "write_file", 2)
         with pytest.raises(KeyboardInterrupt):
             protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn())
     damaged = tmp_path / "out.zip.work" / place

@@ -69,7 +69,7 @@ def test_any_executor_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
         run = ProtectionRun(Path("in"), Path("out"), drawn())
         run.search()
         inventory, plan = run.prepare()
-        fates = write_files(inventory, plan, run.options, run.output, run.work_dir, executor=executor)
+        fates = write_files(inventory, plan, run.options, run.output, run.work_dir, executor)
     assert {fate.status for fate in fates.values()} == {"protected"}
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     for name in ("manifest.jsonl", "plan.json"):

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from monai_salm.learning.consumers import Augmentation
-from monai_salm.learning.samples import WorkingSample
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.victims import BatchLoss
+from monai_salm.working_samples import WorkingSample
 
 ImageChange = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Gives a changed copy of an image of model values, 2D or 3D, of a color image with colors last: of the same shape and

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an inventory to the decision about every file of it, and what was seen of the samples on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from monai_salm.errors import unreadable
+from monai_salm.pipeline.file_views import BudgetOptions, volumes_in
+from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
+from monai_salm.pipeline.labels import LabelAssignment
+from monai_salm.pipeline.looking import LookAtSample, LookedFile, LookJob, look_at_volume, not_looked_at
+from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan, target_to_json
+from monai_salm.progress import Progress
+from monai_salm.volumes import picture_modality
+from monai_salm.workers import Workers
+from monai_salm.working_samples import WorkingMaps
+
+IN_THIS_PROCESS = Workers(0)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan, and what was seen of its samples while it was made.
+
+    Args:
+        plan: of all that can be read, labeled and held within a budget.
+        unusable: path -> reason, of samples in which nothing can carry noise.
+        bare: path -> reason, of slices of volumes other slices of which can carry noise.
+        maps: by sample id, of the samples on their working grids.
+    """
+
+    plan: ProtectionPlan
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    bare: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, WorkingMaps] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be found out of the samples beside their views.
+
+    Args:
+        carriers: where noise can lie.
+        grid: longest side of the working grid that they are brought to; None for no grid.
+    """
+
+    carriers: bool = False
+    grid: int | None = None
+
+
+def build_plan(
+    inventory: Inventory,
+    options: BudgetOptions,
+    *,
+    labels: LabelAssignment | None = None,
+    sample: str = "auto",
+    show_progress: bool = False,
+) -> ProtectionPlan:
+    """Give the plan alone; arguments as of :func:`decide`."""
+    return decide(inventory, options, labels=labels, sample=sample, show_progress=show_progress).plan
+
+
+def decide(
+    inventory: Inventory,
+    options: BudgetOptions,
+    *,
+    labels: LabelAssignment | None = None,
+    sample: str = "auto",
+    wanted: Wanted = Wanted(),
+    workers: Workers = IN_THIS_PROCESS,
+    show_progress: bool = False,
+) -> Decision:
+    """Decide for every file whether and how it will be protected; reads every image once.
+
+    Args:
+        inventory: the files.
+        options: how budgets are found.
+        labels: None for methods that need none.
+        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more,
+            else instances.
+        wanted: what else to find out.
+        workers: that read the images.
+        show_progress: a progress bar on standard error.
+    """
+    refused = inventory.refused
+    documents = {}
+    for path in inventory.documents:
+        try:
+            documents[path] = file_digest(inventory.absolute(path))
+        except OSError as error:
+            refused[path] = unreadable(error)
+    by_series = sample == "series" or (
+        sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
+    )
+    samples: list[SamplePlan] = []
+    unusable: dict[str, str] = {}
+    bare: dict[str, str] = {}
+    maps: dict[str, WorkingMaps] = {}
+    unlabeled = _unlabeled(inventory, labels)
+    jobs = _jobs(inventory, options, labels, wanted, by_series)
+    with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
+        for volume in workers.map(look_at_volume, jobs, lost=not_looked_at):
+            refused |= volume.refused
+            for look in volume.samples:
+                planned = _sample_plan(inventory, labels, look)
+                samples.append(planned)
+                unusable |= dict.fromkeys((file.path for file in look.files), look.unusable) if look.unusable else {}
+                bare |= look.bare
+                if look.maps is not None:
+                    maps[planned.sample_id] = look.maps
+            bar.update(volume.count)
+    refused |= unlabeled
+    kept, copies = _distinct(samples, refused), {}
+    for path, first in inventory.copies.items():
+        if labels is not None and labels.targets.get(path, labels.targets.get(first)) != labels.targets.get(first):
+            refused[path] = f"it is a copy of {first}, but has another label; give both the same"
+        else:
+            copies[path] = first
+    plan = ProtectionPlan(
+        tuple(kept), refused, documents, copies,
+        classes=tuple(labels.classes) if labels else (), multi_label=labels is not None and labels.multi_label,
+    )  # fmt: skip
+    planned_files = {file.path for sample_plan in kept for file in sample_plan.files}
+    return Decision(
+        plan,
+        {path: reason for path, reason in unusable.items() if path in planned_files},
+        {path: reason for path, reason in bare.items() if path in planned_files},
+        maps,
+    )
+
+
+def _unlabeled(inventory: Inventory, labels: LabelAssignment | None) -> dict[str, str]:
+    """Give the images that have no label, with the reason."""
+    if labels is None:
+        return {}
+    reason = f"it has no label ({labels.key}); add it to the labels, or leave the file out"
+    return {path: labels.refused.get(path, reason) for path in inventory.pictures if path not in labels.targets}
+
+
+def _jobs(
+    inventory: Inventory, options: BudgetOptions, labels: LabelAssignment | None, wanted: Wanted, by_series: bool
+) -> Iterator[LookJob]:
+    """Give a job for each volume that has a labeled file. Window and background are those of the whole volume, labeled
+    or not, so that whoever holds the originals finds the same ones.
+    """
+    for paths in volumes_in(inventory):
+        numbers: dict[str, int] = {}
+        files = []
+        for path in paths:
+            label = None
+            if labels is None:
+                label = 0
+            elif path in labels.targets:
+                label = numbers.setdefault(repr(target_to_json(labels.targets[path])), len(numbers))
+            judged = inventory.choices.of(inventory.root, path) != "picture"
+            files.append(LookedFile(path, judged, label))
+        labeled = sum(file.label is not None for file in files)
+        if labeled:
+            modality = picture_modality(inventory.pictures[paths[0]], options.modality)
+            yield LookJob(
+                inventory.root.absolute(), tuple(files), modality, options,
+                as_one=by_series and labeled > 1, carriers=wanted.carriers, grid=wanted.grid,
+            )  # fmt: skip
+
+
+def _sample_plan(inventory: Inventory, labels: LabelAssignment | None, look: LookAtSample) -> SamplePlan:
+    """Give the plan of a sample; its id is that of its image or series, or what its values say."""
+    files = tuple(FilePlan(file.path, file.sha256, file.fingerprint, file.view) for file in look.files)
+    known = inventory.pictures[files[0].path].identifiers
+    sample_id = known["SeriesInstanceUID"] if look.as_one else known.get("SOPInstanceUID") or files[0].fingerprint
+    return SamplePlan(sample_id, files, labels.targets[files[0].path] if labels else None)
+
+
+def _distinct(samples: Iterable[SamplePlan], refused: dict[str, str]) -> list[SamplePlan]:
+    """Keep one sample of each id; copies of the same volume are refused, since their noise and label would have to
+    agree.
+    """
+    kept: dict[str, SamplePlan] = {}
+    for sample in sorted(samples, key=lambda s: (s.sample_id, s.files[0].path)):
+        first = kept.setdefault(sample.sample_id, sample)
+        if first is not sample:
+            refused.update(
+                {
+                    file.path: f"it holds the same values as {first.files[0].path}; remove one of the two"
+                    for file in sample.files
+                }
+            )
+    return list(kept.values())

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs over files in processes of their own, so that a foreign library that crashes, hangs or takes all memory costs
+the job and not the run.
+
+Nothing in the standard library does: its pool of processes is of no use any more once one of them ended, knows no time
+limit for a job, and runs the main module of the caller's script again.
+"""
+
+from __future__ import annotations
+
+from monai_salm.workers.executor import Workers
+
+__all__ = ["Workers"]
