@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"errors"},
     "disk": {"errors"},
     "seals": set(),
+    "chance": set(),
     "workers": {"progress"},
     # What a file shows
     "windows": {"errors"},
@@ -48,10 +49,22 @@ ALLOWED: dict[str, set[str]] = {
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
     # Networks
-    "learning": {"errors", "seals", "progress"} | VALUES,
-    "methods": {"errors", "progress", "learning"} | VALUES,
+    "learning": {"errors", "seals", "progress", "chance"} | VALUES,
+    "methods": {"errors", "progress", "chance", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "pipeline": {"errors", "disk", "seals", "progress", "workers", "io", "bounds", "volumes", "learning", "methods"}
+    "pipeline": {
+        "errors",
+        "disk",
+        "seals",
+        "chance",
+        "progress",
+        "workers",
+        "io",
+        "bounds",
+        "volumes",
+        "learning",
+        "methods",
+    }
     | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
@@ -61,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
-LIGHT = ["errors", "progress", "disk", "seals", "workers", *sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", *sorted(VALUES), "io", "bounds", "volumes"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}

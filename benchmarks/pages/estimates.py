@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from measured import Measured, made_by, table
 
-from monai_salm.learning.victims import VERDICTS, usable, verdict
+from monai_salm.learning.verdicts import VERDICTS, usable, verdict
 
 _ASKED = ("small-cnn", "small-resnet", "small-cnn/2", "small-resnet/2")
 """Victims of the kinds that an estimate asks, at the full size and at half of it."""

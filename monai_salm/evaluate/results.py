@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from monai_salm.learning.victims import VERDICTS, VictimScores, usable, verdict
+from monai_salm.learning.verdicts import VERDICTS, usable, verdict
+from monai_salm.learning.victims import VictimScores
 from monai_salm.pipeline.region_means import MeanShift, shifts_in_words
 
 EVALUATION_FORMAT = "monai_salm.evaluation/1"

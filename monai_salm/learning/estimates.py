@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from monai_salm.learning.victims import VERDICTS, usable
+from monai_salm.learning.verdicts import VERDICTS, usable
 
 FULL, HALF, BLURRED, GRAY = "", "half the size", "after a blur", "without colors"
 """How networks see the images."""
@@ -30,7 +30,7 @@ class NetworkEstimate:
         clean, protected: its main score after training on clean and on protected images.
         auc: of the latter; None for label maps.
         peak: best main score over the epochs of the latter.
-        verdict: one of :data:`~monai_salm.learning.victims.VERDICTS`.
+        verdict: one of :data:`~monai_salm.learning.verdicts.VERDICTS`.
         moved: how far the AUC (of label maps the Dice) of the network of clean images changes, if the images that it
             never saw are protected; None where that was not measured.
     """

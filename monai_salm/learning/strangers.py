@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from monai_salm.learning.chance import sample_generator
+from monai_salm.chance import sample_generator
 from monai_salm.learning.estimates import (
     BLURRED,
     FULL,
@@ -35,6 +35,7 @@ from monai_salm.learning.sample_views import blurred, halved, patch_of
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSet
 from monai_salm.learning.targets import classes_in
 from monai_salm.learning.tasks import LearningTask
+from monai_salm.learning.verdicts import usable, verdict
 from monai_salm.learning.victims import (
     VictimRecipe,
     VictimScores,
@@ -43,8 +44,6 @@ from monai_salm.learning.victims import (
     main_score,
     score_network,
     train_victim,
-    usable,
-    verdict,
 )
 from monai_salm.progress import track
 from monai_salm.working_samples import WorkingSample

@@ -28,9 +28,6 @@ from monai_salm.working_samples import WorkingSample
 _FORMATS = "monai_salm.surrogate/"
 SURROGATE_FORMAT = f"{_FORMATS}5"
 
-SURROGATE_SUFFIX = ".safetensors"
-"""Of a file that holds the surrogate of a finished run, where a network's name can be given, too."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateCard:

@@ -12,9 +12,10 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from monai_salm.chance import torch_seed
 from monai_salm.errors import UsageError
 from monai_salm.learning.augmentations import FLIPS
-from monai_salm.learning.chance import SampleChance, own_randomness, torch_seed
+from monai_salm.learning.chance import SampleChance, own_randomness
 from monai_salm.learning.consumers import Augmentation
 from monai_salm.learning.networks import behind_view, logits_of, set_training
 from monai_salm.learning.resident import ResidentSet
@@ -30,15 +31,6 @@ the CPU).
 
 LEAST_STEPS = {2: 1000, 3: 800}
 """Optimizer steps of a victim of images or volumes at least, unless it is told otherwise; docs/evaluate.md says why."""
-
-VERDICTS = ("protected", "weakened", "not protected", "not learned")
-
-# A verdict needs more than luck: so far above a guess a score, or the best epoch's, may still be one.
-_SCORE_ABOVE_CHANCE, _PEAK_ABOVE_CHANCE = 0.10, 0.15
-_LEARNED_ABOVE_CHANCE = 0.10
-_PROTECTED_DICE, _LEARNED_DICE = 0.15, 0.2
-_WEAKENED = 0.5
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,32 +231,3 @@ def chance_score(task: LearningTask) -> float | None:
     if not isinstance(task, ClassificationTask):
         return None
     return 0.5 if task.multi_label else 1 / task.outputs
-
-
-def usable(score: float, chance: float | None) -> float:
-    """Give what a stranger makes of a score: of two classes, one that is below a guess is as good as one above it, with
-    the answers exchanged.
-    """
-    return max(score, 1 - score) if chance == 0.5 else score
-
-
-def verdict(clean: float, score: float, peak: float, chance: float | None) -> str:
-    """Say what a victim could learn, as one of :data:`VERDICTS`; ``not learned`` where even clean images taught it
-    nothing.
-
-    Args:
-        clean: main score of the victim that was trained on clean images.
-        score, peak: of the victim that was trained on protected ones.
-        chance: main score of a guess; None for Dice.
-    """
-    if clean + _ROUNDING < (_LEARNED_DICE if chance is None else chance + _LEARNED_ABOVE_CHANCE):
-        return "not learned"
-    if chance is None:
-        protected = score <= _PROTECTED_DICE + _ROUNDING
-    else:
-        protected = (
-            score <= chance + _SCORE_ABOVE_CHANCE + _ROUNDING and peak <= chance + _PEAK_ABOVE_CHANCE + _ROUNDING
-        )
-    if protected:
-        return "protected"
-    return "weakened" if clean - score >= _WEAKENED * (clean - (chance or 0.0)) - _ROUNDING else "not protected"

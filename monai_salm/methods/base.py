@@ -75,7 +75,7 @@ class MethodRun:
 
     Args:
         seed: of everything random; one that can be guessed gives the noise away, see
-            :func:`~monai_salm.learning.chance.secret_seed`.
+            :func:`~monai_salm.chance.secret_seed`.
         device: where to compute.
         build_surrogate: gives an untrained network for the task; methods without a deep surrogate never call it.
         rounds: how often the noise is improved; None takes the method's own number. Each method says what its round is.

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_salm.chance import sample_generator
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.sample_views import halved, patch_of
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LARGEST_PATCH, SampleGroups, StrangerPanel

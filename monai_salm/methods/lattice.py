@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_salm.chance import sample_generator
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask

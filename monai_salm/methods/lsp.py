@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.learning.chance import sample_generator
+from monai_salm.chance import sample_generator
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind
 from monai_salm.learning.tasks import LearningTask

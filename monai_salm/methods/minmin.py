@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_salm.chance import torch_seed
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import SampleChance, torch_seed
+from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import CleanNetwork, members_of

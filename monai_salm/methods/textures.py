@@ -29,8 +29,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from monai_salm.chance import sample_generator
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import sample_generator
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.targets import TargetKind, classes_in
 from monai_salm.learning.tasks import LearningTask

@@ -10,24 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError, UsageError, unreadable
 from monai_salm.learning.networks import DEFAULT_NETWORKS, size_multiple
 from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSet
-from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, frozen_set, load_surrogate
+from monai_salm.learning.surrogate import SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.targets import renumbered
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
 from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.label_values import label_map_values, native_shape, working_label_map
+from monai_salm.pipeline.label_values import label_map_values
 from monai_salm.pipeline.looking import LookAtFile, SampleJob, look_at_sample, sample_not_looked_at
-from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
+from monai_salm.pipeline.working import assembled_sample
 from monai_salm.progress import track
 from monai_salm.workers import Workers
-from monai_salm.working_grid import working_shape
-from monai_salm.working_samples import WorkingMaps, WorkingSample, common_levels, planes_of
+from monai_salm.working_samples import WorkingSample
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def read_samples(
             yield Unusable(sample, why)
             continue
         try:
-            yield _working_sample(inventory, sample, found, classes)
+            yield assembled_sample(inventory, sample, found, classes)
         except RefusedError as refusal:
             yield Unusable(sample, str(refusal))
         except OSError as error:  # its label map is gone: that is no reason to stop for the others
@@ -234,48 +233,9 @@ def working_sample(
     look = look_at_sample(_job(inventory, sample, size))
     if look.maps is None:
         raise RefusedError(look.unusable)
-    return _working_sample(inventory, sample, look.maps, label_values)
-
-
-def unseen_sample(inventory: Inventory, sample: SamplePlan, size: int) -> WorkingSample:
-    """Give a sample as a method takes it that looks at no image: its grid and its budget, all of it open to noise."""
-    shape = working_shape(native_shape(sample, inventory), size)
-    nothing, all_of_it = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.float32(1), shape)
-    voxels = np.broadcast_to(np.int64(1), shape)
-    return _working_sample(inventory, replace(sample, target=None), WorkingMaps(nothing, voxels, all_of_it, 1), None)
+    return assembled_sample(inventory, sample, look.maps, label_values)
 
 
 def _job(inventory: Inventory, sample: SamplePlan, size: int | None) -> SampleJob:
     files = tuple(LookAtFile(file.path, file.sha256, file.fingerprint, file.view) for file in sample.files)
     return SampleJob(inventory.root.absolute(), files, size)
-
-
-def _working_sample(
-    inventory: Inventory, sample: SamplePlan, maps: WorkingMaps, label_values: Mapping[int, int] | None
-) -> WorkingSample:
-    """Give a sample with its budget, its target and its geometry; errors as of :func:`working_sample`."""
-    native, shape = native_shape(sample, inventory), maps.carrier_voxels.shape
-    views = [file.view for file in sample.files]
-    levels, step_model = common_levels(views)
-    target: int | NDArray[np.float32] | NDArray[np.uint8] | None
-    if isinstance(sample.target, str):
-        target = working_label_map(inventory, sample, sample.target, shape, label_values)
-    elif isinstance(sample.target, tuple):
-        target = np.array(sample.target, dtype=np.float32)
-    else:
-        target = sample.target
-    return WorkingSample(
-        sample_id=sample.sample_id, levels=levels, step_model=step_model, target=target,
-        spacing=_cell_spacing(views[0].spacing, native, shape),
-        planes=planes_of(
-            views[0], native, shape,
-            spacing_known=all(inventory.pictures[file.path].spacing_known for file in sample.files),
-        ), **vars(maps),
-    )  # fmt: skip
-
-
-def _cell_spacing(spacing: tuple[float, ...], native: tuple[int, ...], shape: tuple[int, ...]) -> tuple[float, ...]:
-    """Give the millimeters between working cells; empty where the file does not say them for every axis."""
-    if len(spacing) != len(native):
-        return ()
-    return tuple(millimeters * n / m for millimeters, n, m in zip(spacing, native, shape, strict=True))

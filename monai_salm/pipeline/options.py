@@ -24,6 +24,10 @@ MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only wait for each other, each with the package in its memory."""
 
 
+SURROGATE_SUFFIX = ".safetensors"
+"""Of the file of a frozen surrogate, which is told from a network's name by it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProtectOptions(SampleOptions):
     """What ``monai-salm protect`` can be told; the command's options have the same names.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.surrogate import SURROGATE_SUFFIX
 from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision, Wanted, decide
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.inventory import Inventory, file_digest
@@ -20,12 +19,11 @@ from monai_salm.pipeline.keys import check_secret
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.pipeline.labeling import find_labels
 from monai_salm.pipeline.labels import LabelAssignment
-from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.plan_changes import plan_changes, refused_now
-from monai_salm.pipeline.preflight import check_choices
 from monai_salm.pipeline.scanning import scan
-from monai_salm.pipeline.search import check_surrogate
+from monai_salm.pipeline.searching import check_choices
 from monai_salm.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -54,6 +52,7 @@ def prepare(
     Raises:
         UsageError: the options do not fit each other or the input.
     """
+    check_choices(options)
     inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, show_progress=show_progress)
     wanted = Wanted(carriers=True, grid=options.working_size if options.needs_labels() else None)
     decision = decide(
@@ -122,9 +121,7 @@ def _not_the_same(path: Path, changes: list[str]) -> UsageError:
 def _look(
     source: Path, options: ProtectOptions, unpack_into: Path | None, known: KnownFiles, *, show_progress: bool
 ) -> tuple[Inventory, LabelAssignment | None]:
-    """Check the options, scan the input and find its labels."""
-    check_choices(options)
-    check_surrogate(options)
+    """Scan the input and find its labels."""
     if options.labels is not None and not options.labels.exists():
         raise UsageError(
             f"{options.labels}: the label table cannot be read (no such file or folder); give a CSV file in "

@@ -9,16 +9,15 @@ from monai_salm.errors import UsageError
 from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import build_network
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.surrogate import SURROGATE_SUFFIX, load_surrogate
+from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.methods.names import check_method
 from monai_salm.methods.registry import find_method
 from monai_salm.pipeline.deciding import Decision
-from monai_salm.pipeline.foresight import as_written
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.loading import load_set
-from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
-from monai_salm.pipeline.search import check_fit
+from monai_salm.pipeline.search import check_fit, check_surrogate
 from monai_salm.workers import Workers
 
 
@@ -31,8 +30,6 @@ def check_choices(options: ProtectOptions) -> None:
     """
     method, name = find_method(options.method, options.task), options.surrogate
     method.check(perturbed_fraction=options.perturbed_fraction, rounds=options.rounds)
-    if not options.needs_labels():
-        return
     pick_device(options.device)
     if name.endswith(SURROGATE_SUFFIX):
         if not method.takes_surrogate:
@@ -47,11 +44,12 @@ def check_choices(options: ProtectOptions) -> None:
             build_network(name, spatial_dims=2, outputs=2, image_shape=(32, 32))
         except UsageError:
             build_network(name, spatial_dims=3, outputs=2, image_shape=(32, 32, 32))  # the samples decide which
+    check_surrogate(options)
 
 
 def preflight(
     inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
-) -> tuple[ProtectionPlan, WorkingSet | None]:
+) -> tuple[ProtectionPlan, WorkingSet]:
     """Read all samples of a plan, and find out whether a search of their noise can be done; writes nothing.
 
     Args:
@@ -66,22 +64,7 @@ def preflight(
     Raises:
         UsageError: samples, labels, method and surrogate do not fit each other.
     """
-    if not options.needs_labels():
-        return decision.plan.without(decision.unusable), None
     loaded = load_set(inventory, decision, options, workers, show_progress=show_progress)
     check_method(options.method, options.task, loaded.working.spatial_dims)
     check_fit(loaded.working, loaded.plan, options)
     return loaded.plan, loaded.working
-
-
-def foresee(
-    inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
-) -> tuple[ProtectionPlan, WorkingSet | None]:
-    """Find out what a run would refuse, also while it writes; nothing is written. Arguments and errors as of
-    :func:`preflight`.
-
-    Returns:
-        As :func:`preflight`; the plan also lacks what would be refused while it is written.
-    """
-    plan, working = preflight(inventory, decision, options, workers, show_progress=show_progress)
-    return as_written(inventory, plan, decision.bare), working

@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from monai_salm.disk import check_space, disk_full, holds_files, make_private, remove_leftovers
 from monai_salm.errors import DiskError, UsageError
-from monai_salm.learning.samples import WorkingSet
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.deciding import Decision
 from monai_salm.pipeline.fates import FileFate, count_fates
@@ -31,14 +30,17 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.planning import check_complete, prepare, take_up
-from monai_salm.pipeline.preflight import foresee, preflight
 from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.references import records_left_out
 from monai_salm.pipeline.run_lock import RunLocks
-from monai_salm.pipeline.search import SearchSummary, make_noise
 from monai_salm.pipeline.search_record import EarlierSearch
+from monai_salm.pipeline.search_summary import SearchSummary
+from monai_salm.pipeline.searching import check_choices, foresee, make_noise, preflight
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 from monai_salm.workers import Workers
+
+if TYPE_CHECKING:
+    from monai_salm.learning.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +182,8 @@ class ProtectionRun:
             if self._goes_on():
                 self._earlier = EarlierSearch.find(plan, begun_secret(self.options, self.work_dir), self.work_dir)
             if not self._earlier.is_whole:
+                if self._goes_on():
+                    check_choices(self.options)
                 plan, self._working = preflight(
                     inventory, decision, self.options, self._workers, show_progress=self.show_progress
                 )

@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from monai_salm.chance import secret_seed
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
-from monai_salm.learning.chance import secret_seed
 from monai_salm.learning.checks import check_network, pick_device
-from monai_salm.learning.estimates import LearningEstimate
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import StrangerPanel
-from monai_salm.learning.surrogate import SURROGATE_SUFFIX, SurrogateCard, load_surrogate, series_key, surrogate_bytes
+from monai_salm.learning.surrogate import SurrogateCard, load_surrogate, series_key, surrogate_bytes
 from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate
 from monai_salm.methods.error_minimizing import FrozenSurrogate
@@ -29,60 +28,23 @@ from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.keys import run_secret
-from monai_salm.pipeline.loading import task_of, unseen_sample
-from monai_salm.pipeline.options import ProtectOptions
+from monai_salm.pipeline.loading import task_of
+from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.outlook import guess_error, what_was_learned
-from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
-from monai_salm.pipeline.record import MANIFEST
+from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.search_record import (
+    CHECKPOINT_FILE,
     NOISE_FOLDER,
     SEARCH_FILE,
     SURROGATE_FILE,
     EarlierSearch,
     SearchRecord,
+    keep_search,
     run_mark,
 )
+from monai_salm.pipeline.search_summary import SearchSummary
 from monai_salm.pipeline.working import noise_record
-from monai_salm.progress import track
 from monai_salm.volumes import VolumeView, volume_of
-
-
-@dataclass(frozen=True)
-class SearchSummary:
-    """What a search did.
-
-    Args:
-        rounds: of it.
-        passes: forward and backward passes per sample.
-        errors: of the surrogate in each round.
-        surrogate: whether these are what they should be, in words.
-        choice: what the method chose and why, in words; empty where it chose nothing.
-        estimate: what a stranger would learn; None where that was not asked, or without labels.
-    """
-
-    rounds: int = 0
-    passes: float = 0.0
-    errors: tuple[float, ...] = ()
-    surrogate: str = ""
-    choice: str = ""
-    estimate: LearningEstimate | None = None
-
-    def lines(self) -> list[str]:
-        """Say it to people; of the surrogate only where no other network was asked, which knows better."""
-        told = [] if self.estimate is None else self.estimate.lines()
-        asked = self.estimate is not None and bool(self.estimate.networks)
-        return [*filter(None, (self.choice, "" if asked else self.surrogate)), *told]
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain types that :meth:`from_json` reads back."""
-        return asdict(self) | {"estimate": None if self.estimate is None else self.estimate.to_json()}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> SearchSummary:
-        """Read what :meth:`to_json` gave."""
-        estimate = record.get("estimate")  # runs of earlier versions have none
-        found = None if estimate is None else LearningEstimate.from_json(estimate)
-        return cls(**dict(record) | {"errors": tuple(record["errors"]), "estimate": found})
 
 
 def method_of(options: ProtectOptions, spatial_dims: int | None = None) -> NoiseMethod:
@@ -98,55 +60,46 @@ def make_noise(
     plan: ProtectionPlan,
     options: ProtectOptions,
     work_dir: Path,
-    working: WorkingSet | None,
-    earlier: EarlierSearch | None = None,
+    working: WorkingSet,
+    earlier: EarlierSearch,
     *,
     show_progress: bool = False,
 ) -> SearchSummary:
-    """Make the noise of all samples and put it into ``work_dir/noise``.
+    """Search the noise of all samples and put it into ``work_dir/noise``.
 
-    What was done is kept in ``work_dir/search.json``, and a run that goes on takes it from there. Where noise has to be
-    made again and is another one now, the files are all written again, too.
+    What was done is kept in ``work_dir/search.json``. Where noise has to be made again and is another one now, the
+    files are all written again, too.
 
     Args:
         inventory: of the input.
         plan: of the samples that can be used; see :func:`~monai_salm.pipeline.preflight.preflight`.
         options: of the run.
         work_dir: its private folder.
-        working: these samples; None for a method that makes its noise sample by sample.
+        working: these samples.
         earlier: what is left of the search of a run that goes on.
         show_progress: progress bars on standard error.
     """
-    earlier = earlier or EarlierSearch()
-    if earlier.record is not None and not earlier.lost:
-        return SearchSummary.from_json(earlier.record.summary)
     (work_dir / SEARCH_FILE).unlink(missing_ok=True)  # it does not hold any more
     secret = run_secret(options, work_dir)
     mark = run_mark(plan, secret)
-    memory = Checkpoint(work_dir / "search.safetensors", mark, options.resume)
+    memory = Checkpoint(work_dir / CHECKPOINT_FILE, mark, options.resume)
     store, plans = NoiseStore(work_dir / NOISE_FOLDER), {sample.sample_id: sample for sample in plan.samples}
-    method = method_of(options, None if working is None else working.spatial_dims)
-    task = None if working is None else _task(method, working, plan, options)
-    seen = working if working is None or method.takes_color else working.in_gray()
+    method = method_of(options, working.spatial_dims)
+    task = _task(method, working, plan, options)
+    seen = working if method.takes_color else working.in_gray()
     seed = secret_seed(secret, options.seed)  # who has the output knows the user's
     run = MethodRun(
-        seed=seed, device=pick_device("cpu" if working is None else options.device),
-        build_surrogate=_surrogate_builder(options, seen, task, seed), rounds=options.rounds,
-        perturbed_fraction=options.perturbed_fraction, memory=memory,
-        groups=None if working is None else sample_groups(inventory, plan, working), gentle=options.gentle,
-        show_progress=show_progress,
+        seed=seed, device=pick_device(options.device), build_surrogate=_surrogate_builder(options, seen, task, seed),
+        rounds=options.rounds, perturbed_fraction=options.perturbed_fraction, memory=memory,
+        groups=sample_groups(inventory, plan, working), gentle=options.gentle, show_progress=show_progress,
     )  # fmt: skip
-    seals = earlier.kept() if seen is None else {}
-    waiting = [sample for sample in plan.samples if sample.sample_id not in seals]
-    sets = _one_by_one(inventory, waiting, options, show_progress=show_progress) if seen is None else [seen]
-    for samples in sets:
-        levels = {sample.sample_id: sample.levels for sample in samples.samples}
-        samples = samples if method.takes_color else samples.in_gray()
-        for sample_id, steps in method.noise(samples, task, run):
-            noise = SparseNoise.from_dense(steps, levels[sample_id])
-            seals[sample_id] = store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
+    levels = {sample.sample_id: sample.levels for sample in seen.samples}
+    seals = {}
+    for sample_id, steps in method.noise(seen, task, run):
+        noise = SparseNoise.from_dense(steps, levels[sample_id])
+        seals[sample_id] = store.write(sample_id, noise, noise_record(inventory, plans[sample_id]))
     words, digest = "", ""
-    if run.surrogate is not None and seen is not None and task is not None:
+    if run.surrogate is not None:
         card = _card(method, run.surrogate, seen, task, plan, options)
         card = replace(card, series=card.series | series_views(inventory, plan))
         content = surrogate_bytes(run.surrogate.network, card)
@@ -154,26 +107,15 @@ def make_noise(
         digest = hashlib.sha256(content).hexdigest()
         words = what_was_learned(run.surrogate, guess_error(seen, task))
     estimate = None
-    if options.estimate and working is not None and task is not None and run.groups is not None:
+    if options.estimate and run.groups is not None:
         panel = StrangerPanel(
             working, run.groups, task, seed=options.seed, device=run.device, show_progress=show_progress
         )
         estimate = panel.estimate(lambda name: store.read(name).dense())
     summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
-    if not earlier.made(seals):
-        (work_dir / MANIFEST).unlink(missing_ok=True)  # what is written has other noise
-    store.sync()  # before anything says that the search is done
-    SearchRecord(mark, summary.to_json(), seals, digest).write(work_dir)
+    keep_search(SearchRecord(mark, summary.to_json(), seals, digest), store, earlier, work_dir)
     memory.clear()
     return summary
-
-
-def _one_by_one(
-    inventory: Inventory, samples: Sequence[SamplePlan], options: ProtectOptions, *, show_progress: bool
-) -> Iterator[WorkingSet]:
-    """Give each sample as a set of its own, so that memory does not grow with their number."""
-    for sample in track(samples, "drawing", "samples", total=len(samples), show_progress=show_progress):
-        yield WorkingSet([unseen_sample(inventory, sample, options.working_size)])
 
 
 def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, options: ProtectOptions) -> LearningTask:
@@ -184,15 +126,11 @@ def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, option
 
 
 def _surrogate_builder(
-    options: ProtectOptions, working: WorkingSet | None, task: LearningTask | None, seed: int
+    options: ProtectOptions, working: WorkingSet, task: LearningTask, seed: int
 ) -> Callable[[], nn.Module]:
     """Give what builds an untrained surrogate for some samples, with the weights of a seed."""
 
     def build() -> nn.Module:
-        if working is None or task is None:
-            raise UsageError(
-                f"method {options.method!r} makes its noise without labels, so no network can be built for it"
-            )
         name = options.surrogate or DEFAULT_NETWORKS[options.task]
         return seeded_network(name, working.padded_shape, task.outputs, seed, channels=working.channels)
 

@@ -17,11 +17,13 @@ from monai_salm.disk import write_atomically
 from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.record import MANIFEST
 from monai_salm.seals import sealed_json, unsealed_json
 
 logger = logging.getLogger(__name__)
 
 SEARCH_FILE, NOISE_FOLDER, SURROGATE_FILE = "search.json", "noise", "surrogate.safetensors"
+CHECKPOINT_FILE = "search.safetensors"
 """Names in the work folder."""
 
 
@@ -128,3 +130,18 @@ class EarlierSearch:
     def made(self, noise: Mapping[str, str]) -> bool:
         """Say whether this is the noise that was made then, so that what was written with it stays."""
         return self.record is not None and dict(noise) == dict(self.record.noise)
+
+
+def keep_search(record: SearchRecord, store: NoiseStore, earlier: EarlierSearch, work_dir: Path) -> None:
+    """Keep what a search made; what is written with other noise does not count any more.
+
+    Args:
+        record: of the search.
+        store: its noise.
+        earlier: what was left of the search before it.
+        work_dir: private folder of the run.
+    """
+    if not earlier.made(record.noise):
+        (work_dir / MANIFEST).unlink(missing_ok=True)
+    store.sync()  # before anything says that the search is done
+    record.write(work_dir)

@@ -31,7 +31,7 @@ from monai_salm.evaluate import (
     evaluate,
 )
 from monai_salm.evaluate import trainings as grid
-from monai_salm.evaluate.results import usable, verdict
+from monai_salm.learning.verdicts import usable, verdict
 from monai_salm.learning.victims import LEAST_STEPS
 from monai_salm.pipeline import protect
 from tests.exports import (

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from monai_salm.learning.chance import SampleChance, own_randomness, sample_generator
+from monai_salm.chance import sample_generator
+from monai_salm.learning.chance import SampleChance, own_randomness
 from monai_salm.learning.samples import WorkingSet
 from tests.builders import disk_set
 

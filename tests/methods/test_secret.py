@@ -14,7 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_salm.learning.chance import own_randomness, sample_generator, secret_seed, torch_seed
+from monai_salm.chance import sample_generator, secret_seed, torch_seed
+from monai_salm.learning.chance import own_randomness
 from monai_salm.learning.networks import seeded_network
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask

@@ -11,8 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from monai_salm.chance import sample_generator
 from monai_salm.errors import SalmError
-from monai_salm.learning.chance import sample_generator
 from monai_salm.pipeline import ProtectionRun, protect
 from monai_salm.pipeline.search import MethodRun
 from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree
@@ -36,7 +36,7 @@ def test_random_noise_is_not_restored_from_the_output(tmp_path: Path, monkeypatc
     mr_export(tmp_path / "in", COUNT)
     protect(tmp_path / "in", tmp_path / "out", drawn(key_file=None))
     assert abs(_restored(tmp_path) - 0.5) < 0.05
-    monkeypatch.setattr(import_module("monai_salm.pipeline.search"), "secret_seed", lambda _, seed: seed)
+    monkeypatch.setattr(import_module("monai_salm.pipeline.drawing"), "secret_seed", lambda _, seed: seed)
     (tmp_path / "out").rename(tmp_path / "safe")
     protect(tmp_path / "in", tmp_path / "out", drawn(key_file=None, work_dir=tmp_path / "work"))
     assert _restored(tmp_path) == 1, "the attack works where there is no secret"

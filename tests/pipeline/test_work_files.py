@@ -164,7 +164,7 @@ def test_only_lost_noise_is_drawn_again(tmp_path: Path, monkeypatch: pytest.Monk
     work, before = tree(tmp_path / "out.work"), tree(tmp_path / "out")
     first = _place(tmp_path / "out.work", "noise/2")
     first.write_bytes(_flipped(first.read_bytes(), 0.9))
-    room, seen = import_module("monai_salm.methods.random"), []
+    room, seen = import_module("monai_salm.pipeline.drawing"), []
     real = room.random_steps
     monkeypatch.setattr(room, "random_steps", lambda sample, seed: (seen.append(sample), real(sample, seed))[1])
     monkeypatch.setattr(import_module("monai_salm.pipeline.output"), "write_file", None)  # all is written
@@ -192,7 +192,7 @@ def test_files_are_written_again_where_the_noise_is_another(tmp_path: Path, monk
     protect(tmp_path / "in", tmp_path / "out", drawn())
     before = tree(tmp_path / "out")
     (tmp_path / "out.work" / "search.json").unlink()
-    room = import_module("monai_salm.methods.random")
+    room = import_module("monai_salm.pipeline.drawing")
     real = room.random_steps
     monkeypatch.setattr(room, "random_steps", lambda sample, seed: -real(sample, seed))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
