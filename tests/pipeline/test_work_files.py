@@ -25,10 +25,10 @@ from monai_salm.pipeline.fates import load_fates
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings, read_settings
 from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree, zip_file
 
-FILES = ("plan.json", "manifest.jsonl", "search.json", "uid.key", "surrogate.safetensors", "noise/0", "noise/1")
+FILES = ("plan.jsonl", "manifest.jsonl", "search.json", "uid.key", "surrogate.safetensors", "noise/0", "noise/1")
 """Of a finished run; of the noise, two of its samples."""
 
-TOLD = {"plan.json": "plan.json: the plan is damaged", "uid.key": "uid.key: damaged, or not the secret"}
+TOLD = {"plan.jsonl": "plan.jsonl: the plan is damaged", "uid.key": "uid.key: damaged, or not the secret"}
 """What cannot be made again, and what is said of it; all others are mended."""
 
 
@@ -114,7 +114,7 @@ def test_exchanged(runs: Path, tmp_path: Path, name: str, other: str, caplog: py
     options = _copy(runs, tmp_path)
     taken = _place(runs / "other.work", name) if other not in FILES else _place(runs / "out.work", other)
     _place(tmp_path / "out.work", name).write_bytes(taken.read_bytes())
-    if name == "plan.json" and other not in FILES:
+    if name == "plan.jsonl" and other not in FILES:
         with pytest.raises(SalmError, match=r"uid\.key: damaged, or not the secret"):
             protect(runs / "in", tmp_path / "out", options)
         return
@@ -128,7 +128,7 @@ def test_exchanged(runs: Path, tmp_path: Path, name: str, other: str, caplog: py
 def test_gone(runs: Path, tmp_path: Path, name: str) -> None:
     options = _copy(runs, tmp_path)
     _place(tmp_path / "out.work", name).unlink()
-    if name == "plan.json":
+    if name == "plan.jsonl":
         with pytest.raises(UsageError, match="has no run to go on with"):
             protect(runs / "in", tmp_path / "out", options)
     else:
