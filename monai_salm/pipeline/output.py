@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -61,13 +61,15 @@ def write_files(
     fates = _finished_before(inventory, output, manifest) if options.resume else {}
     said = dict(fates)  # in the manifest, and so on the disk
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
-    _remove_temporary_files(output, {inventory.output_path(record.path) for record in inventory.files})
+    names = {inventory.output_path(record.path) for record in inventory.files}
+    _remove_temporary_files(output, names)
     derivation = make_derivation(inventory, plan, options, work_dir)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
     make_folder(output, private=private)
     waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
     count = sum(len(sample.files) for sample in waiting)
     with (
+        _swept(executor, output, names),
         Progress("writing", count, "files", show_progress=show_progress) as bar,
         kept_settings(settings, work_dir) as kept,
         _Lines(manifest, inventory, output) as lines,
@@ -107,6 +109,20 @@ def write_files(
     new = [fate for path, fate in fates.items() if fate.status in IN_OUTPUT and fate != said.get(path)]
     manifest.rewrite(fates, [_place(fate, inventory, output) for fate in new])
     return fates
+
+
+@contextmanager
+def _swept(executor: Workers | Executor, output: Path, names: set[str]) -> Iterator[None]:
+    """Remove what processes that ended in the middle, or are ended now, leave of the files of an output."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(executor, Workers):
+            executor.close()  # before anything else writes
+        _remove_temporary_files(output, names)
+        raise
+    if isinstance(executor, Workers) and executor.ended:
+        _remove_temporary_files(output, names)
 
 
 class _Lines:

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-WATCH = 0.5
+WATCH = 0.2
 """Seconds in which a process notices that the run was killed."""
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     """Keep standard output for the answers, whatever libraries write there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run gets it too, and says what to do
     _be_first_to_go()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         serve(sys.stdin.buffer, answers)
