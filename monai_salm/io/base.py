@@ -23,7 +23,7 @@ nothing of noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP, Judgement, Kind
+from monai_salm.io.origins import Origin
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
@@ -164,6 +165,7 @@ class SourceImage:
         range_stored: lowest and highest value that the file can hold (BitsStored and signedness, or the dtype).
         padding_stored: inclusive range of values that mean "no image here" and may neither be entered nor left
             (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2); None without one.
+        origin: the file as it was read, for the writer; None for an image that is of no file.
     """
 
     header: ImageHeader
@@ -173,6 +175,14 @@ class SourceImage:
     range_stored: tuple[float, float]
     padding_stored: tuple[float, float] | None = None
     frame_rescale: tuple[tuple[float, float], ...] = ()
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256, hexadecimal, of the very bytes that the image was decoded from; empty for one that is of no
+        file.
+        """
+        return "" if self.origin is None else self.origin.sha256
 
     def pictures(self) -> list[SourceImage]:
         """Give the images of a stack, each with its own rescaling, as views; of any other file the image itself."""
@@ -293,19 +303,42 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
             f"the new values are {stored.dtype} {stored.shape}, the file holds {source.stored.dtype} "
             f"{source.stored.shape}"
         )
-    finite = np.isfinite(source.stored)
-    if not np.array_equal(finite, np.isfinite(stored)) or stored[~finite].tobytes() != source.stored[~finite].tobytes():
-        raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
     low, high = source.range_stored
-    extremes = (stored[finite].min(), stored[finite].max()) if finite.any() else (low, low)
-    if extremes[0] < low or extremes[1] > high:
-        raise RefusedError(f"the new values are {extremes[0]} to {extremes[1]}, the file holds {low:g} to {high:g}")
-    before = source.padding
-    after = replace(source, stored=stored).padding
-    moved = (before != after) | (before & (stored != source.stored))
-    if moved.any():
-        raise RefusedError(
-            f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}"
-        )
+    extremes: list[tuple[Any, Any]] = []
+    moved = 0
+    for before, after in zip(slabs(source.stored), slabs(stored), strict=True):
+        if before.dtype.kind == "f":
+            finite = np.isfinite(before)
+            if not np.array_equal(finite, np.isfinite(after)) or after[~finite].tobytes() != before[~finite].tobytes():
+                raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
+            after_finite = after[finite]
+        else:
+            after_finite = after
+        if after_finite.size:
+            extremes.append((after_finite.min(), after_finite.max()))
+        if source.padding_stored is not None:
+            pads = [replace(source, stored=values).padding for values in (before, after)]
+            moved += int(np.count_nonzero((pads[0] != pads[1]) | (pads[0] & (after != before))))
+    found = (min(least for least, _ in extremes), max(most for _, most in extremes)) if extremes else (low, low)
+    if found[0] < low or found[1] > high:
+        raise RefusedError(f"the new values are {found[0]} to {found[1]}, the file holds {low:g} to {high:g}")
+    if moved:
+        raise RefusedError(f"{moved} values enter, leave or move within the padding range {source.padding_stored}")
     if target.exists() and target.samefile(source.header.path):
         raise RefusedError("the target is the source's own file; write to another folder")
+
+
+def slabs(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Give an array in parts along its longest axis, as views, so that what is computed of them takes little memory; arrays of
+    one shape and type are cut alike.
+    """
+    if values.nbytes <= _SLAB or values.ndim == 0:
+        yield values
+        return
+    axis = int(np.argmax(values.shape))
+    step = max(1, values.shape[axis] * _SLAB // values.nbytes)
+    for start in range(0, values.shape[axis], step):
+        yield values[(slice(None),) * axis + (slice(start, start + step),)]
+
+
+_SLAB = 1 << 22

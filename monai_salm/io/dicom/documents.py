@@ -21,6 +21,7 @@ from pydicom.uid import (
     RTDoseStorage,
     SegmentationStorage,
 )
+from pydicom.valuerep import STANDARD_VR
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import pdf
@@ -76,6 +77,11 @@ _FIRST_PRIVATE_DATA = 0x1000
 
 _CSA_HEADER = b"SV10"
 _LONG_TEXTS = ("LT", "ST", "UC", "UR", "UT")
+_FIRST_PIXELS = 0x7F000000
+_MAY_HOLD = frozenset({*_LONG_TEXTS, "UN", *(vr for vr in map(str, STANDARD_VR) if vr.startswith("O"))})
+"""Value representations of which an element can hold a picture, whatever its tag; of the others only where pixels are,
+from ``_FIRST_PIXELS`` on.
+"""
 _MAX_OPAQUE_BYTES = 1 << 16
 
 
@@ -286,6 +292,8 @@ def unprotected_in(file: DicomFile) -> str:
     found: dict[str, None] = {}  # in the order of the file, each once
     frame = _frame_bytes(file)
     for element, depth in leaves([*file.meta, *file.elements], STALE):
+        if element.tag < _FIRST_PIXELS and element.vr not in _MAY_HOLD:
+            continue
         if element.tag not in STALE and (_may_be_copy(element, frame) or (depth and element.tag in _PIXELS)):
             name = (
                 f"private element {tag_text(element.tag)}"

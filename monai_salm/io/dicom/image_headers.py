@@ -292,7 +292,8 @@ def _slice_position(file: DicomFile) -> float | None:
     position, orientation = floats(file.texts(tags.IMAGE_POSITION)), floats(file.texts(tags.IMAGE_ORIENTATION))
     if len(position) != 3 or len(orientation) != 6:
         return None
-    along = float(np.dot(position, np.cross(orientation[:3], orientation[3:])))
+    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    along = float(np.dot(position, [b * f - c * e, c * d - a * f, a * e - b * d]))
     return along if np.isfinite(along) else None
 
 

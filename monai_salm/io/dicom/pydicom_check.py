@@ -22,15 +22,22 @@ from monai_salm.io.dicom.files import META_GROUP, DicomFile, ascii_values
 _SHORT = 64
 
 
-def check_with_pydicom(file: DicomFile, data: bytes) -> None:
+def check_with_pydicom(file: DicomFile, data: bytes | memoryview) -> None:
     """Refuse a file in which pydicom, which most training code reads with, sees other elements than we do, or other
     file meta information.
+
+    Args:
+        file: as we cut it.
+        data: its bytes; those of pixel data may be left out.
+
+    Raises:
+        RefusedError: they differ, or pydicom cannot read them.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = dcmread(BytesIO(data), force=not file.prefix)
-            theirs = [int(element.tag) for element in dataset.elements()]
+            theirs = sorted(map(int, dataset.keys()))
             their_meta = {int(element.tag): element.value for element in dataset.file_meta.elements()}
     except Exception as error:  # whatever a damaged file makes it raise
         _check_character_set(file)
@@ -107,5 +114,7 @@ def _check_unique(elements: Iterable[Element], path: str, depth: int = 0) -> Non
                 f"{name} is there more than once with different values, and readers disagree on which counts; "
                 "repair the file first, for example with dcmconv, which keeps the first"
             )
+        if not element.undefined and element.vr not in ("SQ", "UN"):
+            continue
         for number, item in enumerate(element.items(2 * depth) or []):
             _check_unique(item.elements(2 * depth + 1), f"{path}{element.name}[{number}].", depth + 1)

@@ -167,5 +167,7 @@ def pixel_element(file: DicomFile) -> Element:
 
 
 def value_of(element: Element | None) -> memoryview:
-    """Give the bytes of an element; none if it is absent."""
+    """Give the bytes of an element that was read; none if it is absent."""
+    if element is not None and element.unread:
+        raise ValueError(f"the value of {element.name} was left in the file")
     return memoryview(b"") if element is None else element.value

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files as they were read: their bytes or what was made of them, their digest, and whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+_SETTLED_NS = 2_000_000_000
+"""Some file systems count time in steps of two seconds: a file that changed just before it was read may change once
+more unseen.
+"""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells, without reading it again, that a file did not change since it was read.
+
+    Args:
+        path: the file.
+        size, mtime_ns, inode: of it, from before its first byte was read.
+        settled: whether it had not been written just before, so that these can tell.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    inode: int
+    settled: bool
+
+    @classmethod
+    def of(cls, path: Path, handle: BinaryIO) -> FileState:
+        """Look at an open file."""
+        found = os.fstat(handle.fileno())
+        settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS
+        return cls(path, found.st_size, found.st_mtime_ns, found.st_ino, settled)
+
+    def is_same(self) -> bool:
+        """Say whether the file is surely as it was; False also where that is not known."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        same = (found.st_size, found.st_mtime_ns, found.st_ino) == (self.size, self.mtime_ns, self.inode)
+        return self.settled and same
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file as it was read, with what its module needs to write another like it.
+
+    Args:
+        content: what the module made of it; nobody else looks into it.
+        digest: gives the SHA-256, hexadecimal, of the very bytes that were decoded.
+        states: of the file, and of another that was read with it.
+    """
+
+    content: object
+    digest: Callable[[], str]
+    states: tuple[FileState, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest, computed when it is asked for first."""
+        return self.digest()
+
+    def is_same(self) -> bool:
+        """Say whether the files are surely as they were when they were read."""
+        return all(state.is_same() for state in self.states)
+
+
+def read_whole(path: Path) -> tuple[bytes, FileState]:
+    """Read a file at once."""
+    with path.open("rb", buffering=0) as handle:
+        state = FileState.of(path, handle)
+        return handle.readall(), state
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> str:
+    """Give the SHA-256 of bytes, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
