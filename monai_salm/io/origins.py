@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +69,10 @@ class Origin:
     def sha256(self) -> str:
         """The digest, computed when it is asked for first."""
         return self.digest()
+
+    def __reduce__(self) -> tuple[type[Origin], tuple[None, Callable[[], str], tuple[FileState, ...]]]:
+        """Leave the content behind where an image is sent to another process or copied: it can be read again."""
+        return Origin, (None, partial(str, self.sha256), self.states)
 
     def is_same(self) -> bool:
         """Say whether the files are surely as they were when they were read."""

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import SourceImage
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import FrameFormat, decode_frame, is_reversible
-from monai_salm.io.dicom.cutting import read_file
+from monai_salm.io.dicom.cutting import checked, read_file
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element
 from monai_salm.io.dicom.encapsulation import split_frames
@@ -31,6 +32,7 @@ from monai_salm.io.dicom.pixels import (
     values_of_words,
 )
 from monai_salm.io.dicom.transfer_syntaxes import LOSSY, NATIVE
+from monai_salm.io.origins import Origin, digest_of, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,10 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file is no image that can be protected faithfully.
     """
-    return read_picture(path).source
+    data, state = read_whole(path)
+    picture = _picture_in(path, checked(data))
+    origin = Origin(content=picture, digest=partial(digest_of, data), states=(state,))
+    return replace(picture.source, origin=origin)
 
 
 def read_picture(path: Path) -> Picture:
@@ -67,7 +72,26 @@ def read_picture(path: Path) -> Picture:
     Raises:
         RefusedError: the file is no image that can be protected faithfully.
     """
-    file = read_file(path)
+    return _picture_in(path, read_file(path))
+
+
+def picture_behind(source: SourceImage, *, unchanged: bool = False) -> Picture:
+    """Give the picture that a source was read as, which is read again only where it was not kept.
+
+    Args:
+        source: of :func:`read_source`.
+        unchanged: read it again also where its file may have changed since.
+
+    Raises:
+        RefusedError: as :func:`read_picture`.
+    """
+    origin = source.origin
+    if origin is not None and isinstance(origin.content, Picture) and (not unchanged or origin.is_same()):
+        return origin.content
+    return read_picture(source.header.path)
+
+
+def _picture_in(path: Path, file: DicomFile) -> Picture:
     document = document_of(path, file)
     if document is not None:
         raise RefusedError(f"not an image ({document.kind})")
