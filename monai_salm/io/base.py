@@ -15,7 +15,12 @@ Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by
   half lies beside the source;
 * ``write_document(path, target, derivation)`` writes a document, in which only references to changed images may
   differ;
-* ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed.
+* ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed;
+  ``compare_sources(original, other)`` does so of two images that were read, without reading their files again.
+
+What ``read_source`` and ``read_back`` give has an ``origin``: the SHA-256 of the bytes that were decoded
+(:attr:`SourceImage.sha256`), and what the writer needs, so that each file is read once. Where the file may have changed
+since, ``write_like`` reads it again, and refuses one with other values.
 
 What a module cannot do faithfully it refuses with :class:`~monai_salm.errors.RefusedError`. This package knows
 nothing of noise.
@@ -23,23 +28,25 @@ nothing of noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP, Judgement, Kind
-from monai_salm.io.origins import Origin
+from monai_salm.io.origins import FileState, Origin
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
 
 StoredArray = NDArray[Any]
 """Values as the file holds them: integers, or the floats of a float NIfTI file."""
+
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +191,23 @@ class SourceImage:
         """
         return "" if self.origin is None else self.origin.sha256
 
+    def with_origin(self, content: object, digest: Callable[[], str], *states: FileState) -> SourceImage:
+        """Give the image with the file that it was read from; see :class:`~monai_salm.io.origins.Origin`."""
+        origin = Origin(content=content, header=self.header, stored=self.stored, digest=digest, states=states)
+        return replace(self, origin=origin)
+
+    def kept(self, kind: type[_Content], *, unchanged: bool = False) -> _Content | None:
+        """Give what its module kept of the file; None where it kept nothing, or of another image than this.
+
+        Args:
+            kind: type of what is kept.
+            unchanged: nothing is given either where the file may have changed since it was read.
+        """
+        origin = self.origin
+        if origin is None or not isinstance(origin.content, kind) or origin.stored is not self.stored:
+            return None
+        return origin.content if origin.header == self.header and (not unchanged or origin.is_same()) else None
+
     def pictures(self) -> list[SourceImage]:
         """Give the images of a stack, each with its own rescaling, as views; of any other file the image itself."""
         if not self.header.stacked:
@@ -285,6 +309,9 @@ class FormatModule(Protocol):
     def compare_headers(self, original: Path, other: Path) -> list[HeaderChange]:
         """List every difference outside the values."""
 
+    def compare_sources(self, original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+        """List the same of two images as they were read."""
+
 
 def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None:
     """Hold new values against what a source's file can hold, before a module writes them.
@@ -329,8 +356,8 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
 
 
 def slabs(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Give an array in parts along its longest axis, as views, so that what is computed of them takes little memory; arrays of
-    one shape and type are cut alike.
+    """Give an array in parts along its longest axis, as views, so that what is computed of them takes little memory;
+    arrays of one shape and type are cut alike.
     """
     if values.nbytes <= _SLAB or values.ndim == 0:
         yield values

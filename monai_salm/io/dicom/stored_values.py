@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from monai_salm.io.dicom.pixels import (
     values_of_words,
 )
 from monai_salm.io.dicom.transfer_syntaxes import LOSSY, NATIVE
-from monai_salm.io.origins import Origin, digest_of, read_whole
+from monai_salm.io.origins import digest_of, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,7 @@ def read_source(path: Path) -> SourceImage:
     """
     data, state = read_whole(path)
     picture = _picture_in(path, checked(data))
-    origin = Origin(content=picture, digest=partial(digest_of, data), states=(state,))
-    return replace(picture.source, origin=origin)
+    return picture.source.with_origin(picture, partial(digest_of, data), state)
 
 
 def read_picture(path: Path) -> Picture:
@@ -85,10 +84,7 @@ def picture_behind(source: SourceImage, *, unchanged: bool = False) -> Picture:
     Raises:
         RefusedError: as :func:`read_picture`.
     """
-    origin = source.origin
-    if origin is not None and isinstance(origin.content, Picture) and (not unchanged or origin.is_same()):
-        return origin.content
-    return read_picture(source.header.path)
+    return source.kept(Picture, unchanged=unchanged) or read_picture(source.header.path)
 
 
 def _picture_in(path: Path, file: DicomFile) -> Picture:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,24 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
-from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
+from monai_salm.io.nifti.files import Buffer, Content, header_beside, read_content, read_head, write_content
 from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
+from monai_salm.io.origins import FileState
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A file that holds voxels, read whole, and where they are in it."""
+    """A file that holds voxels, read whole, and where they are in it.
+
+    Args:
+        layout: where they are.
+        content: the file.
+        beside: the file of the header as it was read, if it is another.
+    """
 
     layout: Layout
     content: Content
+    beside: tuple[FileState, ...] = ()
 
 
 def sniff(path: Path) -> bool:
@@ -133,7 +143,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """Write the source's bytes with ``stored`` in place of the voxels; of a pair, the ``.img`` alone.
 
     Args:
-        source: what :func:`read_source` gave; its file is read again.
+        source: what :func:`read_source` gave; its file is read again where it may have changed.
         stored: new values, of the source's shape and dtype.
         target: path to write; compressed if the source is, whatever its name.
         derivation: ignored: a NIfTI header has no room for it.
@@ -143,18 +153,20 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """
     del derivation
     check_stored(source, stored, target)
-    volume = read_volume(source.header.path)
+    kept = source.kept(Volume, unchanged=True)
+    volume = read_volume(source.header.path) if kept is None else kept
     layout, view = volume.layout, memoryview(volume.content.data)
     in_file = view[layout.offset : layout.end]  # compared without a copy
-    if (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing) or layout.voxels(
-        source.stored
-    ) != in_file:
+    if kept is None and (
+        (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing)
+        or not layout.holds(source.stored, in_file)
+    ):
         raise RefusedError("the file changed since it was read; read it again")
-    voxels = layout.voxels(stored)
-    if voxels == in_file:
+    if layout.holds(stored, in_file):
         shutil.copyfile(source.header.path, target)
         return
-    write_content(target, (view[: layout.offset], voxels, view[layout.end :]), volume.content.head)
+    parts: Iterator[Buffer] = chain((view[: layout.offset],), layout.voxels(stored), (view[layout.end :],))
+    write_content(target, parts, volume.content.head)
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
@@ -186,9 +198,10 @@ def read_volume(path: Path) -> Volume:
 def _read(path: Path, header: tuple[Path, bytes, Magic] | None) -> Volume:
     if header is None:
         raise RefusedError("not NIfTI: sizeof_hdr and magic are not those of NIfTI-1 or NIfTI-2, or the header is cut")
-    _, head, magic = header
+    place, head, magic = header
     layout = read_layout(head, magic)
-    volume = Volume(layout, read_content(path, layout.end))
+    beside = () if place == path else (FileState.at(place),)
+    volume = Volume(layout, read_content(path, layout.end), beside)
     data = volume.content.data
     front = end_of_extensions(data[: layout.offset], magic) if layout.size else 0
     picture = layout.end - layout.offset
@@ -250,10 +263,11 @@ def _source(path: Path, volume: Volume) -> SourceImage:
         if beside
         else "",
     )
-    return SourceImage(
+    found = SourceImage(
         header=header,
         stored=stored,
         slope=layout.slope,
         intercept=layout.intercept,
         range_stored=(float(info.min), float(info.max)),
     )
+    return found.with_origin(volume, volume.content.digest, volume.content.state, *volume.beside)

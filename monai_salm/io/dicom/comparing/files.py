@@ -96,8 +96,8 @@ def read_back(source: SourceImage, written: Path) -> SourceImage:
 
 def _original_of(source: SourceImage) -> DicomFile:
     """Give the elements of a source, which need not be held against pydicom's reading once more."""
-    kept = source.origin is not None and source.origin.content is not None
-    return picture_behind(source).file if kept else cut(memoryview(source.header.path.read_bytes()))
+    kept = source.kept(Picture)
+    return cut(memoryview(source.header.path.read_bytes())) if kept is None else kept.file
 
 
 def _compare_frame(pair: Pair) -> Iterator[HeaderChange]:
