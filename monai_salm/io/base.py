@@ -49,7 +49,7 @@ StoredArray = NDArray[Any]
 _Content = TypeVar("_Content")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageHeader:
     """What is known of an image without reading its pixels.
 
@@ -115,7 +115,7 @@ class ImageHeader:
     unprotected: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A file that is no image and may be handed out as it is, but for references to images that changed.
 

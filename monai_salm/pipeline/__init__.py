@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from monai_salm.pipeline.by_header import first_look
     from monai_salm.pipeline.choices import KindChoices
     from monai_salm.pipeline.foresight import forecast
     from monai_salm.pipeline.inventory import Inventory
@@ -30,6 +31,7 @@ _HOMES = {
     "ProtectionRun": "protection",
     "VerifyReport": "verdicts",
     "build_plan": "plan",
+    "first_look": "by_header",
     "forecast": "foresight",
     "prepare": "planning",
     "protect": "protection",
@@ -46,6 +48,7 @@ __all__ = [
     "ProtectionRun",
     "VerifyReport",
     "build_plan",
+    "first_look",
     "forecast",
     "prepare",
     "protect",

@@ -104,7 +104,7 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
         return None
     names = identifiers(file)
     if is_directory(file) and media_storage_uid(file):
-        names["SOPInstanceUID"] = media_storage_uid(file)
+        names = {**names, "SOPInstanceUID": media_storage_uid(file)}
     return Document(
         path=path,
         format="dicom",
@@ -151,11 +151,18 @@ def remaining_references(path: Path, absent: frozenset[str]) -> frozenset[str]:
 
 def _references(file: DicomFile, elements: Iterable[Element]) -> frozenset[str]:
     own = {value for tag in _OWN for value in file.texts(tag)} | {media_storage_uid(file)}
-    left_out = tags.NOT_REMAPPED | STALE
-    found = {uid for element, _ in leaves(elements, left_out) if element.tag not in left_out for uid in _uids(element)}
-    return frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
+    found = {
+        uid
+        for element, _ in leaves(elements, _NO_REFERENCES)
+        if element.vr in ("UI", "UN") and element.tag not in _NO_REFERENCES
+        for uid in _uids(element)
+    }
+    left = frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
+    return left or _NOTHING
 
 
+_NO_REFERENCES = tags.NOT_REMAPPED | STALE
+_NOTHING: frozenset[str] = frozenset()
 _OWN = (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID, tags.STUDY_INSTANCE_UID, tags.FRAME_OF_REFERENCE_UID)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,6 +16,7 @@ from monai_salm.io.dicom.elements import (
     Element,
     Encoding,
 )
+from monai_salm.io.sharing import TextMapping
 
 META_GROUP = 0x0002
 PREAMBLE = 128
@@ -29,6 +31,7 @@ _IDENTIFIERS = {
     tags.ACCESSION_NUMBER: "AccessionNumber",
 }
 
+_OWN = frozenset({"SOPInstanceUID"})
 
 _ASCII_SETS = frozenset({"ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 144", "ISO_IR 192"})
 """Character sets of which ASCII is a part, so that text of nothing else is known without decoding."""
@@ -128,10 +131,10 @@ def meta_text(meta: list[Element], tag: int) -> str:
     return next(iter(ascii_values(find(meta, tag))), "")
 
 
-def identifiers(file: DicomFile) -> dict[str, str]:
+def identifiers(file: DicomFile) -> Mapping[str, str]:
     """Give the identifiers that planning uses, as far as the file has them."""
     found = {name: decoded_text(file, tag) for tag, name in _IDENTIFIERS.items()}
-    return {name: value for name, value in found.items() if value}
+    return TextMapping({name: value for name, value in found.items() if value}, own=_OWN)
 
 
 def decoded_text(file: DicomFile, tag: int) -> str:
