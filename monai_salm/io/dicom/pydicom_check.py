@@ -21,6 +21,7 @@ from monai_salm.io.dicom.elements import (
     tag_text,
 )
 from monai_salm.io.dicom.files import META_GROUP, PREAMBLE, PREFIX, DicomFile, ascii_values
+from monai_salm.io.origins import same_bytes
 
 _SHORT = 64
 
@@ -133,7 +134,8 @@ def _check_unique(elements: Iterable[Element], path: str, depth: int = 0) -> Non
     """
     seen: dict[int, Element] = {}
     for element in elements:
-        if seen.setdefault(element.tag, element).raw != element.raw:
+        first = seen.setdefault(element.tag, element)
+        if first is not element and not same_bytes(first.raw, element.raw):
             name = path + (element.name if element.name.startswith("(") else f"{element.name} {tag_text(element.tag)}")
             raise RefusedError(
                 f"{name} is there more than once with different values, and readers disagree on which counts; "

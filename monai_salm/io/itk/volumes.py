@@ -20,6 +20,7 @@ from monai_salm.io.itk.files import (
 )
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
+from monai_salm.io.origins import same_bytes
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
@@ -113,7 +114,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     layout = content.layout
     voxels = stored.transpose(np.argsort(layout.order)).astype(layout.dtype, copy=False).tobytes(order="F")
     head, tail = bytes(content.raw[: content.start]), content.raw[content.end :]
-    if voxels == content.voxels:
+    if same_bytes(voxels, content.voxels):
         parts = [content.raw]
     else:
         if layout.packing:

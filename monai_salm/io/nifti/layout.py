@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
 from monai_salm.io.nifti.files import Buffer
+from monai_salm.io.origins import same_bytes
 
 HEAD_BYTES = 540
 """Bytes of the longer of the two headers."""
@@ -168,7 +169,7 @@ class Layout:
         """Say whether a file's bytes of the voxels are those of values."""
         place = 0
         for slab in self.voxels(stored):
-            if slab != in_file[place : place + len(slab)]:
+            if not same_bytes(slab, in_file[place : place + len(slab)]):
                 return False
             place += len(slab)
         return place == len(in_file)
