@@ -21,6 +21,7 @@ from monai_salm.io.base import (
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.modalities import MODALITIES
+from monai_salm.io.origins import first_bytes
 from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
@@ -188,4 +189,5 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
 
 def format_of(path: Path) -> FormatModule | None:
     """Find the module that reads a file, from its content."""
-    return next((module for module in _FORMATS.values() if module.sniff(path)), None)
+    head = first_bytes(path)
+    return next((module for module in _FORMATS.values() if module.sniff(path, head)), None)

@@ -3,7 +3,8 @@
 
 Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
-* ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
+* ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format; ``head``, its first
+  bytes, keeps it from reading them again;
 * ``identify(path, said)`` reads what scanning and planning need: the header of an image, or what is known of a
   document; what the user says of picture or label map (``said``) counts before what the file declares, and that before
   its values (:mod:`monai_salm.io.kinds`);
@@ -288,8 +289,8 @@ class HeaderChange:
 class FormatModule(Protocol):
     """What a module that reads and writes one format offers; see the contract at the top of this file."""
 
-    def sniff(self, path: Path) -> bool:
-        """Say from the content whether a file is of this format."""
+    def sniff(self, path: Path, head: bytes | None = None) -> bool:
+        """Say from the content whether a file is of this format; its first bytes may be known."""
 
     def identify(self, path: Path, said: Kind | None = None) -> ImageHeader | Document:
         """Read what scanning and planning need."""

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+FIRST_BYTES = 4096
+"""As many as tell what a file is."""
 _FEW = 256
 _ALIGNED = 16
 """Bytes that the first byte of an array in Python is aligned to."""
@@ -93,6 +95,12 @@ class Origin:
     def is_same(self) -> bool:
         """Say whether the files are surely as they were when they were read."""
         return all(state.is_same() for state in self.states)
+
+
+def first_bytes(path: Path, size: int = FIRST_BYTES) -> bytes:
+    """Read the first bytes of a file."""
+    with path.open("rb", buffering=0) as handle:
+        return handle.read(size)
 
 
 def read_whole(path: Path) -> tuple[bytes, FileState]:

@@ -92,6 +92,18 @@ def test_identify_reads_of_fragments_their_lengths(tmp_path: Path) -> None:
     assert bytes_read(lambda: io.identify(path)) <= ALLOWED
 
 
+@needs_counters
+def test_nifti_that_is_said_to_be_a_picture_is_known_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    _nifti_file(path)
+    assert io.identify(path, "picture") == io.read_source(path).header
+    assert bytes_read(lambda: io.identify(path, "picture")) <= ALLOWED
+    assert bytes_read(lambda: io.identify(path)) >= path.stat().st_size  # it may be a label map
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RefusedError, match="^truncated: the header needs"):
+        io.identify(path, "picture")
+
+
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_pixels_that_are_cut_are_refused_by_the_header(part: float, compressed: bool, tmp_path: Path) -> None:

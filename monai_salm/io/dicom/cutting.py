@@ -26,6 +26,7 @@ from monai_salm.io.dicom.files import PREAMBLE, PREFIX, DicomFile, ascii_values,
 from monai_salm.io.dicom.pydicom_check import check_with_pydicom
 from monai_salm.io.dicom.transfer_syntaxes import NATIVE, is_known
 from monai_salm.io.dicom.wording import uid_name
+from monai_salm.io.origins import first_bytes
 
 _LENGTH_BYTES = 4
 HEAD = 512
@@ -37,10 +38,9 @@ _FIRST_VRS = ("UL", "OB", "CS", "UI", "DA", "TM", "DT", "LO", "SH")
 """Of the elements that a dataset may begin with."""
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say from the first bytes whether a file is DICOM: by its prefix, or by a plausible first element without one."""
-    with path.open("rb") as handle:
-        head = handle.read(HEAD)
+    head = first_bytes(path, HEAD) if head is None else head[:HEAD]
     return head[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX or _starts_like_dataset(head)
 
 

@@ -16,7 +16,7 @@ from monai_salm.io.itk import metaimage, nrrd
 from monai_salm.io.itk.layout import Layout, read_text
 from monai_salm.io.itk.packing import unpack
 from monai_salm.io.leftovers import check_leftovers, holds_picture
-from monai_salm.io.origins import FileState, aligned_bytes, digest_of
+from monai_salm.io.origins import FIRST_BYTES, FileState, aligned_bytes, digest_of
 
 _HEADER_SUFFIXES = (".nhdr", ".mhd")
 _NO_VOXELS = (
@@ -37,7 +37,6 @@ _NO_VOXELS = (
 """Suffixes of files beside images, of which a folder can have so many that each must not be looked for
 in every header.
 """
-_FIRST_BYTES = 4096
 _SHOWN = "bytes beside its voxels hold another image, which is not protected"
 
 
@@ -84,9 +83,9 @@ class Content:
         return found.with_origin(self, partial(digest_of, self.raw), *self.states)
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say whether a file starts with an NRRD or MetaImage header, or holds the voxels that one beside it names."""
-    return _is_header(path) or bool(_headers_of(path))
+    return _is_header(path, head) or bool(_headers_of(path))
 
 
 def find_layout(path: Path) -> Layout:
@@ -172,13 +171,13 @@ def _whole(content: Content) -> Content:
     return content
 
 
-def _is_header(path: Path) -> bool:
-    head = read_text(path, _FIRST_BYTES)
+def _is_header(path: Path, head: bytes | None = None) -> bool:
+    head = read_text(path, FIRST_BYTES) if head is None else head
     return nrrd.is_nrrd(head) or (metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path)))
 
 
 def _layout(header: Path) -> Layout:
-    return nrrd.layout(header) if nrrd.is_nrrd(read_text(header, _FIRST_BYTES)) else metaimage.layout(header)
+    return nrrd.layout(header) if nrrd.is_nrrd(read_text(header, FIRST_BYTES)) else metaimage.layout(header)
 
 
 def _headers_of(path: Path) -> list[Path]:

@@ -135,6 +135,31 @@ def read_content(path: Path, needed: int) -> Content:
         return Content(data, _gzip_head(handle) if packed else None, digest, state)
 
 
+def read_around(path: Path, first: int, end: int) -> tuple[bytes, bytes] | None:
+    """Read what lies before and behind the voxels of a file, without them; None for a compressed one, which has to be
+    read whole.
+
+    Args:
+        path: the file.
+        first, end: where the voxels begin, and where they end.
+
+    Raises:
+        RefusedError: as :func:`read_content`.
+    """
+    with path.open("rb", buffering=0) as handle:
+        size = FileState.of(path, handle).size
+        if _is_packed(handle):
+            return None
+        _check_claim(size, end, packed=False)
+        if size > end + _MAX_TAIL:
+            raise _too_long()
+        before, behind = bytearray(first), bytearray(size - end)
+        read_into(handle, memoryview(before))
+        handle.seek(end)
+        read_into(handle, memoryview(behind))
+    return bytes(before), bytes(behind)
+
+
 def _check_claim(size: int, needed: int, *, packed: bool) -> None:
     """Hold what a header claims against the size of the file, before any memory is taken."""
     if needed > _MAX_CLAIM:
@@ -205,11 +230,16 @@ def header_beside(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
+def is_packed(head: bytes) -> bool:
+    """Say from its first bytes whether a file is compressed."""
+    return head.startswith(_GZIP)
+
+
 def _is_packed(handle: FileIO) -> bool:
-    """Say from the first bytes whether a file is compressed; the next byte read is its first again."""
+    """Say whether a file is compressed; the next byte read is its first again."""
     head = handle.read(len(_GZIP))
     handle.seek(0)
-    return head == _GZIP
+    return is_packed(head)
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.leftovers import holds_picture
-from monai_salm.io.origins import digest_of, read_whole
+from monai_salm.io.origins import digest_of, first_bytes, read_whole
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
 from monai_salm.io.raster.decoding import Raster
@@ -32,10 +32,9 @@ class _Kept:
     file: PngFile | JpegFile | TiffFile
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say from the first bytes whether a file is PNG, JPEG or TIFF, BigTIFF included."""
-    with path.open("rb") as handle:
-        return _signature(handle.read(8)) != ""
+    return _signature(first_bytes(path, _SIGNATURE_BYTES) if head is None else head[:_SIGNATURE_BYTES]) != ""
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
