@@ -107,7 +107,9 @@ def ascii_values(element: Element | None) -> list[str]:
         return []
     # Latin-1 gives every byte back when it is encoded again, legal here or not.
     text = bytes(element.value).decode("latin-1").rstrip("\0 ")
-    return [value.strip("\0 ") for value in text.split("\\")] if text else []
+    if "\\" not in text:
+        return [text.strip("\0 ")] if text else []
+    return [value.strip("\0 ") for value in text.split("\\")]
 
 
 def floats(texts: list[str]) -> list[float]:

@@ -106,7 +106,8 @@ def picture_of(path: Path, file: DicomFile) -> Picture:
         _decoded(frames, file, pixel_format) if frames else decode_words(value_of(file.find(PIXEL_DATA)), pixel_format)
     )
     extends_sign(words, pixel_format, overlays=has_embedded_overlays(file))
-    stored = np.ascontiguousarray(picture_words(values_of_words(words, pixel_format), pixel_format))
+    # Pixel data may begin anywhere in a file, and libraries want arrays at even places.
+    stored = np.require(picture_words(values_of_words(words, pixel_format), pixel_format), requirements=("C", "A"))
     stored.setflags(write=False)
     scales = frame_rescales(file, pixel_format.frames)
     slope, intercept = scales[0]
