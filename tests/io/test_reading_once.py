@@ -100,8 +100,25 @@ def test_nifti_that_is_said_to_be_a_picture_is_known_by_its_header(tmp_path: Pat
     assert bytes_read(lambda: io.identify(path, "picture")) <= ALLOWED
     assert bytes_read(lambda: io.identify(path)) >= path.stat().st_size  # it may be a label map
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RefusedError, match="^truncated: the header needs"):
+    with pytest.raises(RefusedError, match=r"^truncated: the header needs"):
         io.identify(path, "picture")
+
+
+@needs_counters
+@pytest.mark.parametrize("note", [10, 10_000])
+def test_text_headers_are_read_to_their_end(note: int, tmp_path: Path) -> None:
+    """A file is looked at some times before it is read, but not at its voxels."""
+    values = np.random.default_rng(0).integers(-2000, 2000, (128, 128, 64)).astype("i2")
+    texts = {
+        "nrrd": b"NRRD0004\n# %s\ntype: short\ndimension: 3\nsizes: 128 128 64\nencoding: raw\nendian: little\n\n",
+        "mha": b"ObjectType = Image\nComment = %s\nNDims = 3\nDimSize = 128 128 64\nElementType = MET_SHORT\n"
+        b"ElementByteOrderMSB = False\nElementDataFile = LOCAL\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text % (b"x" * note) + values.tobytes(order="F"))
+        found: list[io.SourceImage] = []
+        assert bytes_read(lambda: found.append(io.read_source(tmp_path / name))) <= values.nbytes + 3 * ALLOWED  # noqa: B023
+        assert np.array_equal(found[0].stored, values)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])

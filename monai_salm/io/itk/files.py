@@ -173,7 +173,9 @@ def _whole(content: Content) -> Content:
 
 def _is_header(path: Path, head: bytes | None = None) -> bool:
     head = read_text(path, FIRST_BYTES) if head is None else head
-    return nrrd.is_nrrd(head) or (metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path)))
+    return nrrd.is_nrrd(head) or (
+        metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path, until=metaimage.DATA_FILE))
+    )
 
 
 def _layout(header: Path) -> Layout:
