@@ -90,10 +90,10 @@ def scan(
         record = known.unchanged(root, path, stamp, whole=whole)
         if record is not None:
             unchanged.add(path)
-        elif stamp is not None and not is_link:
-            record = _record(root, path, seen, None if unsaid else choices.of(root, path))
         else:
-            record = _odd_record(root, path) or _record(root, path, seen, choices.of(root, path))
+            said = None if unsaid else choices.of(root, path)
+            odd = None if stamp is not None and not is_link else _odd_record(root, path)
+            record = odd or _record(root, path, seen, said)
         inventory.files.append(replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
@@ -139,7 +139,10 @@ def _without_collisions(inventory: Inventory) -> Inventory:
         if other != record.path:
             which = "which is another file" if other == target else f"and so would {other}"
             inventory.files[number] = FileRecord(
-                record.path, reason=f"it would be written as {target}, {which}; rename one of the two", by_others=True
+                record.path,
+                reason=f"it would be written as {target}, {which}; rename one of the two",
+                by_others=True,
+                stamp=record.stamp,
             )
     return inventory
 
@@ -150,7 +153,9 @@ def _without_ambiguous(inventory: Inventory) -> Inventory:
         path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()
     }
     files = [
-        FileRecord(record.path, reason=reason, by_others=True) if (reason := reasons.get(record.path)) else record
+        FileRecord(record.path, reason=reason, by_others=True, stamp=record.stamp)
+        if (reason := reasons.get(record.path))
+        else record
         for record in inventory.files
     ]
     return replace(inventory, files=files) if any(reasons.values()) else inventory
@@ -187,12 +192,13 @@ def _judge_folders(inventory: Inventory) -> None:
                 inventory.files[number] = FileRecord(
                     record.path,
                     document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)),
+                    stamp=record.stamp,
                 )
         elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
             undecided = UndecidedError(
                 replace(record.document.judgement, evidence="it has the values of files beside it that may be images")
             )
-            inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True)
+            inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True, stamp=record.stamp)
 
 
 def _looked_at(root: Path, path: str) -> tuple[Stamp | None, bool]:

@@ -9,8 +9,9 @@ from io import BytesIO
 from itertools import pairwise, takewhile
 from typing import BinaryIO
 
-from pydicom import Dataset, dcmread
-from pydicom.charset import convert_encodings
+from pydicom import dcmread
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -40,9 +41,7 @@ def check_with_pydicom(file: DicomFile, data: bytes | memoryview) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            meta, dataset = _as_pydicom_reads(file, BytesIO(data))
-            theirs = sorted(map(int, dataset.keys()))
-            their_meta = {int(element.tag): element.value for element in meta.elements()}
+            their_meta, tags_found = _as_pydicom_reads(file, BytesIO(data))
     except Exception as error:  # whatever a damaged file makes it raise
         _check_character_set(file)
         raise RefusedError(
@@ -53,7 +52,7 @@ def check_with_pydicom(file: DicomFile, data: bytes | memoryview) -> None:
     repeated = list(takewhile(lambda element: element.tag >> 16 == META_GROUP, file.elements))
     # pydicom leaves out retired group lengths, which hold nothing of the image.
     ours = [tag for tag in dict.fromkeys(element.tag for element in file.elements[len(repeated) :]) if tag & 0xFFFF]
-    theirs = [tag for tag in theirs if tag & 0xFFFF]
+    theirs = sorted(tag for tag in tags_found if tag & 0xFFFF)
     if ours != theirs:
         odd = min(set(ours) ^ set(theirs), default=0)
         if not odd:
@@ -78,9 +77,9 @@ def check_with_pydicom(file: DicomFile, data: bytes | memoryview) -> None:
         )
 
 
-def _as_pydicom_reads(file: DicomFile, stream: BinaryIO) -> tuple[Dataset, Dataset]:
-    """Give file meta information and dataset as ``dcmread`` finds them; by the steps that it takes for a plain file,
-    without what it does around them for its caller, which takes as long.
+def _as_pydicom_reads(file: DicomFile, stream: BinaryIO) -> tuple[dict[int, object], list[int]]:
+    """Give the values of the file meta information, and the tags of the dataset, as ``dcmread`` finds them; by the
+    steps that it takes for a plain file, without what it does around them for its caller, which takes as long.
     """
     first = next(iter(file.elements), None)
     if (
@@ -91,13 +90,17 @@ def _as_pydicom_reads(file: DicomFile, stream: BinaryIO) -> tuple[Dataset, Datas
         or first.tag >> 16 in (0, META_GROUP)
     ):
         whole = dcmread(stream, force=not file.prefix)
-        return whole.file_meta, whole
+        return {int(one.tag): one.value for one in whole.file_meta.elements()}, [int(tag) for tag in whole.keys()]  # noqa: SIM118 (a dataset iterates over elements)
     stream.seek(PREAMBLE + len(PREFIX))
     meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != META_GROUP)
-    for tag in (min(meta.keys()), tags.META_LENGTH, tags.TRANSFER_SYNTAX_UID):
-        if tag in meta:
-            meta[tag]  # decodes it, or fails to
-    return meta, read_dataset(stream, not file.encoding.explicit, file.encoding.little)
+    found = {int(one.tag): one for one in meta.elements()}
+    values = {tag: one.value for tag, one in found.items()}
+    for tag in {min(found), tags.META_LENGTH, tags.TRANSFER_SYNTAX_UID} & found.keys():
+        one = found[tag]
+        if isinstance(one, RawDataElement):
+            values[tag] = convert_raw_data_element(one, encoding=default_encoding, ds=meta).value
+    dataset = read_dataset(stream, not file.encoding.explicit, file.encoding.little)
+    return values, [int(tag) for tag in dataset.keys()]  # noqa: SIM118
 
 
 def _same_meta(ours: Element, theirs: object) -> bool:
