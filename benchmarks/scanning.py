@@ -32,10 +32,11 @@ def peak():  # what getrusage says is at least what the process had that started
 """
 SCAN = f"""{PEAK}
 from monai_salm.pipeline.scanning import scan
-before, began = peak(), time.perf_counter()
+before, began, worked = peak(), time.perf_counter(), time.process_time()
 found = scan(Path(sys.argv[1]))
-seconds = time.perf_counter() - began
-print(json.dumps({{"images": len(found.pictures), "seconds": seconds, "at_start": before, "MiB": peak()}}))
+seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+images = len(found.pictures)
+print(json.dumps({{"images": images, "seconds": seconds, "cpu": cpu, "at_start": before, "MiB": peak()}}))
 """
 COMMAND = f"""{PEAK}
 from monai_salm.cli import cli
@@ -114,6 +115,7 @@ def of_scan(tree: Path) -> dict[str, object]:
     grown = (found["MiB"] - found["at_start"]) * 1024 / max(1, found["images"])
     return {
         "images": found["images"], "files_per_second": round(found["images"] / found["seconds"]),
+        "files_per_cpu_second": round(found["images"] / found["cpu"]),
         "MiB": round(found["MiB"]), "KiB_per_file": round(grown, 2),
     }  # fmt: skip
 
