@@ -107,14 +107,48 @@ def test_labels_are_told_by_the_run_and_by_its_dry_run(export: Path, tmp_path: P
 def test_scan_promises_what_the_run_keeps(export: Path, tmp_path: Path, run: Run) -> None:
     mr_slice(export / "metal.dcm", 9, (block(0)[0][:, :, 6] + 1500), Modality="CT")
     nifti_file(export / "v.nii", block(0)[0] * 2 - 1024)
-    code, out, _ = run("scan", export, "--quiet")
+    code, out, _ = run("scan", export, "--values", "--quiet")
     assert (code, out.splitlines()[-3]) == (0, "4 files can be protected, 0 are copied, 2 are refused, 0 ignored")
     assert "refused: metal.dcm: none of its" in out
     assert "refused: v.nii: values reach -524, which looks like CT" in out
     assert run("protect", export, tmp_path / "out", *DRAWN, "--quiet")[1].startswith("4 protected, 0 copied, 2 refused")
     options = ("--modality", "CT", "--window", "-2000,4000")
-    assert "6 files can be protected, 0 are copied, 0 are refused" in run("scan", export, "--quiet", *options)[1]
+    assert (
+        "6 files can be protected, 0 are copied, 0 are refused"
+        in run("scan", export, "--values", "--quiet", *options)[1]
+    )
     assert run("protect", export, tmp_path / "more", *DRAWN, "--quiet", *options)[1].startswith("6 protected")
+
+
+def test_scan_goes_by_the_headers(export: Path, run: Run) -> None:
+    mr_slice(export / "metal.dcm", 9, (block(0)[0][:, :, 6] + 1500), Modality="CT")
+    whole = run("scan", export, "--values", "--json", "--quiet")
+    code, out, error = run("scan", export, "--json", "--quiet")
+    seen, known = json.loads(out), json.loads(whole[1])
+    assert (code, error, seen["counts"]) == (0, "", {"protect": 5, "copy": 0, "refuse": 0, "ignored": 0})
+    assert known["counts"] == {"protect": 4, "copy": 0, "refuse": 1, "ignored": 0}
+    assert [file["path"] for file in seen["files"] if file not in known["files"]] == ["metal.dcm"]
+    assert "5 files can be protected, 0 are copied, 0 are refused, 0 ignored" in run("scan", export, "--quiet")[1]
+
+
+def test_scan_refuses_a_header_whose_values_are_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.mhd").write_bytes(
+        b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = a.raw\n"
+    )
+    (tmp_path / "a.raw").write_bytes(bytes(128))
+    result = json.loads(run("scan", tmp_path, "--json", "--quiet")[1])
+    assert {file["path"]: file["fate"] for file in result["files"]} == {"a.mhd": "refuse", "a.raw": "refuse"}
+
+
+def test_scan_loads_nothing_heavy(export: Path) -> None:
+    code = (
+        "import sys; from monai_salm.cli import cli; cli(sys.argv[1:], standalone_mode=False); "
+        "print({'torch', 'monai', 'scipy.signal', 'scipy.ndimage', 'SimpleITK'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "scan", str(export), "--quiet"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_exit_code_of_a_run_that_is_incomplete(export: Path, tmp_path: Path, run: Run) -> None:

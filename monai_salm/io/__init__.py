@@ -21,6 +21,7 @@ from monai_salm.io.base import (
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.modalities import MODALITIES
+from monai_salm.io.origins import first_bytes
 from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
@@ -41,6 +42,7 @@ __all__ = [
     "ZipBytes",
     "atomic_target",
     "compare_headers",
+    "compare_sources",
     "dcmtk_finds_within",
     "format_of",
     "identify",
@@ -89,7 +91,8 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def read_source(path: Path) -> SourceImage:
-    """Read an image's stored values exactly as the file holds them.
+    """Read an image's stored values exactly as the file holds them; the file is read once, and ``sha256`` of what is
+    given is the digest of the very bytes that were decoded.
 
     Raises:
         RefusedError: the file is no image that can be protected faithfully; the message says why.
@@ -116,7 +119,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """Write ``stored`` into a copy of the source's file at ``target``; all else stays as it was.
 
     Args:
-        source: what :func:`read_source` gave; its file is opened again.
+        source: what :func:`read_source` gave; its file is opened again only where it may have changed since.
         stored: new values, of the source's shape and dtype.
         target: path to write; an existing file is overwritten (use :func:`atomic_target`).
         derivation: what a DICOM file is to say of the change.
@@ -128,7 +131,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
-    """Read what :func:`write_like` wrote for a source.
+    """Read what :func:`write_like` wrote for a source; ``sha256`` of what is given is the digest of what was written.
 
     Raises:
         RefusedError: the written file is no image that can be read.
@@ -171,6 +174,20 @@ def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:
     return module.compare_headers(original, protected)
 
 
+def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+    """List what :func:`compare_headers` does of two images as they were read; neither file is read again.
+
+    Args:
+        original: of :func:`read_source`.
+        other: of :func:`read_source` or :func:`read_back`, of the same format but for what is written in another.
+
+    Raises:
+        RefusedError: one was not kept, as of a copy from another process, and its file cannot be read.
+    """
+    return _FORMATS[original.header.format].compare_sources(original, other)
+
+
 def format_of(path: Path) -> FormatModule | None:
     """Find the module that reads a file, from its content."""
-    return next((module for module in _FORMATS.values() if module.sniff(path)), None)
+    head = first_bytes(path)
+    return next((module for module in _FORMATS.values() if module.sniff(path, head)), None)

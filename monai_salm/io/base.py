@@ -3,7 +3,8 @@
 
 Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by ``tests/io/test_contract.py``:
 
-* ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format;
+* ``sniff(path)`` says from the content, never from the suffix, whether the file is of this format; ``head``, its first
+  bytes, keeps it from reading them again;
 * ``identify(path, said)`` reads what scanning and planning need: the header of an image, or what is known of a
   document; what the user says of picture or label map (``said``) counts before what the file declares, and that before
   its values (:mod:`monai_salm.io.kinds`);
@@ -15,7 +16,12 @@ Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by
   half lies beside the source;
 * ``write_document(path, target, derivation)`` writes a document, in which only references to changed images may
   differ;
-* ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed.
+* ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed;
+  ``compare_sources(original, other)`` does so of two images that were read, without reading their files again.
+
+What ``read_source`` and ``read_back`` give has an ``origin``: the SHA-256 of the bytes that were decoded
+(:attr:`SourceImage.sha256`), and what the writer needs, so that each file is read once. Where the file may have changed
+since, ``write_like`` reads it again, and refuses one with other values.
 
 What a module cannot do faithfully it refuses with :class:`~monai_salm.errors.RefusedError`. This package knows
 nothing of noise.
@@ -23,16 +29,17 @@ nothing of noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP, Judgement, Kind
+from monai_salm.io.origins import FileState, Origin
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
@@ -40,8 +47,10 @@ Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 StoredArray = NDArray[Any]
 """Values as the file holds them: integers, or the floats of a float NIfTI file."""
 
+_Content = TypeVar("_Content")
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageHeader:
     """What is known of an image without reading its pixels.
 
@@ -107,7 +116,7 @@ class ImageHeader:
     unprotected: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A file that is no image and may be handed out as it is, but for references to images that changed.
 
@@ -164,6 +173,7 @@ class SourceImage:
         range_stored: lowest and highest value that the file can hold (BitsStored and signedness, or the dtype).
         padding_stored: inclusive range of values that mean "no image here" and may neither be entered nor left
             (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2); None without one.
+        origin: the file as it was read, for the writer; None for an image that is of no file.
     """
 
     header: ImageHeader
@@ -173,6 +183,31 @@ class SourceImage:
     range_stored: tuple[float, float]
     padding_stored: tuple[float, float] | None = None
     frame_rescale: tuple[tuple[float, float], ...] = ()
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256, hexadecimal, of the very bytes that the image was decoded from; empty for one that is of no
+        file.
+        """
+        return "" if self.origin is None else self.origin.sha256
+
+    def with_origin(self, content: object, digest: Callable[[], str], *states: FileState) -> SourceImage:
+        """Give the image with the file that it was read from; see :class:`~monai_salm.io.origins.Origin`."""
+        origin = Origin(content=content, header=self.header, stored=self.stored, digest=digest, states=states)
+        return replace(self, origin=origin)
+
+    def kept(self, kind: type[_Content], *, unchanged: bool = False) -> _Content | None:
+        """Give what its module kept of the file; None where it kept nothing, or of another image than this.
+
+        Args:
+            kind: type of what is kept.
+            unchanged: nothing is given either where the file may have changed since it was read.
+        """
+        origin = self.origin
+        if origin is None or not isinstance(origin.content, kind) or origin.stored is not self.stored:
+            return None
+        return origin.content if origin.header == self.header and (not unchanged or origin.is_same()) else None
 
     def pictures(self) -> list[SourceImage]:
         """Give the images of a stack, each with its own rescaling, as views; of any other file the image itself."""
@@ -254,8 +289,8 @@ class HeaderChange:
 class FormatModule(Protocol):
     """What a module that reads and writes one format offers; see the contract at the top of this file."""
 
-    def sniff(self, path: Path) -> bool:
-        """Say from the content whether a file is of this format."""
+    def sniff(self, path: Path, head: bytes | None = None) -> bool:
+        """Say from the content whether a file is of this format; its first bytes may be known."""
 
     def identify(self, path: Path, said: Kind | None = None) -> ImageHeader | Document:
         """Read what scanning and planning need."""
@@ -275,6 +310,9 @@ class FormatModule(Protocol):
     def compare_headers(self, original: Path, other: Path) -> list[HeaderChange]:
         """List every difference outside the values."""
 
+    def compare_sources(self, original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+        """List the same of two images as they were read."""
+
 
 def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None:
     """Hold new values against what a source's file can hold, before a module writes them.
@@ -293,19 +331,42 @@ def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None
             f"the new values are {stored.dtype} {stored.shape}, the file holds {source.stored.dtype} "
             f"{source.stored.shape}"
         )
-    finite = np.isfinite(source.stored)
-    if not np.array_equal(finite, np.isfinite(stored)) or stored[~finite].tobytes() != source.stored[~finite].tobytes():
-        raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
     low, high = source.range_stored
-    extremes = (stored[finite].min(), stored[finite].max()) if finite.any() else (low, low)
-    if extremes[0] < low or extremes[1] > high:
-        raise RefusedError(f"the new values are {extremes[0]} to {extremes[1]}, the file holds {low:g} to {high:g}")
-    before = source.padding
-    after = replace(source, stored=stored).padding
-    moved = (before != after) | (before & (stored != source.stored))
-    if moved.any():
-        raise RefusedError(
-            f"{np.count_nonzero(moved)} values enter, leave or move within the padding range {source.padding_stored}"
-        )
+    extremes: list[tuple[Any, Any]] = []
+    moved = 0
+    for before, after in zip(slabs(source.stored), slabs(stored), strict=True):
+        if before.dtype.kind == "f":
+            finite = np.isfinite(before)
+            if not np.array_equal(finite, np.isfinite(after)) or after[~finite].tobytes() != before[~finite].tobytes():
+                raise RefusedError("values that are not finite (NaN, infinity) may neither appear, vanish nor change")
+            after_finite = after[finite]
+        else:
+            after_finite = after
+        if after_finite.size:
+            extremes.append((after_finite.min(), after_finite.max()))
+        if source.padding_stored is not None:
+            pads = [replace(source, stored=values).padding for values in (before, after)]
+            moved += int(np.count_nonzero((pads[0] != pads[1]) | (pads[0] & (after != before))))
+    found = (min(least for least, _ in extremes), max(most for _, most in extremes)) if extremes else (low, low)
+    if found[0] < low or found[1] > high:
+        raise RefusedError(f"the new values are {found[0]} to {found[1]}, the file holds {low:g} to {high:g}")
+    if moved:
+        raise RefusedError(f"{moved} values enter, leave or move within the padding range {source.padding_stored}")
     if target.exists() and target.samefile(source.header.path):
         raise RefusedError("the target is the source's own file; write to another folder")
+
+
+def slabs(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Give an array in parts along its longest axis, as views, so that what is computed of them takes little memory;
+    arrays of one shape and type are cut alike.
+    """
+    if values.nbytes <= _SLAB or values.ndim == 0:
+        yield values
+        return
+    axis = int(np.argmax(values.shape))
+    step = max(1, values.shape[axis] * _SLAB // values.nbytes)
+    for start in range(0, values.shape[axis], step):
+        yield values[(slice(None),) * axis + (slice(start, start + step),)]
+
+
+_SLAB = 1 << 22

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from monai_salm.pipeline.by_header import first_look
     from monai_salm.pipeline.choices import KindChoices
     from monai_salm.pipeline.deciding import build_plan
     from monai_salm.pipeline.foresight import forecast
@@ -32,6 +33,7 @@ _HOMES = {
     "ProtectionRun": "protection",
     "VerifyReport": "verdicts",
     "build_plan": "deciding",
+    "first_look": "by_header",
     "forecast": "foresight",
     "plan_run": "planned_run",
     "prepare": "planning",
@@ -49,6 +51,7 @@ __all__ = [
     "ProtectionRun",
     "VerifyReport",
     "build_plan",
+    "first_look",
     "forecast",
     "plan_run",
     "prepare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,30 +23,7 @@ _WHOLE_FILES = (".nii", ".gz", ".nrrd", ".mha", "")
 NO_CHOICES = KindChoices()
 
 
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of the input.
-
-    Args:
-        path: relative to the input, with forward slashes.
-        header: of an image; None if the file is none, or is refused.
-        document: what else may be handed out; None if the file is an image, or is refused.
-        reason: why it is refused; empty otherwise.
-        copy_of: path of an earlier image with the same bytes, whose fate it shares; empty otherwise.
-        judgement: of a file of which it cannot be told whether it is an image or a label map.
-        by_others: whether it is refused for what other files are.
-    """
-
-    path: str
-    header: ImageHeader | None = None
-    document: Document | None = None
-    reason: str = ""
-    copy_of: str = ""
-    judgement: Judgement | None = None
-    by_others: bool = False
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stamp:
     """By what a file that nobody changed can be known without reading it."""
 
@@ -63,6 +40,31 @@ class Stamp:
         return cls(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of the input.
+
+    Args:
+        path: relative to the input, with forward slashes.
+        header: of an image; None if the file is none, or is refused.
+        document: what else may be handed out; None if the file is an image, or is refused.
+        reason: why it is refused; empty otherwise.
+        copy_of: path of an earlier image with the same bytes, whose fate it shares; empty otherwise.
+        judgement: of a file of which it cannot be told whether it is an image or a label map.
+        by_others: whether it is refused for what other files are.
+        stamp: of the file, from before it was read; None for what is no regular file, and where nobody looked.
+    """
+
+    path: str
+    header: ImageHeader | None = None
+    document: Document | None = None
+    reason: str = ""
+    copy_of: str = ""
+    judgement: Judgement | None = None
+    by_others: bool = False
+    stamp: Stamp | None = field(default=None, compare=False)
+
+
 @dataclass
 class Inventory:
     """All files of an input, ordered by path.
@@ -72,7 +74,6 @@ class Inventory:
         files: one record a file.
         ignored: paths of files that an operating system left; they are never handed out.
         choices: what the user says of images and label maps.
-        stamps: of the files, by path, from before they were read; None for what is no regular file.
         unchanged: paths of files that are as they were when they were looked at before, and were not read again.
     """
 
@@ -80,8 +81,12 @@ class Inventory:
     files: list[FileRecord] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     choices: KindChoices = NO_CHOICES
-    stamps: Mapping[str, Stamp | None] = field(default_factory=dict)
     unchanged: frozenset[str] = frozenset()
+
+    @property
+    def stamps(self) -> dict[str, Stamp | None]:
+        """Stamps of the files, by path; None for what is no regular file."""
+        return {record.path: record.stamp for record in self.files}
 
     @cached_property
     def headers(self) -> dict[str, ImageHeader]:
@@ -130,9 +135,13 @@ class Inventory:
         """
         return written_path(path, self.headers.get(path))
 
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Give what :meth:`to_json` has of each file."""
+        return map(_entry, self.files)
+
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm scan --json`` prints."""
-        files = [_entry(record) for record in self.files]
+        files = list(self.entries())
         counts = {fate: sum(file["fate"] == fate for file in files) for fate in ("protect", "copy", "refuse")}
         return {
             "input": str(self.root),

@@ -89,8 +89,7 @@ class KnownFiles:
             archive: the zip that was unpacked; None where there was none.
         """
         files = {
-            record.path: KnownFile(record, inventory.stamps.get(record.path), digests.get(record.path, ""))
-            for record in inventory.files
+            record.path: KnownFile(record, record.stamp, digests.get(record.path, "")) for record in inventory.files
         }
         return cls(files, None if archive is None else Stamp.of(archive))
 

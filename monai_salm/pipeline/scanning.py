@@ -8,6 +8,7 @@ import errno
 import glob
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -81,17 +82,20 @@ def scan(
         raise UsageError(f"{source}: there is no file in it; give the folder of the export")
     choices.check(paths)
     inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
-    seen: dict[object, dict[str, str]] = {}
-    stamps: dict[str, Stamp | None] = {}
+    seen: _Seen = {}
     unchanged: set[str] = set()
-    whole = known.is_of_archive(source)
+    whole, unsaid = known.is_of_archive(source), choices == NO_CHOICES
     for path in track(paths, "scanning", "files", total=len(paths), show_progress=show_progress):
-        stamps[path] = Stamp.of(root / path)
-        record = known.unchanged(root, path, stamps[path], whole=whole)
+        stamp, is_link = _looked_at(root, path)
+        record = known.unchanged(root, path, stamp, whole=whole)
         if record is not None:
             unchanged.add(path)
-        inventory.files.append(record or _record(root, path, seen, choices.of(root, path)))
-    inventory = replace(inventory, stamps=stamps, unchanged=frozenset(unchanged))
+        else:
+            said = None if unsaid else choices.of(root, path)
+            odd = None if stamp is not None and not is_link else _odd_record(root, path)
+            record = odd or _record(root, path, seen, said)
+        inventory.files.append(replace(record, stamp=stamp))
+    inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
     return _without_ambiguous(_without_collisions(inventory))
 
@@ -135,7 +139,10 @@ def _without_collisions(inventory: Inventory) -> Inventory:
         if other != record.path:
             which = "which is another file" if other == target else f"and so would {other}"
             inventory.files[number] = FileRecord(
-                record.path, reason=f"it would be written as {target}, {which}; rename one of the two", by_others=True
+                record.path,
+                reason=f"it would be written as {target}, {which}; rename one of the two",
+                by_others=True,
+                stamp=record.stamp,
             )
     return inventory
 
@@ -146,7 +153,9 @@ def _without_ambiguous(inventory: Inventory) -> Inventory:
         path: ambiguity(meant, PurePosixPath(path).parent.as_posix()) for path, meant in inventory.listed.items()
     }
     files = [
-        FileRecord(record.path, reason=reason, by_others=True) if (reason := reasons.get(record.path)) else record
+        FileRecord(record.path, reason=reason, by_others=True, stamp=record.stamp)
+        if (reason := reasons.get(record.path))
+        else record
         for record in inventory.files
     ]
     return replace(inventory, files=files) if any(reasons.values()) else inventory
@@ -183,18 +192,29 @@ def _judge_folders(inventory: Inventory) -> None:
                 inventory.files[number] = FileRecord(
                     record.path,
                     document=replace(found, notes=(f"{KNOWN_BY}the label maps beside it have the same values",)),
+                    stamp=record.stamp,
                 )
         elif kind == "cannot tell" and record.document is not None and record.document.judgement is not None:
             undecided = UndecidedError(
                 replace(record.document.judgement, evidence="it has the values of files beside it that may be images")
             )
-            inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True)
+            inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True, stamp=record.stamp)
 
 
-def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
-    """Look at one file; ``seen`` has the earlier images that it may be a copy of, with their digests as soon as one
-    is needed.
-    """
+def _looked_at(root: Path, path: str) -> tuple[Stamp | None, bool]:
+    """Give the stamp of a file, None where there is no regular one, and whether the path is a link."""
+    try:
+        found = os.lstat(os.path.join(root, path))  # noqa: PTH118 (a Path for each of a million files is slow)
+    except (OSError, ValueError):
+        return None, False
+    if stat.S_ISREG(found.st_mode):
+        return Stamp(found.st_size, found.st_mtime_ns), False
+    is_link = stat.S_ISLNK(found.st_mode)
+    return (Stamp.of(root / path) if is_link else None), is_link
+
+
+def _odd_record(root: Path, path: str) -> FileRecord | None:
+    """Say why a path is refused that is no regular file inside the input; None if it is one after all."""
     absolute = root / path
     try:
         if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
@@ -212,6 +232,18 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(path, reason="a folder that is not entered: a link, or one that cannot be read")
     if not absolute.is_file():
         return FileRecord(path, reason="not a regular file")
+    return None
+
+
+_Seen = dict[object, "str | dict[str, str]"]
+"""What an image may be a copy by -> path of the one image that there is, or the paths of several with their digests."""
+
+
+def _record(root: Path, path: str, seen: _Seen, said: Kind | None) -> FileRecord:
+    """Look at one regular file; ``seen`` has the earlier images that it may be a copy of, with their digests as soon
+    as one is needed.
+    """
+    absolute = root / path
     try:
         found = identify(absolute, said)
     except UndecidedError as open_question:
@@ -224,17 +256,19 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(path, reason="it needs more memory than there is")
     if isinstance(found, Document):
         return FileRecord(path, document=found)
-    header = found
+    header = replace(found, path=root / path)  # the path that was opened keeps its text as well
     if holds_values_alone(path, header):
         return FileRecord(
             path, header
         )  # its bytes mean something only with its header's, so that equal ones are no copies
     # One image has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
-    others = seen.setdefault(uid or absolute.stat().st_size, {})
-    if not others:
-        others[path] = ""
+    key = uid or absolute.stat().st_size
+    others = seen.setdefault(key, path)
+    if others is path:
         return FileRecord(path, header)
+    if isinstance(others, str):
+        others = seen[key] = {others: ""}
     digest = file_digest(absolute)
     for other, known in others.items():
         others[other] = known or file_digest(root / other)

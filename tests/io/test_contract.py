@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -465,6 +466,24 @@ def test_changed_source_is_refused(path: Path, tmp_path: Path) -> None:
     path.write_bytes((tmp_path / "out").read_bytes())
     with pytest.raises(RefusedError, match="changed since it was read"):
         io.write_like(source, source.stored, tmp_path / "out", DERIVATION)
+
+
+def test_digests_are_those_of_the_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is kept of a file that was read gives the same file as reading it again."""
+    target = tmp_path / "out"
+    source = io.read_source(path)
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    values = _changed(source.stored)
+    io.write_like(source, values, target, DERIVATION)
+    written = target.read_bytes()
+    monkeypatch.setattr("monai_salm.io.origins._SETTLED_NS", -(1 << 62))
+    source = io.read_source(path)
+    io.write_like(source, values, target, DERIVATION)
+    assert target.read_bytes() == written
+    found = io.read_back(source, target)
+    assert found.sha256 == hashlib.sha256(written).hexdigest()
+    assert io.compare_sources(source, found) == io.compare_headers(path, target)
+    assert replace(source, origin=None).sha256 == ""
 
 
 def test_truncated_files_are_refused(path: Path, tmp_path: Path) -> None:

@@ -349,11 +349,13 @@ def test_written_meta_group_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     source = write_dicom(
         tmp_path / "in", dicom_dataset(signed=True, bits_stored=16), values_in(-900, 1000, (6, 8), "i2")
     )
-    real = dicom.writing.whole_file  # type: ignore[attr-defined]
+    real = dicom.writing.file_parts  # type: ignore[attr-defined]
     version = element(2, 0x13, "SH", b"MONAI_SALM")
     wrong = version.replace(b"MONAI", b"monai")
     monkeypatch.setattr(
-        dicom.writing, "whole_file", lambda *args, **kwargs: real(*args, **kwargs).replace(version, wrong)
+        dicom.writing,
+        "file_parts",
+        lambda *args, **kwargs: [bytes(part).replace(version, wrong) for part in real(*args, **kwargs)],
     )  # type: ignore[attr-defined]
     with pytest.raises(VerificationError, match="ImplementationVersionName of the written file is SH monai_SALM"):
         changed(source, tmp_path / "out")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from monai_salm.errors import UsageError
-from monai_salm.pipeline import protect, scan
+from monai_salm.pipeline import KindChoices, protect, scan
+from monai_salm.pipeline.inventory import Stamp
 from tests.exports import block, body, drawn, mr_slice, nifti_file, tree
 
 
@@ -23,6 +25,20 @@ def test_folder_and_file(tmp_path: Path) -> None:
     assert inventory.pictures["b/one.dcm"].shape == (24, 24)
     assert not inventory.refused
     assert [record.path for record in scan(tmp_path / "a.nii").files] == ["a.nii"]
+
+
+def test_every_regular_file_has_a_stamp(tmp_path: Path) -> None:
+    """Also one that is refused for what another is: it need not be read again either."""
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(tmp_path / name)
+    (tmp_path / "c").symlink_to("b.jpg")
+    (tmp_path / "none").symlink_to("nowhere")
+    inventory = scan(tmp_path, choices=KindChoices(pictures=("*",)))
+    assert "rename one of the two" in inventory.refused["a.jpg"]
+    assert inventory.stamps == {"none": None} | {
+        name: Stamp.of(tmp_path / name) for name in ("a.png", "a.jpg", "b.jpg", "c")
+    }
 
 
 def _broken_dicom(path: Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from monai_salm.io.dicom.comparing import compare_headers, read_back
+from monai_salm.io.dicom.comparing import compare_headers, compare_sources, read_back
 from monai_salm.io.dicom.cutting import sniff
 from monai_salm.io.dicom.documents import remaining_references, write_document
 from monai_salm.io.dicom.identifying import identify
@@ -12,6 +12,7 @@ from monai_salm.io.dicom.writing import write_like
 
 __all__ = [
     "compare_headers",
+    "compare_sources",
     "identify",
     "read_back",
     "read_source",

@@ -14,8 +14,11 @@ from monai_salm.io.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
+    PIXEL_DATA,
     Element,
     Encoding,
+    encode,
+    encode_fragments,
     read_elements,
     tag_text,
 )
@@ -23,9 +26,11 @@ from monai_salm.io.dicom.files import PREAMBLE, PREFIX, DicomFile, ascii_values,
 from monai_salm.io.dicom.pydicom_check import check_with_pydicom
 from monai_salm.io.dicom.transfer_syntaxes import NATIVE, is_known
 from monai_salm.io.dicom.wording import uid_name
+from monai_salm.io.origins import first_bytes
 
 _LENGTH_BYTES = 4
-_HEAD = 512
+HEAD = 512
+"""Bytes that tell how a dataset begins."""
 _INFLATE_LIMIT = 1 << 26
 _INFLATE_RATIO = 50
 """Deflated datasets of images expand by less than ten; what expands much more, and is large, is a bomb."""
@@ -33,19 +38,18 @@ _FIRST_VRS = ("UL", "OB", "CS", "UI", "DA", "TM", "DT", "LO", "SH")
 """Of the elements that a dataset may begin with."""
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say from the first bytes whether a file is DICOM: by its prefix, or by a plausible first element without one."""
-    with path.open("rb") as handle:
-        head = handle.read(_HEAD)
+    head = first_bytes(path, HEAD) if head is None else head[:HEAD]
     return head[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX or _starts_like_dataset(head)
 
 
 def _starts_like_dataset(head: bytes) -> bool:
     """Recognize a dataset without preamble by how it begins."""
-    return _encoding_of(memoryview(head)) is not None
+    return encoding_of(memoryview(head)) is not None
 
 
-def _encoding_of(head: memoryview) -> Encoding | None:
+def encoding_of(head: memoryview) -> Encoding | None:
     """Find how a dataset is encoded by trying: its first element must be one of group 0002 or 0008 that the dictionary
     knows.
     """
@@ -71,10 +75,43 @@ def read_file(path: Path) -> DicomFile:
     DICOM: PS3.10 7.1 demands preamble and file meta information. Where both are missing, the encoding is found by
     trying and ``transfer_syntax`` is empty; whether that is good enough is for the caller to say.
     """
-    data = path.read_bytes()
-    file = cut(memoryview(data))
-    check_with_pydicom(file, data)
+    return checked(path.read_bytes())
+
+
+def checked(data: bytes) -> DicomFile:
+    """Cut the bytes of a file, as :func:`read_file` does."""
+    view = memoryview(data)
+    file = cut(view)
+    try:
+        check_with_pydicom(file, without_pixels(file, view))
+    except RefusedError:
+        check_with_pydicom(file, view)  # says where in the file, not in what is left of it
+        raise
     return file
+
+
+def without_pixels(file: DicomFile, view: memoryview) -> bytes | memoryview:
+    """Give a file's bytes with its pixel data emptied, for which no reader looks for elements; all of them where the
+    pixel data is out of the ordinary.
+    """
+    places = [number for number, element in enumerate(file.elements) if element.tag == PIXEL_DATA]
+    if len(places) != 1 or not file.prefix or file.transfer_syntax in ("", DeflatedExplicitVRLittleEndian):
+        return view
+    element = file.elements[places[0]]
+    if not has_plain_pixels(element, file.transfer_syntax):
+        return view
+    start = PREAMBLE + len(PREFIX) + sum(len(one.raw) for one in [*file.meta, *file.elements[: places[0]]])
+    return b"".join((view[:start], emptied(element), view[start + len(element.raw) :]))
+
+
+def has_plain_pixels(element: Element, syntax: str) -> bool:
+    """Say whether pixel data is written as its transfer syntax wants it."""
+    return element.vr in ("OB", "OW") and element.undefined == (syntax not in NATIVE)
+
+
+def emptied(element: Element) -> bytes:
+    """Encode pixel data without a byte in it."""
+    return encode_fragments(b"") if element.undefined else encode(PIXEL_DATA, element.vr, b"", element.encoding)
 
 
 def cut(view: memoryview) -> DicomFile:
@@ -83,7 +120,7 @@ def cut(view: memoryview) -> DicomFile:
     """
     first = PREAMBLE + len(PREFIX)
     prefix = bytes(view[PREAMBLE:first]) == PREFIX
-    meta, repeated = _read_meta(view, first if prefix else 0)
+    meta, repeated = read_meta(view, first if prefix else 0)
     start = (first if prefix else 0) + sum(len(element.raw) for element in meta + repeated)
     syntax = meta_text(meta, tags.TRANSFER_SYNTAX_UID)
     if not syntax:
@@ -99,7 +136,7 @@ def cut(view: memoryview) -> DicomFile:
         dataset = memoryview(inflated)
     encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
     _check_repeated(repeated, syntax)
-    found = _encoding_of(dataset[:_HEAD])
+    found = encoding_of(dataset[:HEAD])
     if found not in (None, encoding):
         raise RefusedError(
             f"the transfer syntax is {uid_name(syntax)}, but the dataset begins like one of "
@@ -120,7 +157,7 @@ def _uid_of(encoding: Encoding | None) -> str:
     return next(uid for uid, known in NATIVE.items() if known == encoding)
 
 
-def _read_meta(view: memoryview, start: int) -> tuple[list[Element], list[Element]]:
+def read_meta(view: memoryview, start: int) -> tuple[list[Element], list[Element]]:
     """Give the file meta information, and what follows of its group behind the end that FileMetaInformationGroupLength
     states.
 
@@ -172,7 +209,7 @@ def _check_repeated(repeated: list[Element], syntax: str) -> None:
 def _without_transfer_syntax(view: memoryview, prefix: bool, meta: list[Element], start: int) -> DicomFile:
     if prefix:
         raise RefusedError("the file meta information has no TransferSyntaxUID; write one first, as dcmconv does")
-    encoding = _encoding_of(view[start : start + _HEAD])
+    encoding = encoding_of(view[start : start + HEAD])
     if encoding is None:
         raise RefusedError(
             "no DICOM file: there is neither preamble and file meta information nor a dataset that starts with "

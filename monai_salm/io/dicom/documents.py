@@ -21,6 +21,7 @@ from pydicom.uid import (
     RTDoseStorage,
     SegmentationStorage,
 )
+from pydicom.valuerep import STANDARD_VR
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import pdf
@@ -76,6 +77,11 @@ _FIRST_PRIVATE_DATA = 0x1000
 
 _CSA_HEADER = b"SV10"
 _LONG_TEXTS = ("LT", "ST", "UC", "UR", "UT")
+_FIRST_PIXELS = 0x7F000000
+_MAY_HOLD = frozenset({*_LONG_TEXTS, "UN", *(vr for vr in map(str, STANDARD_VR) if vr.startswith("O"))})
+"""Value representations of which an element can hold a picture, whatever its tag; of the others only where pixels are,
+from ``_FIRST_PIXELS`` on.
+"""
 _MAX_OPAQUE_BYTES = 1 << 16
 
 
@@ -98,7 +104,7 @@ def document_of(path: Path, file: DicomFile) -> Document | None:
         return None
     names = identifiers(file)
     if is_directory(file) and media_storage_uid(file):
-        names["SOPInstanceUID"] = media_storage_uid(file)
+        names = {**names, "SOPInstanceUID": media_storage_uid(file)}
     return Document(
         path=path,
         format="dicom",
@@ -145,11 +151,18 @@ def remaining_references(path: Path, absent: frozenset[str]) -> frozenset[str]:
 
 def _references(file: DicomFile, elements: Iterable[Element]) -> frozenset[str]:
     own = {value for tag in _OWN for value in file.texts(tag)} | {media_storage_uid(file)}
-    left_out = tags.NOT_REMAPPED | STALE
-    found = {uid for element, _ in leaves(elements, left_out) if element.tag not in left_out for uid in _uids(element)}
-    return frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
+    found = {
+        uid
+        for element, _ in leaves(elements, _NO_REFERENCES)
+        if element.vr in ("UI", "UN") and element.tag not in _NO_REFERENCES
+        for uid in _uids(element)
+    }
+    left = frozenset(uid for uid in found - own if uid and not uid.startswith(_STANDARD_UIDS))
+    return left or _NOTHING
 
 
+_NO_REFERENCES = tags.NOT_REMAPPED | STALE
+_NOTHING: frozenset[str] = frozenset()
 _OWN = (tags.SOP_INSTANCE_UID, tags.SERIES_INSTANCE_UID, tags.STUDY_INSTANCE_UID, tags.FRAME_OF_REFERENCE_UID)
 
 
@@ -286,6 +299,8 @@ def unprotected_in(file: DicomFile) -> str:
     found: dict[str, None] = {}  # in the order of the file, each once
     frame = _frame_bytes(file)
     for element, depth in leaves([*file.meta, *file.elements], STALE):
+        if element.tag < _FIRST_PIXELS and element.vr not in _MAY_HOLD:
+            continue
         if element.tag not in STALE and (_may_be_copy(element, frame) or (depth and element.tag in _PIXELS)):
             name = (
                 f"private element {tag_text(element.tag)}"

@@ -8,8 +8,9 @@ element keeps its bytes; only those that a derived image must change are encoded
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
@@ -22,6 +23,12 @@ SEQUENCE_END = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 64
+_EXPLICIT = {order: struct.Struct(f"{order}HH2sH") for order in "<>"}
+_NUMBER = {order: struct.Struct(f"{order}I") for order in "<>"}
+_VRS: Mapping[bytes, tuple[str, bool]] = {
+    str(vr).encode("ascii"): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in STANDARD_VR
+}
+"""Value representations by their two bytes, and whether four bytes of length follow two of none (PS3.5 7.1.2)."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,9 @@ EXPLICIT_LITTLE = Encoding(explicit=True, little=True)
 EXPLICIT_BIG = Encoding(explicit=True, little=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # a frozen one takes five times as long to make, and a file has hundreds
 class Element:
-    """One data element.
+    """One data element, which nobody changes.
 
     Args:
         tag: group in the upper, element in the lower 16 bits.
@@ -55,6 +62,8 @@ class Element:
         undefined: whether its length is undefined; of pixel data that it is encapsulated (PS3.5 A.4).
         parsed: items of a sequence, kept once they were parsed; where its length is undefined that is at once, for its
             end is not found otherwise.
+        unread: bytes of the value field that were left in the file, which is all of them or none; ``raw`` and ``value``
+            are without them.
     """
 
     tag: int
@@ -64,11 +73,12 @@ class Element:
     value: memoryview
     undefined: bool
     parsed: tuple[Item, ...] | None = field(default=None, repr=False, compare=False)
+    unread: int = 0
 
     @property
     def size(self) -> int:
         """Length of the value field."""
-        return len(self.value)
+        return len(self.value) + self.unread
 
     @property
     def name(self) -> str:
@@ -84,7 +94,7 @@ class Element:
         Raises:
             RefusedError: a sequence that cannot be parsed.
         """
-        if self.tag == PIXEL_DATA:
+        if self.tag == PIXEL_DATA or not (self.undefined or self.vr in ("SQ", "UN")):
             return None
         inner = IMPLICIT_LITTLE if self.vr == "UN" else self.encoding
         public = _dictionary_vr(self.tag) if self.vr == "UN" else self.vr
@@ -103,11 +113,8 @@ class Element:
         return None
 
     def _keep(self, items: Iterable[Item]) -> tuple[Item, ...]:
-        kept = tuple(items)
-        object.__setattr__(
-            self, "parsed", kept
-        )  # what the bytes mean does not change, and functional groups are asked for often
-        return kept
+        self.parsed = tuple(items)  # what the bytes mean does not change, and functional groups are asked for often
+        return self.parsed
 
     def with_items(self, items: Sequence[bytes | memoryview]) -> bytes:
         """Encode this sequence with other items, in its old length form."""
@@ -119,7 +126,7 @@ class Element:
         return _header(self.tag, self.vr, UNDEFINED, self.encoding) + content + end
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Item:
     """One item of a sequence: its bytes with tag and delimiter, its content without, and that once it was parsed."""
 
@@ -136,8 +143,8 @@ class Item:
             RefusedError: it cannot be parsed.
         """
         if self.parsed is None:
-            object.__setattr__(self, "parsed", tuple(read_elements(self.content, self.encoding, depth=depth)))
-        return list(self.parsed or ())
+            self.parsed = tuple(read_elements(self.content, self.encoding, depth=depth))
+        return list(self.parsed)
 
     def with_content(self, content: bytes) -> bytes:
         """Encode this item with another content, in its old length form."""
@@ -196,8 +203,7 @@ def encode_fragments(value: bytes) -> bytes:
 
 
 def _read_element(view: memoryview, offset: int, encoding: Encoding, depth: int) -> Element:
-    tag = _read_tag(view, offset, encoding)
-    vr, length, head = _read_vr_and_length(view, offset, encoding, tag)
+    tag, vr, length, head = read_head(view, offset, encoding)
     first = offset + head
     if length == UNDEFINED:
         items = None
@@ -223,13 +229,24 @@ def _read_element(view: memoryview, offset: int, encoding: Encoding, depth: int)
     return Element(tag=tag, vr=vr, encoding=encoding, raw=view[offset:last], value=view[first:last], undefined=False)
 
 
-def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: int) -> tuple[str, int, int]:
-    """Give VR, length and length of the element's head (PS3.5 7.1.2, 7.1.3)."""
+def read_head(view: memoryview, offset: int, encoding: Encoding) -> tuple[int, str, int, int]:
+    """Give tag, VR, length of the value and length of the element's head (PS3.5 7.1.2, 7.1.3).
+
+    Raises:
+        RefusedError: the bytes end within it, or it has no VR of the standard where it should.
+    """
     if not encoding.explicit:
-        return _dictionary_vr(tag), _read_number(view, offset + 4, encoding), 8
-    _need(view, offset + 8)
-    vr = bytes(view[offset + 4 : offset + 6]).decode("latin-1")
-    if vr not in STANDARD_VR:
+        tag = _read_tag(view, offset, encoding)
+        return tag, _dictionary_vr(tag), _read_number(view, offset + 4, encoding), 8
+    order = encoding.order
+    if offset + 8 > len(view):
+        _need(view, offset + 4)
+        _need(view, offset + 8)
+    group, number, written, length = _EXPLICIT[order].unpack_from(view, offset)
+    tag = group << 16 | number
+    known = _VRS.get(written)
+    if known is None:
+        vr = written.decode("latin-1")
         shown = (
             vr
             if vr.isascii() and vr.isprintable() and vr.strip()
@@ -242,10 +259,12 @@ def _read_vr_and_length(view: memoryview, offset: int, encoding: Encoding, tag: 
             f"where the element ends; {f'correct it to {right}, or ' if right != 'UN' else ''}let the software "
             "that wrote the file write it again"
         )
-    if vr in EXPLICIT_VR_LENGTH_32:
-        return vr, _read_number(view, offset + 8, encoding), 12
-    (length,) = struct.unpack_from(encoding.order + "H", view, offset + 6)
-    return vr, length, 8
+    vr, is_long = known
+    if not is_long:
+        return tag, vr, length, 8
+    if offset + 12 > len(view):
+        _need(view, offset + 12)
+    return tag, vr, _NUMBER[order].unpack_from(view, offset + 8)[0], 12
 
 
 def _skip_fragments(view: memoryview, offset: int, encoding: Encoding) -> int:
@@ -339,6 +358,7 @@ def _read_number(view: memoryview, offset: int, encoding: Encoding) -> int:
     return int(struct.unpack_from(encoding.order + "I", view, offset)[0])
 
 
+@lru_cache(maxsize=1 << 14)
 def _dictionary_vr(tag: int) -> str:
     """VR of a public element, "UN" of others; of several possible ones ("US or SS") the first."""
     if tag & 0xFFFF == 0:

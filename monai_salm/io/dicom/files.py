@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from pydicom.charset import convert_encodings, decode_bytes
 
@@ -14,6 +16,7 @@ from monai_salm.io.dicom.elements import (
     Element,
     Encoding,
 )
+from monai_salm.io.sharing import TextMapping
 
 META_GROUP = 0x0002
 PREAMBLE = 128
@@ -27,6 +30,11 @@ _IDENTIFIERS = {
     tags.PATIENT_ID: "PatientID",
     tags.ACCESSION_NUMBER: "AccessionNumber",
 }
+
+_OWN = frozenset({"SOPInstanceUID"})
+
+_ASCII_SETS = frozenset({"ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 144", "ISO_IR 192"})
+"""Character sets of which ASCII is a part, so that text of nothing else is known without decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +63,14 @@ class DicomFile:
     elements: list[Element]
     after: bytes = b""
 
+    @cached_property
+    def _first(self) -> dict[int, Element]:
+        """The first top-level element of each tag."""
+        return {element.tag: element for element in reversed(self.elements)}
+
     def find(self, tag: int) -> Element | None:
         """Give the top-level element with this tag."""
-        return next((element for element in self.elements if element.tag == tag), None)
+        return self._first.get(tag)
 
     def texts(self, tag: int) -> list[str]:
         """Give the values of an element of a VR that is ASCII (CS, DS, IS, UI); empty if absent or without a value."""
@@ -94,7 +107,9 @@ def ascii_values(element: Element | None) -> list[str]:
         return []
     # Latin-1 gives every byte back when it is encoded again, legal here or not.
     text = bytes(element.value).decode("latin-1").rstrip("\0 ")
-    return [value.strip("\0 ") for value in text.split("\\")] if text else []
+    if "\\" not in text:
+        return [text.strip("\0 ")] if text else []
+    return [value.strip("\0 ") for value in text.split("\\")]
 
 
 def floats(texts: list[str]) -> list[float]:
@@ -118,10 +133,10 @@ def meta_text(meta: list[Element], tag: int) -> str:
     return next(iter(ascii_values(find(meta, tag))), "")
 
 
-def identifiers(file: DicomFile) -> dict[str, str]:
+def identifiers(file: DicomFile) -> Mapping[str, str]:
     """Give the identifiers that planning uses, as far as the file has them."""
     found = {name: decoded_text(file, tag) for tag, name in _IDENTIFIERS.items()}
-    return {name: value for name, value in found.items() if value}
+    return TextMapping({name: value for name, value in found.items() if value}, own=_OWN)
 
 
 def decoded_text(file: DicomFile, tag: int) -> str:
@@ -129,10 +144,17 @@ def decoded_text(file: DicomFile, tag: int) -> str:
     element = file.find(tag)
     if element is None:
         return ""
+    value, sets = bytes(element.value), tuple(file.texts(tags.SPECIFIC_CHARACTER_SET))
+    if value.isascii() and b"\x1b" not in value and (not sets or sets[0] in _ASCII_SETS):
+        return value.decode("ascii").strip("\0 ")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            encodings = convert_encodings(file.texts(tags.SPECIFIC_CHARACTER_SET) or ["ISO_IR 6"])
-            return str(decode_bytes(bytes(element.value), encodings, set())).strip("\0 ")
+        return _decoded(value, sets or ("ISO_IR 6",)).strip("\0 ")
     except (LookupError, ValueError):
-        return bytes(element.value).decode("latin-1").strip("\0 ")
+        return value.decode("latin-1").strip("\0 ")
+
+
+@lru_cache(maxsize=1 << 10)
+def _decoded(value: bytes, sets: tuple[str, ...]) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(decode_bytes(value, convert_encodings(list(sets)), set()))

@@ -12,6 +12,7 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.documents import document_of, label_map_of
 from monai_salm.io.dicom.files import DicomFile
+from monai_salm.io.dicom.headers import read_header
 from monai_salm.io.dicom.image_headers import check_picture, picture_header
 from monai_salm.io.dicom.stored_values import picture_of
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
@@ -33,11 +34,12 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         RefusedError: the file is an image that cannot be protected faithfully, or no DICOM object that is known.
         UndecidedError: its Modality is SEG, and its values are those of an image.
     """
-    file = read_file(path)
+    file = read_header(path)
     document = document_of(path, file)
     if document is None and said == "label map":
         document = label_map_of(path, file, "the user says so")
     elif document is None and said is None and file.text(tags.MODALITY).upper() == "SEG":
+        file = read_file(path)
         unseen = _check_labels(path, file)
         document = label_map_of(path, file, SEGMENTED)
         document = replace(document, unprotected=", ".join(filter(None, (document.unprotected, unseen))))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
@@ -20,6 +21,7 @@ from monai_salm.io.dicom.pixels import Layout, PixelFormat
 from monai_salm.io.dicom.transfer_syntaxes import FAMILIES, LOSSLESS, LOSSY, NATIVE, is_video
 from monai_salm.io.dicom.wording import class_name, shown, uid_name
 from monai_salm.io.modalities import MODALITIES
+from monai_salm.io.sharing import shared
 
 _LAYOUTS: dict[str, Layout] = {
     "MONOCHROME1": "gray",
@@ -264,7 +266,7 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
     return ImageHeader(
         path=path,
         format="dicom",
-        shape=shape,
+        shape=shared(shape),
         trailing=(3,) if pixel_format.layout == "rgb" else (),
         color=pixel_format.layout == "rgb",
         stacked=pixel_format.stacked,
@@ -272,17 +274,17 @@ def picture_header(path: Path, file: DicomFile, pixel_format: PixelFormat) -> Im
         if pixel_format.tiles == (1, 1)
         else (),
         dtype=pixel_format.dtype,
-        modality=modality,
+        modality=intern(modality),
         identifiers=identifiers(file),
         slice_position=_slice_position(file),
         instance_number=_instance_number(file),
-        spacing=steps[-len(shape) :],
+        spacing=shared(steps[-len(shape) :]),
         spacing_known=known,
-        window_real=_window(file),
+        window_real=shared(_window(file)),
         derivation=decoded_text(file, tags.DERIVATION_DESCRIPTION),
         output_transfer_syntax="" if native else ExplicitVRLittleEndian,
         references=references_of(file),
-        notes=notes,
+        notes=shared(notes),
         unprotected=unprotected_in(file),
     )
 
@@ -292,7 +294,8 @@ def _slice_position(file: DicomFile) -> float | None:
     position, orientation = floats(file.texts(tags.IMAGE_POSITION)), floats(file.texts(tags.IMAGE_ORIENTATION))
     if len(position) != 3 or len(orientation) != 6:
         return None
-    along = float(np.dot(position, np.cross(orientation[:3], orientation[3:])))
+    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    along = float(np.dot(position, [b * f - c * e, c * d - a * f, a * e - b * d]))
     return along if np.isfinite(along) else None
 
 

@@ -31,14 +31,22 @@ def whole_file(
         uid_map: from old to new UIDs.
         signed: name this software as the writer; else the source's stays named.
     """
-    content = b"".join(dataset)
+    return b"".join(file_parts(file, dataset, transfer_syntax, uid_map, signed=signed))
+
+
+def file_parts(
+    file: DicomFile, dataset: Iterable[Bytes], transfer_syntax: str, uid_map: UidMap, *, signed: bool = True
+) -> list[Bytes]:
+    """Give the same in parts, so that pixels need not be copied."""
+    parts = list(dataset)
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        content = b"".join(parts)
         deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
         content = deflater.compress(content) + deflater.flush()
         # The pad byte of the old stream (PS3.5 A.5) says nothing of the new one's length.
         after = file.after if file.after.strip(b"\0") else b""
-        content += after + bytes((len(content) + len(after)) % 2)
-    return file_head(file, transfer_syntax, uid_map, signed=signed) + content
+        parts = [content, after, bytes((len(content) + len(after)) % 2)]
+    return [file_head(file, transfer_syntax, uid_map, signed=signed), *parts]
 
 
 def file_head(file: DicomFile, transfer_syntax: str, uid_map: UidMap, *, signed: bool = True) -> bytes:

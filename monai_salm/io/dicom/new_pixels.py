@@ -71,8 +71,8 @@ def replaced_pixels(picture: Picture, stored: StoredArray) -> PixelReplacement:
         elements[PIXEL_DATA] = encode_fragments(encapsulate(encoded))
     else:
         element = pixel_element(file)
-        value = encode_words(words, element.value, pixel_format)
-        elements[PIXEL_DATA] = bytes(element.raw[: len(element.raw) - len(value)]) + value
+        head = element.raw[: len(element.raw) - element.size]
+        elements[PIXEL_DATA] = memoryview(encode_words(words, element.value, pixel_format, head=head))
     for element in file.elements:
         if element.tag in (tags.EXTENDED_OFFSET_TABLE, tags.EXTENDED_OFFSET_TABLE_LENGTHS):
             elements[element.tag] = b""  # stale, and not needed beside a basic one

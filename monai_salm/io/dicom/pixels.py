@@ -104,7 +104,8 @@ class PixelFormat:
 
 
 def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
-    """Give the pixel cells as unsigned words in native byte order, with all their bits.
+    """Give the pixel cells as unsigned words in native byte order, with all their bits; a read-only view of the bytes
+    where they allow one.
 
     Returns:
         ``(frames, rows, columns, samples)``; of YBR_FULL_422 ``(frames, rows, columns / 2, 4)`` with two of luminance
@@ -118,7 +119,7 @@ def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
     else:
         width = pixel_format.bits_allocated // 8
         order = "<" if pixel_format.little else ">"
-        flat = np.frombuffer(value[:size], dtype=f"{order}u{width}").astype(f"u{width}")
+        flat = np.frombuffer(value[:size], dtype=f"{order}u{width}").astype(f"u{width}", copy=False)
     frames, rows, columns, samples = pixel_format.frames, pixel_format.rows, pixel_format.columns, pixel_format.samples
     if pixel_format.layout == "ybr422":
         return flat.reshape(frames, rows, columns // 2, 4)
@@ -127,23 +128,33 @@ def decode_words(value: memoryview, pixel_format: PixelFormat) -> NDArray[Any]:
     return flat.reshape(frames, rows, columns, samples)
 
 
-def encode_words(words: NDArray[Any], value: Bytes, pixel_format: PixelFormat) -> bytes:
+def encode_words(words: NDArray[Any], value: Bytes, pixel_format: PixelFormat, *, head: Bytes = b"") -> bytearray:
     """Put words, as :func:`decode_words` gives them, into a copy of the pixel data's value; a pad byte and bytes after
     the frames stay.
+
+    Args:
+        words: the pixel cells.
+        value: of the old pixel data.
+        pixel_format: of both.
+        head: bytes to put before the value.
     """
-    size = pixel_format.size
+    size, start = pixel_format.size, len(head)
     flat = (np.moveaxis(words, -1, 1) if pixel_format.planar else words).ravel()
-    encoded = bytearray(value)
+    encoded = bytearray(start + len(value))
+    encoded[:start] = head
     if pixel_format.swapped_bytes:
         _check_even(value, size)
-        pairs = np.frombuffer(encoded, dtype=np.uint8)[: size + size % 2].reshape(-1, 2)
+        encoded[start:] = value
+        pairs = np.frombuffer(encoded, dtype=np.uint8, offset=start)[: size + size % 2].reshape(-1, 2)
         straight = pairs[:, ::-1].ravel()
         straight[:size] = flat
         pairs[:] = straight.reshape(-1, 2)[:, ::-1]
-        return bytes(encoded)
+        return encoded
+    encoded[start + size :] = value[size:]
     order = "<" if pixel_format.little else ">"
-    encoded[:size] = flat.astype(f"{order}u{pixel_format.bits_allocated // 8}").tobytes()
-    return bytes(encoded)
+    cells = np.frombuffer(encoded, f"{order}u{pixel_format.bits_allocated // 8}", count=flat.size, offset=start)
+    cells[:] = flat
+    return encoded
 
 
 def bytes_after_frames(value: memoryview, pixel_format: PixelFormat) -> bytes:
@@ -179,7 +190,11 @@ def picture_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any
 
 
 def with_picture_words(words: NDArray[Any], picture: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
-    """Give a copy of the words with others in place of those that :func:`picture_words` gives."""
+    """Give the words with others in place of those that :func:`picture_words` gives; those themselves where there are
+    no more.
+    """
+    if pixel_format.layout == "gray" and pixel_format.tiles == (1, 1):
+        return picture.reshape(words.shape)
     down, across = pixel_format.tiles
     rows, columns = pixel_format.picture_shape[-2:]
     trailing = picture.shape[len(pixel_format.picture_shape) :]
@@ -196,7 +211,11 @@ def with_picture_words(words: NDArray[Any], picture: NDArray[Any], pixel_format:
 
 
 def values_of_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[Any]:
-    """Give the values: the low BitsStored bits, sign-extended where they are signed."""
+    """Give the values: the low BitsStored bits, sign-extended where they are signed; a view of the words where they
+    are that already.
+    """
+    if are_values(words, pixel_format):
+        return words.view(pixel_format.dtype)
     values = words & words.dtype.type(pixel_format.mask)
     if pixel_format.signed:
         sign = words.dtype.type(1 << pixel_format.bits_stored - 1)
@@ -204,6 +223,17 @@ def values_of_words(words: NDArray[Any], pixel_format: PixelFormat) -> NDArray[A
         values = (values ^ sign) - sign
     signed_values: NDArray[Any] = values.view(pixel_format.dtype)
     return signed_values
+
+
+def are_values(words: NDArray[Any], pixel_format: PixelFormat) -> bool:
+    """Say whether words are the values as they stand: with zeros above them, or with their sign where they are
+    signed.
+    """
+    if not pixel_format.unused_mask:
+        return True
+    low, high = pixel_format.range_stored
+    values = words.view(pixel_format.dtype)
+    return bool(low <= values.min() and values.max() <= high)  # no array is made for it
 
 
 def extends_sign(words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bool) -> bool:
@@ -217,10 +247,9 @@ def extends_sign(words: NDArray[Any], pixel_format: PixelFormat, *, overlays: bo
     Raises:
         RefusedError: signed words in which those bits follow no convention.
     """
-    values = values_of_words(words, pixel_format)
     if not pixel_format.signed:
         return False
-    if np.array_equal(values.view(words.dtype), words):
+    if are_values(words, pixel_format):
         # So it is in a frame without negative values too, where nothing tells sign extensions from zeros.
         return True
     if overlays or not (words & words.dtype.type(pixel_format.unused_mask)).any():
@@ -244,6 +273,8 @@ def words_of_values(
         overlays: whether the dataset declares overlays in those bits.
     """
     new: NDArray[Any] = values.view(old.dtype)
+    if are_values(words, pixel_format) and are_values(new, pixel_format):
+        return new
     if extends_sign(words, pixel_format, overlays=overlays):
         return new.copy()
     new = new & old.dtype.type(pixel_format.mask)

@@ -81,7 +81,7 @@ def remapped(element: Element, uid_map: UidMap, removed: frozenset[int] = STALE,
         return element.raw
     items = element.items(depth)
     if items is None:
-        return _remapped_value(element, uid_map)
+        return _remapped_value(element, uid_map) if element.vr in ("UI", "UN") else element.raw
     changed = False
     parts: list[Bytes] = []
     for item in items:
@@ -107,7 +107,8 @@ def leaves(
         depth: the number of sequences around ``elements``.
     """
     for element in elements:
-        items = None if element.tag in closed else element.items(2 * depth)
+        may_have_items = (element.undefined or element.vr in ("SQ", "UN")) and element.tag not in closed
+        items = element.items(2 * depth) if may_have_items else None
         if items is None:
             yield element, depth
         for item in items or []:

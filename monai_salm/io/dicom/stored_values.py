@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import SourceImage
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import FrameFormat, decode_frame, is_reversible
-from monai_salm.io.dicom.cutting import read_file
+from monai_salm.io.dicom.cutting import checked, read_file
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element
 from monai_salm.io.dicom.encapsulation import split_frames
@@ -31,6 +32,7 @@ from monai_salm.io.dicom.pixels import (
     values_of_words,
 )
 from monai_salm.io.dicom.transfer_syntaxes import LOSSY, NATIVE
+from monai_salm.io.origins import digest_of, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,9 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file is no image that can be protected faithfully.
     """
-    return read_picture(path).source
+    data, state = read_whole(path)
+    picture = _picture_in(path, checked(data))
+    return picture.source.with_origin(picture, partial(digest_of, data), state)
 
 
 def read_picture(path: Path) -> Picture:
@@ -67,7 +71,23 @@ def read_picture(path: Path) -> Picture:
     Raises:
         RefusedError: the file is no image that can be protected faithfully.
     """
-    file = read_file(path)
+    return _picture_in(path, read_file(path))
+
+
+def picture_behind(source: SourceImage, *, unchanged: bool = False) -> Picture:
+    """Give the picture that a source was read as, which is read again only where it was not kept.
+
+    Args:
+        source: of :func:`read_source`.
+        unchanged: read it again also where its file may have changed since.
+
+    Raises:
+        RefusedError: as :func:`read_picture`.
+    """
+    return source.kept(Picture, unchanged=unchanged) or read_picture(source.header.path)
+
+
+def _picture_in(path: Path, file: DicomFile) -> Picture:
     document = document_of(path, file)
     if document is not None:
         raise RefusedError(f"not an image ({document.kind})")
@@ -86,7 +106,8 @@ def picture_of(path: Path, file: DicomFile) -> Picture:
         _decoded(frames, file, pixel_format) if frames else decode_words(value_of(file.find(PIXEL_DATA)), pixel_format)
     )
     extends_sign(words, pixel_format, overlays=has_embedded_overlays(file))
-    stored = np.ascontiguousarray(picture_words(values_of_words(words, pixel_format), pixel_format))
+    # Pixel data may begin anywhere in a file, and libraries want arrays at even places.
+    stored = np.require(picture_words(values_of_words(words, pixel_format), pixel_format), requirements=("C", "A"))
     stored.setflags(write=False)
     scales = frame_rescales(file, pixel_format.frames)
     slope, intercept = scales[0]
@@ -167,5 +188,7 @@ def pixel_element(file: DicomFile) -> Element:
 
 
 def value_of(element: Element | None) -> memoryview:
-    """Give the bytes of an element; none if it is absent."""
+    """Give the bytes of an element that was read; none if it is absent."""
+    if element is not None and element.unread:
+        raise ValueError(f"the value of {element.name} was left in the file")
     return memoryview(b"") if element is None else element.value

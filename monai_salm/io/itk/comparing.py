@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from monai_salm.io.base import HeaderChange
+from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.itk.files import Content, find_layout, read_content, sniff, written_layout
 from monai_salm.io.itk.packing import gzip_head
 
@@ -27,6 +27,18 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     """
     first = read_content(find_layout(original))
     second = read_content(find_layout(other) if sniff(other) else written_layout(original, other))
+    return _compare(first, second)
+
+
+def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+    """List the same of two images as they were read."""
+    first, second = original.kept(Content), other.kept(Content)
+    if first is None or second is None:
+        return compare_headers(original.header.path, other.header.path)
+    return _compare(first, second)
+
+
+def _compare(first: Content, second: Content) -> list[HeaderChange]:
     changes = _lines(first, second)
     parts: dict[str, Callable[[Content], bytes]] = {
         "(bytes before the voxels)": lambda content: content.beside[0],
@@ -72,5 +84,5 @@ def _is_renewed(name: str, first: Content, second: Content) -> bool:
 
 
 def _gzip_head(content: Content) -> bytes:
-    stream = content.raw[content.start : content.end]
+    stream = bytes(content.raw[content.start : content.end])
     return gzip_head(stream) if content.layout.packing and stream.startswith(_GZIP) else b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai_salm.io.itk import metaimage, nrrd
 from monai_salm.io.itk.layout import Layout, read_text
 from monai_salm.io.itk.packing import unpack
 from monai_salm.io.leftovers import check_leftovers, holds_picture
+from monai_salm.io.origins import FIRST_BYTES, FileState, aligned_bytes, digest_of
 
 _HEADER_SUFFIXES = (".nhdr", ".mhd")
 _NO_VOXELS = (
@@ -35,7 +37,6 @@ _NO_VOXELS = (
 """Suffixes of files beside images, of which a folder can have so many that each must not be looked for
 in every header.
 """
-_FIRST_BYTES = 4096
 _SHOWN = "bytes beside its voxels hold another image, which is not protected"
 
 
@@ -48,18 +49,21 @@ class Content:
         raw: all bytes of the file with the voxels.
         start, end: where in them the voxels are, compressed or not.
         voxels: decompressed.
+        states: of the files, as they were read.
     """
 
     layout: Layout
-    raw: bytes
+    raw: memoryview
     start: int
     end: int
     voxels: memoryview
+    states: tuple[FileState, ...] = ()
 
     @property
     def beside(self) -> tuple[bytes, bytes]:
         """Bytes before the voxels, the header aside, and behind them."""
-        return self.raw[0 if self.layout.detached else len(self.layout.text) : self.start], self.raw[self.end :]
+        first = 0 if self.layout.detached else len(self.layout.text)
+        return bytes(self.raw[first : self.start]), bytes(self.raw[self.end :])
 
     def source(self) -> SourceImage:
         """Give the image, its axes in the file's order, those that share noise last."""
@@ -68,19 +72,20 @@ class Content:
         stored = (
             flat.reshape(layout.sizes, order="F")
             .transpose(layout.order)
-            .astype(layout.dtype.newbyteorder("="), order="K")
+            .astype(layout.dtype.newbyteorder("="), order="K", copy=False)
         )
         stored.setflags(write=False)
         info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
         header = replace(
             layout.image_header(), unprotected=_SHOWN if any(map(holds_picture, (layout.text, *self.beside))) else ""
         )
-        return SourceImage(header=header, stored=stored, range_stored=(float(info.min), float(info.max)))
+        found = SourceImage(header=header, stored=stored, range_stored=(float(info.min), float(info.max)))
+        return found.with_origin(self, partial(digest_of, self.raw), *self.states)
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say whether a file starts with an NRRD or MetaImage header, or holds the voxels that one beside it names."""
-    return _is_header(path) or bool(_headers_of(path))
+    return _is_header(path, head) or bool(_headers_of(path))
 
 
 def find_layout(path: Path) -> Layout:
@@ -134,23 +139,29 @@ def read_content(layout: Layout) -> Content:
     Raises:
         RefusedError: a truncated or damaged file.
     """
-    layout.check_size(layout.data_path.stat().st_size)
-    raw = layout.data_path.read_bytes()
+    states = [FileState.at(layout.header_path)] if layout.detached else []
+    with layout.data_path.open("rb", buffering=0) as handle:
+        states.append(FileState.of(layout.data_path, handle))
+        size = states[-1].size
+        layout.check_size(size)
+        start = size - layout.voxel_bytes if layout.offset < 0 else layout.offset
+        raw = aligned_bytes(handle, size, 0 if layout.packing else start)
     layout.check_size(len(raw))
-    if not layout.detached and not raw.startswith(layout.text):
+    if not layout.detached and raw[: len(layout.text)] != layout.text:
         raise RefusedError("the file changed since it was read; read it again")
+    whole = Content(
+        layout=layout, raw=raw, start=start, end=start + layout.voxel_bytes, voxels=raw, states=tuple(states)
+    )
     if not layout.packing:
-        start = len(raw) - layout.voxel_bytes if layout.offset < 0 else layout.offset
-        end = start + layout.voxel_bytes
         if start < (0 if layout.detached else len(layout.text)):
             raise RefusedError("truncated: the voxels overlap the header; get a complete copy of the file")
-        return _whole(Content(layout=layout, raw=raw, start=start, end=end, voxels=memoryview(raw)[start:end]))
-    stream = memoryview(raw)[layout.offset :]
+        return _whole(replace(whole, voxels=raw[start : whole.end]))
+    stream = raw[layout.offset :]
     if layout.packed_size is not None:
         stream = stream[: layout.packed_size]
     voxels, length = unpack(stream, layout.voxel_bytes, layout.packing)
     end = layout.offset + (length if layout.packed_size is None else layout.packed_size)
-    return _whole(Content(layout=layout, raw=raw, start=layout.offset, end=end, voxels=memoryview(voxels)))
+    return _whole(replace(whole, end=end, voxels=memoryview(voxels)))
 
 
 def _whole(content: Content) -> Content:
@@ -160,13 +171,15 @@ def _whole(content: Content) -> Content:
     return content
 
 
-def _is_header(path: Path) -> bool:
-    head = read_text(path, _FIRST_BYTES)
-    return nrrd.is_nrrd(head) or (metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path)))
+def _is_header(path: Path, head: bytes | None = None) -> bool:
+    head = read_text(path, FIRST_BYTES) if head is None else head
+    return nrrd.is_nrrd(head) or (
+        metaimage.may_be_metaimage(head) and metaimage.is_metaimage(read_text(path, until=metaimage.DATA_FILE))
+    )
 
 
 def _layout(header: Path) -> Layout:
-    return nrrd.layout(header) if nrrd.is_nrrd(read_text(header, _FIRST_BYTES)) else metaimage.layout(header)
+    return nrrd.layout(header) if nrrd.is_nrrd(read_text(header, FIRST_BYTES)) else metaimage.layout(header)
 
 
 def _headers_of(path: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import ImageHeader
+from monai_salm.io.origins import FIRST_BYTES
 
 MAX_HEADER = 16 << 20
 _MAX_RATIO = 1032
@@ -115,10 +116,25 @@ class Layout:
             )
 
 
-def read_text(path: Path, size: int = MAX_HEADER) -> bytes:
-    """Read the first bytes of a file."""
-    with path.open("rb") as handle:
-        return handle.read(size)
+def read_text(path: Path, size: int = MAX_HEADER, *, until: re.Pattern[bytes] | None = None) -> bytes:
+    """Read the first bytes of a file.
+
+    Args:
+        path: the file.
+        size: how many at most.
+        until: what ends a header; not much more is read than up to the byte behind it.
+    """
+    with path.open("rb", buffering=0) as handle:
+        text = handle.read(size if until is None else min(size, FIRST_BYTES))
+        while until is not None and len(text) < size:
+            found = until.search(text)
+            if found is not None and found.end() < len(text):
+                break
+            more = handle.read(min(size, 4 * len(text)) - len(text))
+            if not more:
+                break
+            text += more
+    return text
 
 
 def whole_numbers(name: str, value: str) -> tuple[int, ...]:

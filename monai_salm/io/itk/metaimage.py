@@ -25,7 +25,8 @@ from monai_salm.io.itk.layout import (
 
 _START = re.compile(rb"(ObjectType|NDims|Comment)[ \t]*[=:]")
 _LINE = re.compile(r"\s*([A-Za-z_][^=:]*?)\s*[=:]\s*(.*?)\s*")
-_DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*(?:(\r?\n)|\Z)", re.MULTILINE)
+DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*(?:(\r?\n)|\Z)", re.MULTILINE)
+"""The last line of a header."""
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -52,12 +53,12 @@ def may_be_metaimage(head: bytes) -> bool:
 
 def is_metaimage(head: bytes) -> bool:
     """Say whether bytes, at least the whole header, start a MetaImage."""
-    return may_be_metaimage(head) and _DATA_FILE.search(head) is not None
+    return may_be_metaimage(head) and DATA_FILE.search(head) is not None
 
 
 def data_name(text: bytes) -> str:
     """Give the data file that a header names; empty if the voxels follow the header."""
-    found = _DATA_FILE.search(text)
+    found = DATA_FILE.search(text)
     name = found[1].decode("latin-1") if found else ""
     return "" if name.upper() == "LOCAL" else name
 
@@ -68,8 +69,8 @@ def layout(path: Path) -> Layout:
     Raises:
         RefusedError: with the value found and what is supported.
     """
-    text = read_text(path)
-    end = _DATA_FILE.search(text)
+    text = read_text(path, until=DATA_FILE)
+    end = DATA_FILE.search(text)
     if end is None:
         raise RefusedError(
             f"truncated: the MetaImage header has no ElementDataFile within {MAX_HEADER >> 20} MiB; get a "

@@ -72,7 +72,7 @@ def layout(path: Path) -> Layout:
     Raises:
         RefusedError: with the value found and what is supported.
     """
-    text = read_text(path)
+    text = read_text(path, until=_END)
     end = _END.search(text)
     lines = re.split(r"\r?\n", text[: end.start() if end else len(text)].decode("latin-1"))[1:]
     pairs, keys = _parse([line for line in lines if line])

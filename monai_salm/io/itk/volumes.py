@@ -10,9 +10,17 @@ import numpy as np
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
-from monai_salm.io.itk.files import check_header_end, find_layout, header_document, read_content, written_layout
+from monai_salm.io.itk.files import (
+    Content,
+    check_header_end,
+    find_layout,
+    header_document,
+    read_content,
+    written_layout,
+)
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
+from monai_salm.io.origins import same_bytes
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
@@ -88,7 +96,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """Write the source's bytes with ``stored`` in place of the voxels, packed anew where they are compressed.
 
     Args:
-        source: what :func:`read_source` gave; its file is read again.
+        source: what :func:`read_source` gave; its file is read again where it may have changed.
         stored: new values, of the source's shape and dtype.
         target: path to write; for detached voxels that of the data file, whose header is a document of its own.
         derivation: ignored: the headers stay as they are, but for the size of a compressed MetaImage.
@@ -98,22 +106,25 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """
     del derivation
     check_stored(source, stored, target)
-    content = read_content(find_layout(source.header.path))
-    again = content.source()
-    if again.header != source.header or again.stored.tobytes() != source.stored.tobytes():
+    kept = source.kept(Content, unchanged=True)
+    content = read_content(find_layout(source.header.path)) if kept is None else kept
+    again = source if kept is not None else content.source()
+    if again.header != source.header or (kept is None and again.stored.tobytes() != source.stored.tobytes()):
         raise RefusedError("the file changed since it was read; read it again")
     layout = content.layout
-    voxels = stored.transpose(np.argsort(layout.order)).astype(layout.dtype).tobytes(order="F")
-    if voxels == content.voxels:
-        target.write_bytes(content.raw)
-        return
-    head, tail = content.raw[: content.start], content.raw[content.end :]
-    if layout.packing:
-        voxels = pack(voxels, content.raw[content.start : content.end])
-    if layout.packed_size is not None:
-        first, last = layout.packed_span
-        head = head[:first] + str(len(voxels)).encode() + head[last:]
-    target.write_bytes(b"".join([head, voxels, tail]))
+    voxels = stored.transpose(np.argsort(layout.order)).astype(layout.dtype, copy=False).tobytes(order="F")
+    head, tail = bytes(content.raw[: content.start]), content.raw[content.end :]
+    if same_bytes(voxels, content.voxels):
+        parts = [content.raw]
+    else:
+        if layout.packing:
+            voxels = pack(voxels, bytes(content.raw[content.start : content.end]))
+        if layout.packed_size is not None:
+            first, last = layout.packed_span
+            head = head[:first] + str(len(voxels)).encode() + head[last:]
+        parts = [memoryview(head), memoryview(voxels), tail]
+    with target.open("wb") as handle:
+        handle.writelines(parts)
 
 
 def write_document(path: Path, target: Path, derivation: Derivation) -> None:

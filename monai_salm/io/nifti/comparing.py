@@ -6,10 +6,10 @@ from __future__ import annotations
 import filecmp
 from pathlib import Path
 
-from monai_salm.io.base import HeaderChange
+from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.nifti.files import GzipHead
 from monai_salm.io.nifti.layout import Layout
-from monai_salm.io.nifti.volumes import header_document, read_volume
+from monai_salm.io.nifti.volumes import Volume, header_document, read_volume
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
@@ -22,7 +22,18 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     if header_document(original) is not None:
         same = filecmp.cmp(original, other, shallow=False)
         return [] if same else [_change("(bytes)", *(f"{path.stat().st_size} bytes" for path in (original, other)))]
-    first, second = read_volume(original), read_volume(other)
+    return _compare(read_volume(original), read_volume(other))
+
+
+def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+    """List the same of two images as they were read."""
+    first, second = original.kept(Volume), other.kept(Volume)
+    if first is None or second is None:
+        return compare_headers(original.header.path, other.header.path)
+    return _compare(first, second)
+
+
+def _compare(first: Volume, second: Volume) -> list[HeaderChange]:
     changes = _gzip_changes(first.content.head, second.content.head)
     layouts = first.layout, second.layout
     if layouts[0].fields.dtype != layouts[1].fields.dtype:

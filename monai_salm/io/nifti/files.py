@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 from monai_salm.errors import RefusedError
+from monai_salm.io.origins import FileState, HashingReader, digest_of, read_into
 
 _GZIP = b"\x1f\x8b\x08"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
@@ -69,10 +72,19 @@ class GzipHead:
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a file, decompressed, and its gzip header if it is compressed."""
+    """The bytes of a file, decompressed, and its gzip header if it is compressed.
+
+    Args:
+        data: the bytes.
+        head: the gzip header.
+        digest: gives the SHA-256, hexadecimal, of the file as it lies on the disk.
+        state: of the file, as it was read.
+    """
 
     data: bytearray
     head: GzipHead | None
+    digest: Callable[[], str]
+    state: FileState
 
 
 def read_head(path: Path, size: int) -> bytes:
@@ -103,7 +115,53 @@ def read_content(path: Path, needed: int) -> Content:
     Raises:
         RefusedError: fewer bytes than needed, many more, or more than is supported; a damaged gzip stream.
     """
-    size, packed = path.stat().st_size, is_packed(path)
+    with path.open("rb", buffering=0) as handle:
+        state = FileState.of(path, handle)
+        packed = _is_packed(handle)
+        _check_claim(state.size, needed, packed=packed)
+        if packed:
+            data, digest = _unpacked(handle, needed)
+        elif state.size > needed + _MAX_TAIL:
+            raise _too_long()
+        else:
+            data = bytearray(state.size)
+            del data[read_into(handle, memoryview(data)) :]
+            digest = partial(digest_of, data)
+        if len(data) < needed:
+            raise RefusedError(
+                f"truncated: the header needs {needed} bytes, there are only {len(data)}; get a complete copy of the "
+                "file"
+            )
+        return Content(data, _gzip_head(handle) if packed else None, digest, state)
+
+
+def read_around(path: Path, first: int, end: int) -> tuple[bytes, bytes] | None:
+    """Read what lies before and behind the voxels of a file, without them; None for a compressed one, which has to be
+    read whole.
+
+    Args:
+        path: the file.
+        first, end: where the voxels begin, and where they end.
+
+    Raises:
+        RefusedError: as :func:`read_content`.
+    """
+    with path.open("rb", buffering=0) as handle:
+        size = FileState.of(path, handle).size
+        if _is_packed(handle):
+            return None
+        _check_claim(size, end, packed=False)
+        if size > end + _MAX_TAIL:
+            raise _too_long()
+        before, behind = bytearray(first), bytearray(size - end)
+        read_into(handle, memoryview(before))
+        handle.seek(end)
+        read_into(handle, memoryview(behind))
+    return bytes(before), bytes(behind)
+
+
+def _check_claim(size: int, needed: int, *, packed: bool) -> None:
+    """Hold what a header claims against the size of the file, before any memory is taken."""
     if needed > _MAX_CLAIM:
         raise RefusedError(
             f"the header claims {needed} bytes, at most {_MAX_CLAIM >> 30} GiB are supported; repair the header "
@@ -119,20 +177,25 @@ def read_content(path: Path, needed: int) -> Content:
         raise RefusedError(
             f"truncated: the header needs {needed} bytes, {have} {size} bytes; get a complete copy of the file"
         )
-    # Piece by piece: a read of as much as a header claims would take that memory before there is anything to put there.
-    data = bytearray()
-    for piece in _pieces(path, _PIECE):
+
+
+def _too_long() -> RefusedError:
+    return RefusedError(
+        f"more than {_MAX_TAIL >> 20} MiB follow the voxels; the header does not describe the file, repair it first"
+    )
+
+
+def _unpacked(handle: FileIO, needed: int) -> tuple[bytearray, Callable[[], str]]:
+    """Decompress a file from its first byte, and give what gives its digest.
+
+    Piece by piece: a read of as much as a header claims would take that memory before there is anything to put there.
+    """
+    data, source = bytearray(), HashingReader(handle)
+    for piece in _unpacked_pieces(source, _PIECE):
         data += piece
         if len(data) > needed + _MAX_TAIL:
-            raise RefusedError(
-                f"more than {_MAX_TAIL >> 20} MiB follow the voxels; the header does not describe the file, "
-                "repair it first"
-            )
-    if len(data) < needed:
-        raise RefusedError(
-            f"truncated: the header needs {needed} bytes, there are only {len(data)}; get a complete copy of the file"
-        )
-    return Content(data, _gzip_head(path) if packed else None)
+            raise _too_long()
+    return data, source.digest
 
 
 def write_content(target: Path, parts: Iterable[Buffer], head: GzipHead | None) -> None:
@@ -167,38 +230,48 @@ def header_beside(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def is_packed(path: Path) -> bool:
-    """Say from the first bytes whether a file is compressed."""
-    with path.open("rb") as handle:
-        return handle.read(len(_GZIP)) == _GZIP
+def is_packed(head: bytes) -> bool:
+    """Say from its first bytes whether a file is compressed."""
+    return head.startswith(_GZIP)
+
+
+def _is_packed(handle: FileIO) -> bool:
+    """Say whether a file is compressed; the next byte read is its first again."""
+    head = handle.read(len(_GZIP))
+    handle.seek(0)
+    return is_packed(head)
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:
     """Yield the bytes of a file, decompressed, in pieces of at most ``size``."""
-    with path.open("rb") as handle:
-        if not is_packed(path):
+    with path.open("rb", buffering=0) as handle:
+        if _is_packed(handle):
+            yield from _unpacked_pieces(handle, size)
+        else:
             yield from iter(lambda: handle.read(size), b"")
-            return
-        with gzip.GzipFile(fileobj=handle) as stream:
-            try:
-                yield from iter(lambda: stream.read1(size), b"")
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                reason = (
-                    f"the gzip stream is damaged, truncated or followed by something else ({error}); get a clean "
-                    "copy of the file"
-                )
-                raise RefusedError(reason) from error
 
 
-def _gzip_head(path: Path) -> GzipHead:
+def _unpacked_pieces(handle: FileIO | HashingReader, size: int) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=cast("BinaryIO", handle)) as stream:
+        try:
+            yield from iter(lambda: stream.read1(size), b"")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            reason = (
+                f"the gzip stream is damaged, truncated or followed by something else ({error}); get a clean "
+                "copy of the file"
+            )
+            raise RefusedError(reason) from error
+
+
+def _gzip_head(handle: FileIO) -> GzipHead:
     """Read the header of the first gzip member of a file that was decompressed before."""
-    with path.open("rb") as handle:
-        fixed = bytearray(handle.read(10))
-        extra = handle.read(int.from_bytes(handle.read(2), "little")) if fixed[3] & _HAS_EXTRA else b""
-        words = [
-            b"".join(iter(lambda: handle.read(1).strip(b"\0"), b"")) if fixed[3] & flag else b""
-            for flag in (_HAS_NAME, _HAS_COMMENT)
-        ]
+    handle.seek(0)
+    fixed = bytearray(handle.read(10))
+    extra = handle.read(int.from_bytes(handle.read(2), "little")) if fixed[3] & _HAS_EXTRA else b""
+    words = [
+        b"".join(iter(lambda: handle.read(1).strip(b"\0"), b"")) if fixed[3] & flag else b""
+        for flag in (_HAS_NAME, _HAS_COMMENT)
+    ]
     extra = _without_block_sizes(extra)
     fixed[3] &= ~(_HAS_CRC if extra else _HAS_CRC | _HAS_EXTRA)
     return GzipHead(bytes(fixed), extra, *words)

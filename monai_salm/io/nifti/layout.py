@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import StoredArray
 from monai_salm.io.nifti.files import Buffer
+from monai_salm.io.origins import same_bytes
 
 HEAD_BYTES = 540
 """Bytes of the longer of the two headers."""
 _MAX_OFFSET = 1 << 24
+_SLAB = 1 << 22
 _HEADERS: dict[int, np.dtype[Any]] = {348: nifti1.header_dtype, 540: nifti2.header_dtype}
 _MAGIC = {b"n+1\0": 348, b"ni1\0": 348, b"n+2\0": 540, b"ni2\0": 540}
 _DTYPES = {
@@ -155,10 +158,21 @@ class Layout:
         stored.setflags(write=False)
         return stored
 
-    def voxels(self, stored: StoredArray) -> bytes:
-        """Give the bytes of values as the file has them."""
+    def voxels(self, stored: StoredArray) -> Iterator[bytes]:
+        """Give the bytes of values as the file has them, slab by slab along the file's last axis."""
         in_order = np.moveaxis(stored, -1, 0) if self.is_color else stored
-        return in_order.astype(self.dtype, copy=False).tobytes(order="F")
+        step = max(1, in_order.shape[-1] * _SLAB // max(1, in_order.nbytes))
+        for start in range(0, in_order.shape[-1], step):
+            yield in_order[..., start : start + step].astype(self.dtype, copy=False).tobytes(order="F")
+
+    def holds(self, stored: StoredArray, in_file: memoryview) -> bool:
+        """Say whether a file's bytes of the voxels are those of values."""
+        place = 0
+        for slab in self.voxels(stored):
+            if not same_bytes(slab, in_file[place : place + len(slab)]):
+                return False
+            place += len(slab)
+        return place == len(in_file)
 
 
 def read_magic(head: bytes) -> Magic | None:

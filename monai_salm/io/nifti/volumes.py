@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +16,46 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
-from monai_salm.io.nifti.files import Content, header_beside, read_content, read_head, write_content
+from monai_salm.io.nifti.files import (
+    Buffer,
+    Content,
+    header_beside,
+    is_packed,
+    read_around,
+    read_content,
+    read_head,
+    write_content,
+)
 from monai_salm.io.nifti.layout import HEAD_BYTES, Layout, Magic, end_of_extensions, read_layout, read_magic
+from monai_salm.io.origins import FileState
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A file that holds voxels, read whole, and where they are in it."""
+    """A file that holds voxels, read whole, and where they are in it.
+
+    Args:
+        layout: where they are.
+        content: the file.
+        beside: the file of the header as it was read, if it is another.
+    """
 
     layout: Layout
     content: Content
+    beside: tuple[FileState, ...] = ()
 
 
-def sniff(path: Path) -> bool:
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say from the first bytes, decompressed if need be, whether a file is NIfTI or a half of a pair that is."""
     try:
-        return _find_header(path) is not None
+        return _find_header(path, head) is not None
     except RefusedError:
         return False
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
-    """Tell images from documents; the voxels are read too, for most label maps are known by their values alone.
+    """Tell images from documents; the voxels are read too, for most label maps are known by their values alone, unless
+    the user says that it is a picture and the file is not compressed.
 
     Args:
         path: the file.
@@ -48,6 +68,8 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
     found = header_document(path)
     if found is not None:
         return found
+    if said == "picture":
+        return _picture_header(path)
     try:
         volume = read_volume(path)
         source = _source(path, volume)
@@ -66,8 +88,6 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
             notes=("its values are not changed",),
             unprotected=source.header.unprotected,
         )
-    if said == "picture":
-        return source.header
     declared: Kind | None = (
         "label map" if layout.is_labels else "cannot tell" if layout.says_little and not layout.is_color else None
     )
@@ -133,7 +153,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """Write the source's bytes with ``stored`` in place of the voxels; of a pair, the ``.img`` alone.
 
     Args:
-        source: what :func:`read_source` gave; its file is read again.
+        source: what :func:`read_source` gave; its file is read again where it may have changed.
         stored: new values, of the source's shape and dtype.
         target: path to write; compressed if the source is, whatever its name.
         derivation: ignored: a NIfTI header has no room for it.
@@ -143,18 +163,20 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """
     del derivation
     check_stored(source, stored, target)
-    volume = read_volume(source.header.path)
+    kept = source.kept(Volume, unchanged=True)
+    volume = read_volume(source.header.path) if kept is None else kept
     layout, view = volume.layout, memoryview(volume.content.data)
     in_file = view[layout.offset : layout.end]  # compared without a copy
-    if (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing) or layout.voxels(
-        source.stored
-    ) != in_file:
+    if kept is None and (
+        (layout.shape, layout.trailing) != (source.header.shape, source.header.trailing)
+        or not layout.holds(source.stored, in_file)
+    ):
         raise RefusedError("the file changed since it was read; read it again")
-    voxels = layout.voxels(stored)
-    if voxels == in_file:
+    if layout.holds(stored, in_file):
         shutil.copyfile(source.header.path, target)
         return
-    write_content(target, (view[: layout.offset], voxels, view[layout.end :]), volume.content.head)
+    parts: Iterator[Buffer] = chain((view[: layout.offset],), layout.voxels(stored), (view[layout.end :],))
+    write_content(target, parts, volume.content.head)
 
 
 def read_back(source: SourceImage, written: Path) -> SourceImage:
@@ -186,24 +208,35 @@ def read_volume(path: Path) -> Volume:
 def _read(path: Path, header: tuple[Path, bytes, Magic] | None) -> Volume:
     if header is None:
         raise RefusedError("not NIfTI: sizeof_hdr and magic are not those of NIfTI-1 or NIfTI-2, or the header is cut")
-    _, head, magic = header
+    place, head, magic = header
     layout = read_layout(head, magic)
-    volume = Volume(layout, read_content(path, layout.end))
+    beside = () if place == path else (FileState.at(place),)
+    volume = Volume(layout, read_content(path, layout.end), beside)
     data = volume.content.data
-    front = end_of_extensions(data[: layout.offset], magic) if layout.size else 0
-    picture = layout.end - layout.offset
-    check_leftovers(
-        (bytes(data[front : layout.offset]), bytes(data[layout.end :])),
-        layout.plane,
-        picture,
-        "before or behind the voxels",
-    )
+    _check_around(layout, magic, bytes(data[: layout.offset]), bytes(data[layout.end :]))
     return volume
 
 
-def _find_header(path: Path) -> tuple[Path, bytes, Magic] | None:
-    """Find the header of a file: its own first bytes, or those of the ``.hdr`` beside it."""
-    head = read_head(path, HEAD_BYTES)
+def _check_around(layout: Layout, magic: Magic, before: bytes, behind: bytes) -> None:
+    """Refuse a file with more voxels than its header speaks of."""
+    front = end_of_extensions(before, magic) if layout.size else 0
+    check_leftovers((before[front:], behind), layout.plane, layout.end - layout.offset, "before or behind the voxels")
+
+
+def _picture_header(path: Path) -> ImageHeader:
+    """Read what is not voxels of what is known to be an image."""
+    found = _find_header(path)
+    layout = None if found is None else read_layout(found[1], found[2])
+    around = None if layout is None else read_around(path, layout.offset, layout.end)
+    if found is None or layout is None or around is None:
+        return _source(path, read_volume(path)).header
+    _check_around(layout, found[2], *around)
+    return _header(path, layout, *around)
+
+
+def _find_header(path: Path, head: bytes | None = None) -> tuple[Path, bytes, Magic] | None:
+    """Find the header of a file: its own first bytes, which may be known, or those of the ``.hdr`` beside it."""
+    head = read_head(path, HEAD_BYTES) if head is None or is_packed(head) else head[:HEAD_BYTES]
     magic = read_magic(head)
     if magic is not None:
         return path, head, magic
@@ -230,30 +263,41 @@ def _source(path: Path, volume: Volume) -> SourceImage:
     layout = volume.layout
     stored = layout.values(volume.content.data)
     data = volume.content.data
-    beside = (
-        holds_picture(bytes(volume.content.head or b""))
-        or may_be_picture(bytes(data[layout.size : layout.offset]), layout.plane)
-        or holds_picture(bytes(data[layout.end :]))
-    )
     info = np.finfo(stored.dtype) if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
-    header = ImageHeader(
+    header = _header(
+        path, layout, bytes(data[: layout.offset]), bytes(data[layout.end :]), bytes(volume.content.head or b"")
+    )
+    found = SourceImage(
+        header=header,
+        stored=stored,
+        slope=layout.slope,
+        intercept=layout.intercept,
+        range_stored=(float(info.min), float(info.max)),
+    )
+    return found.with_origin(volume, volume.content.digest, volume.content.state, *volume.beside)
+
+
+def _header(path: Path, layout: Layout, before: bytes, behind: bytes, packing: bytes = b"") -> ImageHeader:
+    """Give the header of an image.
+
+    Args:
+        path: of it.
+        layout: what its header says.
+        before, behind: the bytes around the voxels.
+        packing: the gzip header, of a compressed file.
+    """
+    beside = holds_picture(packing) or may_be_picture(before[layout.size :], layout.plane) or holds_picture(behind)
+    return ImageHeader(
         path=path,
         format="nifti",
         shape=layout.shape,
         trailing=layout.trailing,
         color=layout.is_color,
-        dtype=stored.dtype,
+        dtype=layout.dtype.newbyteorder("="),
         spacing=layout.spacing,
         spacing_known=layout.spacing_known,
         unprotected="bytes beside its voxels (an extension, or what follows) may hold another image, which is not "
         "protected"
         if beside
         else "",
-    )
-    return SourceImage(
-        header=header,
-        stored=stored,
-        slope=layout.slope,
-        intercept=layout.intercept,
-        range_stored=(float(info.min), float(info.max)),
     )

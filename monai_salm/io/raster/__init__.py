@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from monai_salm.io.raster.files import (
     compare_headers,
+    compare_sources,
     identify,
     read_back,
     read_label_map,
@@ -19,6 +20,7 @@ from monai_salm.io.raster.files import (
 
 __all__ = [
     "compare_headers",
+    "compare_sources",
     "identify",
     "read_back",
     "read_label_map",

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.leftovers import holds_picture
+from monai_salm.io.origins import digest_of, first_bytes, read_whole
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
 from monai_salm.io.raster.decoding import Raster
@@ -22,10 +25,16 @@ from monai_salm.io.raster.tiff import TiffFile
 _SIGNATURE_BYTES = 8
 
 
-def sniff(path: Path) -> bool:
+@dataclass(frozen=True)
+class _Kept:
+    """A file as it was read."""
+
+    file: PngFile | JpegFile | TiffFile
+
+
+def sniff(path: Path, head: bytes | None = None) -> bool:
     """Say from the first bytes whether a file is PNG, JPEG or TIFF, BigTIFF included."""
-    with path.open("rb") as handle:
-        return _signature(handle.read(8)) != ""
+    return _signature(first_bytes(path, _SIGNATURE_BYTES) if head is None else head[:_SIGNATURE_BYTES]) != ""
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
@@ -70,7 +79,9 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file holds no pixels that can be written faithfully.
     """
-    return _source(path, _read(path).raster)
+    raw, state = read_whole(path)
+    file = _decoded(raw)
+    return _source(path, file.raster).with_origin(_Kept(file), partial(digest_of, raw), state)
 
 
 def read_label_map(path: Path) -> StoredArray:
@@ -92,14 +103,14 @@ def read_label_map(path: Path) -> StoredArray:
 def read_back(source: SourceImage, written: Path) -> SourceImage:
     """Read what :func:`write_like` wrote, a PNG where the source is a JPEG."""
     del source
-    return _source(written, _read(written).raster)
+    return read_source(written)
 
 
 def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:
     """Write the source's bytes with ``stored`` in place of the pixels; of a JPEG a PNG with the same metadata.
 
     Args:
-        source: what :func:`read_source` gave; its file is read again.
+        source: what :func:`read_source` gave; its file is read again where it may have changed.
         stored: new values, of the source's shape and dtype.
         target: path to write, with ``source.header.output_suffix`` where there is one.
         derivation: ignored: the metadata stay as they are.
@@ -109,8 +120,9 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     """
     del derivation
     check_stored(source, stored, target)
-    file = _read(source.header.path)
-    if (
+    kept = source.kept(_Kept, unchanged=True)
+    file = _read(source.header.path) if kept is None else kept.file
+    if kept is None and (
         not np.array_equal(file.raster.stored, source.stored)
         or _source(source.header.path, file.raster).header != source.header
     ):
@@ -138,6 +150,14 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     return compare(_read(original), _read(other))
 
 
+def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+    """List the same of two images as they were read."""
+    kept = original.kept(_Kept), other.kept(_Kept)
+    if kept[0] is None or kept[1] is None:
+        return compare_headers(original.header.path, other.header.path)
+    return compare(kept[0].file, kept[1].file)
+
+
 def _signature(head: bytes) -> str:
     if head.startswith(png.SIGNATURE):
         return "PNG"
@@ -147,7 +167,10 @@ def _signature(head: bytes) -> str:
 
 
 def _read(path: Path) -> PngFile | JpegFile | TiffFile:
-    raw = path.read_bytes()
+    return _decoded(path.read_bytes())
+
+
+def _decoded(raw: bytes) -> PngFile | JpegFile | TiffFile:
     kind = _signature(raw[:8])
     if kind == "PNG":
         return png.read(raw)

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_salm.io.base import HeaderChange
 from monai_salm.io.dicom.elements import PIXEL_DATA
-from monai_salm.io.dicom.pixels import bytes_after_frames
+from monai_salm.io.dicom.pixels import are_values, bytes_after_frames
 from monai_salm.io.dicom.stored_values import Picture, value_of
 
 
@@ -32,13 +29,12 @@ def compare_cells(original: Picture, other: Picture) -> list[HeaderChange]:
                 )
             )
     both = (original.words, other.words)
-    high = [words & words.dtype.type(pixel_format.unused_mask) for words in both]
-    extended = pixel_format.signed and all(_is_extended(words, pixel_format.mask) for words in both)
-    if not extended and not np.array_equal(*high):
+    if not all(are_values(words, pixel_format) for words in both):
+        high = [words & words.dtype.type(pixel_format.unused_mask) for words in both]
         count = int(np.count_nonzero(high[0] != high[1]))
-        changes.append(
-            HeaderChange(name="PixelData (bits above BitsStored)", original="", other=f"{count} differ", allowed=False)
-        )
+        if count:
+            name = "PixelData (bits above BitsStored)"
+            changes.append(HeaderChange(name=name, original="", other=f"{count} differ", allowed=False))
     if original.frames or other.frames:
         return changes
     ends = [bytes_after_frames(value_of(picture.file.find(PIXEL_DATA)), pixel_format) for picture in (original, other)]
@@ -48,10 +44,3 @@ def compare_cells(original: Picture, other: Picture) -> list[HeaderChange]:
             HeaderChange(name="PixelData (bytes after the frame)", original=shown[0], other=shown[1], allowed=False)
         )
     return changes
-
-
-def _is_extended(words: NDArray[Any], mask: int) -> bool:
-    """Say whether the bits above the value repeat its sign in every word."""
-    sign = words.dtype.type(mask + 1 >> 1)
-    low = words & words.dtype.type(mask)
-    return np.array_equal((low ^ sign) - sign, words)

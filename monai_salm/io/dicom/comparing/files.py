@@ -20,7 +20,7 @@ from monai_salm.io.dicom.dicomdir import is_directory
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.files import DicomFile, ascii_values, find
 from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, meta_length_is_right
-from monai_salm.io.dicom.stored_values import Picture, is_lossy, picture_of, read_picture
+from monai_salm.io.dicom.stored_values import Picture, is_lossy, picture_behind, picture_of, read_source
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
@@ -47,8 +47,17 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
     if first is None:
         kinds = [document.kind if document else "an image" for document in documents]
         raise RefusedError(f"{kinds[0]} and {kinds[1]} cannot be compared")
-    pictures = first, picture_of(other, files[1])
-    pair = Pair(pictures[0].file, pictures[1].file, pictures).with_own_uids()
+    return _compare_pictures(first, picture_of(other, files[1]))
+
+
+def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
+    """List the same of two images as they were read, without reading their files again."""
+    return _compare_pictures(picture_behind(original), picture_behind(other))
+
+
+def _compare_pictures(first: Picture, second: Picture) -> list[HeaderChange]:
+    pictures = first, second
+    pair = Pair(first.file, second.file, pictures).with_own_uids()
     return [
         *_compare_frame(pair),
         *_compare_meta(pair),
@@ -73,15 +82,22 @@ def read_back(source: SourceImage, written: Path) -> SourceImage:
     Raises:
         VerificationError: it differs where it may not.
     """
-    picture = read_picture(written)
-    pair = Pair(cut(memoryview(source.header.path.read_bytes())), picture.file).with_own_uids()
-    allowed = {"TransferSyntaxUID"} if source.header.output_transfer_syntax == picture.file.transfer_syntax else set()
+    found = read_source(written)
+    file = picture_behind(found).file
+    pair = Pair(_original_of(source), file).with_own_uids()
+    allowed = {"TransferSyntaxUID"} if source.header.output_transfer_syntax == file.transfer_syntax else set()
     wrong = next((change for change in _compare_meta(pair) if not change.allowed and change.name not in allowed), None)
     if wrong is not None:
         raise VerificationError(
             f"{wrong.name} of the written file is {wrong.other or 'absent'}, of the source {wrong.original or 'absent'}"
         )
-    return picture.source
+    return found
+
+
+def _original_of(source: SourceImage) -> DicomFile:
+    """Give the elements of a source, which need not be held against pydicom's reading once more."""
+    kept = source.kept(Picture)
+    return cut(memoryview(source.header.path.read_bytes())) if kept is None else kept.file
 
 
 def _compare_frame(pair: Pair) -> Iterator[HeaderChange]:

@@ -13,6 +13,7 @@ from monai_salm.io.dicom.elements import Element
 from monai_salm.io.dicom.files import DicomFile
 from monai_salm.io.dicom.stored_values import Picture
 from monai_salm.io.dicom.uids import is_valid_uid
+from monai_salm.io.origins import same_bytes
 
 _SHORT = 64
 
@@ -64,7 +65,7 @@ def _by_occurrence(elements: Iterable[Element]) -> dict[tuple[int, int], Element
 
 def is_same(before: Element | None, after: Element | None) -> bool:
     """Say whether both are there, with the same bytes."""
-    return before is not None and after is not None and before.raw == after.raw
+    return before is not None and after is not None and same_bytes(before.raw, after.raw)
 
 
 def change_of(name: str, original: str, other: str, *, allowed: bool) -> HeaderChange:
