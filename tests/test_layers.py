@@ -28,19 +28,23 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"errors"},
     "disk": {"errors"},
     "seals": set(),
+    # Arrays in parts, limits on integers, shapes in marks
+    "slabs": set(),
+    "spans": set(),
+    "morphology": {"slabs"},
     # What a file shows
     "windows": {"errors"},
     "hounsfield": {"errors"},
     "background": {"windows", "hounsfield"},
     "working_grid": set(),
-    "anatomy": {"background"},
-    "burned_in": set(),
-    "views": {"windows", "background", "anatomy", "burned_in"},
+    "anatomy": {"background", "slabs", "spans", "morphology"},
+    "burned_in": {"morphology"},
+    "views": {"windows", "background", "slabs", "spans", "anatomy", "burned_in"},
     # What its values may become
-    "budget": {"errors", "windows", "background", "views"},
-    "noise": {"errors", "disk", "seals", "budget", "working_grid"},
+    "budget": {"errors", "windows", "background", "slabs", "views"},
+    "noise": {"errors", "disk", "seals", "slabs", "spans", "budget", "working_grid"},
     "canvas": {"views", "budget", "working_grid", "noise"},
-    "bounds": {"windows", "views", "budget"},
+    "bounds": {"windows", "slabs", "views", "budget"},
     # Files
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
@@ -48,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"errors", "seals", "progress"} | VALUES,
     "methods": {"errors", "progress", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "pipeline": {"errors", "disk", "seals", "progress", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "pipeline": {"errors", "disk", "seals", "progress", "slabs", "io", "bounds", "volumes", "learning", "methods"}
+    | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
@@ -57,7 +62,19 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
-LIGHT = ["errors", "progress", "disk", "seals", *sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT = [
+    "errors",
+    "progress",
+    "disk",
+    "seals",
+    "slabs",
+    "spans",
+    "morphology",
+    *sorted(VALUES),
+    "io",
+    "bounds",
+    "volumes",
+]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}
