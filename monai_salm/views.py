@@ -59,8 +59,13 @@ class PictureView:
         """Mark the values that are padding or empty background."""
         marks = np.zeros_like(stored, dtype=bool, subok=False)
         for low, high in self._empty_ranges:
-            marks |= _within(stored, low, high)
+            marks |= values_within(stored, low, high)
         return marks
+
+    @property
+    def has_empty(self) -> bool:
+        """Whether some values may be padding or empty background."""
+        return bool(self._empty_ranges)
 
     @property
     def _empty_ranges(self) -> list[tuple[float, float]]:
@@ -79,7 +84,7 @@ class PictureView:
             if part.dtype.kind == "f":
                 part = part[np.isfinite(part)]
             if self.padding_stored is not None:
-                part = part[~_within(part, *self.padding_stored)]
+                part = part[~values_within(part, *self.padding_stored)]
             if part.size:
                 ends += [part.min(), part.max()]
         return (float(min(ends)), float(max(ends))) if ends else None
@@ -121,7 +126,7 @@ class PictureView:
             slope=slope,
             intercept=intercept,
         )
-        if self._empty_ranges:
+        if self.has_empty:
             for slab in slabs(stored, grid):
                 empty = self.empty(stored[slab])
                 inside[slab] &= ~(empty.all(axis=behind) if behind else empty)
@@ -149,7 +154,7 @@ class PictureView:
         for slab in slabs(stored, anatomy.ndim):
             part, inside = stored[slab], anatomy[slab]
             if carried is None:
-                marks[slab] = window.sees(self.real(part)) & _within(part, *range_stored)
+                marks[slab] = window.sees(self.real(part)) & values_within(part, *range_stored)
             else:
                 marks[slab] = carried.marks(part)
             marks[slab] &= inside.reshape(inside.shape + (1,) * (stored.ndim - anatomy.ndim))
@@ -279,7 +284,7 @@ def _between(extremes: tuple[float, float] | None, dtype: np.dtype[Any]) -> tupl
     return float(ends[0]), float(ends[1])
 
 
-def _within(stored: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:
+def values_within(stored: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:
     """Mark the values from one number to another, both included."""
     if has_spans(stored.dtype):
         return stored_span(stored.dtype, low, high).marks(stored)

@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from monai_salm import anatomy, burned_in, morphology, slabs, spans, views
+from monai_salm import anatomy, bounds, burned_in, morphology, slabs, spans, views
 from monai_salm.anatomy import CT_BODY_HU, CT_OPENING_MM, SMALL_COMPONENT
 from monai_salm.background import Background
+from monai_salm.bounds import measure_changes
+from monai_salm.budget import FileBudget
+from monai_salm.errors import RefusedError
+from monai_salm.noise import add_noise
 from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
+from monai_salm.working_grid import to_native
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=14)
 TYPES = ["uint8", "int16", ">i2", "uint16", "int32", "int64", "float32", ">f4", "float64"]
@@ -173,6 +178,112 @@ def test_carriers_model_extremes_and_empty(
         valid &= (stored < view.padding_stored[0]) | (stored > view.padding_stored[1])
     ends = (float(stored[valid].min()), float(stored[valid].max())) if valid.any() else None
     assert view.extremes(stored) == ends
+
+
+def plain_sum(
+    stored: NDArray[Any], noise: NDArray[Any], levels: int, budget: FileBudget, carriers: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """What noise makes of an image, in 64 bits and at once."""
+    native = to_native(noise, stored.shape[: noise.ndim]).astype(np.int64)
+    if levels != budget.levels:
+        native = np.sign(native) * (np.abs(native) * budget.levels // levels)
+    native = np.clip(native, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
+    low, high = budget.range_stored
+    native = np.broadcast_to(native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim)), stored.shape).copy()
+    native[~carriers | ~((stored >= low) & (stored <= high))] = 0
+    if np.issubdtype(stored.dtype, np.integer):
+        changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))
+    else:
+        with np.errstate(invalid="ignore"):
+            changed = np.clip(
+                (stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high
+            ).astype(stored.dtype)
+            beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
+        changed = np.where(beyond, np.nextafter(changed, stored), changed)
+    forbidden = plain_empty(budget, stored) | plain_empty(budget, changed)
+    return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)
+
+
+def plain_change(
+    before: NDArray[Any], after: NDArray[Any], view: PictureView, inside: NDArray[np.bool_]
+) -> tuple[float, int, int, float]:
+    same = before == after
+    if before.dtype.kind == "f":
+        same |= np.isnan(before) & np.isnan(after)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where(same, 0.0, after.astype(np.float64) - before.astype(np.float64))
+        square = float(np.mean((difference * view.slope / view.window.width) ** 2))
+    places = (~same).any(axis=tuple(range(inside.ndim, same.ndim)))
+    largest = float(np.abs(difference).max(initial=0.0))
+    return largest, int((places & inside).sum()), int((places & ~inside).sum()), square
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(deadline=None, max_examples=300)
+@given(
+    arrays(hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9)),
+    RESCALES.filter(lambda rescale: rescale[0] < 1e300),
+    PADDINGS,
+    BACKGROUNDS,
+    st.floats(0.001, 1.0),
+    st.integers(0, 1 << 30),
+)
+def test_noise_and_its_measures(
+    stored: NDArray[Any],
+    rescale: tuple[float, float],
+    padding: tuple[float, float] | None,
+    background: Background | None,
+    share: float,
+    seed: int,
+) -> None:
+    window = IntensityWindow(-1000 * abs(rescale[0]), 1000 * abs(rescale[0]))
+    view = PictureView(
+        modality="",
+        window=window,
+        slope=rescale[0],
+        intercept=rescale[1],
+        padding_stored=padding,
+        background=background,
+    )
+    try:
+        budget = FileBudget.of_view(view, share * window.width, stored, may_be_constant=bool(seed % 2))
+    except RefusedError:
+        return
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(rng.integers(1, length + 1)) for length in stored.shape[: rng.integers(2, stored.ndim + 1)])
+    levels = budget.levels if seed % 3 else int(rng.integers(1, 200))
+    noise = rng.integers(-levels, levels + 1, shape).astype(np.int16)
+    carriers = rng.random(stored.shape) < 0.8
+    expected = plain_sum(stored, noise, levels, budget, carriers)
+    found = add_noise(stored, noise, levels, budget, carriers)
+    assert found.dtype == expected.dtype
+    assert found.tobytes() == expected.tobytes()
+    inside = rng.random(stored.shape[: len(shape)]) < 0.7
+    with pytest.MonkeyPatch.context() as patch:
+        (change,) = measure_changes(stored, found, FileView(views=(view,)), inside)
+        patch.setattr(bounds, "_AT_ONCE", 40)
+        (parts,) = measure_changes(stored, found, FileView(views=(view,)), inside)
+    largest, changed, outside, square = plain_change(stored, found, view, inside)
+    assert (change.max_stored, change.changed, change.outside, change.mean_square) == (
+        largest,
+        changed,
+        outside,
+        square,
+    )
+    assert (parts.max_stored, parts.changed, parts.outside) == (largest, changed, outside)
+    assert parts.mean_square == pytest.approx(square, rel=1e-12)
+
+
+def test_a_value_that_is_none_is_measured_in_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "_AT_ONCE", 4)
+    before = np.arange(24, dtype=np.float32).reshape(6, 4)
+    view = FileView(views=(PictureView(modality="", window=IntensityWindow(0, 1)),))
+    for place in range(24):
+        after = before.copy()
+        after.flat[place] = np.nan
+        after.flat[(place + 5) % 24] += 1
+        (change,) = measure_changes(before, after, view, np.ones((6, 4), bool))
+        assert np.isnan(change.max_stored)
 
 
 @settings(deadline=None, max_examples=300)
