@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.budget import FileBudget
+from monai_salm.slabs import slabs
 from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
 
@@ -23,6 +24,9 @@ _STATED = re.compile(r"at most ([0-9.eE+-]+) stored units \(([0-9.eE+-]+) real u
 
 _STATED_DIGITS = 1 + 1e-5
 """For the six digits in which a file states its bound in real units."""
+
+_AT_ONCE = 1 << 22
+"""Values whose changes are averaged at once; a picture of fewer is one part."""
 
 _ALLOWANCE = 1 + 1e-9
 """For the float product of stored steps and slope; the check in stored steps is exact."""
@@ -146,22 +150,50 @@ def whole_change(changes: Sequence[Change]) -> Change:
 
 
 def _measure_change(before: NDArray[Any], after: NDArray[Any], view: PictureView, anatomy: NDArray[np.bool_]) -> Change:
+    changed = outside = 0
+    largest = 0.0
+    squares: list[tuple[float, int]] = []
+    for slab in slabs(before, anatomy.ndim, _AT_ONCE):
+        difference, differs = _difference(before[slab], after[slab])
+        inside = anatomy[slab]
+        places = differs.any(axis=tuple(range(anatomy.ndim, differs.ndim))) if differs.ndim > anatomy.ndim else differs
+        within = int(np.count_nonzero(places & inside))
+        changed, outside = changed + within, outside + int(np.count_nonzero(places)) - within
+        # NaN stays the largest
+        largest = max((largest, _largest(difference)), key=lambda size: (math.isnan(size), size))
+        model = difference * view.slope
+        model /= view.window.width
+        np.square(model, out=model)
+        squares.append((float(np.mean(model)), model.size))
+    mean = squares[0][0] if len(squares) == 1 else sum(part * size for part, size in squares) / before.size
+    return Change(
+        max_stored=largest,
+        max_real=largest * abs(view.slope),
+        changed=changed,
+        anatomy=int(np.count_nonzero(anatomy)),
+        outside=outside,
+        mean_square=mean,
+        values=before.size,
+    )
+
+
+def _difference(before: NDArray[Any], after: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Give how far values moved, 32-bit integers of small ones and else floats, and where that is no stay."""
+    if before.dtype.kind in "iu" and before.dtype.itemsize <= 2 and after.dtype == before.dtype:
+        steps = np.subtract(after, before, dtype=np.int32)
+        return steps, steps != 0
     same = before == after
     if before.dtype.kind == "f":
         same |= np.isnan(before) & np.isnan(after)
     with np.errstate(invalid="ignore"):  # an infinity that stays is no change
         difference = np.where(same, 0.0, after.astype(np.float64) - before.astype(np.float64))
-    places = (~same).any(axis=tuple(range(anatomy.ndim, same.ndim)))
-    largest = float(np.abs(difference).max(initial=0.0))
-    return Change(
-        max_stored=largest,
-        max_real=largest * abs(view.slope),
-        changed=int((places & anatomy).sum()),
-        anatomy=int(anatomy.sum()),
-        outside=int((places & ~anatomy).sum()),
-        mean_square=float(np.mean((difference * view.slope / view.window.width) ** 2)),
-        values=before.size,
-    )
+    return difference, ~same
+
+
+def _largest(difference: NDArray[Any]) -> float:
+    if difference.dtype.kind == "i":
+        return float(max(int(difference.max(initial=0)), -int(difference.min(initial=0))))
+    return float(np.abs(difference).max(initial=0.0))
 
 
 def broken_bound(changes: Sequence[Change], limits: Sequence[Limit]) -> str:

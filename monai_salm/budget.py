@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from monai_salm.background import Background
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.views import PictureView
+from monai_salm.slabs import slabs
+from monai_salm.views import PictureView, values_within
 from monai_salm.windows import WINDOW_PRESETS, IntensityWindow
 
 FLOAT_STEPS = 64
@@ -109,6 +110,10 @@ class FileBudget(PictureView):
     def epsilon_stored(self) -> float:
         """Largest change in stored units."""
         return self.levels * self.quantum_stored
+
+    def within(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """Mark the values that lie in the range that changed ones may take."""
+        return values_within(stored, *self.range_stored)
 
     @classmethod
     def of_view(
@@ -289,12 +294,12 @@ def step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any]) -> 
     largest = epsilon_real / abs(slope)
     quantum, headroom = 2.0 ** max(0, math.ceil(math.log2(largest / MOST_STEPS))), 0.0
     if not np.issubdtype(stored.dtype, np.integer):
-        finite = stored[np.isfinite(stored)]
-        if finite.size == 0:
+        farthest, whole = _farthest(stored)
+        if farthest is None:
             raise RefusedError("every value is NaN or infinite, so there is nothing to protect")
-        unit = float(np.spacing(np.abs(finite).max()))
+        unit = float(np.spacing(farthest))
         # Floats so large that they skip whole numbers are all whole, but no whole step can be added to them.
-        if unit > 1 or not np.array_equal(finite, np.rint(finite)):
+        if unit > 1 or not whole:
             quantum, headroom = max(2.0 ** math.floor(math.log2(largest / FLOAT_STEPS)), 4 * unit), unit
     levels = math.floor((largest - headroom) / quantum * (1 + _SLACK))
     if levels < 1:
@@ -305,3 +310,16 @@ def step_and_levels(epsilon_real: float, slope: float, stored: NDArray[Any]) -> 
             f"give --epsilon '{needed * 1.001:.4g} real' or more, or a wider --window"
         )
     return quantum, levels
+
+
+def _farthest(stored: NDArray[Any]) -> tuple[Any, bool]:
+    """Give the largest magnitude of the finite values, None without any, and whether all of these are whole."""
+    farthest, whole = None, True
+    for slab in slabs(stored):
+        part = stored[slab]
+        finite = part[np.isfinite(part)]
+        if finite.size:
+            most = np.abs(finite).max()
+            farthest = most if farthest is None else max(farthest, most)
+            whole = whole and np.array_equal(finite, np.rint(finite))
+    return farthest, whole

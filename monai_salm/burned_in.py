@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy  # its ndimage, which takes a third of a second to load, is loaded where it is first used
 from numpy.typing import NDArray
+
+from monai_salm.morphology import Structure, dilated
 
 SCREEN_MODALITIES = ("US", "IVUS", "OT", "SC", "ES", "XC", "DOC")
 """Modalities whose pictures may be captured screens, with text and graphics burned in."""
@@ -20,6 +21,9 @@ MOST_GRAPHICS = 0.2
 GRAPHICS_EDGE = 2
 """Pixels around text that belong to its smoothed edges."""
 
+_EDGE = Structure(np.add.outer(*(abs(np.arange(-GRAPHICS_EDGE, GRAPHICS_EDGE + 1)),) * 2) <= GRAPHICS_EDGE)
+"""What lies within so many steps."""
+
 
 _FULL_SCALES = frozenset((1 << bits) - 1 for bits in range(8, 33))
 """Largest values of 8 to 32 bits, in which text is burned in."""
@@ -27,6 +31,11 @@ _FULL_SCALES = frozenset((1 << bits) - 1 for bits in range(8, 33))
 
 LEAST_LOOP = 4
 """Frames that tell what stands still from what moves."""
+
+
+def may_have_graphics(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> bool:
+    """Say whether :func:`graphics_mask` has to look at the values of a picture."""
+    return modality in SCREEN_MODALITIES and stored.dtype.kind != "f" and stored.ndim - trailing == 2
 
 
 def graphics_mask(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> NDArray[np.bool_]:
@@ -39,17 +48,19 @@ def graphics_mask(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> 
         trailing: 1 for color.
     """
     grid = stored.shape[: stored.ndim - trailing]
-    if modality not in SCREEN_MODALITIES or stored.dtype.kind == "f" or len(grid) != 2:
+    if not may_have_graphics(stored, modality, trailing=trailing):
         return np.zeros(grid, dtype=bool)
     full = int(stored.max(initial=0))
     if full not in _FULL_SCALES:
         return np.zeros(grid, dtype=bool)
-    colors = stored.reshape(*grid, -1)
-    pure = ((colors == 0) | (colors == full)).all(axis=-1) & (colors == full).any(axis=-1)
+    if trailing:
+        colors = stored.reshape(*grid, -1)
+        pure = ((colors == 0) | (colors == full)).all(axis=-1) & (colors == full).any(axis=-1)
+    else:
+        pure = stored == full
     if pure.mean() > MOST_GRAPHICS:
         return np.zeros(grid, dtype=bool)  # a white page or a saturated picture, not letters on an image
-    marked: NDArray[np.bool_] = scipy.ndimage.binary_dilation(pure, iterations=GRAPHICS_EDGE)
-    return marked
+    return dilated(pure, _EDGE) if pure.any() else pure
 
 
 def static_pixels(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> NDArray[np.bool_]:
@@ -66,5 +77,9 @@ def static_pixels(stored: NDArray[Any], modality: str, *, trailing: int = 0) -> 
     grid = stored.shape[: stored.ndim - trailing]
     if modality not in ("US", "IVUS") or len(stored) < LEAST_LOOP:
         return np.zeros((1, *grid[1:]), dtype=bool)
-    same: NDArray[np.bool_] = (stored == stored[:1]).reshape(len(stored), *grid[1:], -1).all(axis=(0, -1))
+    same = np.ones(grid[1:], dtype=bool)
+    for frame in stored[1:]:
+        same &= (frame == stored[0]).reshape(*grid[1:], -1).all(axis=-1)
+        if not same.any():
+            break
     return same[None]

@@ -112,8 +112,8 @@ class Canvas(FileView):
         if not self.stacked:
             return add_noise(stored, steps, levels, self.budgets[0], carriers)
         cells = axis_cells(len(stored), len(steps))
-        changed = [
-            add_noise(picture, steps[cell], levels, budget, marks)
-            for cell, (picture, budget), marks in zip(cells, self.pictures(stored), carriers, strict=True)
-        ]
-        return np.stack(changed)
+        changed = np.empty(stored.shape, dtype=np.result_type(stored.dtype, stored.dtype))
+        frames = zip(cells, self.pictures(stored), carriers, changed, strict=True)
+        for cell, (picture, budget), marks, frame in frames:
+            frame[...] = add_noise(picture, steps[cell], levels, budget, marks)
+        return changed

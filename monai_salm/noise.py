@@ -28,7 +28,11 @@ from monai_salm.budget import MOST_STEPS, FileBudget
 from monai_salm.disk import sync, write_atomically
 from monai_salm.errors import SalmError, UsageError
 from monai_salm.seals import CHECKSUM, claimed_format, sealed_safetensors, unsealed_metadata
+from monai_salm.slabs import slabs
 from monai_salm.working_grid import axis_cells, to_native
+
+_NARROW = 1 << 30
+"""Sums of values below it are 32-bit numbers."""
 
 STORE_FORMAT = "monai_salm.noise/2"
 
@@ -276,16 +280,43 @@ def add_noise(
     Returns:
         Array of the shape and dtype of ``stored``.
     """
-    native = to_native(noise, stored.shape[: noise.ndim]).astype(np.int64)
+    steps = noise.astype(np.int64)
     if levels != budget.levels:
-        native = np.sign(native) * (np.abs(native) * budget.levels // levels)
-    native = np.clip(native, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
+        steps = np.sign(steps) * (np.abs(steps) * budget.levels // levels)
+    steps = np.clip(steps, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
+    result = np.empty_like(stored, subok=False)
+    for slab in slabs(stored, noise.ndim):
+        native = _of_part(steps, stored.shape, slab)
+        native = native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim))
+        result[slab] = _added(stored[slab], native, budget, carriers[slab])
+    return result
+
+
+def _of_part(steps: NDArray[Any], shape: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[Any]:
+    """Give the steps of a part of the native grid."""
+    for axis, one in enumerate(part):
+        length = steps.shape[axis]
+        if one != slice(None):
+            steps = np.take(steps, axis_cells(shape[axis], length)[one], axis=axis)
+    sizes = [len(range(length)[one]) for length, one in zip(shape, part, strict=False)]
+    return to_native(steps, (*sizes, *shape[len(part) : steps.ndim]))
+
+
+def _added(stored: NDArray[Any], native: NDArray[Any], budget: FileBudget, carriers: NDArray[np.bool_]) -> NDArray[Any]:
+    """Add steps to a part of the stored values; the steps and the marks of what carries them have its shape, or shape
+    1 along axes that share them.
+    """
     low, high = budget.range_stored
-    native = np.broadcast_to(native.reshape(native.shape + (1,) * (stored.ndim - noise.ndim)), stored.shape).copy()
-    native[~carriers | ~((stored >= low) & (stored <= high))] = 0
+    moved = carriers & budget.within(stored)
+    moved &= native != 0
     if np.issubdtype(stored.dtype, np.integer):
-        changed = np.clip(stored.astype(np.int64) + native * int(budget.quantum_stored), int(low), int(high))
+        wide: Any = np.int64
+        if stored.dtype.itemsize <= 2 and max(abs(low), abs(high), budget.epsilon_stored) < _NARROW:
+            wide = np.int32
+        added = native.astype(wide) * wide(budget.quantum_stored)
+        changed = np.clip(stored.astype(wide) + added, wide(int(low)), wide(int(high)))
     else:
+        native = np.where(moved, native, 0)
         with np.errstate(invalid="ignore"):
             changed = np.clip(
                 (stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high
@@ -294,5 +325,6 @@ def add_noise(
             # is within it.
             beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
         changed = np.where(beyond, np.nextafter(changed, stored), changed)
-    forbidden = budget.empty(stored) | budget.empty(changed)
-    return np.where((native != 0) & ~forbidden, changed, stored).astype(stored.dtype)
+    if budget.has_empty:
+        moved &= ~(budget.empty(stored) | budget.empty(changed))
+    return np.where(moved, changed, stored).astype(stored.dtype)

@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 
 from monai_salm.anatomy import anatomy_mask
 from monai_salm.background import Background
-from monai_salm.burned_in import graphics_mask, static_pixels
+from monai_salm.burned_in import graphics_mask, may_have_graphics, static_pixels
+from monai_salm.slabs import slabs
+from monai_salm.spans import has_spans, real_span, stored_span
 from monai_salm.windows import IntensityWindow
 
 Region = tuple[int, int, int, int]
 """First row, row behind the last, first column, column behind the last."""
+
+_MOST_TABLED = 1 << 16
+"""Integers that span no more than this are looked up rather than computed one by one."""
 
 _Item = TypeVar("_Item")
 
@@ -52,19 +57,51 @@ class PictureView:
 
     def empty(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """Mark the values that are padding or empty background."""
-        marks = np.zeros(stored.shape, dtype=bool)
-        if self.padding_stored is not None:
-            marks |= (stored >= self.padding_stored[0]) & (stored <= self.padding_stored[1])
-        if self.background is not None and self.background.exact_stored is not None:
-            marks |= stored == self.background.exact_stored
+        marks = np.zeros_like(stored, dtype=bool, subok=False)
+        for low, high in self._empty_ranges:
+            marks |= values_within(stored, low, high)
         return marks
+
+    @property
+    def has_empty(self) -> bool:
+        """Whether some values may be padding or empty background."""
+        return bool(self._empty_ranges)
+
+    @property
+    def _empty_ranges(self) -> list[tuple[float, float]]:
+        """Give the ranges of stored values, both ends included, that are padding or empty background."""
+        exact = None if self.background is None else self.background.exact_stored
+        return [
+            *([] if self.padding_stored is None else [self.padding_stored]),
+            *([] if exact is None else [(exact, exact)]),
+        ]
 
     def extremes(self, stored: NDArray[Any]) -> tuple[float, float] | None:
         """Give the lowest and the highest value that is finite and no padding; None where there is none."""
-        valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
-        if self.padding_stored is not None:
-            valid &= (stored < self.padding_stored[0]) | (stored > self.padding_stored[1])
-        return (float(stored[valid].min()), float(stored[valid].max())) if valid.any() else None
+        ends = []
+        for slab in slabs(stored):
+            part = stored[slab]
+            if part.dtype.kind == "f":
+                part = part[np.isfinite(part)]
+            if self.padding_stored is not None:
+                part = part[~values_within(part, *self.padding_stored)]
+            if part.size:
+                ends += [part.min(), part.max()]
+        return (float(min(ends)), float(max(ends))) if ends else None
+
+    def model_into(self, stored: NDArray[Any], model: NDArray[np.float32]) -> None:
+        """Write the model values of stored ones of any shape into an array of that shape."""
+        table, low = None, 0
+        if has_spans(stored.dtype) and stored.size:
+            low, high = int(stored.min()), int(stored.max())
+            if high - low < min(stored.size, _MOST_TABLED):
+                table = self.window.to_model(self.real(np.arange(low, high + 1)))
+        for slab in slabs(stored):
+            part = stored[slab]
+            if table is None:
+                model[slab] = self.window.to_model(self.real(part))
+            else:
+                model[slab] = table[np.subtract(part, low, dtype=np.intp)]
 
     def anatomy(self, stored: NDArray[Any], spacing: tuple[float, ...] = (), *, trailing: int = 0) -> NDArray[np.bool_]:
         """Mark the anatomy, as :func:`~monai_salm.anatomy.anatomy_mask`, without padding and empty background.
@@ -74,13 +111,26 @@ class PictureView:
             spacing: millimeters between samples along the axes of the image; 1 where not given.
             trailing: how many axes at the end share one place (colors, points in time): their mean decides.
         """
-        behind, real = tuple(range(stored.ndim - trailing, stored.ndim)), self.real(stored)
+        behind, grid = tuple(range(stored.ndim - trailing, stored.ndim)), stored.ndim - trailing
+        values, slope, intercept = stored, self.slope, self.intercept
         if behind:
-            with np.errstate(invalid="ignore"):  # both infinities at one place: no anatomy is there
-                real = np.asarray(real.mean(axis=behind))
-        inside = anatomy_mask(real, modality=self.modality, background=self.background, spacing=spacing)
-        empty = self.empty(stored)
-        return inside & ~(empty.all(axis=behind) if behind else empty)
+            values, slope, intercept = np.empty(stored.shape[:grid]), 1.0, 0.0
+            for slab in slabs(stored, grid):
+                with np.errstate(invalid="ignore"):  # both infinities at one place: no anatomy is there
+                    values[slab] = self.real(stored[slab]).mean(axis=behind)
+        inside = anatomy_mask(
+            values,
+            modality=self.modality,
+            background=self.background,
+            spacing=spacing,
+            slope=slope,
+            intercept=intercept,
+        )
+        if self.has_empty:
+            for slab in slabs(stored, grid):
+                empty = self.empty(stored[slab])
+                inside[slab] &= ~(empty.all(axis=behind) if behind else empty)
+        return inside
 
     def carriers(
         self, stored: NDArray[Any], anatomy: NDArray[np.bool_], range_stored: tuple[float, float]
@@ -95,9 +145,20 @@ class PictureView:
         Returns:
             Bool, the shape of ``stored``.
         """
-        low, high = range_stored
-        inside = anatomy.reshape(anatomy.shape + (1,) * (stored.ndim - anatomy.ndim))
-        return inside & self.window.sees(self.real(stored)) & (stored >= low) & (stored <= high)
+        window = self.window
+        seen = real_span(
+            stored.dtype, self.slope, self.intercept, lambda real: real > window.low, lambda real: real < window.high
+        )
+        carried = None if seen is None else seen & stored_span(stored.dtype, *range_stored)
+        marks = np.empty_like(stored, dtype=bool, subok=False)
+        for slab in slabs(stored, anatomy.ndim):
+            part, inside = stored[slab], anatomy[slab]
+            if carried is None:
+                marks[slab] = window.sees(self.real(part)) & values_within(part, *range_stored)
+            else:
+                marks[slab] = carried.marks(part)
+            marks[slab] &= inside.reshape(inside.shape + (1,) * (stored.ndim - anatomy.ndim))
+        return marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,16 +223,18 @@ class FileView:
     def anatomy(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """Mark the anatomy of all frames, on the grid; burned-in text and graphics are none."""
         spacing = self.spacing[1:] if self.stacked else self.spacing
-        masks = []
-        for picture, view in self.pictures(stored):
+        grid = stored.shape[: stored.ndim - self.trailing]
+        anatomy = np.empty(grid, dtype=bool) if self.stacked else np.empty(0, dtype=bool)
+        for number, (picture, view) in enumerate(self.pictures(stored)):
             inside = view.anatomy(picture, spacing, trailing=self.trailing)
-            inside &= ~graphics_mask(picture, view.modality, trailing=self.trailing)
+            if may_have_graphics(picture, view.modality, trailing=self.trailing):
+                inside &= ~graphics_mask(picture, view.modality, trailing=self.trailing)
             if self.regions:
                 inside &= _in_regions(self.regions, inside.shape)
-            masks.append(inside)
-        anatomy = np.stack(masks) if self.stacked else masks[0]
-        if self.stacked:
-            anatomy &= ~static_pixels(stored, self.modality, trailing=self.trailing)
+            if not self.stacked:
+                return inside
+            anatomy[number] = inside
+        anatomy &= ~static_pixels(stored, self.modality, trailing=self.trailing)
         return anatomy
 
     def model(self, stored: NDArray[Any]) -> NDArray[np.float32]:
@@ -182,8 +245,10 @@ class FileView:
 
     def model_values(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Give the model values of stored ones, in [0, 1] and their shape."""
-        models = [view.window.to_model(view.real(picture)) for picture, view in self.pictures(stored)]
-        return np.stack(models) if self.stacked else models[0]
+        model = np.empty_like(stored, dtype=np.float32, order="C" if self.stacked else "K", subok=False)
+        for number, (picture, view) in enumerate(self.pictures(stored)):
+            view.model_into(picture, model[number] if self.stacked else model)
+        return model
 
     def carriers(self, stored: NDArray[Any], anatomy: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mark the values whose change a network sees, in the shape of ``stored``.
@@ -200,8 +265,13 @@ class FileView:
     ) -> NDArray[np.bool_]:
         """Mark what can carry noise where each frame, or all, have a range of values that are not saturated."""
         pairs = zip(self.pictures(stored), self.pictures(anatomy), self._with(stored, ranges), strict=True)
-        marks = [view.carriers(picture, inside, within) for (picture, view), (inside, _), (_, within) in pairs]
-        return np.stack(marks) if self.stacked else marks[0]
+        marks = np.empty(stored.shape, dtype=bool) if self.stacked else np.empty(0, dtype=bool)
+        for number, ((picture, view), (inside, _), (_, within)) in enumerate(pairs):
+            found = view.carriers(picture, inside, within)
+            if not self.stacked:
+                return found
+            marks[number] = found
+        return marks
 
 
 def _between(extremes: tuple[float, float] | None, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -212,6 +282,14 @@ def _between(extremes: tuple[float, float] | None, dtype: np.dtype[Any]) -> tupl
         return extremes[0] + 1, extremes[1] - 1
     ends = np.nextafter(np.array(extremes, dtype), np.array((np.inf, -np.inf), dtype))
     return float(ends[0]), float(ends[1])
+
+
+def values_within(stored: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:
+    """Mark the values from one number to another, both included."""
+    if has_spans(stored.dtype):
+        return stored_span(stored.dtype, low, high).marks(stored)
+    marks: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return marks
 
 
 def _in_regions(regions: tuple[Region, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:

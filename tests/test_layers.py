@@ -31,19 +31,23 @@ ALLOWED: dict[str, set[str]] = {
     "seals": set(),
     "chance": set(),
     "workers": {"progress"},
+    # Arrays in parts, limits on integers, shapes in marks
+    "slabs": set(),
+    "spans": set(),
+    "morphology": {"slabs"},
     # What a file shows
     "windows": {"errors"},
     "hounsfield": {"errors"},
     "background": {"windows", "hounsfield"},
     "working_grid": set(),
-    "anatomy": {"background"},
-    "burned_in": set(),
-    "views": {"windows", "background", "anatomy", "burned_in"},
+    "anatomy": {"background", "slabs", "spans", "morphology"},
+    "burned_in": {"morphology"},
+    "views": {"windows", "background", "slabs", "spans", "anatomy", "burned_in"},
     # What its values may become
-    "budget": {"errors", "windows", "background", "views"},
-    "noise": {"errors", "disk", "seals", "budget", "working_grid"},
+    "budget": {"errors", "windows", "background", "slabs", "views"},
+    "noise": {"errors", "disk", "seals", "slabs", "spans", "budget", "working_grid"},
     "canvas": {"views", "budget", "working_grid", "noise"},
-    "bounds": {"windows", "views", "budget"},
+    "bounds": {"windows", "slabs", "views", "budget"},
     "working_samples": {"views", "canvas", "working_grid"},
     # Files
     "io": {"errors", "disk"},
@@ -52,19 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"errors", "seals", "progress", "chance"} | VALUES,
     "methods": {"errors", "progress", "chance", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
-    "pipeline": {
-        "errors",
-        "disk",
-        "seals",
-        "chance",
-        "progress",
-        "workers",
-        "io",
-        "bounds",
-        "volumes",
-        "learning",
-        "methods",
-    }
+    "pipeline": {"errors", "disk", "seals", "chance", "progress", "workers", "slabs"}
+    | {"io", "bounds", "volumes", "learning", "methods"}
     | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
@@ -74,7 +67,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
-LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", *sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", "slabs", "spans", "morphology"]
+LIGHT += [*sorted(VALUES), "io", "bounds", "volumes"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}

@@ -120,8 +120,10 @@ def _channels(stored: NDArray[Any], trailing: int, *, color: bool) -> Iterator[N
         if all(np.array_equal(channels[0], other) for other in channels[1:]):
             stored = channels[0]
         else:
-            wide = [channel.astype(np.int64) << (16 * place) for place, channel in enumerate(channels[:3])]
-            stored = np.bitwise_or.reduce(wide)
+            stored = channels[0].astype(np.int64)
+            for number, channel in enumerate(channels[1:3], 1):
+                for wide, values in zip(stored, channel, strict=True):  # row by row, so that there is one copy
+                    wide |= values.astype(np.int64) << (16 * number)
         trailing -= 1
     for place in np.ndindex(stored.shape[stored.ndim - trailing :]):
         yield stored[(..., *place)]

@@ -6,12 +6,13 @@ Every limit below was set between real files and made ones of each kind; ``docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_salm.io.evidence.integers import Codes
 from monai_salm.io.evidence.neighbors import Pairs, differences, equal_values, regions_of
 
 MOST_DISTINCT = 65536
@@ -36,6 +37,8 @@ BULK = 0.2
 """Of a picture between plateaus this share is farther than two pixels from them; of edges nothing is."""
 SPECKS, SPECK = 0.04, 3
 """Label maps have at most this share of their voxels in regions of so few."""
+_AT_ONCE = 32
+"""Planes that are taken at once from where they lie across the memory."""
 
 
 class MeasuredGrid:
@@ -58,23 +61,42 @@ class MeasuredGrid:
         before.
         """
         planes, rows, columns = self.stack.shape
-        rows_repeat, columns_repeat = np.ones(rows, bool), np.ones(columns, bool)
+        rows_repeat, columns_repeat = np.arange(rows) > 0, np.arange(columns) > 0
         self._planes: list[int] = []
         self.values, self.counts, self.many = np.empty(0, self.stack.dtype), np.empty(0, np.int64), False
+        self.codes = Codes.of(self.stack)
+        table = np.zeros(0 if self.codes is None else self.codes.span, np.int64)
         before: NDArray[Any] | None = None
-        for number in range(planes):
-            plane = np.ascontiguousarray(self.stack[number])
-            rows_repeat[1:] &= equal_values(plane[1:], plane[:-1]).all(axis=1)
-            columns_repeat[1:] &= equal_values(plane[:, 1:], plane[:, :-1]).all(axis=0)
+        for number, plane in self._whole(range(planes)):
+            rows_repeat &= _repeats(plane, rows_repeat)
+            columns_repeat &= _repeats(plane.T, columns_repeat)
             if before is None or not equal_values(plane, before).all():
                 self._planes.append(number)
             before = plane
-            if not self.many:
+            if self.codes is not None:
+                table += self.codes.table(self.codes.plane(plane))
+            elif not self.many:
                 self._count(plane)
-        rows_repeat[0] = columns_repeat[0] = False
+        if self.codes is not None:
+            self.codes.keep(table)
+            self.counts = table[self.codes.present]
+            self.values = (self.codes.present + self.codes.lowest).astype(self.stack.dtype)
         self._rows, self._columns = np.flatnonzero(~rows_repeat), np.flatnonzero(~columns_repeat)
         self.mode = self.values[self.counts.argmax()] if len(self.values) else None
         self.size = self.stack.size
+        self._seen: NDArray[np.int64] | None = None
+
+    def _whole(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Give planes in one piece each. Where planes lie across the memory, several are taken at once."""
+        across = len(self.stack) > 1 and abs(self.stack.strides[0]) < abs(self.stack.strides[-1])
+        most = max(1, min(_AT_ONCE, (1 << 23) * len(self.stack) // max(1, self.stack.size))) if across else 1
+        for start in range(0, len(numbers), most):
+            some = numbers[start : start + most]
+            block = self.stack[some[0] : some[-1] + 1]
+            if most > 1:
+                block = np.ascontiguousarray(block)
+            for number in some:
+                yield number, np.ascontiguousarray(block[number - some[0]])
 
     def _count(self, plane: NDArray[Any]) -> None:
         finite = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane
@@ -85,12 +107,36 @@ class MeasuredGrid:
 
     def planes(self) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
         """Give the planes without what only repeats (an enlarged picture is as grainy as it was), and where their
-        foreground is.
+        foreground is. Integers that have codes are given as these.
         """
-        for number in self._planes:
-            plane = self.stack[number][np.ix_(self._rows, self._columns)]
-            inside = plane != self.mode
+        all_of_it = (len(self._rows), len(self._columns)) == self.stack.shape[1:]
+        background = self.mode if self.codes is None else np.uint16(int(self.mode or 0) - self.codes.lowest)
+        for _, plane in self._whole(self._planes):
+            if not all_of_it:
+                plane = plane[np.ix_(self._rows, self._columns)]
+            if self.codes is not None:
+                plane = self.codes.plane(plane)
+            inside = plane != background
             yield plane, inside & np.isfinite(plane) if plane.dtype.kind == "f" else inside
+
+    def _seen_counts(self) -> NDArray[np.int64]:
+        """Count the values, of :attr:`values`, that :meth:`planes` gives where these have codes."""
+        if self._seen is None:
+            sizes = (len(self._planes), len(self._rows), len(self._columns))
+            if self.codes is None or sizes == self.stack.shape:
+                self._seen = self.counts
+            else:
+                table = np.zeros(self.codes.span, np.int64)
+                for plane, _ in self.planes():
+                    table += self.codes.table(plane)
+                self._seen = table[self.codes.present]
+        return self._seen
+
+    def _may_be_plateaus(self) -> NDArray[np.bool_]:
+        """Mark the values that have codes and are frequent enough for a plateau."""
+        counts = self._seen_counts()
+        found: NDArray[np.bool_] = (counts >= PLATEAU_SHARE * counts.sum()) & (self.values != self.mode)
+        return found
 
     def _filled(self, plane: NDArray[Any]) -> NDArray[Any]:
         """Put the background in place of what is no number."""
@@ -101,12 +147,16 @@ class MeasuredGrid:
 
     def counted(self) -> tuple[int, Pairs]:
         """Give the voxels of the foreground, and what their neighbors have in common."""
+        if self.codes is not None:
+            counts = self._seen_counts()
+            return int(counts.sum() - counts[self.values == self.mode].sum()), self.pairs()
         return sum(int(inside.sum()) for _, inside in self.planes()), self.pairs()
 
     def keep_what_repeats(self) -> None:
         """Look at all planes, rows and columns from now on, also at those that only repeat the one before."""
         planes, rows, columns = self.stack.shape
         self._planes, self._rows, self._columns = list(range(planes)), np.arange(rows), np.arange(columns)
+        self._seen = None
 
     def few_values(self) -> frozenset[float]:
         """Give the distinct values in real units where they are few, else nothing."""
@@ -119,6 +169,9 @@ class MeasuredGrid:
         Args:
             besides: values that are background as well.
         """
+        if self.codes is not None:
+            left_out = None if besides is None else self.codes.marks(np.isin(self.values, besides))
+            return self.codes.pairs(self.planes(), np.flatnonzero(self._may_be_plateaus()), left_out)
         along, alike = np.zeros(3, np.int64), np.zeros(3, np.int64)
         steps = levels = 0
         first, third, largest, counted = np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2)
@@ -159,7 +212,10 @@ class MeasuredGrid:
         for plane, inside in self.planes():
             if not inside.any():
                 continue
-            code = np.unique(self._filled(plane), return_inverse=True)[1].reshape(plane.shape)
+            if self.codes is not None:
+                code = plane.astype(np.intp)
+            else:
+                code = np.unique(self._filled(plane), return_inverse=True)[1].reshape(plane.shape)
             sizes, owner = regions_of(code, inside)
             present = np.unique(owner)
             most = np.zeros(int(code.max()) + 1, np.int64)
@@ -174,10 +230,14 @@ class MeasuredGrid:
         if self.many:
             return np.zeros(len(self.values), bool)
         axes = 2 if len(self._planes) == 1 else 3
-        total = sum(inside.size for _, inside in self.planes())
-        counts = np.zeros(len(self.values), np.int64)
-        for plane, inside in self.planes():
-            counts += np.bincount(np.searchsorted(self.values, plane[inside]), minlength=len(self.values))
+        if self.codes is not None:
+            counts = np.where(self.values == self.mode, 0, self._seen_counts())
+            total = int(self._seen_counts().sum())
+        else:
+            total = sum(inside.size for _, inside in self.planes())
+            counts = np.zeros(len(self.values), np.int64)
+            for plane, inside in self.planes():
+                counts += np.bincount(np.searchsorted(self.values, plane[inside]), minlength=len(self.values))
         flat = pairs.own >= PLATEAU_FLAT * axes * np.maximum(counts, 1)
         found: NDArray[np.bool_] = (counts >= PLATEAU_SHARE * total) & flat & (self.values != self.mode)
         return found
@@ -188,17 +248,29 @@ class MeasuredGrid:
 
     def _at_the_end(self) -> bool:
         low, high = self._ends()
-        above = sum(int((plane > low).sum()) for plane, _ in self.planes())
-        return self.ordered and sum(int((plane >= high).sum()) for plane, _ in self.planes()) >= ENDS * max(1, above)
+        if self.codes is not None:
+            counts = self._seen_counts()
+            above, at_the_end = int(counts[self.values > low].sum()), int(counts[self.values >= high].sum())
+        else:
+            above = sum(int((plane > low).sum()) for plane, _ in self.planes())
+            at_the_end = sum(int((plane >= high).sum()) for plane, _ in self.planes())
+        return self.ordered and at_the_end >= ENDS * max(1, above)
 
     def has_bulk(self, pairs: Pairs) -> bool:
         """Say whether what is between plateaus has an inside of its own, more than edges have."""
         flat, (low, high) = self.values[self.plateaus(pairs)], self._ends()
         all_of_it = inner = 0
+        chosen = ~np.isin(self.values, flat) & (self.values != self.mode)
+        if self.ordered:
+            chosen &= (self.values > low) & (self.values < high)
+        table = None if self.codes is None else self.codes.marks(chosen)
         for plane, inside in self.planes():
-            between = inside & ~np.isin(plane, flat)
-            if self.ordered:
-                between &= (plane > low) & (plane < high)
+            if table is not None:
+                between = table[plane]
+            else:
+                between = inside & ~np.isin(plane, flat)
+                if self.ordered:
+                    between &= (plane > low) & (plane < high)
             all_of_it += int(between.sum())
             inner += int(_eroded(between, 2).sum())
         return inner >= max(BULK * all_of_it, FEW_PAIRS // 4)
@@ -210,6 +282,9 @@ class MeasuredGrid:
 
     def _range(self) -> tuple[float, float]:
         """Give the lowest and the highest value of the foreground: a background far from it is no end of it."""
+        if self.codes is not None:
+            others = self.values[self.values != self.mode]
+            return float(others.min()), float(others.max())
         found = [plane[inside] for plane, inside in self.planes()]
         lows, highs = ([float(end(values)) for values in found if values.size] for end in (np.min, np.max))
         return min(lows), max(highs)
@@ -223,8 +298,10 @@ class MeasuredGrid:
 
     def is_probable(self) -> bool:
         """Say whether values are floats from 0 to 1 that keep to the ends."""
+        if self.stack.dtype.kind != "f":
+            return False
         low, high = self._range()
-        if self.stack.dtype.kind != "f" or low < 0 or high > 1 + WHOLE:
+        if low < 0 or high > 1 + WHOLE:
             return False
         between = sum(int(((plane > NEAR_END) & (plane < 1 - NEAR_END)).sum()) for plane, _ in self.planes())
         return between < BETWEEN * sum(int(inside.sum()) for _, inside in self.planes())
@@ -242,6 +319,17 @@ class MeasuredGrid:
             near, total = near + int(close.sum()), total + real.size
             levels.update(np.unique(whole[close]).tolist() if len(levels) <= LEVELS_LEFT else ())
         return near >= RESAMPLED * total and 1 < len(levels) <= LEVELS_LEFT
+
+
+def _repeats(plane: NDArray[Any], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the rows of a plane, of those asked for, that are the same as the one before."""
+    result = np.zeros(len(asked), bool)
+    if asked[1:].all():
+        result[1:] = equal_values(plane[1:], plane[:-1]).all(axis=1)
+    elif asked.any():
+        rows = np.flatnonzero(asked)
+        result[rows] = equal_values(plane[rows], plane[rows - 1]).all(axis=1)
+    return result
 
 
 def _eroded(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Differences = tuple[float, float, float, int]
+"""Sum of the sizes of the first differences, that of the third, largest of the first, how many."""
+
 
 @dataclass
 class Pairs:
@@ -21,7 +24,7 @@ class Pairs:
         next_level: those whose values follow each other.
         first, third: sums of the sizes of first and third differences along each axis in a plane, in the foreground.
         largest, counted: largest first difference along each axis, and how many there are.
-        own: equal pairs of each value.
+        own: equal pairs of each value that may fill an area.
     """
 
     along: NDArray[np.int64]
@@ -69,12 +72,8 @@ def equal_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]
     return equal | ((first != first) & (second != second)) if first.dtype.kind == "f" else equal
 
 
-def differences(plane: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[float, float, float, int]:
-    """Measure the sizes of differences along the first axis, where all four values that they are taken from are inside.
-
-    Returns:
-        Sum of the first, sum of the third, largest of the first, how many.
-    """
+def differences(plane: NDArray[Any], inside: NDArray[np.bool_]) -> Differences:
+    """Measure the sizes of differences along the first axis, where all four values that these are from are inside."""
     values = np.where(inside, plane, 0).astype(np.float64)
     four = inside[3:] & inside[2:-1] & inside[1:-2] & inside[:-3]
     first = np.abs(np.diff(values, axis=0)[1:-1])[four]
