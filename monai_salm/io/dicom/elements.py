@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
@@ -38,7 +38,7 @@ class Encoding:
     explicit: bool
     little: bool
 
-    @property
+    @cached_property
     def order(self) -> str:
         """Byte order in the notation of :mod:`struct`."""
         return "<" if self.little else ">"

@@ -106,7 +106,9 @@ class _Beginning:
         elements: list[Element] = []
         place = start
         while place < self.size:
-            view = self.reach(place + _LONGEST_HEAD)
+            view = self.view
+            if place + _LONGEST_HEAD > len(view):
+                view = self.reach(place + _LONGEST_HEAD)
             tag, vr, length, head = read_head(view, place, encoding)
             last = place + head
             if length == UNDEFINED and tag != PIXEL_DATA:
@@ -114,6 +116,7 @@ class _Beginning:
             else:
                 if tag != PIXEL_DATA:
                     last += length
+                if last > len(view):
                     view = self.reach(last)
                 if last > len(view):
                     raise RefusedError("truncated")
