@@ -270,6 +270,7 @@ def add_noise(
     if levels != budget.levels:
         steps = np.sign(steps) * (np.abs(steps) * budget.levels // levels)
     steps = np.clip(steps, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
+    steps = steps.astype(np.int16) if budget.levels <= MOST_STEPS else steps
     result = np.empty_like(stored, subok=False)
     for slab in slabs(stored, noise.ndim):
         native = _of_part(steps, stored.shape, slab)
