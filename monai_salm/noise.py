@@ -306,7 +306,9 @@ def _added(stored: NDArray[Any], native: NDArray[Any], budget: FileBudget, carri
         native = np.where(moved, native, 0)
         with np.errstate(invalid="ignore"):
             changed = np.clip(
-                (stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high
+                (stored.astype(np.float64) + native.astype(np.float64) * budget.quantum_stored).astype(stored.dtype),
+                low,
+                high,
             ).astype(stored.dtype)
             # The sum is rounded to the file's type; where that went beyond the budget, the next value toward the source
             # is within it.
