@@ -35,18 +35,30 @@ def eroded(marks: NDArray[np.bool_], structure: Structure) -> NDArray[np.bool_]:
     """Give the places around which a structure has marks alone, as ``scipy.ndimage.binary_erosion``: beyond the edge
     is none.
     """
-    if structure.rows is None or structure.marks.ndim != marks.ndim:
-        done: NDArray[np.bool_] = scipy.ndimage.binary_erosion(marks, structure.marks)
-        return done
-    return _swept(marks, structure.reach, structure.rows, np.logical_and)
+    swept = _along_rows(marks, structure, np.logical_and)
+    if swept is None:
+        swept = scipy.ndimage.binary_erosion(marks, structure.marks)
+    return swept
 
 
 def dilated(marks: NDArray[np.bool_], structure: Structure) -> NDArray[np.bool_]:
     """Give the places around which a structure has a mark, as ``scipy.ndimage.binary_dilation``."""
-    if structure.rows is None or structure.marks.ndim != marks.ndim:
-        done: NDArray[np.bool_] = scipy.ndimage.binary_dilation(marks, structure.marks)
-        return done
-    return _swept(marks, structure.reach, structure.rows, np.logical_or)
+    swept = _along_rows(marks, structure, np.logical_or)
+    if swept is None:
+        swept = scipy.ndimage.binary_dilation(marks, structure.marks)
+    return swept
+
+
+def _along_rows(marks: NDArray[np.bool_], structure: Structure, join: np.ufunc) -> NDArray[np.bool_] | None:
+    """Join the marks under a structure around each place; None where it is not made of rows along the memory."""
+    if structure.marks.ndim != marks.ndim:
+        return None
+    order = _along_memory(marks)
+    if order != list(range(marks.ndim)):
+        structure = Structure(structure.marks.transpose(order))
+    if structure.rows is None:
+        return None
+    return _swept(marks.transpose(order), structure.reach, structure.rows, join).transpose(np.argsort(order))
 
 
 def _rows(marks: NDArray[np.bool_]) -> dict[int, list[tuple[int, ...]]] | None:
@@ -72,7 +84,7 @@ def _rows(marks: NDArray[np.bool_]) -> dict[int, list[tuple[int, ...]]] | None:
 def _swept(
     marks: NDArray[np.bool_], reach: tuple[int, ...], rows: dict[int, list[tuple[int, ...]]], join: np.ufunc
 ) -> NDArray[np.bool_]:
-    """Join the marks under a structure around each place, slab by slab: along rows first, then these.
+    """Join the marks under a structure around each place, slab by slab: along its rows first, then these.
 
     Args:
         marks: any shape.
@@ -106,6 +118,11 @@ def _swept(
     return result
 
 
+def _along_memory(marks: NDArray[np.bool_]) -> list[int]:
+    """Give the axes from the one whose neighbors lie farthest apart to the one where they are next to each other."""
+    return sorted(range(marks.ndim), key=lambda axis: -abs(marks.strides[axis]))
+
+
 def fill_holes(marks: NDArray[np.bool_], across: int | None = None) -> None:
     """Mark what marks enclose, in place: as ``scipy.ndimage.binary_fill_holes`` in each plane.
 
@@ -116,10 +133,14 @@ def fill_holes(marks: NDArray[np.bool_], across: int | None = None) -> None:
     stack = marks[None] if across is None else np.moveaxis(marks, across, 0)
     for block in _contiguous(stack):
         part = np.ascontiguousarray(stack[block])
-        for number, plane in enumerate(part):
+        found = False
+        for plane in part:
             holes = _holes(plane)
             if holes is not None:
-                stack[block][number] |= holes
+                plane |= holes
+                found = True
+        if found:
+            stack[block] = part
 
 
 def _contiguous(stack: NDArray[Any]) -> Iterator[slice]:
@@ -146,8 +167,7 @@ def _holes(plane: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 def drop_small_components(marks: NDArray[np.bool_], share: float) -> None:
     """Take away the components, joined along axes, that have fewer marks than a share of the largest one, in place."""
-    order = sorted(range(marks.ndim), key=lambda axis: -abs(marks.strides[axis]))
-    marks = marks.transpose(order)  # neighbors stay neighbors, and slabs lie in one piece
+    marks = marks.transpose(_along_memory(marks))  # neighbors stay neighbors, and slabs lie in one piece
     sizes: list[NDArray[np.int64]] = []
     joined: list[NDArray[np.int64]] = []
     total, last = 0, None
@@ -183,8 +203,11 @@ def _touching(last: NDArray[np.int64], face: NDArray[np.int32], total: int) -> N
         total: components before that.
     """
     both = (last >= 0) & (face > 0)
-    pairs = np.stack([last[both], face[both].astype(np.int64) + (total - 1)])
-    return np.unique(pairs, axis=1) if pairs.size else pairs
+    one, other = last[both], face[both].astype(np.int64)
+    most = int(other.max(initial=0)) + 1
+    pairs = one * most + other
+    pairs = np.unique(pairs[np.flatnonzero(np.diff(pairs, prepend=-1))])  # mostly the same ones one after the other
+    return np.stack([pairs // most, pairs % most + (total - 1)])
 
 
 def _united(sizes: NDArray[np.int64], joined: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -284,6 +284,7 @@ def add_noise(
     if levels != budget.levels:
         steps = np.sign(steps) * (np.abs(steps) * budget.levels // levels)
     steps = np.clip(steps, -budget.levels, budget.levels) * (1 if budget.slope > 0 else -1)
+    steps = steps.astype(np.int16) if budget.levels <= MOST_STEPS else steps
     result = np.empty_like(stored, subok=False)
     for slab in slabs(stored, noise.ndim):
         native = _of_part(steps, stored.shape, slab)
@@ -319,7 +320,9 @@ def _added(stored: NDArray[Any], native: NDArray[Any], budget: FileBudget, carri
         native = np.where(moved, native, 0)
         with np.errstate(invalid="ignore"):
             changed = np.clip(
-                (stored.astype(np.float64) + native * budget.quantum_stored).astype(stored.dtype), low, high
+                (stored.astype(np.float64) + native.astype(np.float64) * budget.quantum_stored).astype(stored.dtype),
+                low,
+                high,
             ).astype(stored.dtype)
             # The sum is rounded to the file's type; where that went beyond the budget, the next value toward the source
             # is within it.

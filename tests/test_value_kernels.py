@@ -290,15 +290,19 @@ def test_a_value_that_is_none_is_measured_in_every_part(monkeypatch: pytest.Monk
 @given(
     hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9)),
     st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    st.sampled_from(["", "corner", "gap"]),
     st.booleans(),
 )
-def test_erosion_and_dilation(marks: NDArray[np.bool_], reach: list[int], odd: bool) -> None:
+def test_erosion_and_dilation(marks: NDArray[np.bool_], reach: list[int], odd: str, turned: bool) -> None:
     axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach[: marks.ndim])]
     structure = np.asarray(
         sum((axis / max(r, 1)) ** 2 for axis, r in zip(axes, reach[: marks.ndim], strict=True)) <= 1.0
     )
-    if odd:
+    if odd == "corner":
         structure[(0,) * structure.ndim] = True  # no longer the same from all sides
+    elif odd == "gap":
+        structure[reach[0]] = reach[0] == 0  # made of rows along the last axis alone
+    marks = np.asfortranarray(marks) if turned else marks
     for found, expected in (
         (morphology.eroded(marks, morphology.Structure(structure)), scipy.ndimage.binary_erosion(marks, structure)),
         (morphology.dilated(marks, morphology.Structure(structure)), scipy.ndimage.binary_dilation(marks, structure)),

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 _KERNEL, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 """Stability constants for a data range of 1."""
+_ROWS = 64
+"""Rows whose similarities are found at once, in the cache of the processor."""
 
 
 def structural_similarity(before_model: NDArray[np.float32], after_model: NDArray[np.float32]) -> float:
@@ -31,13 +33,35 @@ def structural_similarity(before_model: NDArray[np.float32], after_model: NDArra
 
 
 def _slice_similarity(before: NDArray[np.float32], after: NDArray[np.float32], kernel: NDArray[np.float64]) -> float:
-    """Give the mean over all places where the whole window lies in a slice."""
-    x, y = before.astype(np.float64), after.astype(np.float64)
+    """Give the mean over all places where the whole window lies in a slice, some rows at once."""
+    beyond = len(kernel) - 1
+    places = len(before) - beyond
+    total = 0.0
+    for start in range(0, places, _ROWS):
+        part = slice(start, min(start + _ROWS, places) + beyond)
+        total += _sum_of_similarities(before[part].astype(np.float64), after[part].astype(np.float64), kernel)
+    return total / float(places * (before.shape[1] - beyond))
+
+
+def _sum_of_similarities(x: NDArray[np.float64], y: NDArray[np.float64], kernel: NDArray[np.float64]) -> float:
+    """Add the similarities of all places of some rows; changes ``x`` and ``y``."""
     mean_x, mean_y = _weighted(x, kernel), _weighted(y, kernel)
-    spread = _weighted(x * x, kernel) - mean_x**2 + _weighted(y * y, kernel) - mean_y**2
-    together = _weighted(x * y, kernel) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    return float(np.mean(luminance * (2 * together + _C2) / (spread + _C2)))
+    together = _weighted(x * y, kernel)
+    np.square(x, out=x)
+    x += np.square(y, out=y)
+    spread = _weighted(x, kernel)
+    both = mean_x * mean_y
+    np.square(mean_x, out=mean_x)
+    mean_x += np.square(mean_y, out=mean_y)
+    together -= both
+    spread -= mean_x
+    for part, constant, times in ((both, _C1, 2.0), (together, _C2, 2.0), (mean_x, _C1, 1.0), (spread, _C2, 1.0)):
+        part *= times
+        part += constant
+    both *= together
+    mean_x *= spread
+    both /= mean_x
+    return float(both.sum())
 
 
 def _gaussian(size: int) -> NDArray[np.float64]:

@@ -109,11 +109,10 @@ class MeasuredGrid:
         """Give the planes without what only repeats (an enlarged picture is as grainy as it was), and where their
         foreground is. Integers that have codes are given as these.
         """
-        all_of_it = (len(self._rows), len(self._columns)) == self.stack.shape[1:]
+        rows, columns = _one_slice(self._rows), _one_slice(self._columns)
         background = self.mode if self.codes is None else np.uint16(int(self.mode or 0) - self.codes.lowest)
         for _, plane in self._whole(self._planes):
-            if not all_of_it:
-                plane = plane[np.ix_(self._rows, self._columns)]
+            plane = np.ascontiguousarray(plane[rows][:, columns])
             if self.codes is not None:
                 plane = self.codes.plane(plane)
             inside = plane != background
@@ -319,6 +318,13 @@ class MeasuredGrid:
             near, total = near + int(close.sum()), total + real.size
             levels.update(np.unique(whole[close]).tolist() if len(levels) <= LEVELS_LEFT else ())
         return near >= RESAMPLED * total and 1 < len(levels) <= LEVELS_LEFT
+
+
+def _one_slice(places: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Give the slice of places that follow each other, which needs no copy; others as they are."""
+    if len(places) and places[-1] - places[0] == len(places) - 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 def _repeats(plane: NDArray[Any], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
