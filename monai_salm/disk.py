@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _PREFIX = ".salm-"
+_SYNCED_AT_ONCE = 8
+"""Files that the disk is asked to keep at the same time: it writes down what several ask for in one go."""
 _LOCK = re.compile(r"\.salm-[0-9a-f]{12}\.lock")
 _TEMPORARY = re.compile(r"\.salm-([0-9a-f]{12})-[0-9a-f]{8}\.tmp")
 
@@ -70,9 +73,14 @@ def sync(places: Collection[Path]) -> None:
     Raises:
         OSError: the disk could not keep them.
     """
-    for place in [*places, *{place.parent for place in places}]:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            _sync(place)
+    with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
+        list(threads.map(_sync_if_there, places))
+        list(threads.map(_sync_if_there, {place.parent for place in places}))
+
+
+def _sync_if_there(place: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _sync(place)
 
 
 def _sync(place: Path) -> None:

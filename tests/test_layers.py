@@ -64,7 +64,19 @@ ALLOWED: dict[str, set[str]] = {
     # Skins
     "bundle": {"errors", "pipeline", "transforms"} | VALUES,
     "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | VALUES,
-    "cli": {"errors", "disk", "progress", "windows", "budget", "io", "methods", "pipeline", "evaluate", "demo"},
+    "cli": {
+        "errors",
+        "disk",
+        "progress",
+        "workers",
+        "windows",
+        "budget",
+        "io",
+        "methods",
+        "pipeline",
+        "evaluate",
+        "demo",
+    },
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
 LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", "slabs", "spans", "morphology"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from monai_salm.cli.options import FILE, kind_options, output_options, value_options
+from monai_salm.cli.options import FILE, kind_options, output_options, value_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_notes, print_problems
+from monai_salm.workers import Workers
 
 _FATES = ("protect", "copy", "refuse")
 
@@ -24,10 +25,11 @@ _FATES = ("protect", "copy", "refuse")
     is_flag=True,
     help="Read every image too, as protect does, and say what its values forbid; slow, and it takes more memory.",
 )
+@workers_option
 @value_options
 @kind_options
 @output_options
-def scan(source: Path, values: bool, as_json: bool, quiet: bool, **choices: Any) -> int:
+def scan(source: Path, values: bool, workers: int, as_json: bool, quiet: bool, **choices: Any) -> int:
     """List what INPUT holds, what would be protected or refused, and why, by the headers of the files.
 
     Without --values the pixels of DICOM are not read, so that a file in which nothing can carry noise is still counted
@@ -42,12 +44,14 @@ def scan(source: Path, values: bool, as_json: bool, quiet: bool, **choices: Any)
 
         options = ProtectOptions(method="random", **choices)  # refuses a bad window before anything is read
     kinds = KindChoices(choices["label_maps"], choices["pictures"])
-    with TemporaryDirectory() as spare:
-        inventory = run(source, unpack_into=Path(spare) / "input", choices=kinds, show_progress=not quiet)
+    with TemporaryDirectory() as spare, Workers(workers) as processes:
+        inventory = run(
+            source, unpack_into=Path(spare) / "input", choices=kinds, workers=processes, show_progress=not quiet
+        )
         if options is None:
             files = first_look(inventory)
         else:
-            files = iter(forecast(inventory, options, show_progress=not quiet)["files"])
+            files = iter(forecast(inventory, options, workers=processes, show_progress=not quiet)["files"])
         if as_json:
             print_json(_result(source, list(files), inventory.ignored))
         else:

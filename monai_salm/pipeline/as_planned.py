@@ -66,7 +66,12 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 
 def _is_still(path: Path, sha256: str, before: tuple[int, ...]) -> bool:
+    return has_digest(path, sha256) and _identity(path) == before
+
+
+def has_digest(path: Path, sha256: str) -> bool:
+    """Say whether a file is there and has these bytes."""
     try:
-        return file_digest(path) == sha256 and _identity(path) == before
+        return file_digest(path) == sha256
     except OSError:
         return False

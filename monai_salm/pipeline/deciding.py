@@ -15,10 +15,8 @@ from monai_salm.pipeline.looking import LookAtSample, LookedFile, LookJob, look_
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan, target_to_json
 from monai_salm.progress import Progress
 from monai_salm.volumes import picture_modality
-from monai_salm.workers import Workers
+from monai_salm.workers import IN_THIS_PROCESS, Workers
 from monai_salm.working_samples import WorkingMaps
-
-IN_THIS_PROCESS = Workers(0)
 
 
 @dataclass(frozen=True)

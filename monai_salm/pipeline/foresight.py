@@ -14,6 +14,7 @@ from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.references import why_header_stays
+from monai_salm.workers import IN_THIS_PROCESS, Workers
 
 
 def as_written(inventory: Inventory, plan: ProtectionPlan, bare: Mapping[str, str]) -> ProtectionPlan:
@@ -30,17 +31,20 @@ def as_written(inventory: Inventory, plan: ProtectionPlan, bare: Mapping[str, st
     return replace(plan, refused={**plan.refused, **alone}, documents=documents)
 
 
-def forecast(inventory: Inventory, options: ProtectOptions, *, show_progress: bool = False) -> dict[str, Any]:
+def forecast(
+    inventory: Inventory, options: ProtectOptions, *, workers: Workers = IN_THIS_PROCESS, show_progress: bool = False
+) -> dict[str, Any]:
     """Give what ``monai-salm scan --json`` prints: what would become of each file without any label; reads every
     image.
 
     Args:
         inventory: the files.
         options: how budgets are found; the method is one that needs no labels.
+        workers: that read the images.
         show_progress: progress bars on standard error.
     """
     decision = decide(
-        inventory, options.budget_options(), sample=options.sample, wanted=Wanted(carriers=True),
+        inventory, options.budget_options(), sample=options.sample, wanted=Wanted(carriers=True), workers=workers,
         show_progress=show_progress,
     )  # fmt: skip
     plan = as_written(inventory, decision.plan.without(decision.unusable), decision.bare)

@@ -17,7 +17,7 @@ from monai_salm.learning.samples import PAD_MULTIPLE, WorkingSet
 from monai_salm.learning.surrogate import SurrogateCard, frozen_set, load_surrogate
 from monai_salm.learning.targets import renumbered
 from monai_salm.learning.tasks import ClassificationTask, LearningTask, SegmentationTask
-from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision
+from monai_salm.pipeline.deciding import Decision
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_values import label_map_values
 from monai_salm.pipeline.looking import LookAtFile, SampleJob, look_at_sample, sample_not_looked_at
@@ -25,7 +25,7 @@ from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
 from monai_salm.pipeline.working import assembled_sample
 from monai_salm.progress import track
-from monai_salm.workers import Workers
+from monai_salm.workers import IN_THIS_PROCESS, Workers
 from monai_salm.working_samples import WorkingSample
 
 

@@ -17,7 +17,6 @@ from monai_salm.errors import RefusedError, unreadable
 from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
 from monai_salm.noise import fingerprint
 from monai_salm.pipeline.file_views import BudgetOptions
-from monai_salm.pipeline.inventory import file_digest
 from monai_salm.views import FileView
 from monai_salm.volumes import VolumeValues, VolumeView, judgements, labels_among
 from monai_salm.windows import IntensityWindow
@@ -138,7 +137,7 @@ def look_at_volume(job: LookJob) -> LookAtVolume:
             source = sources.read(file.path)
             epsilon = job.options.epsilon
             view = volume.view(source) if epsilon is None else volume.canvas(source, epsilon)
-            look = LookAtFile(file.path, file_digest(job.root / file.path), fingerprint(source.stored), view)
+            look = LookAtFile(file.path, source.sha256, fingerprint(source.stored), view)
             if job.as_one and not source.header.stacked:
                 slices.append(look)
             else:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -126,7 +126,9 @@ def _swept(executor: Workers | Executor, output: Path, names: set[str]) -> Itera
 
 
 class _Lines:
-    """Lines for a manifest, kept back until there are some, or some seconds are over, or something goes wrong."""
+    """Lines for a manifest, kept back until there are some, or some seconds are over, or something goes wrong; the disk
+    is waited for while the next files are written.
+    """
 
     MOST, SECONDS = 128, 2.0
 
@@ -134,6 +136,8 @@ class _Lines:
         self.manifest, self.inventory, self.output = manifest, inventory, output
         self._fates: list[FileFate] = []
         self._since = monotonic()
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
     def add(self, fate: FileFate) -> None:
         self._fates.append(fate)
@@ -143,14 +147,21 @@ class _Lines:
     def _write(self) -> None:
         fates, self._fates = self._fates, []
         written = [_place(fate, self.inventory, self.output) for fate in fates if fate.status in IN_OUTPUT]
-        self.manifest.append(fates, written)
+        self._wait()
+        self._written = self._thread.submit(self.manifest.append, fates, written)
         self._since = monotonic()
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()
 
     def __enter__(self) -> _Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        with self._thread:
+            self._write()
+            self._wait()
 
 
 def _place(fate: FileFate, inventory: Inventory, output: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.pipeline.deciding import IN_THIS_PROCESS, Decision, Wanted, decide
+from monai_salm.pipeline.deciding import Decision, Wanted, decide
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import check_secret
@@ -24,7 +24,7 @@ from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.plan_changes import plan_changes, refused_now
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.searching import check_choices
-from monai_salm.workers import Workers
+from monai_salm.workers import IN_THIS_PROCESS, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def prepare(
         UsageError: the options do not fit each other or the input.
     """
     check_choices(options)
-    inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, show_progress=show_progress)
+    inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, workers, show_progress=show_progress)
     wanted = Wanted(carriers=True, grid=options.working_size if options.needs_labels() else None)
     decision = decide(
         inventory, options.budget_options(), labels=labels, sample=options.sample, wanted=wanted, workers=workers,
@@ -74,12 +74,13 @@ def take_up(
     path: Path,
     unpack_into: Path | None = None,
     *,
+    workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> tuple[Inventory, Decision, LabelAssignment | None]:
     """Take up the plan that a run was begun with; reads no file that is as it was, and plans nothing again.
 
     Args:
-        source, options, unpack_into, show_progress: as of :func:`prepare`.
+        source, options, unpack_into, workers, show_progress: as of :func:`prepare`.
         path: of the plan.
 
     Raises:
@@ -88,7 +89,7 @@ def take_up(
     """
     begun = FrozenPlan.read(path)
     check_secret(begun.key, options, path.parent)
-    inventory, labels = _look(source, options, unpack_into, begun.known, show_progress=show_progress)
+    inventory, labels = _look(source, options, unpack_into, begun.known, workers, show_progress=show_progress)
     kept = begun.plan.settings.get("contents") or {}
     maps = {
         name: Path(target)
@@ -119,7 +120,13 @@ def _not_the_same(path: Path, changes: list[str]) -> UsageError:
 
 
 def _look(
-    source: Path, options: ProtectOptions, unpack_into: Path | None, known: KnownFiles, *, show_progress: bool
+    source: Path,
+    options: ProtectOptions,
+    unpack_into: Path | None,
+    known: KnownFiles,
+    workers: Workers,
+    *,
+    show_progress: bool,
 ) -> tuple[Inventory, LabelAssignment | None]:
     """Scan the input and find its labels."""
     if options.labels is not None and not options.labels.exists():
@@ -134,7 +141,12 @@ def _look(
             ", ".join(options.unused()),
         )
     inventory = scan(
-        source, unpack_into=unpack_into, choices=options.kind_choices(), known=known, show_progress=show_progress
+        source,
+        unpack_into=unpack_into,
+        choices=options.kind_choices(),
+        known=known,
+        workers=workers,
+        show_progress=show_progress,
     )
     if not options.needs_labels():
         return inventory, None

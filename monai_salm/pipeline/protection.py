@@ -228,7 +228,10 @@ class ProtectionRun:
     def _decide(self, unpack_into: Path) -> tuple[Inventory, Decision, LabelAssignment | None]:
         """Plan, or take up the plan that the run was begun with."""
         if self._goes_on():
-            return take_up(self.source, self.options, self._plan_file, unpack_into, show_progress=self.show_progress)
+            return take_up(
+                self.source, self.options, self._plan_file, unpack_into, workers=self._workers,
+                show_progress=self.show_progress,
+            )  # fmt: skip
         return prepare(self.source, self.options, unpack_into, workers=self._workers, show_progress=self.show_progress)
 
     def preview(self) -> dict[str, Any]:

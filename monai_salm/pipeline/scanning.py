@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from monai_salm.errors import RefusedError, UsageError
-from monai_salm.io import Document, ImageHeader, Kind, SourceImage, UndecidedError, identify, is_litter, read_source
+from monai_salm.io import Document, ImageHeader, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import KNOWN_BY
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
+from monai_salm.pipeline.identification import IdentifyJob, identified, not_identified
 from monai_salm.pipeline.inventory import (
     NO_CHOICES,
     FileRecord,
@@ -32,6 +33,7 @@ from monai_salm.pipeline.inventory import (
 )
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.progress import track
+from monai_salm.workers import IN_THIS_PROCESS, Workers
 
 
 def scan(
@@ -40,6 +42,7 @@ def scan(
     unpack_into: Path | None = None,
     choices: KindChoices = NO_CHOICES,
     known: KnownFiles = NOTHING_KNOWN,
+    workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> Inventory:
     """List a folder, the file-set of a DICOMDIR, a zip, or one file; links that lead out of the folder are refused, not
@@ -50,6 +53,7 @@ def scan(
         unpack_into: folder that a zip is unpacked into, made anew; it has to stay while the inventory is used.
         choices: what the user says of images and label maps.
         known: what an earlier look found; files that did not change since are not read again.
+        workers: that read the files.
         show_progress: progress bars on standard error.
 
     Raises:
@@ -84,16 +88,21 @@ def scan(
     inventory.files += [FileRecord(name, reason=reason) for name, reason in refused.items()]
     seen: _Seen = {}
     unchanged: set[str] = set()
-    whole, unsaid = known.is_of_archive(source), choices == NO_CHOICES
-    for path in track(paths, "scanning", "files", total=len(paths), show_progress=show_progress):
-        stamp, is_link = _looked_at(root, path)
+    whole = known.is_of_archive(source)
+    stamps = [_looked_at(root, path) for path in paths]  # from before anything is read
+    at_once: list[FileRecord | None] = []
+    for path, (stamp, is_link) in zip(paths, stamps, strict=True):
         record = known.unchanged(root, path, stamp, whole=whole)
-        if record is not None:
-            unchanged.add(path)
-        else:
-            said = None if unsaid else choices.of(root, path)
-            odd = None if stamp is not None and not is_link else _odd_record(root, path)
-            record = odd or _record(root, path, seen, said)
+        unchanged |= {path} if record is not None else set()
+        at_once.append(record or (None if stamp is not None and not is_link else _odd_record(root, path)))
+    waiting = [path for path, record in zip(paths, at_once, strict=True) if record is None]
+    unsaid = choices == NO_CHOICES
+    jobs = (IdentifyJob(root.absolute(), path, None if unsaid else choices.of(root, path)) for path in waiting)
+    found = workers.map(identified, jobs, lost=not_identified, chunk=workers.fair_chunk(len(waiting)))
+    for path, (stamp, _), record in track(
+        zip(paths, stamps, at_once, strict=True), "scanning", "files", total=len(paths), show_progress=show_progress
+    ):
+        record = record or _as_copy(root, _placed(next(found), root / path), seen)
         inventory.files.append(replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
@@ -235,32 +244,28 @@ def _odd_record(root: Path, path: str) -> FileRecord | None:
     return None
 
 
+def _placed(record: FileRecord, place: Path) -> FileRecord:
+    """Give a record with the place of its file as this process names it, whose text is kept once."""
+    header, document = record.header, record.document
+    return replace(
+        record,
+        header=None if header is None else replace(header, path=place),
+        document=None if document is None else replace(document, path=place),
+    )
+
+
 _Seen = dict[object, "str | dict[str, str]"]
 """What an image may be a copy by -> path of the one image that there is, or the paths of several with their digests."""
 
 
-def _record(root: Path, path: str, seen: _Seen, said: Kind | None) -> FileRecord:
-    """Look at one regular file; ``seen`` has the earlier images that it may be a copy of, with their digests as soon
-    as one is needed.
+def _as_copy(root: Path, record: FileRecord, seen: _Seen) -> FileRecord:
+    """Give the record of an image as what it is beside those before it: perhaps a copy, or another with the same UID;
+    ``seen`` has the earlier ones that it may be a copy of, with their digests as soon as one is needed.
     """
+    path, header = record.path, record.header
+    if header is None or holds_values_alone(path, header):
+        return record  # whose bytes mean something only with its header's, so that equal ones are no copies
     absolute = root / path
-    try:
-        found = identify(absolute, said)
-    except UndecidedError as open_question:
-        return FileRecord(path, reason=str(open_question), judgement=open_question.judgement)
-    except RefusedError as refusal:
-        return FileRecord(path, reason=str(refusal))
-    except OSError as error:
-        return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
-    except MemoryError:
-        return FileRecord(path, reason="it needs more memory than there is")
-    if isinstance(found, Document):
-        return FileRecord(path, document=found)
-    header = replace(found, path=root / path)  # the path that was opened keeps its text as well
-    if holds_values_alone(path, header):
-        return FileRecord(
-            path, header
-        )  # its bytes mean something only with its header's, so that equal ones are no copies
     # One image has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
     key = uid or absolute.stat().st_size

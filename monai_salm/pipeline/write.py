@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +21,8 @@ from monai_salm.disk import remove_leftovers, within
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.pipeline.as_planned import ChangedError, as_planned
+from monai_salm.pipeline.as_planned import ChangedError, has_digest
 from monai_salm.pipeline.fates import FileFate
-from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import FilePlan
 from monai_salm.pipeline.write_settings import WriteSettings, read_settings
 
@@ -57,9 +55,8 @@ def write_file(job: WriteJob) -> FileFate:
     except RefusedError as refusal:
         return FileFate(**known, status="refused", reason=str(refusal))
     try:
-        place = within(settings.root, job.file.path)
-        with as_planned(place, job.file.sha256) as confirm:
-            return FileFate(**known, **_write(job, settings, _Way(place, target, confirm)))
+        source = _read_as_planned(within(settings.root, job.file.path), job.file.sha256)
+        return FileFate(**known, **_write(job, settings, source, target))
     except DiskError:  # it would meet every other file too
         raise
     except RefusedError as refusal:
@@ -98,19 +95,26 @@ def _noise_of(folder: Path, sample_id: str, _stamp: object) -> SparseNoise:
     return NoiseStore(folder).read(sample_id)
 
 
-@dataclass(frozen=True)
-class _Way:
-    """From where to where a file goes, and what confirms, once all is read, that it was the one that was planned."""
+def _read_as_planned(place: Path, sha256: str) -> SourceImage:
+    """Read an image whose very bytes are those that were planned.
 
-    source: Path
-    target: Path
-    confirm: Callable[[], None]
+    Raises:
+        ChangedError: they are others; also instead of what reading those led to.
+    """
+    try:
+        source = read_source(place)
+    except Exception as error:
+        if not has_digest(place, sha256):
+            raise ChangedError from error
+        raise
+    if source.sha256 != sha256:
+        raise ChangedError
+    return source
 
 
-def _write(job: WriteJob, settings: WriteSettings, way: _Way) -> dict[str, Any]:
+def _write(job: WriteJob, settings: WriteSettings, source: SourceImage, target: Path) -> dict[str, Any]:
     """Write one file and prove it; gives what its fate says of that."""
     canvas = job.file.canvas
-    source = read_source(way.source)
     store = NoiseStore(settings.store)
     noise = _noise_of(store.folder, job.sample_id, store.stamp(job.sample_id))
     values, anatomy = canvas.protect(source.stored, noise, job.slice_place)
@@ -119,12 +123,10 @@ def _write(job: WriteJob, settings: WriteSettings, way: _Way) -> dict[str, Any]:
             "its noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so it would stay "
             "unprotected; more --rounds may help"
         )
-    with atomic_target(way.target, private=settings.private, synced=False) as temporary:  # Manifest.append waits
+    with atomic_target(target, private=settings.private, synced=False) as temporary:  # Manifest.append waits
         words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
         write_like(source, values, temporary, replace(settings.derivation, description=words))
-        change = prove(source, values, temporary, canvas, anatomy)
-        digest = file_digest(temporary)
-        way.confirm()
+        change, digest = prove(source, values, temporary, canvas, anatomy)
     return {
         "status": "protected", "max_change_stored": change.max_stored, "changed_fraction": change.changed_fraction,
         "psnr": change.psnr, "sha256_out": digest, "reason": "; ".join(source.header.notes),
@@ -134,8 +136,8 @@ def _write(job: WriteJob, settings: WriteSettings, way: _Way) -> dict[str, Any]:
 
 def prove(
     source: SourceImage, intended: NDArray[Any], written: Path, canvas: Canvas, anatomy: NDArray[np.bool_]
-) -> Change:
-    """Read a written file back and hold it against its budgets.
+) -> tuple[Change, str]:
+    """Read a written file back and hold it against its budgets; gives what changed, and the digest of what was read.
 
     Raises:
         VerificationError: the file is not what was meant, or breaks a bound; the message has the figure and the limit.
@@ -147,7 +149,7 @@ def prove(
     problem = broken_bound(changes, limits_of(canvas.budgets))
     if problem:
         raise VerificationError(problem)
-    return whole_change(changes)
+    return whole_change(changes), found.sha256
 
 
 def copy_file(source_root: Path, source: str, target_root: Path, target: str, *, private: bool = False) -> None:

@@ -10,4 +10,7 @@ from __future__ import annotations
 
 from monai_salm.workers.executor import Workers
 
-__all__ = ["Workers"]
+__all__ = ["IN_THIS_PROCESS", "Workers"]
+
+IN_THIS_PROCESS = Workers(0)
+"""Does jobs where they are given."""

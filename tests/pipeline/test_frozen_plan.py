@@ -84,9 +84,9 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def forbid() -> None:
         for room, names in (
-            ("scanning", ("identify", "read_source")),
+            ("scanning", ("identify", "read_source", "identified")),
             ("deciding", ("file_digest",)),
-            ("looking", ("read_source", "file_digest")),
+            ("looking", ("read_source",)),
             ("known_files", ("file_digest",)),
             ("frozen_plan", ("file_digest",)),
         ):
