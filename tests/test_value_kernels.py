@@ -21,6 +21,7 @@ from monai_salm.bounds import measure_changes
 from monai_salm.budget import FileBudget
 from monai_salm.errors import RefusedError
 from monai_salm.noise import add_noise
+from monai_salm.pipeline import region_means
 from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import to_native
@@ -385,3 +386,14 @@ def test_graphics_and_what_stands_still(trailing: int, seed: int, full: int, mod
     found = burned_in.static_pixels(stored, modality, trailing=trailing)
     assert (found == (same if modality == "US" else False)).all()
     assert views.FileView(views=(PictureView(modality=modality, window=IntensityWindow(0, 1)),), stacked=True)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(deadline=None)
+@given(arrays(), RESCALES, st.integers(1, 5))
+def test_change_of_a_plane(stored: NDArray[Any], rescale: tuple[float, float], turn: int) -> None:
+    view = PictureView(modality="", window=IntensityWindow(0, 1), slope=rescale[0], intercept=rescale[1])
+    after = np.roll(stored, turn)
+    change = (after.astype(np.float64) - stored.astype(np.float64)) * abs(view.slope)
+    expected = np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
+    assert (region_means._change(stored, after, view) == expected).all()

@@ -208,6 +208,9 @@ def _planes(
 
 def _change(old: NDArray[Any], new: NDArray[Any], view: PictureView) -> NDArray[np.float64]:
     """Give the change of a plane in real units; none where a value is or becomes no finite one."""
+    if old.dtype.kind in "iu" and old.dtype.itemsize <= 2 and new.dtype == old.dtype:
+        small: NDArray[np.float64] = np.subtract(new, old, dtype=np.int32).astype(np.float64) * abs(view.slope)
+        return small
     with np.errstate(invalid="ignore"):
         change = (new.astype(np.float64) - old.astype(np.float64)) * abs(view.slope)
     return np.nan_to_num(change, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
