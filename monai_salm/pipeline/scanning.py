@@ -229,15 +229,25 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(
             path, header
         )  # its bytes mean something only with its header's, so that equal ones are no copies
-    # One image has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
+    try:
+        return _unless_copy(root, path, header, seen)
+    except OSError as error:  # it is gone since
+        return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
+
+
+def _unless_copy(root: Path, path: str, header: ImageHeader, seen: dict[object, dict[str, str]]) -> FileRecord:
+    """Find out whether an image is a copy of an earlier one: one image has one SOP Instance UID; a NIfTI file has none,
+    so its size says which others it may be a copy of.
+    """
     uid = header.identifiers.get("SOPInstanceUID")
-    others = seen.setdefault(uid or absolute.stat().st_size, {})
+    others = seen.setdefault(uid or (root / path).stat().st_size, {})
     if not others:
         others[path] = ""
         return FileRecord(path, header)
-    digest = file_digest(absolute)
+    digest = file_digest(root / path)
     for other, known in others.items():
-        others[other] = known or file_digest(root / other)
+        with contextlib.suppress(OSError):  # the other is gone since: that is no matter of this one
+            others[other] = known or file_digest(root / other)
         if others[other] == digest:
             return FileRecord(path, header, copy_of=other)
     if uid:
