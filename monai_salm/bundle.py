@@ -114,7 +114,7 @@ class NoiseTrainer:
         """
         work_dir = self.protection.work_dir
         if not (work_dir / "search.json").is_file():
-            state = "a run that has not finished its search" if (work_dir / "plan.json").is_file() else "no run"
+            state = "a run that has not finished its search" if (work_dir / "plan.jsonl").is_file() else "no run"
             raise UsageError(
                 f"the work folder {work_dir} has {state}, so there is no noise to apply; run train.json with the "
                 "same options first"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 CHECKSUM = "checksum"
 """Name of the entry that holds it: the last one of a JSON object, or one of a safetensors file's metadata."""
+
+END = "end"
+"""What the last of several lines is called."""
 
 _LENGTH = 32
 _METADATA = "__metadata__"
@@ -45,6 +48,50 @@ def unsealed_json(text: str) -> dict[str, Any]:
         raise ValueError("its checksum is not that of its content")
     record: dict[str, Any] = dict(json.loads(whole))
     return record
+
+
+def sealed_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Give records as lines of :func:`sealed_json`, and one more that says how many there are, and the checksum of
+    their checksums: what was cut off, added or moved is told, and each line can be believed alone.
+    """
+    count, digest = 0, hashlib.sha256()
+    for record in records:
+        line = sealed_json(record)
+        digest.update(_mark_of(line))
+        count += 1
+        yield line
+    yield sealed_json({"line": END, "lines": count, "whole": digest.hexdigest()[:_LENGTH]})
+
+
+def unsealed_lines(lines: Iterable[str], *, first: str = "") -> Iterator[dict[str, Any]]:
+    """Give the records of the lines of :func:`sealed_lines`, without the last.
+
+    Args:
+        lines: of them.
+        first: the first line, if it was taken before; its record is not given again.
+
+    Raises:
+        ValueError: a line, or all of them, are not whole, or were changed; at the latest at the end.
+    """
+    count, digest = (1, hashlib.sha256(_mark_of(first))) if first else (0, hashlib.sha256())
+    end: dict[str, Any] = {}
+    for line in lines:
+        if end:
+            raise ValueError("it goes on behind its end")
+        record = unsealed_json(line)
+        if record.get("line") == END:
+            end = record
+            continue
+        digest.update(_mark_of(line))
+        count += 1
+        yield record
+    if end != {"line": END, "lines": count, "whole": digest.hexdigest()[:_LENGTH]}:
+        raise ValueError("it is not whole" if not end else "its checksum is not that of its content")
+
+
+def _mark_of(line: str) -> bytes:
+    """Give the part of a sealed line that has its checksum."""
+    return line.rstrip()[-_LENGTH - 2 :].encode("utf-8", errors="surrogatepass")
 
 
 def sealed_safetensors(content: bytes) -> bytes:

@@ -21,7 +21,8 @@ from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-from monai_salm.pipeline import ProtectOptions
+from monai_salm.pipeline import ProtectionPlan, ProtectOptions
+from monai_salm.seals import sealed_lines, unsealed_lines
 from tests.io.builders import dicom_dataset, gzip_bytes, nifti_bytes, reference, write_dicom
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
@@ -204,3 +205,23 @@ def zip_file(path: Path, folder: Path) -> Path:
         for name, content in tree(folder).items():
             packed.writestr(name, content)
     return path
+
+
+def plan_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a frozen plan, but the last."""
+    return list(unsealed_lines(path.read_text(encoding="utf-8").splitlines()))
+
+
+def plan_in(lines: list[dict[str, Any]]) -> ProtectionPlan:
+    """Give the plan that some lines hold."""
+    fates = {
+        name: {line["path"]: line["plan"][name] for line in lines if name in line.get("plan", ())}
+        for name in ("refused", "documents", "copies")
+    }
+    return ProtectionPlan.from_json(lines[0] | fates | {"samples": [it for it in lines if it["line"] == "sample"]})
+
+
+def write_plan(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a frozen plan as somebody would who knows how its digest and its checksums are made."""
+    digest = {"digest": plan_in(lines).digest()}
+    path.write_text("".join(f"{line}\n" for line in sealed_lines([lines[0] | digest, *lines[1:]])))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from monai_salm.cli.demo import demo
 from monai_salm.cli.evaluate import evaluate
 from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 from monai_salm.cli.keygen import keygen
+from monai_salm.cli.plan import plan
 from monai_salm.cli.printing import print_line
 from monai_salm.cli.protect import protect
 from monai_salm.cli.scan import scan
@@ -37,7 +37,7 @@ def cli() -> None:
     """
 
 
-for _command in (protect, scan, verify, keygen, evaluate, demo):
+for _command in (plan, protect, scan, verify, keygen, evaluate, demo):
     cli.add_command(_command)
 
 
@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
     if "--quiet" in arguments:
         log_as("nothing")
         warnings.simplefilter("ignore")
-        os.environ["PYTHONWARNINGS"] = "ignore"  # the processes that write files, too
     else:
         log_as("printable")
     for stream in (sys.stdout, sys.stderr):

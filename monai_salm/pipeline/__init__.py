@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai_salm.pipeline.inventory import Inventory
     from monai_salm.pipeline.options import ProtectOptions
     from monai_salm.pipeline.plan import ProtectionPlan
+    from monai_salm.pipeline.planned_run import plan_run
     from monai_salm.pipeline.planning import prepare
     from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
     from monai_salm.pipeline.scanning import scan
@@ -32,6 +33,7 @@ _HOMES = {
     "VerifyReport": "verdicts",
     "build_plan": "deciding",
     "forecast": "foresight",
+    "plan_run": "planned_run",
     "prepare": "planning",
     "protect": "protection",
     "scan": "scanning",
@@ -48,6 +50,7 @@ __all__ = [
     "VerifyReport",
     "build_plan",
     "forecast",
+    "plan_run",
     "prepare",
     "protect",
     "scan",

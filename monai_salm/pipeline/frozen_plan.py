@@ -6,22 +6,28 @@ so that a run that goes on obeys it instead of planning again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_salm.disk import check_within, write_atomically
+from monai_salm.disk import atomic_target, check_within
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.pipeline.inventory import Inventory, file_digest
-from monai_salm.pipeline.known_files import KnownFiles
+from monai_salm.pipeline.inventory import Inventory, Stamp, file_digest
+from monai_salm.pipeline.known_files import KnownFile, KnownFiles
 from monai_salm.pipeline.labels import LabelAssignment, Target
-from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, target_from_json, target_to_json
-from monai_salm.seals import sealed_json, unsealed_json
+from monai_salm.pipeline.plan import PLAN_FORMAT, ProtectionPlan, SamplePlan, target_from_json, target_to_json
+from monai_salm.seals import sealed_lines, unsealed_json, unsealed_lines
 from monai_salm.volumes import volume_of
 
-PLAN_FILE = "plan.json"
+PLAN_FILE = "plan.jsonl"
+
+RUN, SAMPLE, FILE = "run", "sample", "file"
+"""What a line is of."""
+
+_FATES = ("refused", "documents", "copies")
+_BEGUN_WITH = ("input", "options")
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,16 @@ class FrozenPlan:
         known: the files as they were.
         labels: the label of each file that had one, by path.
         key: mark of the run's secret, see :func:`~monai_salm.pipeline.keys.secret_mark`.
+        begun_with: where the input is, and all options, so that the plan can be carried out without saying them again.
+        notes: lines for people, which nobody reads back: what was decided of each volume, what it will take.
     """
 
     plan: ProtectionPlan
     known: KnownFiles
     labels: Mapping[str, Target] = field(default_factory=dict)
     key: str = ""
+    begun_with: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(
@@ -50,6 +60,8 @@ class FrozenPlan:
         archive: Path | None = None,
         decided: ProtectionPlan | None = None,
         key: str = "",
+        begun_with: Mapping[str, Any] | None = None,
+        notes: tuple[Mapping[str, Any], ...] = (),
     ) -> FrozenPlan:
         """Freeze a plan with the files and labels that it was made for.
 
@@ -60,23 +72,32 @@ class FrozenPlan:
             archive: the zip that the input was unpacked from; None where it is none.
             decided: the plan before loading, which knows the digests of what loading refused.
             key: mark of the run's secret.
+            begun_with, notes: see the class.
         """
         digests = input_digests(decided or plan, inventory, labels)
         targets = labels.targets if labels is not None else {}
-        return cls(plan, KnownFiles.of(inventory, digests, archive), targets, key)
+        return cls(plan, KnownFiles.of(inventory, digests, archive), targets, key, begun_with or {}, notes)
 
     def write(self, path: Path) -> None:
-        """Write the plan, for nobody but its owner: it names patients and places."""
-        text = sealed_json(
-            self.plan.to_json()
-            | {
-                "digest": self.plan.digest(),
-                "key": self.key,
-                "inputs": self.known.to_json(),
-                "labels": {name: target_to_json(target) for name, target in self.labels.items()},
-            }
-        )  # on one line: an indent takes four times as long
-        write_atomically(path, f"{text}\n".encode(), private=True)
+        """Write the plan, line by line, for nobody but its owner: it names patients and places."""
+        with atomic_target(path, private=True) as temporary, temporary.open("w", encoding="ascii") as file:
+            for line in sealed_lines(self._records()):
+                file.write(f"{line}\n")
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """Give the lines: of the run, of each sample, of each file."""
+        plan, archive = self.plan, self.known.archive
+        stamp = [archive.size, archive.mtime_ns] if archive is not None else None
+        yield {
+            "line": RUN, **plan.head(), "digest": plan.digest(), "key": self.key, "archive": stamp, **self.begun_with,
+        }  # fmt: skip
+        yield from map(dict, self.notes)
+        for sample in plan.samples:
+            yield {"line": SAMPLE, **sample.to_json()}
+        for path, known in self.known.files.items():
+            decided = {name: getattr(plan, name)[path] for name in _FATES if path in getattr(plan, name)}
+            label = {"label": target_to_json(self.labels[path])} if path in self.labels else {}
+            yield {"line": FILE, "path": path, **label, "plan": decided, "found": known.to_json()}
 
     @classmethod
     def read(cls, path: Path) -> FrozenPlan:
@@ -87,33 +108,73 @@ class FrozenPlan:
             SalmError: the file is damaged.
         """
         try:
-            record = _read(path)
-            if str(record["format"]) != PLAN_FORMAT:
-                raise UsageError(
-                    f"{path}: the plan has the format {record['format']!r}, this version goes on with {PLAN_FORMAT!r}; "
-                    "use the version of monai_salm that began the run, or start anew with another OUTPUT"
-                )
-            plan = ProtectionPlan.from_json(record)
-            if plan.digest() != record["digest"]:
-                raise ValueError("it was changed")
-            labels = {name: target_from_json(target) for name, target in record["labels"].items()}
-            known = KnownFiles.from_json(record["inputs"])
-            _check_names(plan, known, labels)
-            return cls(plan, known, labels, record["key"])
+            with path.open(encoding="utf-8") as file:
+                first = file.readline()
+                return cls._of_lines(_head(path, first), unsealed_lines(file, first=first))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
 
+    @classmethod
+    def _of_lines(cls, head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> FrozenPlan:
+        samples: list[SamplePlan] = []
+        fates: dict[str, dict[str, str]] = {name: {} for name in _FATES}
+        files: dict[str, KnownFile] = {}
+        labels: dict[str, Target] = {}
+        for line in lines:
+            if line["line"] == SAMPLE:
+                samples.append(SamplePlan.from_json(line))
+                continue
+            if line["line"] != FILE:
+                continue
+            path = line["path"]
+            files[path] = KnownFile.from_json(path, line["found"])
+            for name, value in line["plan"].items():
+                fates[name][path] = value
+            if "label" in line:
+                labels[path] = target_from_json(line["label"])
+        plan = ProtectionPlan(
+            tuple(samples), **fates,
+            classes=tuple(head["classes"]), multi_label=head["multi_label"], settings=head["settings"],
+        )  # fmt: skip
+        if plan.digest() != head["digest"]:
+            raise ValueError("it was changed")
+        known = KnownFiles(files, Stamp(*head["archive"]) if head["archive"] else None)
+        _check_names(plan, known, labels)
+        return cls(plan, known, labels, head["key"], {name: head[name] for name in _BEGUN_WITH if name in head})
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read the record of a plan; one of another format, which may have no checksum, as it is."""
-    text = path.read_text(encoding="utf-8")
+
+def plan_head(path: Path) -> dict[str, Any]:
+    """Read the first line of a plan: its settings, and what the run was begun with.
+
+    Raises:
+        UsageError: the plan is that of another version.
+        SalmError: it cannot be read, or the line is damaged.
+    """
     try:
-        return unsealed_json(text)
+        with path.open(encoding="utf-8") as file:
+            return _head(path, file.readline())
+    except OSError as error:
+        raise SalmError(
+            f"{path}: the plan cannot be read ({error.strerror}); make one with 'monai-salm plan'"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SalmError(f"{path}: the plan is damaged ({error}); start again with an empty work folder") from error
+
+
+def _head(path: Path, first: str) -> dict[str, Any]:
+    """Give the first line of a plan; of one of another format, which may have no checksum, what it says of that."""
+    try:
+        head = unsealed_json(first)
     except ValueError:
-        record: dict[str, Any] = dict(json.loads(text))
-        if record["format"] == PLAN_FORMAT:
+        head = dict(json.loads(first))
+        if head["format"] == PLAN_FORMAT:
             raise
-        return record
+    if head["format"] != PLAN_FORMAT:
+        raise UsageError(
+            f"{path}: the plan has the format {head['format']!r}, this version goes on with {PLAN_FORMAT!r}; "
+            "use the version of monai_salm that began the run, or start anew with another OUTPUT"
+        )
+    return head
 
 
 def _check_names(plan: ProtectionPlan, known: KnownFiles, labels: Mapping[str, Target]) -> None:

@@ -117,20 +117,6 @@ class KnownFiles:
         same = whole or stamp == known.stamp or (known.sha256 != "" and _has_digest(root / path, known.sha256))
         return known.placed(root) if same else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Give plain types that :meth:`from_json` reads back."""
-        archive = self.archive
-        return {
-            "archive": [archive.size, archive.mtime_ns] if archive is not None else None,
-            "files": {path: known.to_json() for path, known in self.files.items()},
-        }
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> KnownFiles:
-        """Read what :meth:`to_json` gave, also after a trip through JSON text."""
-        files = {path: KnownFile.from_json(path, known) for path, known in plain["files"].items()}
-        return cls(files, Stamp(*plain["archive"]) if plain["archive"] else None)
-
 
 NOTHING_KNOWN = KnownFiles()
 

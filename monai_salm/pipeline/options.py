@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import UsageError
@@ -23,6 +23,8 @@ MOST_SEEDS = 2**32
 MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only wait for each other, each with the package in its memory."""
 
+
+_OF_THE_CALL = frozenset({"workers", "work_dir", "resume"})
 
 SURROGATE_SUFFIX = ".safetensors"
 """Of the file of a frozen surrogate, which is told from a network's name by it."""
@@ -111,6 +113,38 @@ class ProtectOptions(SampleOptions):
                 "--gentle chooses among the parts that --method salm has for classification; give that method, or "
                 "leave out --gentle"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the options that are a run's own, as plain types with absolute places; :meth:`from_json` reads them."""
+        return {
+            name: str(value.absolute())
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in vars(self).items()
+            if name not in _OF_THE_CALL
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], **of_the_call: Any) -> ProtectOptions:
+        """Read what :meth:`to_json` gave, also after a trip through JSON text.
+
+        Args:
+            record: of it.
+            of_the_call: the options that it lacks.
+
+        Raises:
+            UsageError: the record is of no use to this version.
+        """
+        known = {field.name for field in fields(cls)} - _OF_THE_CALL
+        if set(record) != known:
+            strange = ", ".join(sorted(known ^ set(record)))
+            raise UsageError(f"the options of the plan are those of another version ({strange}); plan again")
+        given: dict[str, Any] = {**record, **of_the_call}
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        given |= {name: Path(given[name]) for name in ("labels", "key_file") if given[name] is not None}
+        return cls(**given)
 
     def needs_labels(self) -> bool:
         """Say whether the method searches noise for labels."""

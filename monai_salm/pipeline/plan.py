@@ -16,7 +16,7 @@ from monai_salm.errors import UsageError
 from monai_salm.pipeline.labels import Target
 from monai_salm.views import FileView
 
-PLAN_FORMAT = "monai_salm.plan/4"
+PLAN_FORMAT = "monai_salm.plan/5"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,22 @@ class SamplePlan:
     sample_id: str
     files: tuple[FilePlan, ...]
     target: Target | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain types that :meth:`from_json` reads back."""
+        files = [
+            {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()}
+            for f in self.files
+        ]
+        return {"sample_id": self.sample_id, "target": target_to_json(self.target), "files": files}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SamplePlan:
+        """Read what :meth:`to_json` gave, also after a trip through JSON text."""
+        files = (
+            FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"])) for f in record["files"]
+        )
+        return cls(record["sample_id"], tuple(files), target_from_json(record["target"]))
 
 
 @dataclass(frozen=True)
@@ -93,26 +109,16 @@ class ProtectionPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain types that :meth:`from_json` reads back."""
-        samples = [
-            {
-                "sample_id": sample.sample_id,
-                "target": target_to_json(sample.target),
-                "files": [
-                    {"path": f.path, "sha256": f.sha256, "fingerprint": f.fingerprint, "canvas": f.canvas.to_json()}
-                    for f in sample.files
-                ],
-            }
-            for sample in self.samples
-        ]
+        fates = {"refused": dict(self.refused), "documents": dict(self.documents), "copies": dict(self.copies)}
+        return self.head() | fates | {"samples": [sample.to_json() for sample in self.samples]}
+
+    def head(self) -> dict[str, Any]:
+        """Give what is neither of a file nor of a sample, as plain types."""
         return {
             "format": PLAN_FORMAT,
             "settings": dict(self.settings),
             "classes": list(self.classes),
             "multi_label": self.multi_label,
-            "samples": samples,
-            "refused": dict(self.refused),
-            "documents": dict(self.documents),
-            "copies": dict(self.copies),
         }
 
     @classmethod
@@ -123,19 +129,8 @@ class ProtectionPlan:
                 f"plan format {record.get('format')!r} is not {PLAN_FORMAT!r}; use the version of monai_salm that "
                 "wrote it"
             )
-        samples = [
-            SamplePlan(
-                s["sample_id"],
-                tuple(
-                    FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"]))
-                    for f in s["files"]
-                ),
-                target_from_json(s["target"]),
-            )
-            for s in record["samples"]
-        ]
         return cls(
-            tuple(samples),
+            tuple(map(SamplePlan.from_json, record["samples"])),
             record["refused"],
             record["documents"],
             record["copies"],
@@ -189,7 +184,11 @@ class ProtectionPlan:
 
     @cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        parts: list[Any] = [self.head(), dict(self.refused), dict(self.documents), dict(self.copies)]
+        digest = hashlib.sha256()
+        for part in (*parts, *(sample.to_json() for sample in self.samples)):
+            digest.update(json.dumps(part, sort_keys=True).encode())
+        return digest.hexdigest()
 
 
 def target_to_json(target: Target | None) -> Any:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from monai_salm.disk import check_space, disk_full, holds_files, make_private, r
 from monai_salm.errors import DiskError, UsageError
 from monai_salm.pipeline.archive import is_archive, pack
 from monai_salm.pipeline.deciding import Decision
+from monai_salm.pipeline.effort import Effort, effort_of
 from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
@@ -30,13 +32,14 @@ from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.planning import check_complete, prepare, take_up
+from monai_salm.pipeline.previews import add_what_is_left, with_unprotected_copies
 from monai_salm.pipeline.record import default_work_dir
-from monai_salm.pipeline.references import records_left_out
 from monai_salm.pipeline.run_lock import RunLocks
 from monai_salm.pipeline.search_record import EarlierSearch
 from monai_salm.pipeline.search_summary import SearchSummary
 from monai_salm.pipeline.searching import check_choices, foresee, make_noise, preflight
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
+from monai_salm.pipeline.volume_decisions import decided_of_volumes
 from monai_salm.workers import Workers
 
 if TYPE_CHECKING:
@@ -129,12 +132,21 @@ class ProtectionRun:
         if source.is_file() and is_archive(source):
             self._zip = output if output.suffix.lower() == ".zip" else output / source.name
         self.labels: dict[str, Any] | None = None
+        self.effort = Effort()
         self._prepared: tuple[Inventory, ProtectionPlan] | None = None
         self._working: WorkingSet | None = None
         self._earlier = EarlierSearch()
         self._summary: SearchSummary | None = None
         self._locks: RunLocks | None = None
         self._workers = Workers(options.workers)
+
+    def __enter__(self) -> ProtectionRun:
+        """Begin; with the block end the processes and the hold on the folders, whatever was done."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let other runs in."""
+        self._end()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -170,6 +182,7 @@ class ProtectionRun:
 
     def _prepare(self) -> tuple[Inventory, ProtectionPlan]:
         """Plan, with the folders to itself."""
+        began = monotonic()
         _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
         with _nothing_left(self.work_dir):
@@ -198,8 +211,14 @@ class ProtectionRun:
         else:
             archive = self.source if self._zip is not None else None
             key = secret_mark(renew_secret(self.options, self.work_dir))
-            frozen = FrozenPlan.of(plan, inventory, labels, archive=archive, decided=decided, key=key)
-            frozen.write(self._plan_file)
+            begun_with = {"input": str(self.source.absolute()), "options": self.options.to_json()}
+            folder = self._folder()
+            self.effort = effort_of(inventory, plan, self.options, folder, self.work_dir, monotonic() - began)
+            volumes = ({"line": "volume", **volume} for volume in decided_of_volumes(inventory, plan))
+            notes = ({"line": "effort", **vars(self.effort)}, *volumes)
+            FrozenPlan.of(
+                plan, inventory, labels, archive=archive, decided=decided, key=key, begun_with=begun_with, notes=notes
+            ).write(self._plan_file)
         return inventory, plan
 
     def _goes_on(self) -> bool:
@@ -227,8 +246,8 @@ class ProtectionRun:
             plan, working = foresee(inventory, decision, self.options, self._workers, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
             result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
-            _add_what_is_left(result, inventory)
-        return _with_unprotected_copies(result) if self.options.copy_unprotected else result
+            add_what_is_left(result, inventory)
+        return with_unprotected_copies(result) if self.options.copy_unprotected else result
 
     def _make_work_dir(self) -> None:
         """Make the work folder, or take it over from a stopped run, for nobody but its owner."""
@@ -354,33 +373,6 @@ def _labels_found(
         )
         found["classes"] = {name: held[number] for number, name in enumerate(plan.classes)}
     return found
-
-
-def _add_what_is_left(preview: dict[str, Any], inventory: Inventory) -> None:
-    """Say of files that are written what they will lack, and what in them will not be protected."""
-    written = {inventory.output_path(file["path"]) for file in preview["files"] if file["fate"] != "refuse"}
-    incomplete = 0
-    for file in preview["files"]:
-        header, document = inventory.headers.get(file["path"]), inventory.documents.get(file["path"])
-        found = header or document
-        if file["fate"] == "refuse" or found is None:
-            continue
-        left_out = header.left_out if header is not None else records_left_out(inventory, file["path"], written)[0]
-        told = {name: text for name, text in (("left_out", left_out), ("still_shows", found.unprotected)) if text}
-        file |= told
-        incomplete += bool(told)
-    preview["counts"]["incomplete"] = incomplete
-
-
-def _with_unprotected_copies(preview: dict[str, Any]) -> dict[str, Any]:
-    """Say of refused files that they will be copied as they are."""
-    refused = [file for file in preview["files"] if file["fate"] == "refuse"]
-    for file in refused:
-        file |= {"fate": "copy", "unprotected": True, "reason": f"copied unprotected: {file['reason']}"}
-    counts = preview["counts"]
-    return preview | {
-        "counts": counts | {"copy": counts["copy"] + len(refused), "refuse": 0, "unprotected": len(refused)}
-    }
 
 
 @contextmanager

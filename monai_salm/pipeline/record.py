@@ -15,7 +15,7 @@ from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.seals import unsealed_json
 
 MANIFEST = "manifest.jsonl"
-_OF_A_WORK_FOLDER = ("plan.json", MANIFEST)
+_OF_A_WORK_FOLDER = ("plan.jsonl", MANIFEST)
 
 
 def default_work_dir(output: Path) -> Path:
@@ -51,9 +51,10 @@ class RunRecord:
         """
         if self.path is None or not self.fates:
             return {}
-        plan = self.path.with_name("plan.json")
+        plan = self.path.with_name("plan.jsonl")
         try:
-            return dict(unsealed_json(plan.read_text(encoding="utf-8"))["settings"])
+            with plan.open(encoding="utf-8") as file:
+                return dict(unsealed_json(file.readline())["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SalmError(f"{plan}: the plan is damaged ({error}); what the run was told is not known") from error
 

@@ -24,7 +24,7 @@ from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate
 from monai_salm.methods.error_minimizing import FrozenSurrogate
 from monai_salm.methods.registry import find_method
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.pipeline.checkpoint import Checkpoint
+from monai_salm.pipeline.checkpoint import Checkpoint, computing_on
 from monai_salm.pipeline.grouping import sample_groups
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.keys import run_secret
@@ -82,14 +82,15 @@ def make_noise(
     (work_dir / SEARCH_FILE).unlink(missing_ok=True)  # it does not hold any more
     secret = run_secret(options, work_dir)
     mark = run_mark(plan, secret)
-    memory = Checkpoint(work_dir / CHECKPOINT_FILE, mark, options.resume)
+    device = pick_device(options.device)
+    memory = Checkpoint(work_dir / CHECKPOINT_FILE, mark, options.resume, computing_on(device))
     store, plans = NoiseStore(work_dir / NOISE_FOLDER), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, working.spatial_dims)
     task = _task(method, working, plan, options)
     seen = working if method.takes_color else working.in_gray()
     seed = secret_seed(secret, options.seed)  # who has the output knows the user's
     run = MethodRun(
-        seed=seed, device=pick_device(options.device), build_surrogate=_surrogate_builder(options, seen, task, seed),
+        seed=seed, device=device, build_surrogate=_surrogate_builder(options, seen, task, seed),
         rounds=options.rounds, perturbed_fraction=options.perturbed_fraction, memory=memory,
         groups=sample_groups(inventory, plan, working), gentle=options.gentle, show_progress=show_progress,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from monai_salm.disk import atomic_target
 from monai_salm.errors import RefusedError, printable
 from monai_salm.io import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.pipeline import protect, verify
-from tests.exports import block, body, drawn, label_table, mr_slice, nifti_file, small, tree
+from tests.exports import block, body, drawn, label_table, mr_slice, nifti_file, plan_in, plan_lines, small, tree
 
 sitk: Any = pytest.importorskip("SimpleITK")
 
@@ -155,8 +155,8 @@ def test_input_output_and_work_folder_may_be_no_utf8(tmp_path: Path) -> None:
     protect(source, out, small(labels=table, work_dir=work))
     protect(source, out, small(labels=table, work_dir=work, resume=True))
     assert verify(source, out).to_json()["counts"]["protected"] == 4
-    plan = json.loads((work / "plan.json").read_text(encoding="utf-8"))
-    assert plan["samples"][0]["files"][0]["path"].startswith(LATIN_1)
+    plan = plan_in(plan_lines(work / "plan.jsonl"))
+    assert plan.samples[0].files[0].path.startswith(LATIN_1)
     other = tmp_path / "again"
     protect(source, other, small(labels=table, surrogate=str(work / "surrogate.safetensors")))
     assert len(list(other.iterdir())) == 4

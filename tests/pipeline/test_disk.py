@@ -194,7 +194,7 @@ def _of(target: Path, temporary: Path) -> bool:
 @pytest.mark.parametrize(
     "name",
     [
-        "plan.json",
+        "plan.jsonl",
         "search.json",
         "search.safetensors",
         "surrogate.safetensors",

@@ -5,7 +5,6 @@ what came out.
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -36,6 +35,8 @@ from tests.exports import (
     mr_slice,
     nifti_export,
     nifti_file,
+    plan_in,
+    plan_lines,
     small,
     tree,
     zip_file,
@@ -549,8 +550,8 @@ def test_segmentation_by_seg_objects(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tmp_path / "in", tmp_path / "out", small(task="segmentation", rounds=1, surrogate="small-unet", working_size=16)
     )
     assert result.to_json()["counts"] == {"protected": 12, "copied": 3, "refused": 0, "failed": 0}
-    plan = json.loads((tmp_path / "out.work" / "plan.json").read_text())
-    assert {sample["sample_id"]: sample["target"] for sample in plan["samples"]} == {
+    plan = plan_in(plan_lines(tmp_path / "out.work" / "plan.jsonl"))
+    assert {sample.sample_id: sample.target for sample in plan.samples} == {
         f"{ROOT_UID}.21.{n + 1}": f"{n}/seg.dcm" for n in range(3)
     }
     assert verify(tmp_path / "in", tmp_path / "out").to_json()["counts"] == {

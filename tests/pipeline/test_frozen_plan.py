@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
@@ -15,12 +14,12 @@ import numpy as np
 import pytest
 
 from monai_salm.errors import SalmError, UsageError
-from monai_salm.pipeline import ProtectionPlan, ProtectionRun, ProtectOptions, prepare, protect
+from monai_salm.pipeline import ProtectionRun, ProtectOptions, prepare, protect
 from monai_salm.pipeline.checkpoint import Checkpoint
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.scanning import scan
-from monai_salm.seals import sealed_json, unsealed_json
+from monai_salm.seals import sealed_lines
 from tests.exports import (
     block,
     dicom_object,
@@ -33,8 +32,11 @@ from tests.exports import (
     mr_slice,
     nifti_export,
     nifti_file,
+    plan_in,
+    plan_lines,
     small,
     tree,
+    write_plan,
     zip_file,
 )
 
@@ -99,14 +101,14 @@ def test_a_plan_on_disk_is_the_plan(tmp_path: Path) -> None:
     inventory, decision, labels = prepare(tmp_path / "in", drawn())
     plan = decision.plan
     frozen = FrozenPlan.of(plan, inventory, labels)
-    frozen.write(tmp_path / "plan.json")
-    again = FrozenPlan.read(tmp_path / "plan.json")
+    frozen.write(tmp_path / "plan.jsonl")
+    again = FrozenPlan.read(tmp_path / "plan.jsonl")
     assert again.plan == plan
-    assert again.plan.digest() == plan.digest() == json.loads((tmp_path / "plan.json").read_text())["digest"]
+    assert again.plan.digest() == plan.digest() == plan_lines(tmp_path / "plan.jsonl")[0]["digest"]
     assert KnownFiles(
         {path: replace(known, record=known.placed(tmp_path / "in")) for path, known in again.known.files.items()}
     ) == _without_judgements(frozen.known)
-    assert (tmp_path / "plan.json").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "plan.jsonl").stat().st_mode & 0o077 == 0
     kinds = {path: bool(known.sha256) for path, known in again.known.files.items()}
     assert not kinds.pop("raw.bin"), "refused by its content, so looked at again where its time differs"
     assert all(kinds.values())
@@ -119,8 +121,8 @@ def test_findings_survive_as_they_are(tmp_path: Path) -> None:
     )
     inventory, decision, labels = prepare(tmp_path / "in", small(labels=table))
     plan = decision.plan
-    FrozenPlan.of(plan, inventory, labels).write(tmp_path / "plan.json")
-    again = FrozenPlan.read(tmp_path / "plan.json")
+    FrozenPlan.of(plan, inventory, labels).write(tmp_path / "plan.jsonl")
+    again = FrozenPlan.read(tmp_path / "plan.jsonl")
     assert again.plan == plan
     assert again.labels == {"case0/image.dcm": (0.0, 1.0), "case1/image.dcm": (1.0, 1.0)}
 
@@ -145,13 +147,13 @@ def test_going_on_reads_nothing_to_plan(tmp_path: Path, no_reading: Callable[[],
     _mixed(tmp_path / "in")
     protect(tmp_path / "in", tmp_path / "out", drawn(workers=1))
     whole, manifest = tree(tmp_path / "out"), (tmp_path / "out.work" / "manifest.jsonl").read_bytes()
-    plan = (tmp_path / "out.work" / "plan.json").read_bytes()
+    plan = (tmp_path / "out.work" / "plan.jsonl").read_bytes()
     (tmp_path / "out" / "volumes" / "v0.nii.gz").unlink()
     no_reading()
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     assert tree(tmp_path / "out") == whole
     assert (tmp_path / "out.work" / "manifest.jsonl").read_bytes() == manifest
-    assert (tmp_path / "out.work" / "plan.json").read_bytes() == plan, "written once"
+    assert (tmp_path / "out.work" / "plan.jsonl").read_bytes() == plan, "written once"
 
 
 def test_going_on_with_a_zip_reads_nothing_to_plan(tmp_path: Path, no_reading: Callable[[], None]) -> None:
@@ -216,7 +218,7 @@ def test_other_files_are_named(tmp_path: Path, act: Callable[[Path], Any], named
     protect(tmp_path / "in", tmp_path / "out", drawn())
     before = tree(tmp_path / "out.work")
     act(tmp_path / "in")
-    with pytest.raises(UsageError, match=rf"plan\.json: .* begun with: {named}; give those again"):
+    with pytest.raises(UsageError, match=rf"plan\.jsonl: .* begun with: {named}; give those again"):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     with pytest.raises(UsageError, match=rf"begun with: {named}; give those again"):
         ProtectionRun(tmp_path / "in", tmp_path / "out", drawn(resume=True)).preview()
@@ -247,11 +249,11 @@ def test_other_labels_and_options_are_named_together(tmp_path: Path) -> None:
         (
             {"format": "monai_salm.plan/2"},
             UsageError,
-            r"plan\.json: the plan has the format 'monai_salm\.plan/2', .* or start anew with another OUTPUT",
+            r"plan\.jsonl: the plan has the format 'monai_salm\.plan/2', .* or start anew with another OUTPUT",
         ),
-        ({"refused": {"case0/image.dcm": "no"}}, SalmError, r"plan\.json: the plan is damaged \(it was changed\)"),
-        ({"inputs": None}, SalmError, r"plan\.json: the plan is damaged"),
-        ({"samples": [1]}, SalmError, r"plan\.json: the plan is damaged"),
+        ({"classes": ["no"]}, SalmError, r"plan\.jsonl: the plan is damaged \(it was changed\)"),
+        ({"archive": [1]}, SalmError, r"plan\.jsonl: the plan is damaged"),
+        ({"settings": 1}, SalmError, r"plan\.jsonl: the plan is damaged"),
         ({"key": "of another run"}, SalmError, r"not the key that the run .* was begun with"),
     ],
     ids=["old", "changed", "cut", "nonsense", "other key"],
@@ -261,8 +263,9 @@ def test_plan_that_cannot_be_obeyed(
 ) -> None:
     mr_export(tmp_path / "in", 2)
     protect(tmp_path / "in", tmp_path / "out", drawn())
-    plan = tmp_path / "out.work" / "plan.json"
-    plan.write_text(sealed_json(unsealed_json(plan.read_text()) | change))
+    plan = tmp_path / "out.work" / "plan.jsonl"
+    head, *lines = plan_lines(plan)
+    plan.write_text("\n".join(sealed_lines([head | change, *lines])))
     with pytest.raises(error, match=message):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
@@ -276,7 +279,7 @@ def _segmentation(folder: Path) -> ProtectOptions:
 
 def test_plan_is_complete_with_what_loading_found(tmp_path: Path) -> None:
     protect(tmp_path / "in", tmp_path / "out", _segmentation(tmp_path))
-    plan = ProtectionPlan.from_json(json.loads((tmp_path / "out.work" / "plan.json").read_text()))
+    plan = plan_in(plan_lines(tmp_path / "out.work" / "plan.jsonl"))
     assert "its label map v1.nii.gz has shape (4, 4, 4)" in plan.refused["v1.nii.gz"]
     assert plan.classes == ("0", "1", "7")
     assert len(plan.samples) == 3
@@ -304,16 +307,15 @@ def test_what_can_no_longer_be_loaded_is_named(tmp_path: Path) -> None:
     options = _segmentation(tmp_path)
     protect(tmp_path / "in", tmp_path / "out", options)
     (tmp_path / "out.work" / "search.json").unlink()
-    plan = tmp_path / "out.work" / "plan.json"
-    record = unsealed_json(plan.read_text())
+    plan = tmp_path / "out.work" / "plan.jsonl"
+    lines = plan_lines(plan)
     place, stamp = tmp_path / "maps" / "v0.nii.gz", (tmp_path / "maps" / "v0.nii.gz").stat()
     place.write_bytes(b"junk")
     os.utime(place, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     with pytest.raises(UsageError, match=r"begun with: the label map of v0.nii.gz changed; give"):
         protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
-    record["settings"]["contents"] = {}
-    loose = ProtectionPlan.from_json(record)
-    plan.write_text(sealed_json(record | {"digest": loose.digest()}))
+    lines[0]["settings"]["contents"] = {}
+    write_plan(plan, lines)
     with pytest.raises(UsageError, match=r"begun with: 1 files refused now, but not before: 'v0.nii.gz'; give"):
         protect(tmp_path / "in", tmp_path / "out", replace(options, resume=True))
 

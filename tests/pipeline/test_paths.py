@@ -14,8 +14,8 @@ from monai_salm.errors import RefusedError, SalmError
 from monai_salm.pipeline import ProtectionRun, protect
 from monai_salm.pipeline.fates import load_fates
 from monai_salm.pipeline.frozen_plan import FrozenPlan
-from monai_salm.seals import sealed_json, unsealed_json
-from tests.exports import drawn, mr_export, nifti_export, small, tree
+from monai_salm.seals import sealed_json
+from tests.exports import drawn, mr_export, nifti_export, plan_lines, small, tree, write_plan
 
 LEADING_OUT = ["../victim.txt", "a/../../victim.txt", "/etc/victim.txt", "", "a\0b", 7, None]
 
@@ -119,10 +119,8 @@ def test_copies_and_documents_follow_no_link_out(tmp_path: Path, itself: bool) -
 
 def _changed(plan: Path, old: str, new: str) -> None:
     """Change a plan as somebody would who knows how its digest is made."""
-    record = json.loads(json.dumps(unsealed_json(plan.read_text())).replace(json.dumps(old), json.dumps(new)))
-    bare = {name: value for name, value in record.items() if name not in ("digest", "inputs", "labels")}
-    digest = type(FrozenPlan.read(plan).plan).from_json(bare).digest()
-    plan.write_text(sealed_json(record | {"digest": digest}))
+    lines = [json.loads(json.dumps(line).replace(json.dumps(old), json.dumps(new))) for line in plan_lines(plan)]
+    write_plan(plan, lines)
 
 
 @pytest.mark.parametrize("old", ["case0/image.dcm", "notes.txt"], ids=["image", "document"])
@@ -130,7 +128,7 @@ def test_plan_that_leads_out_is_refused(tmp_path: Path, old: str) -> None:
     mr_export(tmp_path / "in", 2)
     (tmp_path / "in" / "notes.txt").write_text("plain text")
     protect(tmp_path / "in", tmp_path / "out", drawn())
-    _changed(tmp_path / "out.work" / "plan.json", old, "../victim.txt")
+    _changed(tmp_path / "out.work" / "plan.jsonl", old, "../victim.txt")
     with pytest.raises(SalmError, match=r"plan is damaged \(the path ../victim.txt leads out of its folder\)"):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
@@ -138,10 +136,8 @@ def test_plan_that_leads_out_is_refused(tmp_path: Path, old: str) -> None:
 def test_plan_that_writes_what_is_not_in_the_input_is_refused(tmp_path: Path) -> None:
     mr_export(tmp_path / "in", 2)
     protect(tmp_path / "in", tmp_path / "out", drawn())
-    plan = tmp_path / "out.work" / "plan.json"
-    record = unsealed_json(plan.read_text())
-    del record["inputs"]["files"]["case0/image.dcm"]
-    plan.write_text(sealed_json(record))
+    plan = tmp_path / "out.work" / "plan.jsonl"
+    write_plan(plan, [line for line in plan_lines(plan) if line.get("path") != "case0/image.dcm"])
     with pytest.raises(SalmError, match=r"it is to write case0/image.dcm, which is not in its input"):
         protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
 
@@ -150,10 +146,11 @@ def test_plan_with_another_label_map_is_refused(tmp_path: Path) -> None:
     nifti_export(tmp_path / "in", 2, labels=tmp_path / "maps")
     options = small(labels=tmp_path / "maps", task="segmentation", surrogate="small-unet")
     ProtectionRun(tmp_path / "in", tmp_path / "out", options).prepare()
-    plan = tmp_path / "out.work" / "plan.json"
-    record = unsealed_json(plan.read_text())
+    plan = tmp_path / "out.work" / "plan.jsonl"
+    lines = plan_lines(plan)
     assert FrozenPlan.read(plan).labels
-    record["labels"] = dict.fromkeys(record["labels"], str(tmp_path / "maps" / "other.nii.gz"))
-    plan.write_text(sealed_json(record))
+    for line in lines:
+        line |= {"label": str(tmp_path / "maps" / "other.nii.gz")} if "label" in line else {}
+    write_plan(plan, lines)
     with pytest.raises(SalmError, match="is not the one that it was given"):
         FrozenPlan.read(plan)

@@ -55,7 +55,7 @@ def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, wo
     assert {path.name for path in (tmp_path / "out.work").iterdir()} == {
         "manifest.jsonl",
         "noise",
-        "plan.json",
+        "plan.jsonl",
         "search.json",
         "surrogate.safetensors",
         "uid.key",

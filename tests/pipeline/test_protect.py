@@ -16,7 +16,7 @@ import pytest
 
 from monai_salm.errors import UsageError
 from monai_salm.io import read_source
-from monai_salm.pipeline import ProtectionPlan, ProtectOptions, ProtectResult, protect, verify
+from monai_salm.pipeline import ProtectOptions, ProtectResult, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.seals import CHECKSUM
@@ -32,6 +32,8 @@ from tests.exports import (
     mr_slice,
     nifti_export,
     nifti_file,
+    plan_in,
+    plan_lines,
     small,
     tree,
 )
@@ -90,7 +92,7 @@ def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     assert result.to_json()["counts"] == {"protected": files, "copied": 0, "refused": 0, "failed": 0}
     assert sorted(tree(tmp_path / "out")) == sorted(tree(tmp_path / "in"))
     work = tmp_path / "out.work"
-    plan = ProtectionPlan.from_json(json.loads((work / "plan.json").read_text()))
+    plan = plan_in(plan_lines(work / "plan.jsonl"))
     assert len(plan.samples) == samples == len(list((work / "noise").iterdir()))
     budgets = {file.path: file.canvas.budgets[0] for sample in plan.samples for file in sample.files}
     report = {file.path: file for file in verify(tmp_path / "in", tmp_path / "out").files}
@@ -232,7 +234,7 @@ def test_work_folder_is_private_and_complete(tmp_path: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == [
         "manifest.jsonl",
         "noise",
-        "plan.json",
+        "plan.jsonl",
         "search.json",
         "surrogate.safetensors",
         "uid.key",

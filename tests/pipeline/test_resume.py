@@ -313,7 +313,7 @@ def test_output_may_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "out")
     protect(tmp_path / "in", Path(), drawn())
     assert list(tree(tmp_path / "out")) == ["case0/image.dcm"]
-    assert (tmp_path / "out.work" / "plan.json").is_file()
+    assert (tmp_path / "out.work" / "plan.jsonl").is_file()
 
 
 def _uids(folder: Path) -> list[str]:

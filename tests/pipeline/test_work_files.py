@@ -20,15 +20,15 @@ from monai_salm.errors import SalmError, UsageError
 from monai_salm.io import Derivation
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.pipeline import ProtectOptions, protect, verify
-from monai_salm.pipeline.checkpoint import Checkpoint
+from monai_salm.pipeline.checkpoint import Checkpoint, computing_on
 from monai_salm.pipeline.fates import load_fates
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings, read_settings
 from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree, zip_file
 
-FILES = ("plan.json", "manifest.jsonl", "search.json", "uid.key", "surrogate.safetensors", "noise/0", "noise/1")
+FILES = ("plan.jsonl", "manifest.jsonl", "search.json", "uid.key", "surrogate.safetensors", "noise/0", "noise/1")
 """Of a finished run; of the noise, two of its samples."""
 
-TOLD = {"plan.json": "plan.json: the plan is damaged", "uid.key": "uid.key: damaged, or not the secret"}
+TOLD = {"plan.jsonl": "plan.jsonl: the plan is damaged", "uid.key": "uid.key: damaged, or not the secret"}
 """What cannot be made again, and what is said of it; all others are mended."""
 
 
@@ -114,7 +114,7 @@ def test_exchanged(runs: Path, tmp_path: Path, name: str, other: str, caplog: py
     options = _copy(runs, tmp_path)
     taken = _place(runs / "other.work", name) if other not in FILES else _place(runs / "out.work", other)
     _place(tmp_path / "out.work", name).write_bytes(taken.read_bytes())
-    if name == "plan.json" and other not in FILES:
+    if name == "plan.jsonl" and other not in FILES:
         with pytest.raises(SalmError, match=r"uid\.key: damaged, or not the secret"):
             protect(runs / "in", tmp_path / "out", options)
         return
@@ -128,7 +128,7 @@ def test_exchanged(runs: Path, tmp_path: Path, name: str, other: str, caplog: py
 def test_gone(runs: Path, tmp_path: Path, name: str) -> None:
     options = _copy(runs, tmp_path)
     _place(tmp_path / "out.work", name).unlink()
-    if name == "plan.json":
+    if name == "plan.jsonl":
         with pytest.raises(UsageError, match="has no run to go on with"):
             protect(runs / "in", tmp_path / "out", options)
     else:
@@ -236,6 +236,21 @@ def test_checkpoint_of_another_run_is_told(tmp_path: Path) -> None:
     Checkpoint(tmp_path / "s", "one").save({}, {})
     with pytest.raises(UsageError, match="belongs to a run with other files, labels or options"):
         Checkpoint(tmp_path / "s", "two").load()
+
+
+def test_search_does_not_go_on_where_sums_are_others(tmp_path: Path) -> None:
+    """Two threads add floats in another order than one, and the noise would be that of neither."""
+    before = torch.get_num_threads()
+    begun = computing_on(torch.device("cpu"))
+    Checkpoint(tmp_path / "s", "one", computing=begun).save({}, {"round": 3})
+    assert Checkpoint(tmp_path / "s", "one", computing=begun).load() == ({}, {"round": 3})
+    try:
+        torch.set_num_threads(before + 1)
+        other = computing_on(torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(UsageError, match=rf"begun with torch .*{before} threads, and would .* {before + 1} threads"):
+        Checkpoint(tmp_path / "s", "one", computing=other).load()
 
 
 def test_damaged_settings_of_the_writers_are_told(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ def test_any_executor_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
         fates = write_files(inventory, plan, run.options, run.output, run.work_dir, executor)
     assert {fate.status for fate in fates.values()} == {"protected"}
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    for name in ("manifest.jsonl", "plan.json"):
+    for name in ("manifest.jsonl", "plan.jsonl"):
         assert (tmp_path / "out.work" / name).is_file()
     assert not list((tmp_path / "out.work").glob("write-*"))
