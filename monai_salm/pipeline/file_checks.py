@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +19,19 @@ import numpy as np
 from monai_salm.bounds import Limit, broken_bound, broken_rule, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError
-from monai_salm.io import HeaderChange, SourceImage, compare_headers, read_source
+from monai_salm.io import HeaderChange, SourceImage, StoredArray, compare_headers, read_source
 from monai_salm.pipeline.file_views import UNREADABLE, VolumeFiles, volume_views, why_unreadable
 from monai_salm.pipeline.region_means import mean_shifts
 from monai_salm.pipeline.second_opinions import SecondOpinions
 from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.pipeline.verdicts import FileVerdict
 from monai_salm.views import FileView
+
+SLAB_VALUES = 1 << 24
+"""Values of a volume that are compared as model values at a time."""
+
+AHEAD = 2
+"""Files of a volume that are measured while others still read earlier ones."""
 
 # Images ---------------------------------------------------------------------------------------------------------------
 
@@ -75,10 +83,18 @@ def verify_volume(job: VerifyJob) -> VolumeFindings:
     """Read the originals of a volume and their protected files, and measure; in any process."""
     refused: dict[str, str] = {}
     verdicts: dict[str, FileVerdict] = {}
+    waiting: deque[Callable[[], FileVerdict]] = deque()
     with SecondOpinions() as opinions:
         for path, source, view in volume_views(job.files, refused):
-            if path in job.targets:
-                verdicts[path] = _check_image(job, path, source, view, opinions)
+            if path not in job.targets:
+                continue
+            waiting.append(_check_image(job, path, source, view, opinions))
+            if len(waiting) > (AHEAD if opinions.at_once(source) else 0):
+                verdict = waiting.popleft()()
+                verdicts[verdict.path] = verdict
+        for finish in waiting:
+            verdict = finish()
+            verdicts[verdict.path] = verdict
     for path in refused.keys() & job.targets.keys():
         verdicts[path] = _check_bytes(DocumentJob(path, job.places(path), "bytes", refused[path]))
     return VolumeFindings(verdicts, refused)
@@ -92,30 +108,42 @@ def volume_not_verified(job: VerifyJob, why: str) -> VolumeFindings:
 
 def _check_image(
     job: VerifyJob, path: str, source: SourceImage, view: FileView, opinions: SecondOpinions
-) -> FileVerdict:
-    """Hold one protected image against its original, whose values and view are known."""
+) -> Callable[[], FileVerdict]:
+    """Hold one protected image against its original, whose values and view are known.
+
+    Returns:
+        Gives the verdict, once others who read the files are done.
+    """
     verdict = FileVerdict(path=path, verdict="protected")
     places = job.places(path)
     try:
         found = read_source(places[1])
     except UNREADABLE as error:
-        return _wrong(path, f"the protected file cannot be read: {why_unreadable(error)}")
+        return partial(_wrong, path, f"the protected file cannot be read: {why_unreadable(error)}")
     if found.stored.shape != source.stored.shape or found.stored.dtype != source.stored.dtype:
-        return _wrong(
-            path,
+        why = (
             f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} "
-            f"{source.stored.shape}",
+            f"{source.stored.shape}"
         )
+        return partial(_wrong, path, why)
+    too_large = partial(_wrong, path, "it cannot be checked: it needs more memory than there is")
     try:
         add_opinions = _measure(verdict, source, found, view, job, opinions)
         if (source.padding_stored or found.padding_stored) and not np.array_equal(source.padding, found.padding):
             verdict.problems.append("padding was entered or left")
         del found  # others are to read it now
         differences = _differences(places)
-        add_opinions()
     except MemoryError:
-        return _wrong(path, "it cannot be checked: it needs more memory than there is")
-    return _with_header(verdict, differences)
+        return too_large
+
+    def finish() -> FileVerdict:
+        try:
+            add_opinions()
+        except MemoryError:
+            return too_large()
+        return _with_header(verdict, differences)
+
+    return finish
 
 
 def _measure(
@@ -142,7 +170,7 @@ def _measure(
         spacing_known=source.header.spacing_known,
     )  # fmt: skip
     verdict.psnr = _finite(change.psnr)
-    verdict.ssim = _finite(structural_similarity(view.model(source.stored), view.model(found.stored)))
+    verdict.ssim = _finite(_similarity(source.stored, found.stored, view))
     if change.max_stored == 0:
         verdict.problems.append("no voxel differs from the original: an unprotected image")
     # The last statement is that of the last run; what an original that was protected before states already holds
@@ -164,6 +192,25 @@ def _measure(
     if problem:
         verdict.problems.append(problem)
     return add_opinions
+
+
+def _similarity(before: StoredArray, after: StoredArray, view: FileView) -> float:
+    """Give the structural similarity of stored values; of a large volume slab by slab, for model values take four times
+    the memory of stored bytes.
+    """
+    shape = before.shape[: before.ndim - view.trailing]
+    if before.size <= SLAB_VALUES or len(shape) == 2:
+        return structural_similarity(view.model(before), view.model(after))
+    axis = int(np.argmin(shape))
+    step = max(1, SLAB_VALUES * shape[axis] // before.size)
+    found = []
+    for start in range(0, shape[axis], step):
+        slab = (slice(None),) * axis + (slice(start, start + step),)
+        of_frames = view.stacked and axis == 0 and len(view.views) > 1
+        own = replace(view, views=view.views[start : start + step]) if of_frames else view
+        models = (np.moveaxis(own.model(values[slab]), axis, 0) for values in (before, after))
+        found += [structural_similarity(first, second) for first, second in zip(*models, strict=True)]
+    return float(np.mean(found))
 
 
 def _finite(value: float) -> float | None:

@@ -90,7 +90,7 @@ def scan(
         record = known.unchanged(root, path, stamps[path], whole=whole)
         if record is not None:
             unchanged.add(path)
-        inventory.files.append(record or _record(root, path, seen, choices.of(root, path)))
+        inventory.files.append(record or _looked_at(root, path, seen, choices.of(root, path)))
     inventory = replace(inventory, stamps=stamps, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
     return _without_ambiguous(_without_collisions(inventory))
@@ -191,6 +191,14 @@ def _judge_folders(inventory: Inventory) -> None:
             inventory.files[number] = FileRecord(record.path, reason=str(undecided), by_others=True)
 
 
+def _looked_at(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
+    """Look at one file, as :func:`_record`; also at one that vanishes meanwhile."""
+    try:
+        return _record(root, path, seen, said)
+    except OSError as error:
+        return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
+
+
 def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kind | None) -> FileRecord:
     """Look at one file; ``seen`` has the earlier images that it may be a copy of, with their digests as soon as one
     is needed.
@@ -229,22 +237,13 @@ def _record(root: Path, path: str, seen: dict[object, dict[str, str]], said: Kin
         return FileRecord(
             path, header
         )  # its bytes mean something only with its header's, so that equal ones are no copies
-    try:
-        return _unless_copy(root, path, header, seen)
-    except OSError as error:  # it is gone since
-        return FileRecord(path, reason=f"cannot be read: {error.strerror or error}")
-
-
-def _unless_copy(root: Path, path: str, header: ImageHeader, seen: dict[object, dict[str, str]]) -> FileRecord:
-    """Find out whether an image is a copy of an earlier one: one image has one SOP Instance UID; a NIfTI file has none,
-    so its size says which others it may be a copy of.
-    """
+    # One image has one SOP Instance UID; a NIfTI file has none, so its size says which others it may be a copy of.
     uid = header.identifiers.get("SOPInstanceUID")
-    others = seen.setdefault(uid or (root / path).stat().st_size, {})
+    others = seen.setdefault(uid or absolute.stat().st_size, {})
     if not others:
         others[path] = ""
         return FileRecord(path, header)
-    digest = file_digest(root / path)
+    digest = file_digest(absolute)
     for other, known in others.items():
         with contextlib.suppress(OSError):  # the other is gone since: that is no matter of this one
             others[other] = known or file_digest(root / other)

@@ -42,6 +42,11 @@ class SecondOpinions:
         """Wait for the answers that nobody took."""
         self._threads.shutdown(cancel_futures=True)
 
+    @staticmethod
+    def at_once(source: SourceImage) -> bool:
+        """Say whether a file is so small that others can read it while we go on."""
+        return source.stored.nbytes <= AT_ONCE_BYTES
+
     def on(self, verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> Callable[[], None]:
         """Ask who else reads a pair of files.
 
@@ -53,8 +58,7 @@ class SecondOpinions:
         Returns:
             Waits for the answers, and adds to the verdict who read both files, and what they find otherwise.
         """
-        largest = source.stored.nbytes > AT_ONCE_BYTES
-        ask = _later if largest else self._now
+        ask = self._now if self.at_once(source) else _later
         simpleitk, dcmtk = ask(_read_both, verdict, source, places), ask(_within, verdict, source, places)
 
         def add() -> None:

@@ -22,6 +22,8 @@ from monai_salm.pipeline import protect, scan, verify
 from monai_salm.pipeline.file_checks import VerifyJob, verify_volume, volume_not_verified
 from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.verification import _narrowed
+from monai_salm.views import FileView, PictureView
+from monai_salm.windows import IntensityWindow
 from tests.exports import body, drawn, file_set, mr_series, mr_slice, nifti_export, nifti_file
 
 CHECKS, VIEWS = (import_module(f"monai_salm.pipeline.{name}") for name in ("file_checks", "file_views"))
@@ -104,6 +106,22 @@ def test_bytes_that_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     known = count(lambda: [scan(folder) for folder in folders])
     read = count(lambda: verify(*folders)) - known
     assert read <= 2.1 * sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 30), (30, 20, 24), (24, 30, 20)])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_similarity_of_large_volumes_is_that_of_small_ones(
+    shape: tuple[int, ...], stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(1)
+    before = generator.integers(0, 200, shape).astype(np.int16)
+    after = before + generator.integers(-9, 9, shape).astype(np.int16)
+    frames = shape[0] if stacked else 1
+    views = [PictureView(modality="MR", window=IntensityWindow(0, 250), slope=1 + n / 9) for n in range(frames)]
+    view = FileView(views=tuple(views), stacked=stacked)
+    whole = CHECKS._similarity(before, after, view)
+    monkeypatch.setattr(CHECKS, "SLAB_VALUES", 3 * 24 * 30)
+    assert CHECKS._similarity(before, after, view) == whole < 1
 
 
 # What costs a file ---------------------------------------------------------------------------------------------------
