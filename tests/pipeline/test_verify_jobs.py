@@ -19,7 +19,7 @@ from PIL import Image
 
 from monai_salm.io import dcmtk_finds_within, read_with_simpleitk, second_reader
 from monai_salm.pipeline import protect, scan, verify
-from monai_salm.pipeline.file_checks import VerifyJob, verify_volume, volume_not_verified
+from monai_salm.pipeline.file_checks import VerifyJob, volume_not_verified
 from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.verification import _narrowed
 from monai_salm.views import FileView, PictureView
@@ -198,38 +198,42 @@ def test_file_that_vanishes_costs_itself(
 
 
 class _Losing:
-    """Workers whose processes end on some targets."""
+    """Workers whose processes end on some originals (``in/...``) or protected files (``out/...``)."""
 
     def __init__(self, bad: set[str]) -> None:
         self.bad, self.asked = bad, 0
 
+    def __enter__(self) -> _Losing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def fair_chunk(self, jobs: int) -> int:
+        return jobs
+
     def map(self, function: Any, jobs: Iterable[Any], *, lost: Any, chunk: int = 1) -> Iterator[Any]:
         for job in jobs:
             self.asked += 1
-            known = {*job.files.paths, *job.targets.values()}
+            known = {f"in/{path}" for path in job.files.paths} | {f"out/{path}" for path in job.targets.values()}
             yield lost(job, "it ended") if known & self.bad else function(job)
 
 
 @pytest.mark.parametrize("bad", [["slice1.dcm"], ["slice2.dcm", "slice4.dcm"]])
 def test_protected_file_that_ends_a_process_costs_itself(
-    series: Path, tmp_path: Path, bad: list[str], monkeypatch: pytest.MonkeyPatch
+    series: Path, bad: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _no_others(monkeypatch)
-    mr_series(tmp_path / "in", 1, 4)
-    shutil.copytree(series / "out", tmp_path / "out")
-    before = scan(tmp_path / "in")
-    (paths,) = volumes_in(before)
-    targets = {path: f"new {path}" for path in paths}
-    for path, target in targets.items():
-        (tmp_path / "out" / path).rename(tmp_path / "out" / target)
-    job = VerifyJob(VolumeFiles.of(before, paths, BudgetOptions()), tmp_path / "out", targets, None)
-    workers: Any = _Losing({f"new {name}" for name in bad})
-    found = _narrowed(workers, volume_not_verified(job, "it ended"))
-    assert {path for path, verdict in found.verdicts.items() if verdict.problems} == set(bad)
-    assert found.verdicts.keys() == set(paths)
-    assert found.verdicts[bad[0]].problems == ["it cannot be checked: it ended"]
-    alone = verify_volume(job).verdicts
-    assert all(found.verdicts[path] == alone[path] for path in set(paths) - set(bad))
+    alone = {file.path: file for file in verify(series / "in", series / "out").files}
+    workers = _Losing({f"out/{path}" for path in bad})
+    monkeypatch.setattr(import_module("monai_salm.pipeline.verification"), "Workers", lambda _: workers)
+    found = {file.path: file for file in verify(series / "in", series / "out").files}
+    assert found.keys() == alone.keys()
+    for path, verdict in found.items():
+        if path in bad:
+            assert (verdict.verdict, verdict.problems) == ("mismatch", ["it cannot be checked: it ended"])
+        else:
+            assert verdict == alone[path]
 
 
 def test_original_that_ends_a_process_costs_its_volume(series: Path) -> None:
@@ -238,7 +242,7 @@ def test_original_that_ends_a_process_costs_its_volume(series: Path) -> None:
     job = VerifyJob(
         VolumeFiles.of(before, paths, BudgetOptions()), series / "out", {path: path for path in paths}, None
     )
-    workers: Any = _Losing({paths[0]})
+    workers: Any = _Losing({f"in/{paths[0]}"})
     found = _narrowed(workers, volume_not_verified(job, "it ended"))
     assert {tuple(verdict.problems) for verdict in found.verdicts.values()} == {("it cannot be checked: it ended",)}
     assert workers.asked == 1
