@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from monai_salm.cli.exit_codes import EXIT_MISMATCH
-from monai_salm.cli.options import FILE, kind_options, output_options, value_options
+from monai_salm.cli.options import FILE, kind_options, output_options, value_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_problems
 
 
@@ -27,6 +27,7 @@ from monai_salm.cli.printing import print_json, print_line, print_problems
 )
 @value_options
 @kind_options
+@workers_option
 @output_options
 def verify(
     original: Path,
@@ -34,6 +35,7 @@ def verify(
     epsilon: str | None,
     window: str,
     modality: str,
+    workers: int,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -55,12 +57,12 @@ def verify(
     bound = Epsilon.parse(epsilon) if epsilon else None
     report = run(
         original, protected, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"],
-        show_progress=not quiet
+        workers=workers, show_progress=not quiet,
     )  # fmt: skip
-    result = report.to_json()
     if as_json:
-        print_json(result)
+        print_json(report.to_json())
     else:
+        result = report.summary()
         counts = result["counts"]
         print_line(", ".join(f"{number} {name}" for name, number in counts.items()))
         largest = max((file.max_change_stored or 0 for file in report.files), default=0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -29,17 +28,26 @@ from numpy.typing import NDArray
 from monai_salm.disk import link_to
 
 _PROCESS = Path(__file__).with_name("simpleitk")
+_DICTIONARY = Path(__file__).with_name("image_attributes.dic")
+"""What dcmtk has to know of the attributes that say how pixels are stored. Its own dictionary of all attributes takes
+it four times as long to read as a slice of 512 x 512.
+"""
+
+_PATIENCE_S, _BYTES_PER_S = 60.0, 1e6
+"""A reader hangs that takes longer than this, and as long as a file of that size takes it on a slow disk."""
+
 _PLAIN = re.compile(r"[\w./ ,()+=@-]+", re.ASCII)
 """Names that every library opens. Others are bytes that are no UTF-8, on which SimpleITK ends the process, or mean
 something to ITK (a backslash).
 """
 
 
-def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[np.float64] | None:
+def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[Any] | None:
     """Read real values with SimpleITK: of DICOM, NIfTI, NRRD, MetaImage, PNG and TIFF files.
 
-    Values are rescaled as the file says. Integers beyond 2**53 are rounded. DICOM files of MONOCHROME1 come inverted,
-    for GDCM does that. Which reader of ITK is taken depends on the suffix, DICOM aside.
+    Values are rescaled as the file says, in the type that SimpleITK gives them, which is an integer where no rescaling
+    needs another. DICOM files of MONOCHROME1 come inverted, for GDCM does that. Which reader of ITK is taken depends on
+    the suffix, DICOM aside.
 
     Args:
         path: the file.
@@ -48,14 +56,13 @@ def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[np.f
     Returns:
         Values of (x, y, z, ..., components), the axes of NIfTI, NRRD and MetaImage; with ``rows_first`` of (frames,
         rows, columns, components), the first left out where there is one frame. One component has no axis. None where
-        SimpleITK is not installed or cannot read the file, or the values are complex.
+        SimpleITK is not installed, cannot read the file or takes longer than any should, or the values are complex.
     """
     with _openable(path) as name:
-        found = _simpleitk.read(name)
+        found = _simpleitk.read(name, _patience(path))
     if found is None or found[1].dtype.kind not in "iuf":
         return None
-    axes, values = found
-    real = values.astype(np.float64, copy=False)
+    axes, real = found
     if rows_first:
         return real[0] if axes == 3 and real.shape[0] == 1 else real
     return real.transpose(*reversed(range(axes)), *range(axes, real.ndim))
@@ -65,7 +72,8 @@ def dcmtk_finds_within(original: Path, other: Path, limit_stored: int) -> bool |
     """Let dcmtk's ``dcmicmp`` say whether no stored value of two DICOM files differs by more than a limit.
 
     Returns:
-        None where dcmtk is not installed or cannot decode a file: it reads native ones.
+        None where dcmtk is not installed, cannot decode a file, for it reads native ones, or takes longer than any
+        file should.
     """
     program = shutil.which("dcmicmp")
     if program is None:
@@ -73,12 +81,26 @@ def dcmtk_finds_within(original: Path, other: Path, limit_stored: int) -> bool |
     # Without the modality transformation, which would round through RescaleSlope.
     with _openable(original) as first, _openable(other) as second:
         arguments = [program, "-q", "-M", "+ce", str(limit_stored), first, second]
-        done = subprocess.run(arguments, capture_output=True, check=False)  # noqa: S603 (a fixed program, and paths that begin with a slash)
+        try:
+            done = subprocess.run(  # noqa: S603 (a fixed program, and paths that begin with a slash)
+                arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+                env=os.environ | {"DCMDICTPATH": str(_DICTIONARY)}, timeout=_patience(original),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return None
     return {0: True, _DCMICMP_BEYOND: False}.get(done.returncode)
 
 
 _DCMICMP_BEYOND = 90
 """Exit status of ``dcmicmp`` where a check that was asked for fails."""
+
+
+def _patience(path: Path) -> float:
+    """Give the seconds after which whoever reads a file hangs."""
+    try:
+        return _PATIENCE_S + path.stat().st_size / _BYTES_PER_S
+    except OSError:
+        return _PATIENCE_S
 
 
 @contextlib.contextmanager
@@ -105,40 +127,38 @@ def _headers_of(path: Path) -> list[Path]:
 
 
 class _SimpleItk:
-    """The process of SimpleITK, started when it is first asked and again where a file ended it."""
+    """The process of SimpleITK, started when it is first asked and again where a file ended it, or it hung."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def read(self, name: str) -> tuple[int, NDArray[Any]] | None:
-        """Give the number of axes and the values of an image; None where it cannot be read."""
+    def read(self, name: str, patience_s: float) -> tuple[int, NDArray[Any]] | None:
+        """Give the number of axes and the values of an image; None where it cannot be read, or not in so many
+        seconds.
+        """
         if find_spec("SimpleITK") is None:
             return None
         with self._lock:
             try:
-                return self._ask(name)
+                questions, answers = self._pipes()
+                alarm = threading.Timer(patience_s, self._end)
+                alarm.daemon = True
+                alarm.start()
+                try:
+                    return _answer(questions, answers, name)
+                finally:
+                    alarm.cancel()
             except (OSError, EOFError):  # it could not be started, or the file ended it
                 self.close()
                 return None
 
-    def _ask(self, name: str) -> tuple[int, NDArray[Any]] | None:
-        questions, answers = self._pipes()
-        questions.write(json.dumps(name).encode("ascii") + b"\n")
-        questions.flush()
-        line = answers.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError
-        facts = json.loads(line)
-        if facts is None:
-            return None
-        kind = np.dtype(facts["dtype"])
-        size = math.prod(facts["shape"]) * kind.itemsize
-        data = answers.read(size)
-        if len(data) < size:
-            raise EOFError
-        return facts["axes"], np.frombuffer(data, kind).reshape(facts["shape"])
+    def _end(self) -> None:
+        """End the process while it is waited for."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None or self._owner != os.getpid():  # a forked process has the pipes of another
@@ -157,6 +177,26 @@ class _SimpleItk:
         if process is not None and self._owner == os.getpid():
             process.kill()
             process.communicate()
+
+
+def _answer(questions: IO[bytes], answers: IO[bytes], name: str) -> tuple[int, NDArray[Any]] | None:
+    """Ask for an image.
+
+    Raises:
+        EOFError: the process ended.
+    """
+    questions.write(json.dumps(name).encode("ascii") + b"\n")
+    questions.flush()
+    line = answers.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    facts = json.loads(line)
+    if facts is None:
+        return None
+    values = np.empty(facts["shape"], np.dtype(facts["dtype"]))
+    if answers.readinto(values.reshape(-1).view(np.uint8)) < values.nbytes:  # type: ignore[attr-defined]
+        raise EOFError
+    return facts["axes"], values
 
 
 _simpleitk = _SimpleItk()

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from monai_salm.errors import unreadable
-from monai_salm.pipeline.file_views import BudgetOptions, volumes_in
+from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment
-from monai_salm.pipeline.looking import LookAtSample, LookedFile, LookJob, look_at_volume, not_looked_at
+from monai_salm.pipeline.looking import LookAtSample, LookJob, look_at_volume, not_looked_at
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan, target_to_json
 from monai_salm.progress import Progress
-from monai_salm.volumes import picture_modality
 from monai_salm.workers import IN_THIS_PROCESS, Workers
 from monai_salm.working_samples import WorkingMaps
 
@@ -145,22 +144,19 @@ def _jobs(
     or not, so that whoever holds the originals finds the same ones.
     """
     for paths in volumes_in(inventory):
+        volume = VolumeFiles.of(inventory, paths, options)
         numbers: dict[str, int] = {}
-        files = []
+        wanted_labels: dict[str, int] = {}
         for path in paths:
-            label = None
             if labels is None:
-                label = 0
+                wanted_labels[path] = 0
             elif path in labels.targets:
-                label = numbers.setdefault(repr(target_to_json(labels.targets[path])), len(numbers))
-            judged = inventory.choices.of(inventory.root, path) != "picture"
-            files.append(LookedFile(path, judged, label))
-        labeled = sum(file.label is not None for file in files)
-        if labeled:
-            modality = picture_modality(inventory.pictures[paths[0]], options.modality)
+                label = repr(target_to_json(labels.targets[path]))
+                wanted_labels[path] = numbers.setdefault(label, len(numbers))
+        if wanted_labels:
             yield LookJob(
-                inventory.root.absolute(), tuple(files), modality, options,
-                as_one=by_series and labeled > 1, carriers=wanted.carriers, grid=wanted.grid,
+                volume, wanted_labels, options.epsilon, as_one=by_series and len(wanted_labels) > 1,
+                carriers=wanted.carriers, grid=wanted.grid,
             )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def as_handed_out(
     """
     removed = (
         _absent(path, original, originals, present) - protected.files
-        if isinstance(protected, Document)
+        if isinstance(protected, Document) and original.files
         else frozenset()
     )
     return remaining_references(original, removed) if removed else original
@@ -93,6 +93,8 @@ def directory_problems(
     arguments as above.
     """
     if not isinstance(original, Document) or not isinstance(protected, Document):
+        return []
+    if not original.files | protected.files:
         return []
     problems = []
     lost = sorted(_absent(path, protected, originals, present))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the images of an input show, volume by volume, and what their values may become where they are to move; the same
-for who plans and for who verifies.
-"""
+"""What the images of an input show, volume by volume; the same for who plans and for who verifies."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError, unreadable
@@ -15,8 +14,19 @@ from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.modalities import check_modality
 from monai_salm.views import FileView
-from monai_salm.volumes import VolumeValues, judgements, labels_among, picture_modality, slice_order, volume_of
+from monai_salm.volumes import (
+    VolumeValues,
+    VolumeView,
+    judgements,
+    labels_among,
+    picture_modality,
+    slice_order,
+    volume_of,
+)
 from monai_salm.windows import IntensityWindow
+
+HELD_BYTES = 1 << 28
+"""Stored values of a volume that are kept until each of its files is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +50,6 @@ class BudgetOptions:
         object.__setattr__(self, "modality", check_modality(self.modality))
 
 
-def file_views(
-    inventory: Inventory, options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, FileView]]:
-    """Give the source and the view of every image, a canvas where there is an epsilon; reasons for those without one
-    go to ``refused``.
-    """
-    for paths in volumes_in(inventory):
-        yield from volume_views(inventory, paths, options, refused)
-
-
 def volumes_in(inventory: Inventory) -> list[list[str]]:
     """Group the images that share one window and background: the slices of a volume, ordered along its normal; every
     other file alone.
@@ -61,51 +61,89 @@ def volumes_in(inventory: Inventory) -> list[list[str]]:
     return [sorted(paths, key=lambda path: slice_order(inventory.pictures[path], path)) for paths in groups.values()]
 
 
-def volume_views(
-    inventory: Inventory, paths: list[str], options: BudgetOptions, refused: dict[str, str]
-) -> Iterator[tuple[str, SourceImage, FileView]]:
-    """Find the view of each file of a volume, and bind its budgets; files are read twice if there are several, so that
-    memory stays flat.
+@dataclass(frozen=True)
+class VolumeFiles:
+    """The files of a volume, or one that is none, and how they are looked at; small, so that any process can be told.
+
+    Args:
+        root: folder of the input.
+        paths: relative to it, in the order of their positions.
+        judged: those whose values may say that they are label maps.
+        modality: of the volume.
+        window: for all files; None takes the modality's.
     """
-    readable: dict[str, SourceImage | None] = {}
-    values = VolumeValues(len(paths))
-    judged: list[Judgement] = []
-    for path in paths:
+
+    root: Path
+    paths: tuple[str, ...]
+    judged: frozenset[str]
+    modality: str
+    window: IntensityWindow | None = None
+
+    @classmethod
+    def of(cls, inventory: Inventory, paths: Sequence[str], options: BudgetOptions) -> VolumeFiles:
+        """Take from an inventory what there is to know of a volume before its files are read."""
+        judged = frozenset(path for path in paths if inventory.choices.of(inventory.root, path) != "picture")
+        modality = picture_modality(inventory.pictures[paths[0]], options.modality)
+        return cls(inventory.root, tuple(paths), judged, modality, options.window)
+
+
+def volume_views(files: VolumeFiles, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileView]]:
+    """Give the source and the view of each file of a volume; reasons for those without one go to ``refused``.
+
+    Files are read once while their values are at most :data:`HELD_BYTES` together; beyond that again, so that memory
+    stays flat.
+    """
+    sources, volume = shared_view(files, refused)
+    for path in list(sources):
+        source = sources.pop(path)  # held here alone, and then by whoever asked
         try:
-            source = read_source(inventory.absolute(path))
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
+            source = source if source is not None else read_source(files.root / path)
+            view = volume.view(source) if volume is not None else None
+        except UNREADABLE as error:
+            refused[path] = why_unreadable(error)
             continue
-        except MemoryError:
-            refused[path] = "it needs more memory than there is"
+        if view is not None:
+            yield path, source, view
+
+
+def shared_view(files: VolumeFiles, refused: dict[str, str]) -> tuple[dict[str, SourceImage | None], VolumeView | None]:
+    """Read the files of a volume; give those that could be, with their values where these are held, and what they have
+    in common.
+    """
+    sources: dict[str, SourceImage | None] = {}
+    values = VolumeValues(len(files.paths))
+    judged: list[Judgement] = []
+    held = 0
+    for path in files.paths:
+        try:
+            source = read_source(files.root / path)
+        except UNREADABLE as error:
+            refused[path] = why_unreadable(error)
             continue
-        except OSError as error:
-            refused[path] = unreadable(error)
-            continue
-        if inventory.choices.of(inventory.root, path) != "picture":
+        if path in files.judged:
             judged += judgements(source)
         values.add(source)
-        readable[path] = source if len(paths) == 1 else None
-    if not readable:
-        return
-    modality = picture_modality(inventory.pictures[paths[0]], options.modality)
-    labels = labels_among(judged, modality)
-    if labels is not None:
-        doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says image, but {labels.evidence}")
-        refused.update(dict.fromkeys(readable, str(UndecidedError(doubt))))
-        return
+        held += source.stored.nbytes
+        sources[path] = source if held <= HELD_BYTES or len(files.paths) == 1 else None
+    if not sources:
+        return {}, None
+    labels = labels_among(judged, files.modality)
     try:
-        volume = values.view(modality, options.window)
+        if labels is not None:
+            doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says image, but {labels.evidence}")
+            raise UndecidedError(doubt)
+        return sources, values.view(files.modality, files.window)
     except RefusedError as refusal:
-        refused.update({path: str(refusal) for path in readable})
-        return
-    for path, known in readable.items():
-        try:
-            source = known if known is not None else read_source(inventory.absolute(path))
-            shown = volume.view(source) if options.epsilon is None else volume.canvas(source, options.epsilon)
-        except RefusedError as refusal:
-            refused[path] = str(refusal)
-        except OSError as error:
-            refused[path] = unreadable(error)
-        else:
-            yield path, source, shown
+        refused |= dict.fromkeys(sources, str(refusal))
+        return {}, None
+
+
+UNREADABLE = (RefusedError, OSError, MemoryError)
+"""What reading a file raises that costs this file alone."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """Give the reason that stands for a file for which one of :data:`UNREADABLE` was raised."""
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    return unreadable(error) if isinstance(error, OSError) else str(error)

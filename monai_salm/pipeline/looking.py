@@ -5,7 +5,7 @@ noise can lie, and what a network sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,34 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.anatomy import CT_BODY_HU
-from monai_salm.errors import RefusedError, unreadable
-from monai_salm.io import Judgement, SourceImage, UndecidedError, read_source
+from monai_salm.budget import Epsilon
+from monai_salm.io import SourceImage, read_source
 from monai_salm.noise import fingerprint
-from monai_salm.pipeline.file_views import BudgetOptions
+from monai_salm.pipeline.file_views import UNREADABLE, VolumeFiles, shared_view, why_unreadable
 from monai_salm.views import FileView
-from monai_salm.volumes import VolumeValues, VolumeView, judgements, labels_among
 from monai_salm.windows import IntensityWindow
 from monai_salm.working_grid import working_shape
 from monai_salm.working_samples import SliceStack, WorkingMaps
-
-HELD_BYTES = 1 << 28
-"""Stored values of a volume that are kept between the looks at it; of a larger one each file is read again."""
-
-
-@dataclass(frozen=True)
-class LookedFile:
-    """One file of a volume that is to be looked at.
-
-    Args:
-        path: relative to the input.
-        judged: whether its values may say that it is a label map.
-        label: number of its label among those of the volume; None where it has none, so that it only takes part in what
-            the volume shows.
-    """
-
-    path: str
-    judged: bool
-    label: int | None
 
 
 @dataclass(frozen=True)
@@ -48,19 +28,17 @@ class LookJob:
     """A volume, or a file that is none, to look at.
 
     Args:
-        root: folder of the input.
-        files: in the order of their positions.
-        modality: of the volume.
-        options: how views and budgets are found.
+        files: of the volume, labeled or not.
+        labels: path of a file that is wanted -> number of its label among those of the volume.
+        epsilon: that budgets are found for; None for views without.
         as_one: whether its slices are one sample; else each is one.
         carriers: whether to find out where noise can lie.
         grid: longest side of the working grid that the samples are brought to; None for no grid.
     """
 
-    root: Path
-    files: tuple[LookedFile, ...]
-    modality: str
-    options: BudgetOptions
+    files: VolumeFiles
+    labels: Mapping[str, int]
+    epsilon: Epsilon | None
     as_one: bool = False
     carriers: bool = False
     grid: int | None = None
@@ -125,98 +103,55 @@ class LookAtVolume:
 def look_at_volume(job: LookJob) -> LookAtVolume:
     """Read the files of a volume and say all that was asked of them; in any process."""
     refused: dict[str, str] = {}
-    sources = _Sources(job.root)
-    volume = _volume_view(job, sources, refused)
+    held, volume = shared_view(job.files, refused)
+    count = len(job.files.paths)
     if volume is None:
-        return LookAtVolume(len(job.files), refused=refused)
+        return LookAtVolume(count, refused=refused)
+    sources = _Sources(job.files.root, held)
     samples: list[LookAtSample] = []
     slices: list[LookAtFile] = []
-    wanted = [file for file in job.files if file.label is not None and file.path not in refused]
-    for file in wanted:
+    for path in [path for path in held if path in job.labels]:
         try:
-            source = sources.read(file.path)
-            epsilon = job.options.epsilon
-            view = volume.view(source) if epsilon is None else volume.canvas(source, epsilon)
-            look = LookAtFile(file.path, source.sha256, fingerprint(source.stored), view)
+            source = sources.read(path)
+            view = volume.view(source) if job.epsilon is None else volume.canvas(source, job.epsilon)
+            look = LookAtFile(path, source.sha256, fingerprint(source.stored), view)
             if job.as_one and not source.header.stacked:
                 slices.append(look)
             else:
                 samples.append(_looked_at(job, [look], sources))
-        except _UNREADABLE as error:
-            refused[file.path] = why_unreadable(error)
+                sources.forget(path)
+        except UNREADABLE as error:
+            refused[path] = why_unreadable(error)
     paths = [look.path for look in slices]
-    labels = {file.label for file in wanted if file.path in set(paths)}
-    if len({sources.shapes[path] for path in paths}) > 1 or len(labels) > 1:
-        shapes = len({sources.shapes[path] for path in paths})
-        why = f"slices of {shapes} shapes" if shapes > 1 else "slices with different labels"
+    shapes, labels = {sources.read(path).header.shape for path in paths}, {job.labels[path] for path in paths}
+    if len(shapes) > 1 or len(labels) > 1:
+        why = f"slices of {len(shapes)} shapes" if len(shapes) > 1 else "slices with different labels"
         reason = f"its series has {why}, so it is not one volume; protect its instances (--sample instance)"
         refused |= dict.fromkeys(paths, reason)
     elif slices:
         samples.append(replace(_looked_at(job, slices, sources), as_one=True))
-    return LookAtVolume(len(job.files), tuple(samples), refused)
+    return LookAtVolume(count, tuple(samples), refused)
 
 
 def not_looked_at(job: LookJob, why: str) -> LookAtVolume:
     """Give what is known of a volume where no process came to the end of looking at it."""
-    return LookAtVolume(len(job.files), refused=dict.fromkeys((file.path for file in job.files), why))
-
-
-_UNREADABLE = (RefusedError, OSError, MemoryError)
-
-
-def why_unreadable(error: Exception) -> str:
-    """Give the reason that a file is refused for which one of these was raised."""
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    return unreadable(error) if isinstance(error, OSError) else str(error)
+    return LookAtVolume(len(job.files.paths), refused=dict.fromkeys(job.files.paths, why))
 
 
 class _Sources:
-    """The images of a volume, each read once while they fit into memory together."""
+    """The images of a volume, those that are held and those that are read again."""
 
-    def __init__(self, root: Path) -> None:
-        self._root, self._bytes = root, 0
-        self._held: dict[str, SourceImage] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
+    def __init__(self, root: Path, held: Mapping[str, SourceImage | None]) -> None:
+        self._root, self._held = root, dict(held)
 
     def read(self, path: str) -> SourceImage:
         """Give an image; errors as of :func:`~monai_salm.io.read_source`."""
-        if path in self._held:
-            return self._held[path]
-        source = read_source(self._root / path)
-        self.shapes[path] = source.header.shape
-        self._bytes += source.stored.nbytes
-        if self._bytes <= HELD_BYTES or not self._held:
-            self._held[path] = source
-        return source
+        source = self._held.get(path)
+        return source if source is not None else read_source(self._root / path)
 
-
-def _volume_view(job: LookJob, sources: _Sources, refused: dict[str, str]) -> VolumeView | None:
-    """Find what all files of a volume show; None if nothing, and then all are refused."""
-    values = VolumeValues(len(job.files))
-    judged: list[Judgement] = []
-    readable = []
-    for file in job.files:
-        try:
-            source = sources.read(file.path)
-        except _UNREADABLE as error:
-            refused[file.path] = why_unreadable(error)
-            continue
-        if file.judged:
-            judged += judgements(source)
-        values.add(source)
-        readable.append(file.path)
-    if not readable:
-        return None
-    labels = labels_among(judged, job.modality)
-    try:
-        if labels is not None:
-            doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says image, but {labels.evidence}")
-            raise UndecidedError(doubt)
-        return values.view(job.modality, job.options.window)
-    except RefusedError as refusal:
-        refused |= dict.fromkeys(readable, str(refusal))
-        return None
+    def forget(self, path: str) -> None:
+        """Do not hold an image any more."""
+        self._held.pop(path, None)
 
 
 def _looked_at(job: LookJob, files: Sequence[LookAtFile], sources: _Sources) -> LookAtSample:
@@ -245,7 +180,7 @@ class SampleJob:
 
 def look_at_sample(job: SampleJob) -> LookAtSample:
     """Read the files of a planned sample, and find out where noise can lie; in any process."""
-    return _look_at_sample(job.files, _Sources(job.root), job.grid)
+    return _look_at_sample(job.files, _Sources(job.root, {}), job.grid)
 
 
 def sample_not_looked_at(job: SampleJob, why: str) -> LookAtSample:
@@ -272,7 +207,7 @@ def _look_at_sample(files: Sequence[LookAtFile], sources: _Sources, grid: int | 
                 stack.add(of_slice)
             maps = stack.maps()
         unusable = "" if any(file.carries for file in found) else _why_nothing_carries(found, sources)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         unusable = why_unreadable(error)
     return LookAtSample(tuple(found), unusable, None if unusable else maps)
 

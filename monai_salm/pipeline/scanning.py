@@ -102,7 +102,7 @@ def scan(
     for path, (stamp, _), record in track(
         zip(paths, stamps, at_once, strict=True), "scanning", "files", total=len(paths), show_progress=show_progress
     ):
-        record = record or _as_copy(root, _placed(next(found), root / path), seen)
+        record = record or _beside_others(root, _placed(next(found), root / path), seen)
         inventory.files.append(replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
@@ -258,6 +258,14 @@ _Seen = dict[object, "str | dict[str, str]"]
 """What an image may be a copy by -> path of the one image that there is, or the paths of several with their digests."""
 
 
+def _beside_others(root: Path, record: FileRecord, seen: _Seen) -> FileRecord:
+    """Give the record of a file as what it is beside those before it; one that vanishes meanwhile is refused."""
+    try:
+        return _as_copy(root, record, seen)
+    except OSError as error:
+        return FileRecord(record.path, reason=f"cannot be read: {error.strerror or error}")
+
+
 def _as_copy(root: Path, record: FileRecord, seen: _Seen) -> FileRecord:
     """Give the record of an image as what it is beside those before it: perhaps a copy, or another with the same UID;
     ``seen`` has the earlier ones that it may be a copy of, with their digests as soon as one is needed.
@@ -276,9 +284,10 @@ def _as_copy(root: Path, record: FileRecord, seen: _Seen) -> FileRecord:
         others = seen[key] = {others: ""}
     digest = file_digest(absolute)
     for other, known in others.items():
-        others[other] = known or file_digest(root / other)
-        if others[other] == digest:
-            return FileRecord(path, header, copy_of=other)
+        with contextlib.suppress(OSError):  # it is gone, so this is no copy of it
+            others[other] = known or file_digest(root / other)
+            if others[other] == digest:
+                return FileRecord(path, header, copy_of=other)
     if uid:
         return FileRecord(path, reason=_why_two(root, path, min(others), uid), by_others=True)
     others[path] = digest

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other readers, SimpleITK and dcmtk, find in a pair of files, where they are installed."""
+"""What other readers, SimpleITK and dcmtk, find in a pair of files, where they are installed; they read while we
+measure, except for what is large, of which too much would be in memory at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,37 +19,107 @@ from monai_salm.pipeline.verdicts import FileVerdict
 
 SECOND_READER = "SimpleITK"
 
+AT_ONCE_BYTES = 1 << 24
+"""Stored values of a file that the others read while we measure; of a larger one they read when that is done."""
 
-def add_opinions(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> None:
-    """Add to a verdict who else read both files, and what they find otherwise.
+_SLAB_VALUES = 1 << 21
+"""Values that are looked at as floats at a time."""
 
-    Args:
-        verdict: on the pair; the largest change that was found is in it.
-        source: the original.
-        places: of the original and of the protected file.
-    """
-    _opinion_of_simpleitk(verdict, source, places)
-    _opinion_of_dcmtk(verdict, source, places)
+_Answer = TypeVar("_Answer")
 
 
-def _opinion_of_simpleitk(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> None:
-    """Let SimpleITK read both files, and see whether it finds a larger change, or none."""
+class SecondOpinions:
+    """Who else is asked of the files of a volume, one pair after the other; ends with the block."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2)  # they wait for SimpleITK and for dcmtk, which are processes of their own
+
+    def __enter__(self) -> SecondOpinions:
+        """Begin; a thread starts where it is needed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the answers that nobody took."""
+        self._threads.shutdown(cancel_futures=True)
+
+    @staticmethod
+    def at_once(source: SourceImage) -> bool:
+        """Say whether a file is so small that others can read it while we go on."""
+        return source.stored.nbytes <= AT_ONCE_BYTES
+
+    def on(self, verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> Callable[[], None]:
+        """Ask who else reads a pair of files.
+
+        Args:
+            verdict: on the pair; the largest change that was found is in it.
+            source: the original.
+            places: of the original and of the protected file.
+
+        Returns:
+            Waits for the answers, and adds to the verdict who read both files, and what they find otherwise.
+        """
+        ask = self._now if self.at_once(source) else _later
+        simpleitk, dcmtk = ask(_read_both, verdict, source, places), ask(_within, verdict, source, places)
+
+        def add() -> None:
+            _add_opinion_of_simpleitk(verdict, source, simpleitk())
+            _add_opinion_of_dcmtk(verdict, dcmtk())
+
+        return add
+
+    def _now(self, function: Callable[..., _Answer], *arguments: object) -> Callable[[], _Answer]:
+        return self._threads.submit(function, *arguments).result
+
+
+def _later(function: Callable[..., _Answer], *arguments: object) -> Callable[[], _Answer]:
+    return partial(function, *arguments)
+
+
+def _read_both(
+    verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Let SimpleITK read both files; None where it is no judge, for who misreads the original is none."""
     if source.frame_rescale or verdict.max_change_real is None:
-        return  # SimpleITK rescales all frames as the first
+        return None  # SimpleITK rescales all frames as the first
     rows_first = source.header.format in ("dicom", "raster")
-    first, second = (read_with_simpleitk(place, rows_first=rows_first) for place in places)
-    if first is None or second is None or not _agree(first, source):
-        return  # who misreads the original is no judge
+    try:
+        first = read_with_simpleitk(places[0], rows_first=rows_first)
+        if first is None or not _agree(first, source):
+            return None
+        second = read_with_simpleitk(places[1], rows_first=rows_first)
+    except (OSError, MemoryError):
+        return None
+    return None if second is None else (first, second)
+
+
+def _within(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> bool | None:
+    """Let dcmtk compare the stored values of two DICOM files; None where it cannot."""
+    if source.header.format != "dicom" or verdict.max_change_stored is None:
+        return None
+    try:
+        return dcmtk_finds_within(*places, int(verdict.max_change_stored))
+    except OSError:
+        return None
+
+
+def _add_opinion_of_simpleitk(
+    verdict: FileVerdict, source: SourceImage, found: tuple[NDArray[Any], NDArray[Any]] | None
+) -> None:
+    """Say whether SimpleITK finds a larger change, or none."""
+    if found is None or verdict.max_change_real is None:
+        return
+    first, second = found
     verdict.second_reader = SECOND_READER
     if first.shape != second.shape:
         verdict.problems.append(f"{SECOND_READER} reads shape {second.shape}, of the original {first.shape}")
         return
     with np.errstate(invalid="ignore"):
-        largest = float(np.nanmax(np.abs(second - first), initial=0.0))
+        largest = max(_most(after - before) for before, after in _slabs(first, second))
+        most = max(_most(values) for (values,) in _slabs(first))
     verdict.second_max_change_real = largest
     # Luminance is converted to colors, each decoder has its own way with lossy frames, and 32-bit floats round.
     converted = first.shape != source.stored.shape or source.header.output_transfer_syntax
-    allowance = (abs(source.slope) if converted else 0.0) + 1e-6 * float(np.nanmax(np.abs(first), initial=0.0))
+    allowance = (abs(source.slope) if converted else 0.0) + 1e-6 * most
     if largest > verdict.max_change_real * (1 + 1e-6) + allowance:
         verdict.problems.append(
             f"{SECOND_READER} finds a change of {largest:g} real units, this package one of {verdict.max_change_real:g}"
@@ -52,11 +128,7 @@ def _opinion_of_simpleitk(verdict: FileVerdict, source: SourceImage, places: tup
         verdict.problems.append(f"{SECOND_READER} finds no change: a reader of its kind sees the unprotected image")
 
 
-def _opinion_of_dcmtk(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> None:
-    """Let dcmtk compare the stored values of two DICOM files."""
-    if source.header.format != "dicom" or verdict.max_change_stored is None:
-        return
-    within = dcmtk_finds_within(*places, int(verdict.max_change_stored))
+def _add_opinion_of_dcmtk(verdict: FileVerdict, within: bool | None) -> None:
     if within is not None:
         verdict.second_reader = f"{verdict.second_reader}, dcmtk" if verdict.second_reader else "dcmtk"
     if within is False:
@@ -66,19 +138,37 @@ def _opinion_of_dcmtk(verdict: FileVerdict, source: SourceImage, places: tuple[P
         )
 
 
-def _agree(second: NDArray[np.float64], source: SourceImage) -> bool:
+def _agree(second: NDArray[Any], source: SourceImage) -> bool:
     """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that
     cannot be said.
     """
-    real = source.real
-    if second.shape != real.shape:
+    if second.shape != source.stored.shape:
         return True
-    allowance = 1e-6 * float(np.nanmax(np.abs(real), initial=0.0)) + (
-        abs(source.slope) if source.header.output_transfer_syntax else 0.0
-    )
-    total = second + real
-    with np.errstate(invalid="ignore"):
-        return bool(
-            np.nanmax(np.abs(second - real), initial=0.0) <= allowance
-            or np.nanmax(total) - np.nanmin(total) <= allowance
-        )
+    most = apart = 0.0
+    low, high = np.inf, -np.inf
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities, and signaling NaN, are no error of ours
+        for stored, values in _slabs(source.stored, second):
+            real = stored * source.slope + source.intercept
+            most, apart = max(most, _most(real)), max(apart, _most(values - real))
+            total = values + real
+            low, high = np.fmin.reduce(total, axis=None, initial=low), np.fmax.reduce(total, axis=None, initial=high)
+    allowance = 1e-6 * most + (abs(source.slope) if source.header.output_transfer_syntax else 0.0)
+    return bool(apart <= allowance or high - low <= allowance)
+
+
+def _most(values: NDArray[np.float64]) -> float:
+    """Give the largest distance from zero; 0 where there is no number."""
+    return float(np.fmax.reduce(np.abs(values), axis=None, initial=0.0))
+
+
+def _slabs(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], ...]]:
+    """Give arrays of one shape in parts along the axis whose steps are the longest in memory, as floats."""
+    first = arrays[0]
+    if first.ndim == 0 or first.size <= _SLAB_VALUES:
+        yield tuple(values.astype(np.float64) for values in arrays)
+        return
+    axis = int(np.argmax(np.abs(first.strides)))
+    moved = [np.moveaxis(values, axis, 0) for values in arrays]
+    step = max(1, _SLAB_VALUES * len(moved[0]) // first.size)
+    for start in range(0, len(moved[0]), step):
+        yield tuple(values[start : start + step].astype(np.float64) for values in moved)

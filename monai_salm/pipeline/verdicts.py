@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from monai_salm.pipeline.region_means import MeanShift, shifts_in_words, worst_shifts
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class FileVerdict:
     """What was found in one pair of files.
 
@@ -77,12 +78,9 @@ class VerifyReport:
         found = worst_shifts(file.mean_shifts for file in self.files)
         return [f"shift of a region's mean, real units: {shifts_in_words(shifts)}" for shifts in found.values()]
 
-    def to_json(self) -> dict[str, Any]:
-        """Give what ``monai-salm verify --json`` prints."""
-        counts = {
-            name: sum(file.verdict == name for file in self.files)
-            for name in ("protected", "copied", "absent", "mismatch")
-        }
+    def summary(self) -> dict[str, Any]:
+        """Give what :meth:`to_json` says of all files together."""
+        counts = Counter(file.verdict for file in self.files)
         dangling = sum(len(file.dangling) for file in self.files)
         unbounded = sum(file.verdict == "protected" and file.bound == "none" for file in self.files)
         absent = [
@@ -91,7 +89,11 @@ class VerifyReport:
             if file.absence
         ]
         return {
-            "counts": counts, "absent": absent, "manifest": self.record, "bound_not_stated": unbounded,
+            "counts": {name: counts[name] for name in ("protected", "copied", "absent", "mismatch")},
+            "absent": absent, "manifest": self.record, "bound_not_stated": unbounded,
             "dangling_references": dangling,
-            "files": [asdict(file) for file in self.files],
         }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what ``monai-salm verify --json`` prints."""
+        return self.summary() | {"files": [asdict(file) for file in self.files]}

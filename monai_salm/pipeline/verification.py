@@ -5,40 +5,37 @@ excuse that a file is absent.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
-from monai_salm.bounds import Limit, broken_bound, broken_rule, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError
-from monai_salm.io import (
-    Document,
-    SourceImage,
-    compare_headers,
-    is_litter,
-    read_source,
-)
+from monai_salm.io import Document, is_litter
 from monai_salm.io.kinds import LABEL_MAP
 from monai_salm.pipeline.archive import is_archive
 from monai_salm.pipeline.choices import KindChoices
+from monai_salm.pipeline.file_checks import (
+    DocumentJob,
+    VerifyJob,
+    VolumeFindings,
+    document_not_verified,
+    same_bytes,
+    verify_document,
+    verify_volume,
+    volume_not_verified,
+)
 from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
-from monai_salm.pipeline.file_views import BudgetOptions, file_views
+from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
-from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, file_digest, kinds_found
+from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, kinds_found
 from monai_salm.pipeline.record import RunRecord, find_record
-from monai_salm.pipeline.region_means import mean_shifts
 from monai_salm.pipeline.scanning import scan
-from monai_salm.pipeline.second_opinions import add_opinions
 from monai_salm.pipeline.sides import check_places, check_sides
-from monai_salm.pipeline.similarity import structural_similarity
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
-from monai_salm.views import FileView
+from monai_salm.workers import Workers
 
 
 def verify(
@@ -49,6 +46,7 @@ def verify(
     check_epsilon: Epsilon | None = None,
     choices: KindChoices = NO_CHOICES,
     allow_absent: bool = False,
+    workers: int = 0,
     show_progress: bool = False,
 ) -> VerifyReport:
     """Compare two folders, or zips, file by file.
@@ -66,6 +64,8 @@ def verify(
             checks none in NIfTI files.
         choices: what the user says of images and label maps, as it was said to ``protect``.
         allow_absent: True takes all absent files for such as were meant not to be handed out.
+        workers: processes that read and compare files; a file that ends one costs its own verdict. With 0 it is done in
+            this one, where a library that crashes on a file ends all.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -98,7 +98,8 @@ def verify(
         check_sides(original, protected, before, after, bool(verification.targets))
         if set(verification.targets) != {record.path for record in before.files}:
             verification.record = find_record(protected, before, after)
-        return verification.run(show_progress=show_progress)
+        with Workers(workers) as processes:
+            return verification.run(processes, show_progress=show_progress)
 
 
 class _Verification:
@@ -114,7 +115,7 @@ class _Verification:
     ) -> None:
         self.before = before
         self.after = after
-        self.options = replace(options, epsilon=None)  # one that is too small for a file would refuse it here
+        self.options = options
         self.check_epsilon = check_epsilon
         self.allow_absent = allow_absent
         self.record = RunRecord()
@@ -125,7 +126,7 @@ class _Verification:
         self.originals = {record.path for record in before.files}
         results: dict[str, Found] = {**after.headers, **after.documents}
         documents = {
-            path: as_handed_out(path, found, results.get(self.targets.get(path, "")), self.originals, self.present)
+            path: self._as_handed_out(path, found, results.get(self.targets.get(path, "")))
             for path, found in before.documents.items()
         }
         originals: dict[str, Found] = {**before.headers, **documents}
@@ -136,17 +137,31 @@ class _Verification:
         }
         self.identities = Identities(originals, ((path, *pair) for path, pair in self.pairs.items()))
 
-    def run(self, *, show_progress: bool) -> VerifyReport:
+    def _as_handed_out(self, path: str, original: Document, protected: Found | None) -> Document:
+        """See :func:`~monai_salm.pipeline.file_sets.as_handed_out`; what vanished is told when it is compared."""
+        try:
+            return as_handed_out(path, original, protected, self.originals, self.present)
+        except (RefusedError, OSError):
+            return original
+
+    def run(self, workers: Workers, *, show_progress: bool) -> VerifyReport:
         """Give the verdict of every file of both."""
         verdicts: dict[str, FileVerdict] = {}
         with Progress("verifying", len(self.before.pictures), "files", show_progress=show_progress) as bar:
-            for path, source, view in file_views(self.before, self.options, self.refused):
-                verdicts[path] = self._without_file(path) or self._picture(path, source, view)
-                bar.update()
-        for path in self.before.documents:
-            verdicts[path] = self._without_file(path) or self._document(path)
-        for path in self.refused:
-            verdicts[path] = self._without_file(path) or self._refused(path)
+            for paths, findings in self._volumes(workers):
+                self.refused |= findings.refused
+                for path in paths:
+                    verdicts[path] = self._without_file(path) or self._finished(findings.verdicts[path])
+                bar.update(len(paths))
+        jobs = []
+        for path in (*self.before.documents, *self.before.refused):
+            if (verdict := self._without_file(path)) is None:
+                jobs.append(self._document(path))
+            else:
+                verdicts[path] = verdict
+        found = workers.map(verify_document, jobs, lost=document_not_verified, chunk=workers.fair_chunk(len(jobs)))
+        for job, verdict in zip(jobs, found, strict=True):
+            verdicts[job.path] = verdict if job.compared == "bytes" else self._finished(verdict)
         for path, first in self.before.copies.items():
             verdicts[path] = self._without_file(path) or self._copy(path, verdicts[first])
         for path in self.present - set(self.targets.values()):
@@ -206,77 +221,37 @@ class _Verification:
     def _places(self, path: str) -> tuple[Path, Path]:
         return self.before.absolute(path), self.after.absolute(self.targets[path])
 
-    def _picture(self, path: str, source: SourceImage, view: FileView) -> FileVerdict:
-        verdict = FileVerdict(path=path, verdict="protected")
-        try:
-            found = read_source(self._places(path)[1])
-        except RefusedError as refusal:
-            return replace(verdict, verdict="mismatch", problems=[f"the protected file cannot be read: {refusal}"])
-        if found.stored.shape != source.stored.shape or found.stored.dtype != source.stored.dtype:
-            why = (
-                f"values are {found.stored.dtype} {found.stored.shape}, in the original {source.stored.dtype} "
-                f"{source.stored.shape}"
-            )
-            return replace(verdict, verdict="mismatch", problems=[why])
-        self._measure(verdict, source, found, view)
-        if not np.array_equal(source.padding, found.padding):
-            verdict.problems.append("padding was entered or left")
-        add_opinions(verdict, source, self._places(path))
-        return self._with_header(verdict)
+    def _volumes(self, workers: Workers) -> Iterator[tuple[list[str], VolumeFindings]]:
+        """Give what is found of each volume, with the paths of its originals."""
+        volumes = volumes_in(self.before)
+        jobs, chunk = map(self._volume, volumes), workers.fair_chunk(len(volumes))
+        found = workers.map(verify_volume, jobs, lost=volume_not_verified, chunk=chunk)
+        for paths, findings in zip(volumes, found, strict=True):
+            yield paths, _narrowed(workers, findings)
 
-    def _measure(self, verdict: FileVerdict, source: SourceImage, found: SourceImage, view: FileView) -> None:
-        """Measure the change, and hold it to the bound that was asked for, or that the file states."""
-        anatomy = view.anatomy(source.stored)
-        changes = measure_changes(source.stored, found.stored, view, anatomy)
-        change = whole_change(changes)
-        verdict.max_change_stored, verdict.max_change_real = _finite(change.max_stored), _finite(change.max_real)
-        verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
-        verdict.mean_shifts = mean_shifts(
-            source.stored, found.stored, view, anatomy, largest_real=change.max_real,
-            spacing_known=source.header.spacing_known,
-        )  # fmt: skip
-        verdict.psnr = _finite(change.psnr)
-        verdict.ssim = _finite(structural_similarity(view.model(source.stored), view.model(found.stored)))
-        if change.max_stored == 0:
-            verdict.problems.append("no voxel differs from the original: an unprotected image")
-        # The last statement is that of the last run; what an original that was protected before states already holds
-        # for the change before.
-        stated = stated_bounds(found.header.derivation)[len(stated_bounds(source.header.derivation)) :]
-        if self.check_epsilon is not None:
-            verdict.bound = "option"
-            real = self.check_epsilon.real(view.views[0].window)
-            limits = [Limit.of_statement(own.window, real, real / abs(own.slope)) for own in view.views]
-            verdict.epsilon_stored = max(real / abs(own.slope) for own in view.views)
-            problem = broken_bound(changes, limits)
-        elif stated:
-            verdict.bound = "file"
-            verdict.epsilon_stored, real = stated[-1]
-            limits = [Limit.of_statement(own.window, real, verdict.epsilon_stored) for own in view.views]
-            problem = broken_bound(changes, limits)
-        else:
-            problem = broken_rule(change)
-        if problem:
-            verdict.problems.append(problem)
+    def _volume(self, paths: list[str]) -> VerifyJob:
+        """Give the job of a volume; what is no file of the folder itself is not looked at."""
+        targets = {path: target for path in paths if (target := self.targets.get(path)) and target not in self.strays}
+        files = VolumeFiles.of(self.before, paths, self.options)
+        return VerifyJob(files, self.after.root, targets, self.check_epsilon)
 
-    def _with_header(self, verdict: FileVerdict) -> FileVerdict:
-        """Add what differs outside the values, and what references do not follow."""
-        try:
-            differences = compare_headers(*self._places(verdict.path))
-        except RefusedError as refusal:
-            return replace(
-                verdict,
-                verdict="mismatch",
-                problems=[*verdict.problems, f"the protected file cannot be compared: {refusal}"],
-            )
-        for difference in differences:
-            if difference.allowed:
-                verdict.header_changes.append(difference.name)
-            else:
-                verdict.problems.append(
-                    f"{difference.name} is {difference.other or 'absent'}, in the original "
-                    f"{difference.original or 'absent'}"
-                )
-        if verdict.path in self.pairs:
+    def _document(self, path: str) -> DocumentJob:
+        """Give the job of what is no image, which may differ in references only, or cannot be protected, so that it may
+        only be there as it was.
+        """
+        pair = self.pairs.get(path, ())
+        formats = {found.format for found in pair}
+        labels = {found.kind for found in pair if isinstance(found, Document)} == {LABEL_MAP}
+        if path in self.before.documents and len(formats) == 1:
+            if formats == {"dicom"}:
+                return DocumentJob(path, self._places(path), "values" if labels else "header")
+            if formats != {"other"} and not labels:
+                return DocumentJob(path, self._places(path), "header")
+        return DocumentJob(path, self._places(path), "bytes", self.refused.get(path, "no image"))
+
+    def _finished(self, verdict: FileVerdict) -> FileVerdict:
+        """Add what references do not follow to a verdict that is open yet."""
+        if verdict.verdict != "mismatch" and verdict.path in self.pairs:
             pair = self.pairs[verdict.path]
             verdict.problems += self.identities.problems(verdict.path, *pair)
             verdict.dangling = self.identities.dangling(pair[0])
@@ -285,36 +260,9 @@ class _Verification:
             )
         return replace(verdict, verdict="mismatch") if verdict.problems else verdict
 
-    def _document(self, path: str) -> FileVerdict:
-        """What is no image may differ in references only."""
-        verdict = FileVerdict(path=path, verdict="copied")
-        pair = self.pairs.get(path, ())
-        formats = {found.format for found in pair}
-        labels = {found.kind for found in pair if isinstance(found, Document)} == {LABEL_MAP}
-        if labels and formats == {"dicom"} and _differ(*self._places(path)):
-            return replace(
-                verdict,
-                verdict="mismatch",
-                problems=["it is a label map, so its values should be as they were, but they differ"],
-            )
-        if len(formats) == 1 and "other" not in formats and (not labels or formats == {"dicom"}):
-            return self._with_header(verdict)
-        return self._refused(path)
-
-    def _refused(self, path: str) -> FileVerdict:
-        """A file that cannot be protected may only be there as it was."""
-        before, after = self._places(path)
-        if file_digest(before) == file_digest(after):
-            return FileVerdict(path=path, verdict="copied")
-        reason = self.refused.get(path, "no image")
-        problem = f"it cannot be protected, so it should be as it was, but its bytes differ ({reason})"
-        return FileVerdict(path=path, verdict="mismatch", problems=[problem])
-
     def _copy(self, path: str, first: FileVerdict) -> FileVerdict:
         """A copy of another original shares its verdict, if it is a copy of its protected file too."""
-        if first.path in self.targets and file_digest(self._places(path)[1]) == file_digest(
-            self._places(first.path)[1]
-        ):
+        if self._is_copy(path, first.path):
             return replace(first, path=path)
         return FileVerdict(
             path=path,
@@ -322,20 +270,40 @@ class _Verification:
             problems=[f"the original is a copy of {first.path}, but the protected file is not"],
         )
 
+    def _is_copy(self, path: str, first: str) -> bool:
+        if first not in self.targets or self.targets[first] in self.strays:
+            return False
+        targets = self.targets[path], self.targets[first]
+        copied = [self.after.copies.get(target, target) for target in targets]
+        if copied[0] == copied[1]:
+            return True  # as their digests said
+        try:
+            return same_bytes(*(self.after.absolute(target) for target in targets))
+        except OSError:
+            return False
 
-def _finite(value: float) -> float | None:
-    """Give a figure as JSON has it: None for what is no finite number."""
-    return value if math.isfinite(value) else None
 
-
-def _differ(first: Path, second: Path) -> bool:
-    """Say whether stored values differ; not of pixels that are not supported, whose bytes are compared
-    with the header.
+def _narrowed(workers: Workers, findings: VolumeFindings) -> VolumeFindings:
+    """Find the protected files of a volume on which no process came to an end, so that the others have their
+    verdicts.
     """
-    try:
-        return not np.array_equal(read_source(first).stored, read_source(second).stored)
-    except RefusedError:
-        return False
+    if findings.lost is None or len(findings.lost[0].targets) < 2:
+        return findings
+    job = findings.lost[0]
+    (originals,) = workers.map(verify_volume, [replace(job, targets={})], lost=volume_not_verified)
+    if originals.lost is not None:
+        return findings
+    verdicts: dict[str, FileVerdict] = {}
+    parts = job.halves()
+    while parts:
+        rest: list[VerifyJob] = []
+        for part in workers.map(verify_volume, parts, lost=volume_not_verified):
+            if part.lost is not None and len(part.lost[0].targets) > 1:
+                rest += part.lost[0].halves()
+            else:
+                verdicts |= part.verdicts
+        parts = rest
+    return VolumeFindings(verdicts, originals.refused)
 
 
 def _strays(after: Inventory) -> dict[str, str]:
