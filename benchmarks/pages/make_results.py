@@ -10,6 +10,7 @@ from data_sets import earlier, section, trade_off
 from estimates import estimates
 from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
 from not_run import not_run
+from speed import faults, speed
 from targets import targets
 
 HEAD = """# Results
@@ -51,6 +52,8 @@ def page(folder: Path = RESULTS) -> str:
         files.fuzz(folder),
     ]
     parts += [
+        speed(folder),
+        faults(folder),
         files.cost(folder),
         not_run([*own, *missing]),
         earlier([found for found in sets if found.version]),
