@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.background import Background
-from monai_salm.morphology import Structure, dilated, drop_small_components, eroded, fill_holes
+from monai_salm.morphology import Structure, dilated, drop_small_components, eroded, fill_cavities
 from monai_salm.slabs import slabs
 from monai_salm.spans import Span, real_span
 
@@ -61,7 +61,7 @@ def anatomy_mask(
     if modality == "CT":
         inside = _open(inside, spacing or (1.0,) * values.ndim)
     # A lung is open at the end of a volume: it is filled slice by slice, along the axis of fewest samples.
-    fill_holes(inside, None if inside.ndim == 2 else int(np.argmin(inside.shape)))
+    fill_cavities(inside, None if inside.ndim == 2 else int(np.argmin(inside.shape)))
     drop_small_components(inside, SMALL_COMPONENT)
     if span is None:
         for slab in slabs(values):

@@ -6,6 +6,7 @@ faster and with little memory beside the marks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from monai_salm.slabs import slabs
 
 _BLOCK = 1 << 22
 """Marks whose components are numbered at once."""
+
+_LEAST_FOR_RUNS, _PLACES_TO_A_RUN = 1 << 15, 64
+"""Planes that are worth to be taken apart into runs: so large, and with so many places to a run at least."""
 
 
 class Structure:
@@ -123,7 +127,7 @@ def _along_memory(marks: NDArray[np.bool_]) -> list[int]:
     return sorted(range(marks.ndim), key=lambda axis: -abs(marks.strides[axis]))
 
 
-def fill_holes(marks: NDArray[np.bool_], across: int | None = None) -> None:
+def fill_cavities(marks: NDArray[np.bool_], across: int | None = None) -> None:
     """Mark what marks enclose, in place: as ``scipy.ndimage.binary_fill_holes`` in each plane.
 
     Args:
@@ -154,6 +158,13 @@ def _holes(plane: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     """Mark what the marks of a plane enclose; None if that is nothing."""
     if not plane.size or not plane.any():
         return None
+    runs = _Runs.of(~plane)
+    if runs is not None:
+        whole = runs.components()
+        open_to_edge = np.zeros(len(whole), dtype=bool)
+        open_to_edge[whole[runs.at_edge()]] = True
+        inside = ~open_to_edge[whole]
+        return runs.marked(inside) if inside.any() else None
     outside, count = scipy.ndimage.label(~plane)
     open_ = np.zeros(count + 1, dtype=bool)
     open_[0] = True
@@ -165,9 +176,92 @@ def _holes(plane: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return holes
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """The marks of a plane as runs along its rows, which are far fewer than its places where it shows a body.
+
+    Args:
+        shape: of the plane.
+        starts, stops: of the runs, in the order of the memory, where each row has one place more than the plane.
+    """
+
+    shape: tuple[int, int]
+    starts: NDArray[np.intp]
+    stops: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, marks: NDArray[np.bool_]) -> _Runs | None:
+        """Give the runs of a plane; None where scipy is as fast, of small planes and of those with many runs, and where
+        it is no plane.
+        """
+        if marks.ndim != 2 or marks.size < _LEAST_FOR_RUNS:
+            return None
+        rows, columns = marks.shape
+        spaced = np.zeros(rows * (columns + 1) + 1, dtype=bool)
+        spaced[1:].reshape(rows, columns + 1)[:, :columns] = marks
+        changes = np.flatnonzero(spaced[1:] != spaced[:-1])
+        if len(changes) // 2 > marks.size // _PLACES_TO_A_RUN:
+            return None
+        return cls((rows, columns), changes[::2], changes[1::2])
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """How many marks each run has."""
+        return self.stops - self.starts
+
+    def components(self) -> NDArray[np.intp]:
+        """Give the first run of the component that each run belongs to."""
+        width = self.shape[1] + 1
+        first = np.searchsorted(self.stops, self.starts + width, side="right")
+        counts = np.maximum(np.searchsorted(self.starts, self.stops + width, side="left") - first, 0)
+        above, below = np.repeat(np.arange(len(first)), counts), _ranges(first, counts)
+        whole = np.arange(len(first))
+        while True:
+            one, other = whole[above], whole[below]
+            apart = one != other
+            if not apart.any():
+                return whole
+            np.minimum.at(whole, np.maximum(one, other)[apart], np.minimum(one, other)[apart])
+            while True:  # the root of each, in as many steps as the depth has digits
+                root = whole[whole]
+                if np.array_equal(root, whole):
+                    break
+                whole = root
+
+    def at_edge(self) -> NDArray[np.bool_]:
+        """Say which runs touch the edge of the plane."""
+        rows, columns = self.shape
+        row, start = np.divmod(self.starts, columns + 1)
+        edge: NDArray[np.bool_] = (row == 0) | (row == rows - 1) | (start == 0) | (start + self.lengths == columns)
+        return edge
+
+    def marked(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Give the plane with the chosen runs alone."""
+        rows, columns = self.shape
+        spaced = np.zeros(rows * (columns + 1), dtype=bool)
+        spaced[_ranges(self.starts[chosen], self.lengths[chosen])] = True
+        plane: NDArray[np.bool_] = spaced.reshape(rows, columns + 1)[:, :columns]
+        return plane
+
+
+def _ranges(starts: NDArray[np.intp], counts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Give the numbers from each start on, so many of each, one after the other."""
+    before = np.cumsum(counts) - counts
+    numbers: NDArray[np.intp] = np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+    return numbers
+
+
 def drop_small_components(marks: NDArray[np.bool_], share: float) -> None:
     """Take away the components, joined along axes, that have fewer marks than a share of the largest one, in place."""
     marks = marks.transpose(_along_memory(marks))  # neighbors stay neighbors, and slabs lie in one piece
+    runs = _Runs.of(marks)
+    if runs is not None:
+        whole = runs.components()
+        together = np.bincount(whole, runs.lengths, len(whole))[whole]
+        dropped = together < share * together.max(initial=0)
+        if dropped.any():
+            marks &= ~runs.marked(dropped)
+        return
     sizes: list[NDArray[np.int64]] = []
     joined: list[NDArray[np.int64]] = []
     total, last = 0, None

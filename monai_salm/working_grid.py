@@ -81,7 +81,7 @@ def labels_to_working(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
 def to_native(noise: NDArray[Any], native_shape: tuple[int, ...]) -> NDArray[Any]:
     """Give every native voxel the noise of its working cell; dtype is kept."""
     result = noise
-    for axis, native in enumerate(native_shape):
+    for axis, native in reversed([*enumerate(native_shape)]):  # whole rows are copied last, which is fast
         if result.shape[axis] != native:
             result = np.take(result, axis_cells(native, noise.shape[axis]), axis=axis)
     return result

@@ -397,3 +397,21 @@ def test_change_of_a_plane(stored: NDArray[Any], rescale: tuple[float, float], t
     change = (after.astype(np.float64) - stored.astype(np.float64)) * abs(view.slope)
     expected = np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
     assert (region_means._change(stored, after, view) == expected).all()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_planes_of_bodies_are_taken_apart_into_runs(seed: int) -> None:
+    """Large planes with few runs go another way than noise and small ones, to the same marks."""
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(180, 400, 2))
+    blurred = scipy.ndimage.gaussian_filter(generator.normal(size=shape), generator.uniform(3, 25))
+    marks = blurred > generator.normal() * 0.01
+    marks = {0: marks.T, 1: np.full(shape, seed % 2 == 0)}.get(seed % 5, marks)
+    filled, kept = marks.copy(), marks.copy()
+    morphology.fill_cavities(filled)
+    assert np.array_equal(filled, scipy.ndimage.binary_fill_holes(marks))
+    morphology.drop_small_components(kept, 0.02)
+    numbers, count = scipy.ndimage.label(marks)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    assert np.array_equal(kept, marks & (sizes >= 0.02 * sizes.max())[numbers])

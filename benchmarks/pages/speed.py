@@ -13,8 +13,8 @@ SPEED_HEAD = """
 # Speed, growth and memory
 
 Each figure is that of whole processes, one thread in each, and was made side by side with the others of its line, where
-there is one also by version 8add299 (*before*). Bytes are those that the system gave out of each input, by its own
-account, second readers included. Memory is the sum over all processes at its highest.
+there is one also by version 8add299 (*before*). What is held against loops is the time of the processor. Bytes are
+those that the system gave out of each input, by its own account, second readers included. Memory is the sum over all processes at its highest.
 
 """
 FAULTS_HEAD = """

@@ -175,9 +175,9 @@ def test_touched_files_are_known_by_their_bytes(tmp_path: Path, monkeypatch: pyt
         if path.is_file():
             _touch(path)
     seen: list[Path] = []
-    real: Callable[..., Any] = import_module("monai_salm.pipeline.scanning").identify  # type: ignore[attr-defined]
+    real: Callable[..., Any] = import_module("monai_salm.pipeline.identification").identify  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        import_module("monai_salm.pipeline.scanning"),
+        import_module("monai_salm.pipeline.identification"),
         "identify",
         lambda path, said: seen.append(path) or real(path, said),
     )
