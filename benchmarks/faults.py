@@ -22,7 +22,7 @@ from common import KEY, REPOSITORY, Rows, fresh, parser, remove_run
 from speed import make_export
 
 STAGES = ("plan", "search", "write", "zip")
-COUNT = 150
+COUNT = 100
 LABELED = ("--method", "salm:texture", "--rounds", "2", "--working-size", "24", "--no-estimate", "--device", "cpu")
 
 

@@ -132,13 +132,15 @@ def measured(command: list[str], package: Path, accept: tuple[int, ...] = (0,)) 
 
 
 def _family(process: int) -> Iterator[int]:
+    """Give a process and all that it and its threads started."""
     yield process
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text()
-    except OSError:
-        return
-    for child in children.split():
-        yield from _family(int(child))
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        try:
+            children = (thread / "children").read_text()
+        except OSError:
+            continue
+        for child in children.split():
+            yield from _family(int(child))
 
 
 def _resident(process: int) -> float:

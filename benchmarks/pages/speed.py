@@ -20,7 +20,7 @@ those that the system gave out of each input, by its own account, second readers
 FAULTS_HEAD = """
 # Runs that are disturbed
 
-Runs of 150 files by two processes, killed (SIGKILL; every fifth time SIGTERM, and every fifth time one of its processes
+Runs of 100 files by two processes, killed (SIGKILL; every fifth time SIGTERM, and every fifth time one of its processes
 alone) at moments drawn from a stage, and gone on with `--resume`: *right* is the very output of an undisturbed run, no
 process and no temporary file left.
 
