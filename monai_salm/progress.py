@@ -35,12 +35,23 @@ class Progress:
         show_progress: False shows nothing at all.
         done: of them already.
         inner: part of another stage, whose bar stays; without a line at its end.
+        total_bytes: of all that there are to do; 0 where they take about the same time, so that their number says how
+            far it is.
     """
 
     def __init__(
-        self, stage: str, total: int, unit: str, *, show_progress: bool, done: int = 0, inner: bool = False
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        *,
+        show_progress: bool,
+        done: int = 0,
+        inner: bool = False,
+        total_bytes: int = 0,
     ) -> None:
         self._stage, self._total, self._unit, self._inner = stage, total, unit, inner
+        self._total_bytes, self._done_bytes = total_bytes, 0
         self._first = self._done = self._told = done
         self._bar: tqdm[NoReturn] | None = None
         self._lines = show_progress and not on_terminal()
@@ -73,15 +84,19 @@ class Progress:
         elif self._lines and not self._inner and kind is None and self._done > self._first:
             say(f"{self._stage}: {self._done} {self._unit} in {in_words(time.monotonic() - self._began)}")
 
-    def update(self, steps: int = 1, note: str = "", *, seconds_left: float | None = None) -> None:
+    def update(self, steps: int = 1, note: str = "", *, done_bytes: int = 0, seconds_left: float | None = None) -> None:
         """Count steps that were done.
 
         Args:
             steps: how many.
             note: what else there is to know.
+            done_bytes: of these steps, where bytes are counted.
             seconds_left: where that is known better than from the steps so far.
         """
         self._done += steps
+        self._done_bytes += done_bytes
+        if self._total_bytes:
+            seconds_left, note = self._by_bytes(), "; ".join(filter(None, (self._bytes(), note)))
         if self._bar is not None:
             left = "" if seconds_left is None else f"{in_words(seconds_left)} left in all"
             if note or left:
@@ -91,6 +106,15 @@ class Progress:
             self._bar.update(steps)
         elif self._lines:
             self._line(note, seconds_left)
+
+    def _by_bytes(self) -> float | None:
+        """Give the seconds that are left where each byte takes as long; None while nothing is known."""
+        if not self._done_bytes:
+            return None
+        return (time.monotonic() - self._began) * max(0.0, self._total_bytes / self._done_bytes - 1)
+
+    def _bytes(self) -> str:
+        return f"{in_bytes(self._done_bytes)} of {in_bytes(self._total_bytes)}"
 
     def _line(self, note: str, seconds_left: float | None) -> None:
         """Write a line if it is time for one."""
@@ -104,7 +128,8 @@ class Progress:
         if seconds_left is None and self._done > self._first:
             seconds_left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
         left = "" if seconds_left is None else f"{in_words(seconds_left)} left"
-        share = f"{self._done} of {self._total} {self._unit} ({self._done / max(self._total, 1):.0%})"
+        far = self._done_bytes / self._total_bytes if self._total_bytes else self._done / max(self._total, 1)
+        share = f"{self._done} of {self._total} {self._unit} ({far:.0%})"
         say(f"{self._stage}: " + "; ".join(filter(None, (share, note, left))))
 
 
@@ -136,6 +161,13 @@ def in_words(seconds: float) -> str:
         if seconds < size * most:
             return f"about {seconds / size:.0f} {name}"
     return f"about {seconds / 86400:.0f} days"
+
+
+def in_bytes(number: int) -> str:
+    """Give a number of bytes as one says it, such as ``1.5 GiB``."""
+    if number >= 1 << 30:
+        return f"{number / 2**30:.1f} GiB"
+    return f"{number / 2**20:.0f} MiB" if number >= 10 << 20 else f"{number / 2**20:.1f} MiB"
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------

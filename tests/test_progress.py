@@ -64,6 +64,20 @@ def test_log_of_a_slow_stage_has_a_line_a_minute(capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_files_of_other_sizes_are_told_by_their_bytes(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    """Half of the files, which are small, are not half of the time."""
+    with Progress("writing", 10, "files", show_progress=True, total_bytes=100 << 20) as bar:
+        for _ in range(5):
+            clock.now += 12
+            bar.update(done_bytes=1 << 20)
+        clock.now += 500
+        bar.update(done_bytes=45 << 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "writing: 1 of 10 files (1%); 1.0 MiB of 100 MiB; about 20 minutes left"
+    assert lines[-2] == "writing: 6 of 10 files (50%); 50 MiB of 100 MiB; about 9 minutes left"
+    assert lines[-1] == "writing: 6 files in about 9 minutes"
+
+
 def test_quick_stage_is_one_line_and_an_inner_one_none(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     for inner in (True, False):
         with Progress("loading", 3, "samples", show_progress=True, inner=inner) as bar:

@@ -12,9 +12,10 @@ from measured import RESULTS, Row, latest, made_by, read_rows, table
 SPEED_HEAD = """
 # Speed, growth and memory
 
-Each figure is that of whole processes, one thread in each, and was made side by side with the others of its line, where
-there is one also by version 8add299 (*before*). What is held against loops is the time of the processor. Bytes are
-those that the system gave out of each input, by its own account, second readers included. Memory is the sum over all processes at its highest.
+Each figure is that of whole processes, one thread in each, and was made side by side with the others of its line,
+where there is one also by version 8add299 (*before*). What is held against loops is the time of the processor. Bytes
+are those that the system gave out of each input, by its own account, second readers included. Memory is the sum over
+all processes at its highest.
 
 """
 FAULTS_HEAD = """

@@ -11,7 +11,7 @@ from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.space import space_to_write
-from monai_salm.progress import in_words
+from monai_salm.progress import in_bytes, in_words
 
 _WRITING_PER_PLANNING = 1.5
 """A file is written, read back and proven in about this many times the time that it takes to plan it."""
@@ -43,9 +43,9 @@ class Effort:
 
     def lines(self) -> list[str]:
         """Say it to people."""
+        output, work, memory = map(in_bytes, (self.output_bytes, self.work_bytes, self.memory_bytes))
         return [
-            f"it takes about {_size(self.output_bytes)} in OUTPUT, {_size(self.work_bytes)} in the work folder and "
-            f"{_size(self.memory_bytes)} of memory",
+            f"it takes about {output} in OUTPUT, {work} in the work folder and {memory} of memory",
             f"writing takes {in_words(self.writing_seconds)}; a search says how long it takes when it begins",
         ]
 
@@ -61,8 +61,3 @@ def effort_of(
     if options.needs_labels():
         memory += _TORCH_BYTES + len(plan.samples) * options.working_size**2 * _CELL_BYTES
     return Effort(needs.get(output, 0), needs.get(work_dir, 0), memory, seconds * _WRITING_PER_PLANNING)
-
-
-def _size(number: int) -> str:
-    """Give a number of bytes as one says it."""
-    return f"{number / 2**30:.1f} GiB" if number >= 1 << 30 else f"{max(1, round(number / 2**20))} MiB"
