@@ -65,7 +65,9 @@ def judgements(source: SourceImage) -> list[Judgement]:
     if header.format not in ("dicom", "other") or header.trailing == (3,):
         return []
     return [
-        judge(part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing))
+        judge(
+            part.stored, slope=part.slope, intercept=part.intercept, trailing=len(header.trailing), flat_only=True
+        )  # which is all that labels_among looks at
         for part in source.pictures()
     ]
 

@@ -77,6 +77,7 @@ def judge(
     color: bool = False,
     declared: Kind | None = None,
     by: str = "",
+    flat_only: bool = False,
 ) -> Judgement:
     """Say whether values are a picture, a label map, or cannot be told apart.
 
@@ -87,9 +88,14 @@ def judge(
         color: whether the last of those is a color, which is judged as one value.
         declared: what the file says that it is, which its values must not contradict.
         by: how the file says so.
+        flat_only: whether only values that are flat matter to who asks, and of others how many there are.
     """
+    flat_only = flat_only and not trailing  # whether channels agree is known by a closer look alone
     found = _agreed(
-        [judge_one(channel, slope, intercept, color=color) for channel in _channels(stored, trailing, color=color)]
+        [
+            judge_one(channel, slope, intercept, color=color, flat_only=flat_only)
+            for channel in _channels(stored, trailing, color=color)
+        ]
     )
     found = replace(found, shape=stored.shape)
     if declared is None:
@@ -139,8 +145,12 @@ def _agreed(found: list[Judgement]) -> Judgement:
     return Judgement(kinds[0], told[0].evidence, foreground, values, any(one.flat for one in told))
 
 
-def judge_one(values: NDArray[Any], slope: float = 1.0, intercept: float = 0.0, *, color: bool = False) -> Judgement:
+def judge_one(
+    values: NDArray[Any], slope: float = 1.0, intercept: float = 0.0, *, color: bool = False, flat_only: bool = False
+) -> Judgement:
     """Judge the values of one 2D or 3D grid; see :func:`judge`."""
     if values.dtype.kind not in "iufb":
         return Judgement("cannot tell", f"values of type {values.dtype}")
-    return weigh(MeasuredGrid(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8))
+    return weigh(
+        MeasuredGrid(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8), flat_only=flat_only
+    )

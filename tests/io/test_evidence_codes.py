@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from monai_salm.io.evidence import MeasuredGrid, integers, measured, weigh
 from monai_salm.io.evidence.neighbors import Pairs
+from monai_salm.io.kinds import judge
 
 
 @st.composite
@@ -95,3 +96,19 @@ def test_integers_beyond_floats_have_no_codes() -> None:
     assert integers.Codes.of(np.array([[2**53, 2**53 + 1]])) is None
     assert integers.Codes.of(np.empty((0, 3), int)) is None
     assert integers.Codes.of(np.zeros((2, 2))) is None
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_who_asks_for_flat_values_alone_gets_the_same_answer(seed: int) -> None:
+    """Whether values are flat, and how many there are; and of flat ones all that is known."""
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(1, 60, 2 + seed % 2))
+    smooth = scipy.ndimage.gaussian_filter(generator.normal(size=shape), generator.uniform(0, 6))
+    levels = int(generator.integers(2, 400))
+    values = np.digitize(smooth, np.quantile(smooth, np.linspace(0, 1, levels)))
+    values = np.where(generator.random(shape) < generator.choice([0, 0.02, 0.5]), 0, values * generator.integers(1, 9))
+    values = values.astype(generator.choice(["u1", "i2", "u2", "i4", "f4"]))
+    whole, quick = judge(values), judge(values, flat_only=True)
+    assert (quick.flat, quick.foreground) == (whole.flat, whole.foreground)
+    if whole.flat:
+        assert quick == whole

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.io.evidence.integers import Codes
-from monai_salm.io.evidence.neighbors import Pairs, differences, equal_values, regions_of
+from monai_salm.io.evidence.neighbors import Pairs, differences, equal_share, equal_values, regions_of
 
 MOST_DISTINCT = 65536
 """Values that are told apart; what has more of them has no labels."""
@@ -150,6 +150,22 @@ class MeasuredGrid:
             counts = self._seen_counts()
             return int(counts.sum() - counts[self.values == self.mode].sum()), self.pairs()
         return sum(int(inside.sum()) for _, inside in self.planes()), self.pairs()
+
+    def grainy_foreground(self, flat: float, few: int) -> int:
+        """Give the voxels of the foreground where it is surely no flat one, which is known by less than all that
+        :meth:`counted` measures; 0 where that takes more.
+
+        Args:
+            flat: share of equal neighbors from which a foreground is flat.
+            few: pairs of neighbors that say nothing.
+        """
+        if self.codes is None:
+            return 0
+        along, alike = self.codes.alike(self.planes())
+        if int(along.sum()) < few or equal_share(along, alike) >= flat:
+            return 0
+        counts = self._seen_counts()
+        return int(counts.sum() - counts[self.values == self.mode].sum())
 
     def keep_what_repeats(self) -> None:
         """Look at all planes, rows and columns from now on, also at those that only repeat the one before."""

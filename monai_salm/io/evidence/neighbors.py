@@ -47,8 +47,7 @@ class Pairs:
         """Share of the pairs that have the same value, along the axis where it is largest: slabs are
         alike along two.
         """
-        counted = self.along >= max(1, self.both // 8)
-        return float(np.max(self.alike[counted] / self.along[counted], initial=0.0))
+        return equal_share(self.along, self.alike)
 
     @property
     def level_share(self) -> float:
@@ -64,6 +63,12 @@ class Pairs:
     def roughness(self) -> float:
         """Third differences as a share of the first, along the axis where it is larger."""
         return float(np.max(self.third / np.maximum(self.first, np.finfo(float).tiny)))
+
+
+def equal_share(along: NDArray[np.int64], alike: NDArray[np.int64]) -> float:
+    """Give the share of :attr:`Pairs.equal_share` from the pairs along each axis, and those of the same value."""
+    counted = along >= max(1, int(along.sum()) // 8)
+    return float(np.max(alike[counted] / along[counted], initial=0.0))
 
 
 def equal_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:

@@ -63,9 +63,18 @@ MOST_SCATTERED = 0.01
 """Landmarks are no more than this share of all voxels."""
 
 
-def weigh(grid: MeasuredGrid) -> Judgement:
-    """Say what a grid of values is: picture, label map, or neither for sure."""
+def weigh(grid: MeasuredGrid, *, flat_only: bool = False) -> Judgement:
+    """Say what a grid of values is: picture, label map, or neither for sure.
+
+    Args:
+        grid: of the values.
+        flat_only: whether only flat values matter to who asks: others are called a picture without a closer look.
+    """
     distinct = len(grid.values) - 1
+    if flat_only and distinct >= FEW_VALUES:
+        found = grid.grainy_foreground(FLAT, FEW_PAIRS)
+        if found:
+            return Judgement("picture", "not flat", found)
     if distinct < 1:
         return Judgement(
             "cannot tell",
