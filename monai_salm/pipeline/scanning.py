@@ -7,6 +7,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ from monai_salm.pipeline.inventory import (
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.progress import track
 from monai_salm.workers import IN_THIS_PROCESS, Workers
+
+LINK_OUT = "a link that leads out of the input; copy the file into the input"
+
+_HEADER = re.compile(r"\.(hdr|hdr\.gz|nhdr|mhd)$")
+"""Names of files that are the header of values beside them."""
 
 
 def scan(
@@ -106,7 +112,7 @@ def scan(
         inventory.files.append(replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
-    return _without_ambiguous(_without_collisions(inventory))
+    return _without_ambiguous(_without_collisions(_without_headers_outside(inventory)))
 
 
 def _file_set(source: Path, choices: KindChoices) -> list[str]:
@@ -137,6 +143,23 @@ def _companions(source: Path, choices: KindChoices) -> set[str]:
             elif isinstance(found, ImageHeader) and holds_values_alone(sibling.name, found):
                 pair[False].add(sibling.name)
     return pair[True] | pair[False] if source.name in pair[True] | pair[False] else set()
+
+
+def _without_headers_outside(inventory: Inventory) -> Inventory:
+    """Refuse values whose header is a link that leads out of the input: what it says is nobody's but the owner's."""
+    headers = [PurePosixPath(record.path) for record in inventory.files if _HEADER.search(record.path.lower())]
+    outside = {PurePosixPath(record.path) for record in inventory.files if record.reason == LINK_OUT}
+    for number, record in enumerate(inventory.files if outside.intersection(headers) else ()):
+        path = PurePosixPath(record.path)
+        if record.header is None or not holds_values_alone(record.path, record.header):
+            continue
+        beside = [header for header in headers if header.parent == path.parent]
+        own = [header for header in beside if header.name.partition(".")[0] == path.name.partition(".")[0]]
+        linked = [header.name for header in own or beside if header in outside]
+        if linked:
+            reason = f"its header {linked[0]} is a link that leads out of the input; copy it into the input"
+            inventory.files[number] = FileRecord(record.path, reason=reason, by_others=True, stamp=record.stamp)
+    return inventory
 
 
 def _without_collisions(inventory: Inventory) -> Inventory:
@@ -227,7 +250,7 @@ def _odd_record(root: Path, path: str) -> FileRecord | None:
     absolute = root / path
     try:
         if absolute.is_symlink() and not absolute.resolve().is_relative_to(root.resolve()):
-            return FileRecord(path, reason="a link that leads out of the input; copy the file into the input")
+            return FileRecord(path, reason=LINK_OUT)
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             size = len(os.fsencode(absolute))

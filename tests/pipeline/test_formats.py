@@ -316,6 +316,26 @@ def test_either_file_of_a_pair_stands_for_both(tmp_path: Path, name: str) -> Non
     assert sorted(tree(tmp_path / "out")) == ["a.mhd", "a.raw"]
 
 
+@pytest.mark.parametrize("kind", ["hdr", "mhd"])
+def test_values_whose_header_is_a_link_out_of_the_input_are_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    if kind == "hdr":
+        _pair(tmp_path / "in")
+    else:
+        sitk: Any = pytest.importorskip("SimpleITK")
+        sitk.WriteImage(sitk.GetImageFromArray(block(0)[0]), str(tmp_path / "in" / "a.mhd"))
+    values = "a.img" if kind == "hdr" else "a.raw"
+    nifti_file(tmp_path / "in" / "b.nii", block(1)[0])
+    assert values in scan(tmp_path / "in").pictures
+    (tmp_path / "in" / f"a.{kind}").rename(tmp_path / f"elsewhere.{kind}")
+    (tmp_path / "in" / f"a.{kind}").symlink_to(tmp_path / f"elsewhere.{kind}")
+    refused = protect(tmp_path / "in", tmp_path / "out", drawn()).fates
+    assert (
+        refused[values].reason == f"its header a.{kind} is a link that leads out of the input; copy it into the input"
+    )
+    assert list(tree(tmp_path / "out")) == ["b.nii"]
+
+
 def test_header_does_not_wait_for_a_file_of_its_own_name(tmp_path: Path) -> None:
     """A refused volume beside a pair of the same stem is none of the pair's halves."""
     sitk: Any = pytest.importorskip("SimpleITK")
