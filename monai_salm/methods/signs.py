@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.chance import sample_generator
-from monai_salm.working_samples import WorkingSample
 
 
-def random_steps(sample: WorkingSample, seed: int) -> NDArray[np.int16]:
-    """Draw signs of the full budget for every cell that can carry noise; the same for the same sample and seed,
-    whatever the order.
+def random_signs(sample_id: str, shape: tuple[int, ...], seed: int) -> NDArray[np.int16]:
+    """Draw 1 or -1 for every cell of a sample; the same for the same sample and seed, whatever the order.
+
+    Args:
+        sample_id: identity of the sample.
+        shape: of its working grid.
+        seed: of the run; see :func:`~monai_salm.chance.secret_seed`.
     """
-    signs = sample_generator(seed, sample.sample_id).integers(0, 2, size=sample.shape) * 2 - 1
-    return (signs * sample.levels * (sample.carrier_voxels > 0)).astype(np.int16)
+    return (sample_generator(seed, sample_id).integers(0, 2, size=shape) * 2 - 1).astype(np.int16)

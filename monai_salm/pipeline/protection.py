@@ -278,7 +278,7 @@ class ProtectionRun:
             with self._alone():
                 inventory, plan = self.prepare()
                 self._summary = make_noise(
-                    inventory, plan, self.options, self.work_dir, self._working, self._earlier,
+                    inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
                     show_progress=self.show_progress,
                 )  # fmt: skip
             self._working = None  # the writing needs the memory

@@ -79,6 +79,7 @@ def make_noise(
     work_dir: Path,
     working: WorkingSet | None,
     earlier: EarlierSearch,
+    workers: Workers,
     *,
     show_progress: bool = False,
 ) -> SearchSummary:
@@ -91,12 +92,13 @@ def make_noise(
         work_dir: its private folder.
         working: these samples; None for a method that makes its noise sample by sample.
         earlier: what is left of the search of a run that goes on.
+        workers: that draw noise; a search uses none.
         show_progress: progress bars on standard error.
     """
     if earlier.record is not None and earlier.is_whole:
         return SearchSummary.from_json(earlier.record.summary)
     if working is None:
-        return draw_noise(inventory, plan, options, work_dir, earlier, show_progress=show_progress)
+        return draw_noise(inventory, plan, options, work_dir, earlier, workers, show_progress=show_progress)
     found: SearchSummary = import_module("monai_salm.pipeline.search").make_noise(
         inventory, plan, options, work_dir, working, earlier, show_progress=show_progress
     )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.label_values import native_shape, working_label_map
 from monai_salm.pipeline.plan import FilePlan, SamplePlan
-from monai_salm.working_grid import working_shape
 from monai_salm.working_samples import WorkingMaps, WorkingSample, common_levels, planes_of
 
 
@@ -30,14 +28,6 @@ def noise_record(inventory: Inventory, sample: SamplePlan) -> dict[str, Any]:
         }
 
     return {"files": [entry(file) for file in sample.files]}
-
-
-def unseen_sample(inventory: Inventory, sample: SamplePlan, size: int) -> WorkingSample:
-    """Give a sample as a method takes it that looks at no image: its grid and its budget, all of it open to noise."""
-    shape = working_shape(native_shape(sample, inventory), size)
-    nothing, all_of_it = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.float32(1), shape)
-    voxels = np.broadcast_to(np.int64(1), shape)
-    return assembled_sample(inventory, replace(sample, target=None), WorkingMaps(nothing, voxels, all_of_it, 1), None)
 
 
 def assembled_sample(

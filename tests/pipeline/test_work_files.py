@@ -165,8 +165,8 @@ def test_only_lost_noise_is_drawn_again(tmp_path: Path, monkeypatch: pytest.Monk
     first = _place(tmp_path / "out.work", "noise/2")
     first.write_bytes(_flipped(first.read_bytes(), 0.9))
     room, seen = import_module("monai_salm.pipeline.drawing"), []
-    real = room.random_steps
-    monkeypatch.setattr(room, "random_steps", lambda sample, seed: (seen.append(sample), real(sample, seed))[1])
+    real = room.random_signs
+    monkeypatch.setattr(room, "random_signs", lambda *some: (seen.append(some), real(*some))[1])
     monkeypatch.setattr(import_module("monai_salm.pipeline.output"), "write_file", None)  # all is written
     protect(tmp_path / "in", tmp_path / "out", drawn(key_file=None, resume=True))
     assert len(seen) == 1
@@ -193,8 +193,8 @@ def test_files_are_written_again_where_the_noise_is_another(tmp_path: Path, monk
     before = tree(tmp_path / "out")
     (tmp_path / "out.work" / "search.json").unlink()
     room = import_module("monai_salm.pipeline.drawing")
-    real = room.random_steps
-    monkeypatch.setattr(room, "random_steps", lambda sample, seed: -real(sample, seed))
+    real = room.random_signs
+    monkeypatch.setattr(room, "random_signs", lambda *some: -real(*some))
     protect(tmp_path / "in", tmp_path / "out", drawn(resume=True))
     assert all(content != before[path] for path, content in tree(tmp_path / "out").items())
 
