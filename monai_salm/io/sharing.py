@@ -31,10 +31,10 @@ class TextMapping(Mapping[str, str]):
         own: keys of texts that no other file has.
     """
 
-    __slots__ = ("_keys", "_texts")
+    __slots__ = ("_keys", "_own", "_texts")
 
     def __init__(self, texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> None:
-        self._keys = shared(tuple(texts))
+        self._keys, self._own = shared(tuple(texts)), shared(own)
         self._texts = tuple(text if key in own else sys.intern(text) for key, text in texts.items())
 
     def __getitem__(self, key: str) -> str:
@@ -52,5 +52,5 @@ class TextMapping(Mapping[str, str]):
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def __reduce__(self) -> tuple[type[TextMapping], tuple[dict[str, str]]]:
-        return TextMapping, (dict(self),)
+    def __reduce__(self) -> tuple[type[TextMapping], tuple[dict[str, str], frozenset[str]]]:
+        return TextMapping, (dict(self), self._own)

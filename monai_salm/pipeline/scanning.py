@@ -31,6 +31,7 @@ from monai_salm.pipeline.inventory import (
     holds_values_alone,
     written_path,
 )
+from monai_salm.pipeline.kept_once import found_kept_once
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.progress import track
 from monai_salm.workers import IN_THIS_PROCESS, Workers
@@ -103,7 +104,7 @@ def scan(
         zip(paths, stamps, at_once, strict=True), "scanning", "files", total=len(paths), show_progress=show_progress
     ):
         record = record or _beside_others(root, _placed(next(found), root / path), seen)
-        inventory.files.append(replace(record, stamp=stamp))
+        inventory.files.append(record if record.stamp == stamp else replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
     return _without_ambiguous(_without_collisions(inventory))
@@ -245,12 +246,12 @@ def _odd_record(root: Path, path: str) -> FileRecord | None:
 
 
 def _placed(record: FileRecord, place: Path) -> FileRecord:
-    """Give a record with the place of its file as this process names it, whose text is kept once."""
+    """Give a record with the place of its file as this process names it; what other files have too is kept once."""
     header, document = record.header, record.document
     return replace(
         record,
-        header=None if header is None else replace(header, path=place),
-        document=None if document is None else replace(document, path=place),
+        header=None if header is None else found_kept_once(header, place),
+        document=None if document is None else found_kept_once(document, place),
     )
 
 
