@@ -280,8 +280,21 @@ def _finished_before(
     """Give the fates of the files that a stopped run protected; remove all others that it wrote, such as unprotected
     copies, which are made again if still wanted. What these are does not depend on what is left of the manifest.
     """
+    fates = _told_before(plan, manifest)
+    for path in [path for path, fate in fates.items() if not _still_there(fate, output, inventory.output_path(path))]:
+        del fates[path]
+    kept = {inventory.output_path(path) for path in fates}
+    for record in inventory.files:
+        for path in {record.path, inventory.output_path(record.path)} - kept:
+            with suppress(RefusedError):  # it lies outside the output, so it is none of its files
+                _remove(within(output, path, itself=True))
+    return fates
+
+
+def _told_before(plan: ProtectionPlan, manifest: Manifest) -> dict[str, FileFate]:
+    """Give the fates that are in a manifest; a line that is damaged is told."""
     planned = {file.path: (sample, file) for sample, file in _files(plan.samples)}
-    earlier: dict[str, FileFate] = {}
+    fates: dict[str, FileFate] = {}
     damaged = 0
     for number, fate in fates_told(manifest.path):
         if isinstance(fate, str):
@@ -289,16 +302,9 @@ def _finished_before(
             continue
         known = planned.get(fate.path)
         fate = fate if known is None else _kept_once(fate, *known)
-        earlier[fate.path] = fate
+        fates[fate.path] = fate
     if damaged:
         logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged)
-    names = {path: inventory.output_path(path) for path in earlier}
-    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output, names[path])}
-    kept = {names[path] for path in fates}
-    written = {path for record in inventory.files for path in (record.path, inventory.output_path(record.path))}
-    for path in written - kept:
-        with suppress(RefusedError):  # it lies outside the output, so it is none of its files
-            _remove(within(output, path, itself=True))
     return fates
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import KNOWN_BY
+from monai_salm.io.sharing import shared
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
@@ -218,7 +219,7 @@ def _looked_at(root: Path, path: str) -> tuple[Stamp | None, bool]:
     except (OSError, ValueError):
         return None, False
     if stat.S_ISREG(found.st_mode):
-        return Stamp(found.st_size, found.st_mtime_ns), False
+        return Stamp(shared(found.st_size), found.st_mtime_ns), False
     is_link = stat.S_ISLNK(found.st_mode)
     return (Stamp.of(root / path) if is_link else None), is_link
 
