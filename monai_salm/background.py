@@ -37,7 +37,7 @@ EXACT_BORDER = 0.5
 """A value that fills at least this share of the border is an empty background (zeros), not measured air."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Background:
     """What surrounds the anatomy.
 

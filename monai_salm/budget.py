@@ -83,7 +83,7 @@ class Epsilon:
         return self.value if self.units == "real" else self.value * window.width
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileBudget(PictureView):
     """A perturbation budget bound to one file, or one frame of it: what it shows, and what its stored values may
     become; never do they enter or leave padding and empty background. JSON-able by :meth:`to_json`.

@@ -16,7 +16,7 @@ from monai_salm.views import FileView
 from monai_salm.working_grid import axis_cells
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Canvas(FileView):
     """What a file's stored values may become: its view, with a budget for each of the frames' views. JSON-able by
     :meth:`to_json`.

@@ -12,8 +12,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,8 @@ _NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _PREFIX = ".salm-"
 _SYNCED_AT_ONCE = 8
 """Files that the disk is asked to keep at the same time: it writes down what several ask for in one go."""
+_SYNCED_TOGETHER = 256
+"""Files that stand in line for that at once."""
 _LOCK = re.compile(r"\.salm-[0-9a-f]{12}\.lock")
 _TEMPORARY = re.compile(r"\.salm-([0-9a-f]{12})-[0-9a-f]{8}\.tmp")
 
@@ -65,17 +68,20 @@ def write_atomically(target: Path, content: bytes, *, private: bool = False, syn
         temporary.write_bytes(content)
 
 
-def sync(places: Collection[Path]) -> None:
+def sync(places: Iterable[Path]) -> None:
     """Wait until files and their names are on the disk; those that are not there any more are left out.
 
-    The files come first, together, so that the disk writes them in few goes, and then each folder once.
+    The files come first, many together, so that the disk writes them in few goes, and then each folder once.
 
     Raises:
         OSError: the disk could not keep them.
     """
     with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
-        list(threads.map(_sync_if_there, places))
-        list(threads.map(_sync_if_there, {place.parent for place in places}))
+        rest, folders = iter(places), set[Path]()
+        while some := list(islice(rest, _SYNCED_TOGETHER)):
+            list(threads.map(_sync_if_there, some))
+            folders |= {place.parent for place in some}
+        list(threads.map(_sync_if_there, folders))
 
 
 def _sync_if_there(place: Path) -> None:

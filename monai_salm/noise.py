@@ -143,7 +143,7 @@ class NoiseStore:
 
     def sync(self) -> None:
         """Wait until all noise is on the disk; :meth:`write` does not wait for it."""
-        sync(list(self.folder.glob("*.safetensors")))
+        sync(self.folder.glob("*.safetensors"))
 
     def _open(self, sample_id: str) -> _Sound:
         try:

@@ -36,6 +36,16 @@ def sealed_json(record: Mapping[str, Any]) -> str:
     return f'{text[:-1]}, "{CHECKSUM}": "{checksum(text.encode("ascii"))}"}}'
 
 
+def sealed_json_parts(record: Mapping[str, Any]) -> Iterator[str]:
+    """Give the parts of :func:`sealed_json`, one after the other, of a record whose text is too long to be held."""
+    digest, last = hashlib.sha256(), ""
+    for part in json.JSONEncoder(sort_keys=True).iterencode(record):
+        digest.update(part.encode("ascii"))
+        yield last
+        last = part
+    yield f'{last[:-1]}, "{CHECKSUM}": "{digest.hexdigest()[:_LENGTH]}"}}'
+
+
 def unsealed_json(text: str) -> dict[str, Any]:
     """Give the record of a line of :func:`sealed_json`, without its checksum.
 

@@ -32,7 +32,7 @@ _MOST_TABLED = 1 << 16
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PictureView:
     """How the stored values of one image are to be read.
 
@@ -161,7 +161,7 @@ class PictureView:
         return marks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileView:
     """What a file shows.
 

@@ -42,7 +42,7 @@ its window is not guessed.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IntensityWindow:
     """Map real values linearly to model values: ``low`` to 0 and ``high`` to 1, clipped outside.
 

@@ -31,17 +31,20 @@ class TextMapping(Mapping[str, str]):
         own: keys of texts that no other file has.
     """
 
-    __slots__ = ("_keys", "_texts")
+    __slots__ = ("_alone", "_common", "_keys", "_own")
 
     def __init__(self, texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> None:
-        self._keys = shared(tuple(texts))
-        self._texts = tuple(text if key in own else sys.intern(text) for key, text in texts.items())
+        self._keys, self._own = shared(tuple(texts)), shared(own)
+        self._common = shared(tuple(None if key in own else sys.intern(text) for key, text in texts.items()))
+        self._alone = tuple(text for key, text in texts.items() if key in own)
 
     def __getitem__(self, key: str) -> str:
         try:
-            return self._texts[self._keys.index(key)]
+            place = self._keys.index(key)
         except ValueError:
             raise KeyError(key) from None
+        text = self._common[place]
+        return self._alone[self._common[:place].count(None)] if text is None else text
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -52,5 +55,5 @@ class TextMapping(Mapping[str, str]):
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def __reduce__(self) -> tuple[type[TextMapping], tuple[dict[str, str]]]:
-        return TextMapping, (dict(self),)
+    def __reduce__(self) -> tuple[type[TextMapping], tuple[dict[str, str], frozenset[str]]]:
+        return TextMapping, (dict(self), self._own)

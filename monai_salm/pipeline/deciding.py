@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from monai_salm.errors import unreadable
 from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.kept_once import view_kept_once
 from monai_salm.pipeline.label_table import IDENTIFIER_COLUMNS
 from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.looking import LookAtSample, LookJob, look_at_volume, not_looked_at
@@ -97,12 +98,13 @@ def decide(
     bare: dict[str, str] = {}
     maps: dict[str, WorkingMaps] = {}
     unlabeled = _unlabeled(inventory, labels)
+    names = {path: path for path in inventory.pictures}  # whose text is kept once
     jobs = _jobs(inventory, options, labels, wanted, by_series)
     with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
         for volume in workers.map(look_at_volume, jobs, lost=not_looked_at):
             refused |= volume.refused
             for look in volume.samples:
-                planned = _sample_plan(inventory, labels, look)
+                planned = _sample_plan(inventory, names, labels, look)
                 samples.append(planned)
                 unusable |= dict.fromkeys((file.path for file in look.files), look.unusable) if look.unusable else {}
                 bare |= look.bare
@@ -160,9 +162,13 @@ def _jobs(
             )  # fmt: skip
 
 
-def _sample_plan(inventory: Inventory, labels: LabelAssignment | None, look: LookAtSample) -> SamplePlan:
+def _sample_plan(
+    inventory: Inventory, names: Mapping[str, str], labels: LabelAssignment | None, look: LookAtSample
+) -> SamplePlan:
     """Give the plan of a sample; its id is that of its image or series, or what its values say."""
-    files = tuple(FilePlan(file.path, file.sha256, file.fingerprint, file.view) for file in look.files)
+    files = tuple(
+        FilePlan(names[file.path], file.sha256, file.fingerprint, view_kept_once(file.view)) for file in look.files
+    )
     known = inventory.pictures[files[0].path].identifiers
     sample_id = known["SeriesInstanceUID"] if look.as_one else known.get("SOPInstanceUID") or files[0].fingerprint
     return SamplePlan(sample_id, files, labels.targets[files[0].path] if labels else None)

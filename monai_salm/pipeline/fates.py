@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ IN_OUTPUT = ("protected", "copied")
 """Fates of files that are handed out."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileFate:
     """What became of one file: a line of ``manifest.jsonl``.
 
@@ -67,37 +67,32 @@ def load_fates(manifest: Path) -> dict[str, FileFate]:
     Raises:
         SalmError: a line is damaged.
     """
-    fates, damaged = _read(manifest)
-    for number, problem in damaged.items():
-        raise SalmError(f"{manifest}: line {number} is damaged ({problem}); the run's --resume writes its file again")
+    fates: dict[str, FileFate] = {}
+    for number, fate in fates_told(manifest):
+        if isinstance(fate, str):
+            raise SalmError(f"{manifest}: line {number} is damaged ({fate}); the run's --resume writes its file again")
+        fates[fate.path] = fate
     return fates
 
 
-def load_sound_fates(manifest: Path) -> tuple[dict[str, FileFate], list[int]]:
-    """Read the fates of :func:`load_fates` from the lines that are whole; gives the numbers of the damaged ones too."""
-    fates, damaged = _read(manifest)
-    return fates, list(damaged)
-
-
-def _read(manifest: Path) -> tuple[dict[str, FileFate], dict[int, str]]:
-    """Read the whole lines of a manifest, and say what is wrong with the damaged ones, by their numbers."""
-    fates: dict[str, FileFate] = {}
-    damaged: dict[int, str] = {}
+def fates_told(manifest: Path) -> Iterator[tuple[int, FileFate | str]]:
+    """Give the fate that each whole line of a manifest tells, or what is wrong with the line, with its number; of a
+    file that is told twice the last one counts.
+    """
     if not manifest.is_file():
-        return fates, damaged
-    lines = manifest.read_bytes().split(b"\n")
-    for number, line in enumerate(
-        lines[:-1], start=1
-    ):  # behind the last line end there is nothing, or a part of a line
-        try:
-            fate = FileFate(**unsealed_json(line.decode("ascii")))
-            if fate.status in IN_OUTPUT:  # of others the path is a name alone; a zip may have had any
-                check_within(fate.path)
-        except (ValueError, TypeError) as error:
-            damaged[number] = str(error).partition("\n")[0]
-        else:
-            fates[fate.path] = fate
-    return fates, damaged
+        return
+    with manifest.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):  # a crash cut it short
+                return
+            try:
+                fate = FileFate(**unsealed_json(line.decode("ascii")))
+                if fate.status in IN_OUTPUT:  # of others the path is a name alone; a zip may have had any
+                    check_within(fate.path)
+            except (ValueError, TypeError) as error:
+                yield number, str(error).partition("\n")[0]
+            else:
+                yield number, fate
 
 
 def count_fates(fates: Mapping[str, FileFate]) -> dict[str, int]:

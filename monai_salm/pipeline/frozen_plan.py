@@ -120,14 +120,16 @@ class FrozenPlan:
         fates: dict[str, dict[str, str]] = {name: {} for name in _FATES}
         files: dict[str, KnownFile] = {}
         labels: dict[str, Target] = {}
+        names: dict[str, str] = {}  # whose text is kept once
         for line in lines:
             if line["line"] == SAMPLE:
                 samples.append(SamplePlan.from_json(line))
+                names |= {text: text for text in _texts_of(samples[-1])}
                 continue
             if line["line"] != FILE:
                 continue
-            path = line["path"]
-            files[path] = KnownFile.from_json(path, line["found"])
+            path = names.get(line["path"], line["path"])
+            files[path] = KnownFile.from_json(path, _with_texts(line["found"], names))
             for name, value in line["plan"].items():
                 fates[name][path] = value
             if "label" in line:
@@ -141,6 +143,19 @@ class FrozenPlan:
         known = KnownFiles(files, Stamp(*head["archive"]) if head["archive"] else None)
         _check_names(plan, known, labels)
         return cls(plan, known, labels, head["key"], {name: head[name] for name in _BEGUN_WITH if name in head})
+
+
+def _texts_of(sample: SamplePlan) -> Iterator[str]:
+    """Give the texts of a sample that the lines of its files have too."""
+    yield sample.sample_id
+    yield from (file.path for file in sample.files)
+
+
+def _with_texts(found: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Give what was found of a file, with the texts of its sample where they are the same."""
+    identifiers = found.get("header", {}).get("identifiers", {})
+    identifiers |= {name: names[text] for name, text in identifiers.items() if text in names}
+    return found
 
 
 def plan_head(path: Path) -> dict[str, Any]:

@@ -96,6 +96,8 @@ class Inventory:
     @cached_property
     def pictures(self) -> dict[str, ImageHeader]:
         """The same without copies."""
+        if not self.copies:
+            return self.headers
         return {path: header for path, header in self.headers.items() if path not in self.copies}
 
     @cached_property

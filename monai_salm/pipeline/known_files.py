@@ -14,12 +14,16 @@ import numpy as np
 
 from monai_salm.io import Document, ImageHeader
 from monai_salm.pipeline.inventory import FileRecord, Inventory, Stamp, file_digest
+from monai_salm.pipeline.kept_once import found_kept_once
 
 _NOT_KEPT = ("path", "judgement")
 """Fields of headers and documents: where they lie is known, and judgements served their turn."""
 
+_ANYWHERE = Path()
+"""Place of files until :meth:`KnownFile.placed` says where they lie."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """One file as it was.
 
@@ -47,15 +51,17 @@ class KnownFile:
     def from_json(cls, path: str, plain: Mapping[str, Any]) -> KnownFile:
         """Read what :meth:`to_json` gave; where the file lies is told by :meth:`placed`."""
         header, document = plain.get("header"), plain.get("document")
+        stamp = Stamp(*plain["stamp"]) if "stamp" in plain else None
         record = FileRecord(
             path,
-            header=ImageHeader(path=Path(path), **_restored(header)) if header else None,
-            document=Document(path=Path(path), **_restored(document)) if document else None,
+            header=found_kept_once(ImageHeader(path=_ANYWHERE, **_restored(header)), _ANYWHERE) if header else None,
+            document=found_kept_once(Document(path=_ANYWHERE, **_restored(document)), _ANYWHERE) if document else None,
             reason=plain.get("reason", ""),
             copy_of=plain.get("copy_of", ""),
             by_others=plain.get("by_others", False),
+            stamp=stamp,
         )
-        return cls(record, Stamp(*plain["stamp"]) if "stamp" in plain else None, plain.get("sha256", ""))
+        return cls(record, stamp, plain.get("sha256", ""))
 
     def placed(self, root: Path) -> FileRecord:
         """Give the record of the file below a folder."""
@@ -76,7 +82,7 @@ class KnownFiles:
         archive: stamp of the zip that they were unpacked from; None where there was none.
     """
 
-    files: Mapping[str, KnownFile] = field(default_factory=dict)
+    files: dict[str, KnownFile] = field(default_factory=dict)
     archive: Stamp | None = None
 
     @classmethod
@@ -114,7 +120,11 @@ class KnownFiles:
         if known is None or known.stamp is None or stamp is None or stamp.size != known.stamp.size:
             return None
         same = whole or stamp == known.stamp or (known.sha256 != "" and _has_digest(root / path, known.sha256))
-        return known.placed(root) if same else None
+        if not same:
+            return None
+        placed = known.placed(root)
+        self.files[path] = replace(known, record=placed)  # the record is kept once
+        return placed
 
 
 NOTHING_KNOWN = KnownFiles()

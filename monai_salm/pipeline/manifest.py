@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from monai_salm.disk import sync, told_when_full, write_atomically
+from monai_salm.disk import atomic_target, sync, told_when_full
 from monai_salm.pipeline.fates import FileFate, fate_line
 
 
@@ -36,10 +36,11 @@ class Manifest:
             with self.path.open("ab") as file:
                 file.write(lines)
 
-    def rewrite(self, fates: Mapping[str, FileFate], written: Collection[Path] = ()) -> None:
+    def rewrite(self, fates: Mapping[str, FileFate], written: Iterable[Path] = ()) -> None:
         """Replace the file by one line for each path, in order of the paths; ``written`` as of :meth:`append`."""
         sync(written)
-        write_atomically(self.path, b"".join(_line(fates[path]) for path in sorted(fates)), private=True)
+        with atomic_target(self.path, private=True) as temporary, temporary.open("wb") as file:
+            file.writelines(_line(fates[path]) for path in sorted(fates))
 
 
 def _line(fate: FileFate) -> bytes:

@@ -8,25 +8,27 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
 from monai_salm.io import Derivation
+from monai_salm.io.sharing import shared
 from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.documents import write_documents
-from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, load_sound_fates
+from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, fates_told
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.plan import ProtectionPlan, SamplePlan
+from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
 from monai_salm.pipeline.write import WriteJob, copy_file, not_written, write_file
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
@@ -34,6 +36,9 @@ from monai_salm.progress import Progress
 from monai_salm.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+_OF_MANY_FILES = ("status", "reason", "left_out", "unprotected", "epsilon_real", "epsilon_stored", "max_change_stored")
+"""Fields of fates that are the same for many files."""
 
 
 def write_files(
@@ -58,71 +63,74 @@ def write_files(
     """
     private = output.is_relative_to(work_dir)
     manifest = Manifest(work_dir / "manifest.jsonl")
-    fates = _finished_before(inventory, output, manifest) if options.resume else {}
-    said = dict(fates)  # in the manifest, and so on the disk
+    fates = _finished_before(inventory, plan, output, manifest) if options.resume else {}
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
-    names = {inventory.output_path(record.path) for record in inventory.files}
-    _remove_temporary_files(output, names)
+    _remove_temporary_files(inventory, output)
     derivation = make_derivation(inventory, plan, options, work_dir)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
     make_folder(output, private=private)
     waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
     count = sum(len(sample.files) for sample in waiting)
     with (
-        _swept(executor, output, names),
+        _swept(executor, inventory, output),
         Progress("writing", count, "files", show_progress=show_progress) as bar,
         kept_settings(settings, work_dir) as kept,
         _Lines(manifest, inventory, output) as lines,
     ):
-        for fate in write_jobs(_jobs(inventory, waiting, kept), executor):
-            said[fate.path] = fates[fate.path] = fate
+        results = write_jobs(_jobs(inventory, waiting, kept), executor, count)
+        for (sample, file), fate in zip(_files(waiting), results, strict=True):
+            fates[file.path] = fate = _kept_once(fate, sample, file)
             lines.add(fate)
             bar.update()
+    unsaid: set[str] = set()  # paths of files that are not in the manifest yet, and so perhaps not on the disk
     # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
-    protected = [inventory.headers[path] for path, fate in fates.items() if fate.status == "protected"]
-    derivation = replace(
-        derivation, changed_uids=renewed_uids(protected, [inventory.documents[path] for path in plan.documents])
-    )
+    if any(fates[file.path].status != "protected" for _, file in _files(plan.samples)):
+        protected = (inventory.headers[path] for path, fate in fates.items() if fate.status == "protected")
+        documents = [inventory.documents[path] for path in plan.documents]
+        derivation = replace(derivation, changed_uids=renewed_uids(protected, documents))
     lost = settings.derivation.changed_uids - derivation.changed_uids
     if lost:
         name_lost = {path for path, header in inventory.headers.items() if lost & header.references}
         again = [sample for sample in plan.samples if any(file.path in name_lost for file in sample.files)]
+        count = sum(len(sample.files) for sample in again)
         with kept_settings(replace(settings, derivation=derivation), work_dir) as kept:
-            for fate in write_jobs(_jobs(inventory, again, kept), executor):
+            for fate in write_jobs(_jobs(inventory, again, kept), executor, count):
                 fates[fate.path] = fate
-                said.pop(fate.path, None)
+                unsaid.add(fate.path)
     fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
         fates[path] = _written_again(inventory, fates[first], path, settings)
+        unsaid.add(path)
     if options.copy_unprotected:
         for path, fate in fates.items():
             if fate.status in ("refused", "failed"):
                 fates[path] = _copy_unprotected(fate, settings)
-    written = frozenset(
-        inventory.output_path(path) for path, fate in fates.items() if fate.status in ("protected", "copied")
-    )
+                unsaid.add(path)
+    present = (inventory.output_path(path) for path, fate in fates.items() if fate.status in IN_OUTPUT)
+    written = frozenset(present if plan.documents else ())  # which only documents ask for
     for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
         if options.copy_unprotected and fate.status == "refused":
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
+        unsaid.add(fate.path)
     fates |= _lost(fates, inventory, output)
-    new = [fate for path, fate in fates.items() if fate.status in IN_OUTPUT and fate != said.get(path)]
-    manifest.rewrite(fates, [_place(fate, inventory, output) for fate in new])
+    new = (fates[path] for path in unsaid if fates[path].status in IN_OUTPUT)
+    manifest.rewrite(fates, (_place(fate, inventory, output) for fate in new))
     return fates
 
 
 @contextmanager
-def _swept(executor: Workers | Executor, output: Path, names: set[str]) -> Iterator[None]:
+def _swept(executor: Workers | Executor, inventory: Inventory, output: Path) -> Iterator[None]:
     """Remove what processes that ended in the middle, or are ended now, leave of the files of an output."""
     try:
         yield
     except BaseException:
         if isinstance(executor, Workers):
             executor.close()  # before anything else writes
-        _remove_temporary_files(output, names)
+        _remove_temporary_files(inventory, output)
         raise
     if isinstance(executor, Workers) and executor.ended:
-        _remove_temporary_files(output, names)
+        _remove_temporary_files(inventory, output)
 
 
 class _Lines:
@@ -186,7 +194,7 @@ def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> 
 
 def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> Derivation:
     """Give what every written file is to say of the run, and the map of UIDs."""
-    changed = [inventory.pictures[file.path] for sample in plan.samples for file in sample.files]
+    changed = [inventory.pictures[file.path] for _, file in _files(plan.samples)]
     documents = [inventory.documents[path] for path in plan.documents]
     return Derivation(
         software="monai_salm",
@@ -205,8 +213,13 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
     )
 
 
-def _jobs(inventory: Inventory, samples: Sequence[SamplePlan], settings: Path) -> list[WriteJob]:
-    return [
+def _files(samples: Sequence[SamplePlan]) -> Iterator[tuple[SamplePlan, FilePlan]]:
+    """Give the files of samples, each with its sample, in the order in which they are written."""
+    return ((sample, file) for sample in samples for file in sample.files)
+
+
+def _jobs(inventory: Inventory, samples: Sequence[SamplePlan], settings: Path) -> Iterator[WriteJob]:
+    return (
         WriteJob(
             sample.sample_id,
             file,
@@ -216,7 +229,19 @@ def _jobs(inventory: Inventory, samples: Sequence[SamplePlan], settings: Path) -
         )
         for sample in samples
         for number, file in enumerate(sample.files)
-    ]
+    )
+
+
+def _kept_once(fate: FileFate, sample: SamplePlan, file: FilePlan) -> FileFate:
+    """Give a fate that came from another process or from a manifest, with the texts and numbers of its plan where they
+    are the same: an input may have a million files.
+    """
+    planned = {
+        "path": file.path, "sample_id": sample.sample_id, "sha256_in": file.sha256, "modality": file.canvas.modality,
+    }  # fmt: skip
+    same: dict[str, Any] = {name: known for name, known in planned.items() if getattr(fate, name) == known}
+    common = {name: shared(getattr(fate, name)) for name in _OF_MANY_FILES}
+    return replace(fate, **same, **common)
 
 
 def _written_again(inventory: Inventory, first: FileFate, path: str, settings: WriteSettings) -> FileFate:
@@ -249,20 +274,37 @@ def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
     return replace(fate, status="copied", sha256_in=digest, sha256_out=digest)
 
 
-def _finished_before(inventory: Inventory, output: Path, manifest: Manifest) -> dict[str, FileFate]:
+def _finished_before(
+    inventory: Inventory, plan: ProtectionPlan, output: Path, manifest: Manifest
+) -> dict[str, FileFate]:
     """Give the fates of the files that a stopped run protected; remove all others that it wrote, such as unprotected
     copies, which are made again if still wanted. What these are does not depend on what is left of the manifest.
     """
-    earlier, damaged = load_sound_fates(manifest.path)
+    fates = _told_before(plan, manifest)
+    for path in [path for path, fate in fates.items() if not _still_there(fate, output, inventory.output_path(path))]:
+        del fates[path]
+    kept = {inventory.output_path(path) for path in fates}
+    for record in inventory.files:
+        for path in {record.path, inventory.output_path(record.path)} - kept:
+            with suppress(RefusedError):  # it lies outside the output, so it is none of its files
+                _remove(within(output, path, itself=True))
+    return fates
+
+
+def _told_before(plan: ProtectionPlan, manifest: Manifest) -> dict[str, FileFate]:
+    """Give the fates that are in a manifest; a line that is damaged is told."""
+    planned = {file.path: (sample, file) for sample, file in _files(plan.samples)}
+    fates: dict[str, FileFate] = {}
+    damaged = 0
+    for number, fate in fates_told(manifest.path):
+        if isinstance(fate, str):
+            damaged = damaged or number
+            continue
+        known = planned.get(fate.path)
+        fate = fate if known is None else _kept_once(fate, *known)
+        fates[fate.path] = fate
     if damaged:
-        logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged[0])
-    names = {path: inventory.output_path(path) for path in earlier}
-    fates = {path: fate for path, fate in earlier.items() if _still_there(fate, output, names[path])}
-    kept = {names[path] for path in fates}
-    written = {path for record in inventory.files for path in (record.path, inventory.output_path(record.path))}
-    for path in written - kept:
-        with suppress(RefusedError):  # it lies outside the output, so it is none of its files
-            _remove(within(output, path, itself=True))
+        logger.warning("%s: line %d is damaged; its file is written again", manifest.path, damaged)
     return fates
 
 
@@ -272,21 +314,21 @@ def _remove(place: Path) -> None:
         place.unlink()
 
 
-def _remove_temporary_files(output: Path, paths: set[str]) -> None:
+def _remove_temporary_files(inventory: Inventory, output: Path) -> None:
     """Remove the files that were being written when a run was killed."""
     folders: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
-        folder, _, name = path.rpartition("/")
+    for record in inventory.files:
+        folder, _, name = inventory.output_path(record.path).rpartition("/")
         folders[folder].add(name)
     for folder, names in folders.items():
         with suppress(RefusedError):
             remove_leftovers(within(output, folder) if folder else output, names)
 
 
-def write_jobs(jobs: Sequence[WriteJob], executor: Workers | Executor) -> Iterator[FileFate]:
-    """Write files; the order, and so the manifest, is that of the jobs, wherever they are done."""
+def write_jobs(jobs: Iterable[WriteJob], executor: Workers | Executor, count: int) -> Iterator[FileFate]:
+    """Write so many files; the order, and so the manifest, is that of the jobs, wherever they are done."""
     if isinstance(executor, Workers):
-        yield from executor.map(write_file, jobs, lost=not_written, chunk=executor.fair_chunk(len(jobs)))
+        yield from executor.map(write_file, jobs, lost=not_written, chunk=executor.fair_chunk(count))
     else:
         yield from executor.map(write_file, jobs)
 

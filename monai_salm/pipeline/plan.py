@@ -8,18 +8,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 from monai_salm.canvas import Canvas
 from monai_salm.errors import UsageError
+from monai_salm.pipeline.kept_once import view_kept_once
 from monai_salm.pipeline.labels import Target
 from monai_salm.views import FileView
 
 PLAN_FORMAT = "monai_salm.plan/5"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FilePlan:
     """One file of a sample: its path, the digest of its bytes, the fingerprint of its stored values, and what these
     show; where they may move, their budgets are part of the view.
@@ -42,7 +44,7 @@ class FilePlan:
         return self.view
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SamplePlan:
     """One unit that carries a label and a noise.
 
@@ -66,7 +68,8 @@ class SamplePlan:
     def from_json(cls, record: Mapping[str, Any]) -> SamplePlan:
         """Read what :meth:`to_json` gave, also after a trip through JSON text."""
         files = (
-            FilePlan(f["path"], f["sha256"], f["fingerprint"], Canvas.from_json(f["canvas"])) for f in record["files"]
+            FilePlan(f["path"], f["sha256"], f["fingerprint"], view_kept_once(Canvas.from_json(f["canvas"])))
+            for f in record["files"]
         )
         return cls(record["sample_id"], tuple(files), target_from_json(record["target"]))
 
@@ -186,7 +189,7 @@ class ProtectionPlan:
     def _digest(self) -> str:
         parts: list[Any] = [self.head(), dict(self.refused), dict(self.documents), dict(self.copies)]
         digest = hashlib.sha256()
-        for part in (*parts, *(sample.to_json() for sample in self.samples)):
+        for part in chain(parts, (sample.to_json() for sample in self.samples)):
             digest.update(json.dumps(part, sort_keys=True).encode())
         return digest.hexdigest()
 

@@ -51,11 +51,12 @@ def _changed_files(begun: FrozenPlan, inventory: Inventory, labels: LabelAssignm
     touched = [path for path in now if path in before and path not in inventory.unchanged]
     lost = [path for path in touched if now[path].reason and not before[path].record.reason]
     freed = [path for path in touched if before[path].record.reason and not now[path].reason]
+    told = {*lost, *freed}
     # What nobody needed the bytes of is as it was if the same is found in it; see input_digests.
     changed = [
         path
         for path in touched
-        if path not in {*lost, *freed} and (before[path].sha256 or before[path].record.reason != now[path].reason)
+        if path not in told and (before[path].sha256 or before[path].record.reason != now[path].reason)
     ]
     targets = labels.targets if labels is not None else {}
     refused = begun.plan.refused

@@ -281,7 +281,7 @@ class ProtectionRun:
                     inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
                     show_progress=self.show_progress,
                 )  # fmt: skip
-            self._working = None  # the writing needs the memory
+            self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
         return self._summary
 
     def write(self) -> ProtectResult:

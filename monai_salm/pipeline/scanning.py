@@ -19,6 +19,7 @@ import numpy as np
 from monai_salm.errors import RefusedError, UsageError
 from monai_salm.io import Document, ImageHeader, SourceImage, UndecidedError, identify, is_litter, read_source
 from monai_salm.io.kinds import KNOWN_BY
+from monai_salm.io.sharing import shared
 from monai_salm.pipeline.archive import is_archive, unpack
 from monai_salm.pipeline.choices import JudgedFile, KindChoices, judged_together
 from monai_salm.pipeline.file_sets import ambiguity, files_beside, meant_files
@@ -32,6 +33,7 @@ from monai_salm.pipeline.inventory import (
     holds_values_alone,
     written_path,
 )
+from monai_salm.pipeline.kept_once import found_kept_once
 from monai_salm.pipeline.known_files import NOTHING_KNOWN, KnownFiles
 from monai_salm.progress import track
 from monai_salm.workers import IN_THIS_PROCESS, Workers
@@ -109,7 +111,7 @@ def scan(
         zip(paths, stamps, at_once, strict=True), "scanning", "files", total=len(paths), show_progress=show_progress
     ):
         record = record or _beside_others(root, _placed(next(found), root / path), seen)
-        inventory.files.append(replace(record, stamp=stamp))
+        inventory.files.append(record if record.stamp == stamp else replace(record, stamp=stamp))
     inventory = replace(inventory, unchanged=frozenset(unchanged))
     _judge_folders(inventory)
     return _without_ambiguous(_without_collisions(_without_headers_outside(inventory)))
@@ -240,7 +242,7 @@ def _looked_at(root: Path, path: str) -> tuple[Stamp | None, bool]:
     except (OSError, ValueError):
         return None, False
     if stat.S_ISREG(found.st_mode):
-        return Stamp(found.st_size, found.st_mtime_ns), False
+        return Stamp(shared(found.st_size), found.st_mtime_ns), False
     is_link = stat.S_ISLNK(found.st_mode)
     return (Stamp.of(root / path) if is_link else None), is_link
 
@@ -268,12 +270,12 @@ def _odd_record(root: Path, path: str) -> FileRecord | None:
 
 
 def _placed(record: FileRecord, place: Path) -> FileRecord:
-    """Give a record with the place of its file as this process names it, whose text is kept once."""
+    """Give a record with the place of its file as this process names it; what other files have too is kept once."""
     header, document = record.header, record.document
     return replace(
         record,
-        header=None if header is None else replace(header, path=place),
-        document=None if document is None else replace(document, path=place),
+        header=None if header is None else found_kept_once(header, place),
+        document=None if document is None else found_kept_once(document, place),
     )
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_salm.disk import write_atomically
+from monai_salm.disk import atomic_target
 from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.record import MANIFEST
-from monai_salm.seals import sealed_json, unsealed_json
+from monai_salm.seals import sealed_json_parts, unsealed_json
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,12 @@ class SearchRecord:
     def write(self, work_dir: Path) -> None:
         """Keep it, for nobody but its owner."""
         kept = {"run": self.run, "noise": dict(self.noise), "surrogate_sha256": self.surrogate}
-        text = sealed_json({**self.summary, **kept})
-        write_atomically(work_dir / SEARCH_FILE, f"{text}\n".encode(), private=True)
+        with (
+            atomic_target(work_dir / SEARCH_FILE, private=True) as temporary,
+            temporary.open("w", encoding="ascii", newline="\n") as file,
+        ):
+            file.writelines(sealed_json_parts({**self.summary, **kept}))
+            file.write("\n")
 
     @classmethod
     def read(cls, work_dir: Path, run: str) -> SearchRecord | None:

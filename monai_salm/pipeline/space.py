@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from monai_salm.pipeline.archive import unpacked_size
-from monai_salm.pipeline.fates import load_sound_fates
+from monai_salm.pipeline.fates import fates_told
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
@@ -36,7 +36,8 @@ def space_to_write(
 
     Noise makes files that are compressed a bit larger, so this is rather too little than too much.
     """
-    done, _ = load_sound_fates(work_dir / "manifest.jsonl")  # of this run, also while it goes on
+    told = fates_told(work_dir / "manifest.jsonl")  # of this run, also while it goes on
+    done = {fate.path for _, fate in told if not isinstance(fate, str)}
     paths = [file.path for sample in plan.samples for file in sample.files] + [*plan.documents, *plan.copies]
     paths += plan.refused if options.copy_unprotected else ()
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]

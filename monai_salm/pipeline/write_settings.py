@@ -68,9 +68,10 @@ def kept_settings(settings: WriteSettings, work_dir: Path) -> Iterator[Path]:
     """
     for left in work_dir.glob(f"{_PREFIX}*.json"):  # by a run that was killed
         left.unlink()
-    text = settings.to_text()
-    path = (work_dir / _name_of(text.encode())).absolute()
-    write_atomically(path, text.encode(), private=True)
+    content = settings.to_text().encode()
+    path = (work_dir / _name_of(content)).absolute()
+    write_atomically(path, content, private=True)
+    del content  # it names every image of the export, and is not needed while these are written
     try:
         yield path
     finally:
