@@ -52,28 +52,31 @@ def _sum_of_similarities(before: NDArray[np.float32], after: NDArray[np.float32]
         kernel: the weights of the window along one axis.
     """
     rows, columns = before.shape
-    figures = np.empty((rows, 4, columns))
-    x, y, together, spread = figures.transpose(1, 0, 2)
-    x[:], y[:] = before, after
-    np.square(x, out=together)
-    np.square(y, out=spread)
-    spread += together
-    np.multiply(x, y, out=together)
+    figures = np.empty((rows, 4, columns), np.float32)
+    x, change, squared, powers = figures.transpose(1, 0, 2)
+    x[:] = before
+    np.subtract(after, before, out=change)
+    np.square(before, out=powers)
+    powers += np.square(after, out=squared)
+    np.square(change, out=squared)
     down = (_bands(rows - len(kernel) + 1, kernel) @ figures.reshape(rows, -1)).reshape(-1, columns)
-    mean_x, mean_y, together, spread = _along(down, kernel).reshape(-1, 4, columns - len(kernel) + 1).transpose(1, 0, 2)
-    both = mean_x * mean_y
-    np.square(mean_x, out=mean_x)
-    mean_x += np.square(mean_y, out=mean_y)
-    together -= both
-    spread -= mean_x
-    for part, constant, times in ((both, _C1, 2.0), (together, _C2, 2.0), (mean_x, _C1, 1.0), (spread, _C2, 1.0)):
-        if times != 1.0:
-            part *= times
-        part += constant
-    both *= together
-    mean_x *= spread
-    both /= mean_x
-    return float(both.sum())
+    mean, change, squared, powers = _along(down, kernel).reshape(-1, 4, columns - len(kernel) + 1).transpose(1, 0, 2)
+    # SSIM = (1 - (mean x - mean y)^2 / (mean x^2 + mean y^2 + C1)) * (1 - var(x - y) / (var x + var y + C2)), which is
+    # the same as the usual product of fractions, but single precision is enough where the images are alike.
+    means = np.square(mean)
+    mean += change
+    means += np.square(mean, out=mean)
+    powers -= means
+    powers += _C2
+    means += _C1
+    np.square(change, out=change)
+    squared -= change
+    squared /= powers
+    change /= means
+    np.subtract(1, squared, out=squared)
+    np.subtract(1, change, out=change)
+    squared *= change
+    return float(squared.sum(dtype=np.float64))
 
 
 def _gaussian(size: int) -> tuple[float, ...]:
@@ -83,10 +86,10 @@ def _gaussian(size: int) -> tuple[float, ...]:
     return tuple(line.tolist())
 
 
-def _along(values: NDArray[np.float64], kernel: tuple[float, ...]) -> NDArray[np.float64]:
+def _along(values: NDArray[np.float32], kernel: tuple[float, ...]) -> NDArray[np.float32]:
     """Average rows under a window, where all of it lies inside, some columns at a time."""
     places = values.shape[1] - len(kernel) + 1
-    averages = np.empty((len(values), places))
+    averages = np.empty((len(values), places), np.float32)
     for start in range(0, places, _ROWS):
         end = min(start + _ROWS, places)
         part = values[:, start : end + len(kernel) - 1]
@@ -95,11 +98,11 @@ def _along(values: NDArray[np.float64], kernel: tuple[float, ...]) -> NDArray[np
 
 
 @lru_cache(maxsize=8)
-def _bands(places: int, kernel: tuple[float, ...]) -> NDArray[np.float64]:
+def _bands(places: int, kernel: tuple[float, ...]) -> NDArray[np.float32]:
     """Give the matrix whose product with columns of values averages them under a window at so many places, which is
     faster than to add up shifted values one by one.
     """
-    bands = np.zeros((places, places + len(kernel) - 1))
+    bands = np.zeros((places, places + len(kernel) - 1), np.float32)
     for place in range(places):
         bands[place, place : place + len(kernel)] = kernel
     return bands
