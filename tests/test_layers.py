@@ -102,7 +102,7 @@ ALLOWED_IN_IO: dict[str, set[str]] = {
     "other": {"base", "pdf"} | TELLING,
     "segmentations": set(),
     "simpleitk": set(),
-    "second_reader": set(),
+    "second_reader": {"origins"},
 }
 # Foreign packages that some rooms or modules alone may import.
 AT_HOME = {

@@ -21,7 +21,7 @@ from monai_salm.io.base import (
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.modalities import MODALITIES
-from monai_salm.io.origins import first_bytes
+from monai_salm.io.origins import Buffer, first_bytes
 from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
@@ -48,6 +48,7 @@ __all__ = [
     "identify",
     "is_litter",
     "judge",
+    "kept_bytes",
     "read_back",
     "read_header",
     "read_label_map",
@@ -185,6 +186,13 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
         RefusedError: one was not kept, as of a copy from another process, and its file cannot be read.
     """
     return _FORMATS[original.header.format].compare_sources(original, other)
+
+
+def kept_bytes(source: SourceImage) -> Buffer | None:
+    """Give the bytes of the file that an image was read from, which stand for themselves; None where they were not kept
+    as they were, or another file was read with them.
+    """
+    return _FORMATS[source.header.format].kept_bytes(source)
 
 
 def format_of(path: Path) -> FormatModule | None:

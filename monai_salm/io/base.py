@@ -17,7 +17,8 @@ Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by
 * ``write_document(path, target, derivation)`` writes a document, in which only references to changed images may
   differ;
 * ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed;
-  ``compare_sources(original, other)`` does so of two images that were read, without reading their files again.
+  ``compare_sources(original, other)`` does so of two images that were read, without reading their files again;
+* ``kept_bytes(source)`` gives the bytes of an image's file that were read, where they are still there.
 
 What ``read_source`` and ``read_back`` give has an ``origin``: the SHA-256 of the bytes that were decoded
 (:attr:`SourceImage.sha256`), and what the writer needs, so that each file is read once. Where the file may have changed
@@ -39,7 +40,7 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io.kinds import KNOWN_BY, LABEL_MAP, Judgement, Kind
-from monai_salm.io.origins import FileState, Origin
+from monai_salm.io.origins import Buffer, FileState, Origin
 
 Format = Literal["dicom", "nifti", "itk", "raster", "other"]
 """Names of the modules that read a format; ``other`` is a document that none reads."""
@@ -312,6 +313,11 @@ class FormatModule(Protocol):
 
     def compare_sources(self, original: SourceImage, other: SourceImage) -> list[HeaderChange]:
         """List the same of two images as they were read."""
+
+    def kept_bytes(self, source: SourceImage) -> Buffer | None:
+        """Give the bytes of an image's file that were read; None where they were not kept, or more than one file was
+        read.
+        """
 
 
 def check_stored(source: SourceImage, stored: StoredArray, target: Path) -> None:

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+Buffer = bytes | bytearray | memoryview
+
 FIRST_BYTES = 4096
 """As many as tell what a file is."""
 _FEW = 256

@@ -20,18 +20,26 @@ import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.disk import link_to
+from monai_salm.io.origins import Buffer, first_bytes
 
 _PROCESS = Path(__file__).with_name("simpleitk")
 _DICTIONARY = Path(__file__).with_name("image_attributes.dic")
 """What dcmtk has to know of the attributes that say how pixels are stored. Its own dictionary of all attributes takes
 it four times as long to read as a slice of 512 x 512.
 """
+
+_DICOM_PREFIX, _DICOM_READER = (128, b"DICM"), "GDCMImageIO"
+"""How DICOM files are known (PS3.10 7.1), and which reader ITK takes for them after it tried others on each."""
+
+_FILES_IN_MEMORY = "/proc/{}/fd/{}"
+"""Names that Linux gives to the open files of a process; one made by ``memfd_create`` is nowhere else."""
 
 _PATIENCE_S, _BYTES_PER_S = 60.0, 1e6
 """A reader hangs that takes longer than this, and as long as a file of that size takes it on a slow disk."""
@@ -42,7 +50,7 @@ something to ITK (a backslash).
 """
 
 
-def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[Any] | None:
+def read_with_simpleitk(path: Path, *, rows_first: bool = False, content: Buffer | None = None) -> NDArray[Any] | None:
     """Read real values with SimpleITK: of DICOM, NIfTI, NRRD, MetaImage, PNG and TIFF files.
 
     Values are rescaled as the file says, in the type that SimpleITK gives them, which is an integer where no rescaling
@@ -52,14 +60,17 @@ def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[Any]
     Args:
         path: the file.
         rows_first: give the axes as DICOM and raster images have them.
+        content: the bytes of the file where they are known, so that they need not be read again; of a file that needs
+            none beside it.
 
     Returns:
         Values of (x, y, z, ..., components), the axes of NIfTI, NRRD and MetaImage; with ``rows_first`` of (frames,
         rows, columns, components), the first left out where there is one frame. One component has no axis. None where
         SimpleITK is not installed, cannot read the file or takes longer than any should, or the values are complex.
     """
-    with _openable(path) as name:
-        found = _simpleitk.read(name, _patience(path))
+    first = _DICOM_READER if _is_dicom(path, content) else ""
+    with _in_memory(content) as number, _named(number, "" if first else path.name) as held, _openable(path) as name:
+        found = _simpleitk.read([*held, name], first, _patience(path))
     if found is None or found[1].dtype.kind not in "iuf":
         return None
     axes, real = found
@@ -68,8 +79,15 @@ def read_with_simpleitk(path: Path, *, rows_first: bool = False) -> NDArray[Any]
     return real.transpose(*reversed(range(axes)), *range(axes, real.ndim))
 
 
-def dcmtk_finds_within(original: Path, other: Path, limit_stored: int) -> bool | None:
+def dcmtk_finds_within(
+    original: Path, other: Path, limit_stored: int, contents: tuple[Buffer | None, Buffer | None] = (None, None)
+) -> bool | None:
     """Let dcmtk's ``dcmicmp`` say whether no stored value of two DICOM files differs by more than a limit.
+
+    Args:
+        original, other: the files.
+        limit_stored: the limit.
+        contents: their bytes where they are known, so that they need not be read again.
 
     Returns:
         None where dcmtk is not installed, cannot decode a file, for it reads native ones, or takes longer than any
@@ -79,12 +97,18 @@ def dcmtk_finds_within(original: Path, other: Path, limit_stored: int) -> bool |
     if program is None:
         return None
     # Without the modality transformation, which would round through RescaleSlope.
-    with _openable(original) as first, _openable(other) as second:
-        arguments = [program, "-q", "-M", "+ce", str(limit_stored), first, second]
+    with contextlib.ExitStack() as stack:
+        numbers = [stack.enter_context(_in_memory(content)) for content in contents]
+        names = [
+            stack.enter_context(_openable(path)) if number is None else _FILES_IN_MEMORY.format("self", number)
+            for path, number in zip((original, other), numbers, strict=True)
+        ]
+        arguments = [program, "-q", "-M", "+ce", str(limit_stored), *names]
         try:
             done = subprocess.run(  # noqa: S603 (a fixed program, and paths that begin with a slash)
                 arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
                 env=os.environ | {"DCMDICTPATH": str(_DICTIONARY)}, timeout=_patience(original),
+                pass_fds=[number for number in numbers if number is not None],
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return None
@@ -101,6 +125,64 @@ def _patience(path: Path) -> float:
         return _PATIENCE_S + path.stat().st_size / _BYTES_PER_S
     except OSError:
         return _PATIENCE_S
+
+
+def _is_dicom(path: Path, content: Buffer | None) -> bool:
+    place, prefix = _DICOM_PREFIX
+    if content is None:
+        try:
+            content = first_bytes(path, place + len(prefix))
+        except OSError:
+            return False
+    return content[place : place + len(prefix)] == prefix
+
+
+@contextlib.contextmanager
+def _in_memory(content: Buffer | None) -> Iterator[int | None]:
+    """Put bytes into a file that is nowhere but in memory, and give its number; None where there are no bytes, or no
+    such files.
+    """
+    if content is None or sys.platform != "linux" or not Path(_FILES_IN_MEMORY.format("self", "")).is_dir():
+        yield None
+        return
+    try:
+        number = os.memfd_create("image")
+    except OSError:
+        yield None
+        return
+    with open(number, "wb", buffering=0) as file:  # noqa: PTH123 (no path)
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:  # too little memory
+            pass
+        yield None if rest else number
+
+
+@contextlib.contextmanager
+def _named(number: int | None, like: str) -> Iterator[list[str]]:
+    """Give the name, if there is one, of a file in memory.
+
+    Args:
+        number: of the file, which is open here.
+        like: name whose suffixes it needs, for ITK chooses readers by them; empty where it needs none.
+    """
+    if number is None:
+        yield []
+        return
+    name = _FILES_IN_MEMORY.format(os.getpid(), number)
+    if not like:
+        yield [name]
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder, f"file{like[len(like.partition('.')[0]) :]}")
+        try:
+            link.symlink_to(name)
+        except OSError:
+            yield []
+            return
+        yield [str(link)]
 
 
 @contextlib.contextmanager
@@ -134,9 +216,14 @@ class _SimpleItk:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def read(self, name: str, patience_s: float) -> tuple[int, NDArray[Any]] | None:
+    def read(self, names: list[str], first: str, patience_s: float) -> tuple[int, NDArray[Any]] | None:
         """Give the number of axes and the values of an image; None where it cannot be read, or not in so many
         seconds.
+
+        Args:
+            names: of one file; the first one counts that the process can open.
+            first: the reader of ITK to try first; empty where it is left to ITK.
+            patience_s: the seconds.
         """
         if find_spec("SimpleITK") is None:
             return None
@@ -147,7 +234,7 @@ class _SimpleItk:
                 alarm.daemon = True
                 alarm.start()
                 try:
-                    return _answer(questions, answers, name)
+                    return _answer(questions, answers, (names, first))
                 finally:
                     alarm.cancel()
             except (OSError, EOFError):  # it could not be started, or the file ended it
@@ -179,13 +266,13 @@ class _SimpleItk:
             process.communicate()
 
 
-def _answer(questions: IO[bytes], answers: IO[bytes], name: str) -> tuple[int, NDArray[Any]] | None:
+def _answer(questions: IO[bytes], answers: IO[bytes], question: object) -> tuple[int, NDArray[Any]] | None:
     """Ask for an image.
 
     Raises:
         EOFError: the process ended.
     """
-    questions.write(json.dumps(name).encode("ascii") + b"\n")
+    questions.write(json.dumps(question).encode("ascii") + b"\n")
     questions.flush()
     line = answers.readline()
     if not line.endswith(b"\n"):

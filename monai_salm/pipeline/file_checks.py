@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from monai_salm.bounds import Limit, broken_bound, broken_rule, measure_changes, stated_bounds, whole_change
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError
-from monai_salm.io import HeaderChange, SourceImage, StoredArray, compare_headers, read_source
+from monai_salm.io import HeaderChange, SourceImage, StoredArray, compare_headers, compare_sources, read_source
 from monai_salm.pipeline.file_views import UNREADABLE, VolumeFiles, volume_views, why_unreadable
 from monai_salm.pipeline.region_means import mean_shifts
 from monai_salm.pipeline.second_opinions import SecondOpinions
@@ -32,6 +32,8 @@ SLAB_VALUES = 1 << 24
 
 AHEAD = 2
 """Files of a volume that are measured while others still read earlier ones."""
+
+_File = TypeVar("_File", Path, SourceImage)
 
 # Images ---------------------------------------------------------------------------------------------------------------
 
@@ -131,8 +133,8 @@ def _check_image(
         add_opinions = _measure(verdict, source, found, view, job, opinions)
         if (source.padding_stored or found.padding_stored) and not np.array_equal(source.padding, found.padding):
             verdict.problems.append("padding was entered or left")
+        differences = _told(compare_sources, source, found) if _alike(source, found) else _differences(places)
         del found  # others are to read it now
-        differences = _differences(places)
     except MemoryError:
         return too_large
 
@@ -163,7 +165,7 @@ def _measure(
     changes = measure_changes(source.stored, found.stored, view, anatomy)
     change = whole_change(changes)
     verdict.max_change_stored, verdict.max_change_real = _finite(change.max_stored), _finite(change.max_real)
-    add_opinions = opinions.on(verdict, source, job.places(verdict.path))
+    add_opinions = opinions.on(verdict, source, found)
     verdict.changed_fraction, verdict.changed_outside = change.changed_fraction, change.outside
     verdict.mean_shifts = mean_shifts(
         source.stored, found.stored, view, anatomy, largest_real=change.max_real,
@@ -295,8 +297,20 @@ def _values_differ(first: Path, second: Path) -> bool:
 
 def _differences(places: tuple[Path, Path]) -> list[HeaderChange] | str:
     """List what differs outside the values, or say why it cannot be known."""
+    return _told(compare_headers, *places)
+
+
+def _alike(source: SourceImage, found: SourceImage) -> bool:
+    """Say whether both are of one format, so that they can be compared as they were read."""
+    return source.header.format == found.header.format
+
+
+def _told(
+    compare: Callable[[_File, _File], list[HeaderChange]], original: _File, other: _File
+) -> list[HeaderChange] | str:
+    """Give what a comparison lists, or why it cannot list it."""
     try:
-        return compare_headers(*places)
+        return compare(original, other)
     except UNREADABLE as error:
         return why_unreadable(error)
 

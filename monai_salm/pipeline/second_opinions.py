@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.io import SourceImage, dcmtk_finds_within, read_with_simpleitk
+from monai_salm.io import SourceImage, dcmtk_finds_within, kept_bytes, read_with_simpleitk
+from monai_salm.io.origins import Buffer
 from monai_salm.pipeline.verdicts import FileVerdict
 
 SECOND_READER = "SimpleITK"
@@ -26,6 +28,25 @@ _SLAB_VALUES = 1 << 21
 """Values that are looked at as floats at a time."""
 
 _Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """An original and its protected file.
+
+    Args:
+        places: of both.
+        contents: the bytes of both; None where they are to be read again.
+    """
+
+    places: tuple[Path, Path]
+    contents: tuple[Buffer | None, Buffer | None] = (None, None)
+
+    @classmethod
+    def of(cls, source: SourceImage, found: SourceImage, *, held: bool) -> _Files:
+        """Name the files of two images, with their bytes where these are to be held until the others have read them."""
+        places = source.header.path, found.header.path
+        return cls(places, (kept_bytes(source), kept_bytes(found))) if held else cls(places)
 
 
 class SecondOpinions:
@@ -47,19 +68,19 @@ class SecondOpinions:
         """Say whether a file is so small that others can read it while we go on."""
         return source.stored.nbytes <= AT_ONCE_BYTES
 
-    def on(self, verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> Callable[[], None]:
-        """Ask who else reads a pair of files.
+    def on(self, verdict: FileVerdict, source: SourceImage, found: SourceImage) -> Callable[[], None]:
+        """Ask who else reads a pair of files; of small ones they get the very bytes that were read here.
 
         Args:
             verdict: on the pair; the largest change that was found is in it.
-            source: the original.
-            places: of the original and of the protected file.
+            source, found: the original and the protected file.
 
         Returns:
             Waits for the answers, and adds to the verdict who read both files, and what they find otherwise.
         """
         ask = self._now if self.at_once(source) else _later
-        simpleitk, dcmtk = ask(_read_both, verdict, source, places), ask(_within, verdict, source, places)
+        pair = _Files.of(source, found, held=self.at_once(source))
+        simpleitk, dcmtk = ask(_read_both, verdict, source, pair), ask(_within, verdict, source, pair)
 
         def add() -> None:
             _add_opinion_of_simpleitk(verdict, source, simpleitk())
@@ -75,29 +96,27 @@ def _later(function: Callable[..., _Answer], *arguments: object) -> Callable[[],
     return partial(function, *arguments)
 
 
-def _read_both(
-    verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _read_both(verdict: FileVerdict, source: SourceImage, files: _Files) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Let SimpleITK read both files; None where it is no judge, for who misreads the original is none."""
     if source.frame_rescale or verdict.max_change_real is None:
         return None  # SimpleITK rescales all frames as the first
     rows_first = source.header.format in ("dicom", "raster")
     try:
-        first = read_with_simpleitk(places[0], rows_first=rows_first)
+        first = read_with_simpleitk(files.places[0], rows_first=rows_first, content=files.contents[0])
         if first is None or not _agree(first, source):
             return None
-        second = read_with_simpleitk(places[1], rows_first=rows_first)
+        second = read_with_simpleitk(files.places[1], rows_first=rows_first, content=files.contents[1])
     except (OSError, MemoryError):
         return None
     return None if second is None else (first, second)
 
 
-def _within(verdict: FileVerdict, source: SourceImage, places: tuple[Path, Path]) -> bool | None:
+def _within(verdict: FileVerdict, source: SourceImage, files: _Files) -> bool | None:
     """Let dcmtk compare the stored values of two DICOM files; None where it cannot."""
     if source.header.format != "dicom" or verdict.max_change_stored is None:
         return None
     try:
-        return dcmtk_finds_within(*places, int(verdict.max_change_stored))
+        return dcmtk_finds_within(*files.places, int(verdict.max_change_stored), files.contents)
     except OSError:
         return None
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 _KERNEL, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 """Stability constants for a data range of 1."""
-_ROWS = 64
-"""Rows whose similarities are found at once, in the cache of the processor."""
+_ROWS = 32
+"""Rows, and columns, whose similarities are found at once, in the cache of the processor."""
 
 
 def structural_similarity(before_model: NDArray[np.float32], after_model: NDArray[np.float32]) -> float:
@@ -32,47 +33,76 @@ def structural_similarity(before_model: NDArray[np.float32], after_model: NDArra
     )
 
 
-def _slice_similarity(before: NDArray[np.float32], after: NDArray[np.float32], kernel: NDArray[np.float64]) -> float:
+def _slice_similarity(before: NDArray[np.float32], after: NDArray[np.float32], kernel: tuple[float, ...]) -> float:
     """Give the mean over all places where the whole window lies in a slice, some rows at once."""
     beyond = len(kernel) - 1
     places = len(before) - beyond
     total = 0.0
     for start in range(0, places, _ROWS):
         part = slice(start, min(start + _ROWS, places) + beyond)
-        total += _sum_of_similarities(before[part].astype(np.float64), after[part].astype(np.float64), kernel)
+        total += _sum_of_similarities(before[part], after[part], kernel)
     return total / float(places * (before.shape[1] - beyond))
 
 
-def _sum_of_similarities(x: NDArray[np.float64], y: NDArray[np.float64], kernel: NDArray[np.float64]) -> float:
-    """Add the similarities of all places of some rows; changes ``x`` and ``y``."""
-    mean_x, mean_y = _weighted(x, kernel), _weighted(y, kernel)
-    together = _weighted(x * y, kernel)
-    np.square(x, out=x)
-    x += np.square(y, out=y)
-    spread = _weighted(x, kernel)
-    both = mean_x * mean_y
-    np.square(mean_x, out=mean_x)
-    mean_x += np.square(mean_y, out=mean_y)
-    together -= both
-    spread -= mean_x
-    for part, constant, times in ((both, _C1, 2.0), (together, _C2, 2.0), (mean_x, _C1, 1.0), (spread, _C2, 1.0)):
-        part *= times
-        part += constant
-    both *= together
-    mean_x *= spread
-    both /= mean_x
-    return float(both.sum())
+def _sum_of_similarities(before: NDArray[np.float32], after: NDArray[np.float32], kernel: tuple[float, ...]) -> float:
+    """Add the similarities of all places of some rows.
+
+    Args:
+        before, after: the rows.
+        kernel: the weights of the window along one axis.
+    """
+    rows, columns = before.shape
+    figures = np.empty((rows, 4, columns), np.float32)
+    x, change, squared, powers = figures.transpose(1, 0, 2)
+    x[:] = before
+    np.subtract(after, before, out=change)
+    np.square(before, out=powers)
+    powers += np.square(after, out=squared)
+    np.square(change, out=squared)
+    down = (_bands(rows - len(kernel) + 1, kernel) @ figures.reshape(rows, -1)).reshape(-1, columns)
+    mean, change, squared, powers = _along(down, kernel).reshape(-1, 4, columns - len(kernel) + 1).transpose(1, 0, 2)
+    # SSIM = (1 - (mean x - mean y)^2 / (mean x^2 + mean y^2 + C1)) * (1 - var(x - y) / (var x + var y + C2)), which is
+    # the same as the usual product of fractions, but single precision is enough where the images are alike.
+    means = np.square(mean)
+    mean += change
+    means += np.square(mean, out=mean)
+    powers -= means
+    powers += _C2
+    means += _C1
+    np.square(change, out=change)
+    squared -= change
+    squared /= powers
+    change /= means
+    np.subtract(1, squared, out=squared)
+    np.subtract(1, change, out=change)
+    squared *= change
+    return float(squared.sum(dtype=np.float64))
 
 
-def _gaussian(size: int) -> NDArray[np.float64]:
+def _gaussian(size: int) -> tuple[float, ...]:
     offsets = np.arange(size) - size // 2
     line: NDArray[np.float64] = np.exp(-((offsets / _SIGMA) ** 2) / 2)
     line /= line.sum()
-    return line
+    return tuple(line.tolist())
 
 
-def _weighted(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average under the window of a line along both axes, where all of it lies inside."""
-    for axis in (0, 1):
-        values = sliding_window_view(values, len(kernel), axis) @ kernel
-    return values
+def _along(values: NDArray[np.float32], kernel: tuple[float, ...]) -> NDArray[np.float32]:
+    """Average rows under a window, where all of it lies inside, some columns at a time."""
+    places = values.shape[1] - len(kernel) + 1
+    averages = np.empty((len(values), places), np.float32)
+    for start in range(0, places, _ROWS):
+        end = min(start + _ROWS, places)
+        part = values[:, start : end + len(kernel) - 1]
+        np.matmul(part, _bands(end - start, kernel).T, out=averages[:, start:end])
+    return averages
+
+
+@lru_cache(maxsize=8)
+def _bands(places: int, kernel: tuple[float, ...]) -> NDArray[np.float32]:
+    """Give the matrix whose product with columns of values averages them under a window at so many places, which is
+    faster than to add up shifted values one by one.
+    """
+    bands = np.zeros((places, places + len(kernel) - 1), np.float32)
+    for place in range(places):
+        bands[place, place : place + len(kernel)] = kernel
+    return bands

@@ -82,8 +82,11 @@ def verify(
     check_places(original, protected)
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
         protected = protected / original.name  # where protect puts a zip that is to go into a folder
-    with TemporaryDirectory() as spare:
-        before = scan(original, unpack_into=Path(spare) / "original", choices=choices, show_progress=show_progress)
+    with TemporaryDirectory() as spare, Workers(workers) as processes:
+        before = scan(
+            original, unpack_into=Path(spare) / "original", choices=choices, workers=processes,
+            show_progress=show_progress,
+        )  # fmt: skip
         empty = protected.is_dir() and not any(
             path.is_symlink() or not (path.is_dir() or is_litter(path.name)) for path in protected.rglob("*")
         )
@@ -92,14 +95,16 @@ def verify(
         after = (
             Inventory(protected)
             if empty
-            else scan(protected, unpack_into=Path(spare) / "protected", choices=same, show_progress=show_progress)
-        )
+            else scan(
+                protected, unpack_into=Path(spare) / "protected", choices=same, workers=processes,
+                show_progress=show_progress,
+            )
+        )  # fmt: skip
         verification = _Verification(before, after, options or BudgetOptions(), check_epsilon, allow_absent)
         check_sides(original, protected, before, after, bool(verification.targets))
         if set(verification.targets) != {record.path for record in before.files}:
             verification.record = find_record(protected, before, after)
-        with Workers(workers) as processes:
-            return verification.run(processes, show_progress=show_progress)
+        return verification.run(processes, show_progress=show_progress)
 
 
 class _Verification:

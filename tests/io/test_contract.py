@@ -483,6 +483,8 @@ def test_digests_are_those_of_the_files(path: Path, tmp_path: Path, monkeypatch:
     found = io.read_back(source, target)
     assert found.sha256 == hashlib.sha256(written).hexdigest()
     assert io.compare_sources(source, found) == io.compare_headers(path, target)
+    assert io.kept_bytes(source) in (path.read_bytes(), None)
+    assert io.kept_bytes(replace(source, stored=source.stored.copy())) is None, "of another image than was read"
     assert replace(source, origin=None).sha256 == ""
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_salm.io import read_with_simpleitk, second_reader
+from monai_salm.io import dcmtk_finds_within, read_with_simpleitk, second_reader
 from monai_salm.pipeline import protect, verify
-from tests.exports import block, drawn, mr_slice, nifti_file
+from tests.exports import block, body, drawn, mr_slice, nifti_file
 
 pytest.importorskip("SimpleITK")
 
@@ -29,6 +30,56 @@ def test_affine_of_nan_is_read_in_silence(tmp_path: Path, capfd: pytest.CaptureF
     (file,) = verify(tmp_path / "in", tmp_path / "out").files
     assert (file.verdict, file.second_reader) == ("protected", "SimpleITK")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ".nii"])
+def test_bytes_that_are_given_stand_for_the_file(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no files in memory, the file itself is read."""
+    path, other = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    if suffix == ".dcm":
+        mr_slice(path, 1)
+        mr_slice(other, 2)
+    else:
+        nifti_file(path, block(1)[0])
+        nifti_file(other, block(2)[0])
+    values = [read_with_simpleitk(place) for place in (path, other)]
+    assert values[0] is not None
+    assert values[1] is not None
+    assert not np.array_equal(*values)
+    found = read_with_simpleitk(path, content=other.read_bytes())
+    in_memory = sys.platform == "linux"
+    assert found is not None
+    np.testing.assert_array_equal(found, values[in_memory])
+    for name, value in (("_FILES_IN_MEMORY", "/no/{}/{}"), ("Path", Path)):
+        with monkeypatch.context() as patch:
+            patch.setattr(second_reader, name, value)
+            patch.setattr(os, "memfd_create", _no_memory, raising=False)
+            found = read_with_simpleitk(path, content=other.read_bytes())
+        assert found is not None
+        np.testing.assert_array_equal(found, values[0])
+
+
+def _no_memory(*_: object) -> int:
+    raise OSError("no memory")
+
+
+@pytest.mark.skipif(shutil.which("dcmicmp") is None or sys.platform != "linux", reason="needs dcmicmp, and Linux")
+def test_dcmtk_compares_the_bytes_that_are_given(tmp_path: Path) -> None:
+    path = mr_slice(tmp_path / "a.dcm", 1)
+    changed = mr_slice(tmp_path / "b.dcm", 1, body(1) + 3)
+    contents = path.read_bytes(), changed.read_bytes()
+    assert [dcmtk_finds_within(path, path, limit, contents) for limit in (2, 3)] == [False, True]
+    assert dcmtk_finds_within(path, changed, 0, (contents[0], contents[0])) is True
+    assert dcmtk_finds_within(path, changed, 2, (contents[0], None)) is False
+
+
+def test_reader_that_does_not_know_a_file_leaves_it_to_others(tmp_path: Path) -> None:
+    """It begins as a DICOM file does, and is none."""
+    path = nifti_file(tmp_path / "a.nii", block(1)[0])
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + b"DICM" + content[132:])
+    assert second_reader._is_dicom(path, None)
+    assert read_with_simpleitk(path) is not None
 
 
 @pytest.mark.slow

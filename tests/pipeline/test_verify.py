@@ -365,8 +365,8 @@ def _second(
     module: Any = import_module("monai_salm.pipeline.second_opinions")
     real = read_with_simpleitk
 
-    def read(path: Path, *, rows_first: bool = False) -> NDArray[np.float64] | None:
-        values = real(path, rows_first=rows_first)
+    def read(path: Path, **how: Any) -> NDArray[np.float64] | None:
+        values = real(path, **how)
         return None if values is None else change(path, values.copy())
 
     monkeypatch.setattr(module, "read_with_simpleitk", read)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from monai_salm.io.dicom.comparing import compare_headers, compare_sources, read_back
+from monai_salm.io.dicom.comparing import compare_headers, compare_sources, kept_bytes, read_back
 from monai_salm.io.dicom.cutting import sniff
 from monai_salm.io.dicom.documents import remaining_references, write_document
 from monai_salm.io.dicom.identifying import identify
@@ -14,6 +14,7 @@ __all__ = [
     "compare_headers",
     "compare_sources",
     "identify",
+    "kept_bytes",
     "read_back",
     "read_source",
     "remaining_references",

@@ -8,7 +8,7 @@ MetaImage. A write of unchanged values gives the source's bytes, compressed or n
 
 from __future__ import annotations
 
-from monai_salm.io.itk.comparing import compare_headers, compare_sources
+from monai_salm.io.itk.comparing import compare_headers, compare_sources, kept_bytes
 from monai_salm.io.itk.files import sniff
 from monai_salm.io.itk.volumes import identify, read_back, read_label_map, read_source, write_document, write_like
 
@@ -16,6 +16,7 @@ __all__ = [
     "compare_headers",
     "compare_sources",
     "identify",
+    "kept_bytes",
     "read_back",
     "read_label_map",
     "read_source",

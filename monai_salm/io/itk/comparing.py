@@ -9,6 +9,7 @@ from pathlib import Path
 from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.itk.files import Content, find_layout, read_content, sniff, written_layout
 from monai_salm.io.itk.packing import gzip_head
+from monai_salm.io.origins import Buffer
 
 _GZIP = b"\x1f\x8b"
 _RENEWED = "CompressedDataSize"
@@ -36,6 +37,12 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
     if first is None or second is None:
         return compare_headers(original.header.path, other.header.path)
     return _compare(first, second)
+
+
+def kept_bytes(source: SourceImage) -> Buffer | None:
+    """Give the bytes of the file that an image was read from; None of one whose header is another file."""
+    kept = source.kept(Content)
+    return None if kept is None or kept.layout.detached else kept.raw
 
 
 def _compare(first: Content, second: Content) -> list[HeaderChange]:

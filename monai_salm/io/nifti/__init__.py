@@ -6,7 +6,7 @@ header, extensions and what follows the voxels are the source's bytes; a compres
 pair, the ``.img`` is the image and the ``.hdr`` beside it a document.
 """
 
-from monai_salm.io.nifti.comparing import compare_headers, compare_sources
+from monai_salm.io.nifti.comparing import compare_headers, compare_sources, kept_bytes
 from monai_salm.io.nifti.volumes import (
     identify,
     read_back,
@@ -21,6 +21,7 @@ __all__ = [
     "compare_headers",
     "compare_sources",
     "identify",
+    "kept_bytes",
     "read_back",
     "read_label_map",
     "read_source",

@@ -10,6 +10,7 @@ from monai_salm.io.base import HeaderChange, SourceImage
 from monai_salm.io.nifti.files import GzipHead
 from monai_salm.io.nifti.layout import Layout
 from monai_salm.io.nifti.volumes import Volume, header_document, read_volume
+from monai_salm.io.origins import Buffer
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
@@ -31,6 +32,12 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
     if first is None or second is None:
         return compare_headers(original.header.path, other.header.path)
     return _compare(first, second)
+
+
+def kept_bytes(source: SourceImage) -> Buffer | None:
+    """Give the bytes of the file that an image was read from; None of one that is compressed, or half of a pair."""
+    kept = source.kept(Volume)
+    return None if kept is None or kept.content.head is not None or kept.beside else kept.content.data
 
 
 def _compare(first: Volume, second: Volume) -> list[HeaderChange]:

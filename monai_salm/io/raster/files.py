@@ -14,7 +14,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.leftovers import holds_picture
-from monai_salm.io.origins import digest_of, first_bytes, read_whole
+from monai_salm.io.origins import Buffer, digest_of, first_bytes, read_whole
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
 from monai_salm.io.raster.decoding import Raster
@@ -156,6 +156,12 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
     if kept[0] is None or kept[1] is None:
         return compare_headers(original.header.path, other.header.path)
     return compare(kept[0].file, kept[1].file)
+
+
+def kept_bytes(source: SourceImage) -> Buffer | None:
+    """Give the bytes of the file that an image was read from; None where they were not kept."""
+    kept = source.kept(_Kept)
+    return None if kept is None else kept.file.raster.raw
 
 
 def _signature(head: bytes) -> str:

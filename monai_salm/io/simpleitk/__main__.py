@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: reads paths, answers with the values of the images. Started by its path, so that the package and its
+"""The process: reads files, answers with the values of the images. Started by its path, so that the package and its
 other imports stay out of it.
 """
 
@@ -18,15 +18,16 @@ _SITK: Any = SimpleITK
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer each line, a path as JSON, by a line of JSON: null, or the facts of the image, which its
-    values follow.
+    """Answer each line by a line of JSON: null, or the facts of the image, which its values follow.
+
+    A question is JSON: the names that a file has, of which the first one counts that can be opened here, and the reader
+    of ITK that is tried first, if there is one.
     """
     for question in questions:
-        reader = _SITK.ImageFileReader()
-        reader.SetFileName(json.loads(question))
-        try:
-            image = reader.Execute()
-        except RuntimeError:
+        names, first = json.loads(question)
+        name = next((name for name in names if os.access(name, os.R_OK)), names[-1])
+        image = (_read(name, first) if first else None) or _read(name)
+        if image is None:
             answers.write(b"null\n")
         else:
             values = np.ascontiguousarray(_SITK.GetArrayViewFromImage(image))
@@ -34,6 +35,18 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
             answers.write(json.dumps(facts).encode("ascii") + b"\n")
             answers.write(values.data)
         answers.flush()
+
+
+def _read(name: str, first: str = "") -> Any:
+    """Read a file; None where it cannot be read, or not by that reader."""
+    reader = _SITK.ImageFileReader()
+    reader.SetFileName(name)
+    try:
+        if first:
+            reader.SetImageIO(first)
+        return reader.Execute()
+    except RuntimeError:
+        return None
 
 
 def main() -> None:

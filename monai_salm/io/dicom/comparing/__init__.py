@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from monai_salm.io.dicom.comparing.files import compare_headers, compare_sources, read_back
+from monai_salm.io.dicom.comparing.files import compare_headers, compare_sources, kept_bytes, read_back
 
-__all__ = ["compare_headers", "compare_sources", "read_back"]
+__all__ = ["compare_headers", "compare_sources", "kept_bytes", "read_back"]

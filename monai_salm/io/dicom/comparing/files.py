@@ -22,6 +22,7 @@ from monai_salm.io.dicom.files import DicomFile, ascii_values, find
 from monai_salm.io.dicom.meta import has_tiff_preamble, media_storage_uid, meta_length_is_right
 from monai_salm.io.dicom.stored_values import Picture, is_lossy, picture_behind, picture_of, read_source
 from monai_salm.io.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from monai_salm.io.origins import Buffer
 
 
 def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
@@ -53,6 +54,13 @@ def compare_headers(original: Path, other: Path) -> list[HeaderChange]:
 def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderChange]:
     """List the same of two images as they were read, without reading their files again."""
     return _compare_pictures(picture_behind(original), picture_behind(other))
+
+
+def kept_bytes(source: SourceImage) -> Buffer | None:
+    """Give the bytes of the file that an image was read from; None where they were not kept."""
+    kept = source.kept(Picture)
+    whole = None if kept is None else kept.file.preamble.obj  # a part of what was read, as all elements are
+    return whole if isinstance(whole, bytes) else None
 
 
 def _compare_pictures(first: Picture, second: Picture) -> list[HeaderChange]:
