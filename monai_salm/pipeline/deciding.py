@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 
 from monai_salm.errors import unreadable
 from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
@@ -28,12 +29,14 @@ class Decision:
         unusable: path -> reason, of samples in which nothing can carry noise.
         bare: path -> reason, of slices of volumes other slices of which can carry noise.
         maps: by sample id, of the samples on their working grids.
+        seconds: that looking took; 0 where nobody looked.
     """
 
     plan: ProtectionPlan
     unusable: Mapping[str, str] = field(default_factory=dict)
     bare: Mapping[str, str] = field(default_factory=dict)
     maps: Mapping[str, WorkingMaps] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,17 @@ def decide(
     maps: dict[str, WorkingMaps] = {}
     unlabeled = _unlabeled(inventory, labels)
     names = {path: path for path in inventory.pictures}  # whose text is kept once
-    jobs = _jobs(inventory, options, labels, wanted, by_series)
-    with Progress("planning", len(inventory.pictures), "files", show_progress=show_progress) as bar:
-        for volume in workers.map(look_at_volume, jobs, lost=not_looked_at):
+    volumes = [
+        paths for paths in volumes_in(inventory) if labels is None or any(path in labels.targets for path in paths)
+    ]
+    jobs = (_job(inventory, paths, options, labels, wanted, by_series=by_series) for paths in volumes)
+    sizes = inventory.sizes()
+    began = monotonic()
+    with Progress(
+        "planning", sum(map(len, volumes)), "files", show_progress=show_progress,
+        total_bytes=sum(sizes[path] for paths in volumes for path in paths),
+    ) as bar:  # fmt: skip
+        for paths, volume in zip(volumes, workers.map(look_at_volume, jobs, lost=not_looked_at), strict=True):
             refused |= volume.refused
             for look in volume.samples:
                 planned = _sample_plan(inventory, names, labels, look)
@@ -110,7 +121,7 @@ def decide(
                 bare |= look.bare
                 if look.maps is not None:
                     maps[planned.sample_id] = look.maps
-            bar.update(volume.count)
+            bar.update(len(paths), done_bytes=sum(sizes[path] for path in paths))
     refused |= unlabeled
     kept, copies = _distinct(samples, refused), {}
     for path, first in inventory.copies.items():
@@ -128,6 +139,7 @@ def decide(
         {path: reason for path, reason in unusable.items() if path in planned_files},
         {path: reason for path, reason in bare.items() if path in planned_files},
         maps,
+        monotonic() - began,
     )
 
 
@@ -139,27 +151,30 @@ def _unlabeled(inventory: Inventory, labels: LabelAssignment | None) -> dict[str
     return {path: labels.refused.get(path, reason) for path in inventory.pictures if path not in labels.targets}
 
 
-def _jobs(
-    inventory: Inventory, options: BudgetOptions, labels: LabelAssignment | None, wanted: Wanted, by_series: bool
-) -> Iterator[LookJob]:
-    """Give a job for each volume that has a labeled file. Window and background are those of the whole volume, labeled
-    or not, so that whoever holds the originals finds the same ones.
+def _job(
+    inventory: Inventory,
+    paths: list[str],
+    options: BudgetOptions,
+    labels: LabelAssignment | None,
+    wanted: Wanted,
+    *,
+    by_series: bool,
+) -> LookJob:
+    """Give the job for a volume. Window and background are those of the whole, labeled or not, so that whoever holds
+    the originals finds the same ones.
     """
-    for paths in volumes_in(inventory):
-        volume = VolumeFiles.of(inventory, paths, options)
-        numbers: dict[str, int] = {}
-        wanted_labels: dict[str, int] = {}
-        for path in paths:
-            if labels is None:
-                wanted_labels[path] = 0
-            elif path in labels.targets:
-                label = repr(target_to_json(labels.targets[path]))
-                wanted_labels[path] = numbers.setdefault(label, len(numbers))
-        if wanted_labels:
-            yield LookJob(
-                volume, wanted_labels, options.epsilon, as_one=by_series and len(wanted_labels) > 1,
-                carriers=wanted.carriers, grid=wanted.grid,
-            )  # fmt: skip
+    numbers: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for path in paths:
+        if labels is None:
+            found[path] = 0
+        elif path in labels.targets:
+            label = repr(target_to_json(labels.targets[path]))
+            found[path] = numbers.setdefault(label, len(numbers))
+    return LookJob(
+        VolumeFiles.of(inventory, paths, options), found, options.epsilon, as_one=by_series and len(found) > 1,
+        carriers=wanted.carriers, grid=wanted.grid,
+    )  # fmt: skip
 
 
 def _sample_plan(

@@ -127,6 +127,10 @@ class Inventory:
             if found.files
         }
 
+    def sizes(self) -> dict[str, int]:
+        """Give the bytes of each file, by path; 0 of what is no regular one."""
+        return {record.path: record.stamp.size if record.stamp is not None else 0 for record in self.files}
+
     def absolute(self, path: str) -> Path:
         """Give the place of a file on disk."""
         return self.root / path

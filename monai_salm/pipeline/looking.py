@@ -90,12 +90,10 @@ class LookAtVolume:
     """What was found of a volume.
 
     Args:
-        count: how many files it has.
         samples: of the files that have a label.
         refused: path -> reason, of files that cannot be protected.
     """
 
-    count: int
     samples: tuple[LookAtSample, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -104,9 +102,8 @@ def look_at_volume(job: LookJob) -> LookAtVolume:
     """Read the files of a volume and say all that was asked of them; in any process."""
     refused: dict[str, str] = {}
     held, volume = shared_view(job.files, refused)
-    count = len(job.files.paths)
     if volume is None:
-        return LookAtVolume(count, refused=refused)
+        return LookAtVolume(refused=refused)
     sources = _Sources(job.files.root, held)
     samples: list[LookAtSample] = []
     slices: list[LookAtFile] = []
@@ -130,12 +127,12 @@ def look_at_volume(job: LookJob) -> LookAtVolume:
         refused |= dict.fromkeys(paths, reason)
     elif slices:
         samples.append(replace(_looked_at(job, slices, sources), as_one=True))
-    return LookAtVolume(count, tuple(samples), refused)
+    return LookAtVolume(tuple(samples), refused)
 
 
 def not_looked_at(job: LookJob, why: str) -> LookAtVolume:
     """Give what is known of a volume where no process came to the end of looking at it."""
-    return LookAtVolume(len(job.files.paths), refused=dict.fromkeys(job.files.paths, why))
+    return LookAtVolume(refused=dict.fromkeys(job.files.paths, why))
 
 
 class _Sources:

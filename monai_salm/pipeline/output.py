@@ -70,10 +70,11 @@ def write_files(
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
     make_folder(output, private=private)
     waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
-    count = sum(len(sample.files) for sample in waiting)
+    count, sizes = sum(len(sample.files) for sample in waiting), inventory.sizes()
+    total = sum(sizes[file.path] for _, file in _files(waiting))
     with (
         _swept(executor, inventory, output),
-        Progress("writing", count, "files", show_progress=show_progress) as bar,
+        Progress("writing", count, "files", show_progress=show_progress, total_bytes=total) as bar,
         kept_settings(settings, work_dir) as kept,
         _Lines(manifest, inventory, output) as lines,
     ):
@@ -81,7 +82,7 @@ def write_files(
         for (sample, file), fate in zip(_files(waiting), results, strict=True):
             fates[file.path] = fate = _kept_once(fate, sample, file)
             lines.add(fate)
-            bar.update()
+            bar.update(done_bytes=sizes[file.path])
     unsaid: set[str] = set()  # paths of files that are not in the manifest yet, and so perhaps not on the disk
     # An image that could not be protected after all keeps its name, if it is there at all, and so do references to it.
     if any(fates[file.path].status != "protected" for _, file in _files(plan.samples)):

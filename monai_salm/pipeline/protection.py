@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,7 +181,6 @@ class ProtectionRun:
 
     def _prepare(self) -> tuple[Inventory, ProtectionPlan]:
         """Plan, with the folders to itself."""
-        began = monotonic()
         _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
         with _nothing_left(self.work_dir):
@@ -213,7 +211,7 @@ class ProtectionRun:
             key = secret_mark(renew_secret(self.options, self.work_dir))
             begun_with = {"input": str(self.source.absolute()), "options": self.options.to_json()}
             folder = self._folder()
-            self.effort = effort_of(inventory, plan, self.options, folder, self.work_dir, monotonic() - began)
+            self.effort = effort_of(inventory, plan, self.options, folder, self.work_dir, decision.seconds)
             volumes = ({"line": "volume", **volume} for volume in decided_of_volumes(inventory, plan))
             notes = ({"line": "effort", **vars(self.effort)}, *volumes)
             FrozenPlan.of(
@@ -243,7 +241,7 @@ class ProtectionRun:
         _check_places(self.source, self.output, self.work_dir)
         _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
-        with TemporaryDirectory() as spare:
+        with self, TemporaryDirectory() as spare:
             inventory, decision, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, decision.plan))
             plan, working = foresee(inventory, decision, self.options, self._workers, show_progress=self.show_progress)
