@@ -37,16 +37,29 @@ class _Files:
     Args:
         places: of both.
         contents: the bytes of both; None where they are to be read again.
+        small: whether their bytes may be held.
     """
 
     places: tuple[Path, Path]
     contents: tuple[Buffer | None, Buffer | None] = (None, None)
+    small: bool = False
 
     @classmethod
     def of(cls, source: SourceImage, found: SourceImage, *, held: bool) -> _Files:
         """Name the files of two images, with their bytes where these are to be held until the others have read them."""
         places = source.header.path, found.header.path
-        return cls(places, (kept_bytes(source), kept_bytes(found))) if held else cls(places)
+        return cls(places, (kept_bytes(source), kept_bytes(found)), small=True) if held else cls(places)
+
+    def content(self, number: int) -> Buffer | None:
+        """Give the bytes for SimpleITK, which reads a compressed NIfTI file several times over: it is read once more.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        place = self.places[number]
+        if self.contents[number] is None and self.small and place.name.lower().endswith(".nii.gz"):
+            return place.read_bytes()
+        return self.contents[number]
 
 
 class SecondOpinions:
@@ -102,10 +115,10 @@ def _read_both(verdict: FileVerdict, source: SourceImage, files: _Files) -> tupl
         return None  # SimpleITK rescales all frames as the first
     rows_first = source.header.format in ("dicom", "raster")
     try:
-        first = read_with_simpleitk(files.places[0], rows_first=rows_first, content=files.contents[0])
+        first = read_with_simpleitk(files.places[0], rows_first=rows_first, content=files.content(0))
         if first is None or not _agree(first, source):
             return None
-        second = read_with_simpleitk(files.places[1], rows_first=rows_first, content=files.contents[1])
+        second = read_with_simpleitk(files.places[1], rows_first=rows_first, content=files.content(1))
     except (OSError, MemoryError):
         return None
     return None if second is None else (first, second)

@@ -64,6 +64,34 @@ def test_a_planted_shift_is_found_as_it_is(planted: float, shift: int) -> None:
             assert found.largest_real == pytest.approx(7 * share, rel=1e-5)
 
 
+@pytest.mark.parametrize("most", [3, 60, 900, 60000])
+@pytest.mark.parametrize("slope", [1.0, -0.01])
+def test_running_sums_find_what_transforms_find(most: int, slope: float) -> None:
+    """Integers of 32 bits are averaged as floats; sums of those of 16 have 16, 32 or 64 bits."""
+    generator = np.random.default_rng(most)
+    before = generator.integers(0, 60000, (70, 90)).astype(np.uint16)
+    after = np.clip(before + generator.integers(-most, most + 1, before.shape), 0, 65535).astype(np.uint16)
+    anatomy = generator.random(before.shape) < 0.7
+    largest = float(np.abs(after.astype(int) - before).max() * abs(slope))
+    found = [
+        mean_shifts(*pair, _view(slope=slope), anatomy, largest_real=largest, spacing_known=True)
+        for pair in ((before, after), (before.astype(np.int32), after.astype(np.int32)))
+    ]
+    for sums, transforms in zip(*found, strict=True):
+        assert sums.regions == transforms.regions > 0
+        assert sums.largest_real == pytest.approx(transforms.largest_real, rel=2e-6)
+        assert sums.p99_real == pytest.approx(transforms.p99_real, rel=2e-6)
+
+
+def test_sums_of_wide_discs_do_not_overflow() -> None:
+    """Of columns that are much closer than rows: 60000 in each of 200000 pixels."""
+    before = np.zeros((70, 4100), np.uint16)
+    found = mean_shifts(
+        before, before + np.uint16(60000), _view((0.3, 0.005)), before == 0, largest_real=60000.0, spacing_known=True
+    )
+    assert [shift.largest_real for shift in found] == pytest.approx([60000] * 3)
+
+
 def test_balanced_noise_shifts_next_to_nothing() -> None:
     """A checkerboard: what is left of 12 units is the odd cells at the rim of a disc."""
     rows, columns = np.indices((64, 64))

@@ -24,7 +24,7 @@ from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_i
 from monai_salm.pipeline.verification import _narrowed
 from monai_salm.views import FileView, PictureView
 from monai_salm.windows import IntensityWindow
-from tests.exports import body, drawn, file_set, mr_series, mr_slice, nifti_export, nifti_file
+from tests.exports import block, body, drawn, file_set, mr_series, mr_slice, nifti_export, nifti_file
 
 CHECKS, VIEWS = (import_module(f"monai_salm.pipeline.{name}") for name in ("file_checks", "file_views"))
 COUNTER = Path("/proc/self/io")
@@ -108,9 +108,12 @@ def test_bytes_that_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert read <= 1.1 * sum(path.stat().st_size for folder in folders for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti", "png"])
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "nifti.gz", "png"])
 def test_others_are_given_what_was_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _large(tmp_path / "in", kind)
+    if kind == "nifti.gz":
+        nifti_file(tmp_path / "in" / "a.nii.gz", block(1)[0])
+    else:
+        _large(tmp_path / "in", kind)
     protect(tmp_path / "in", tmp_path / "out", drawn())
     room = import_module("monai_salm.pipeline.second_opinions")
     asked: dict[Path, Any] = {}
