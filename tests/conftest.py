@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from monai_salm.cli import cli
+
 # The same examples in every run, so that a failure here is a failure there; a slow machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -16,6 +18,17 @@ settings.load_profile("repeatable")
 def _one_thread() -> None:
     """Small networks train fastest on one thread, and their sums come out the same on every machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes_unasked() -> None:
+    """Commands work in the process of the test, which takes a second less each; tests that are about processes give
+    ``--workers``, or start the command as a program.
+    """
+    for command in cli.commands.values():
+        for option in command.params:
+            if option.name == "workers":
+                option.default = 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
