@@ -19,9 +19,10 @@ from monai_salm.workers import Workers
 from monai_salm.workers import executor as room
 
 PROGRAM = """
-import os, time
+import os, signal, time
 from monai_salm.workers import Workers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 processes = Workers(2)
 JOB = "import os, time; print(os.getpid(), file=open({place!r}, 'a')); time.sleep(60)"
 list(processes.map(exec, [JOB] * 2, lost=max))

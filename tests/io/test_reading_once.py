@@ -220,3 +220,19 @@ def test_copies_of_an_image_keep_its_digest_alone(large: Path, tmp_path: Path) -
     io.write_like(copy, source.stored, tmp_path / "a", DERIVATION)
     io.write_like(source, source.stored, tmp_path / "b", DERIVATION)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_no_room_is_made_for_a_length_that_a_file_cannot_have(tmp_path: Path) -> None:
+    """An element in front of the pixels says that it has four gigabytes."""
+    path = _large(tmp_path / "a", private=64)
+    whole = path.read_bytes()
+    place = whole.index(b"\x09\x00\x01\x10OB") + 8
+    path.write_bytes(whole[:place] + (0xFFFFFFF0).to_bytes(4, "little") + whole[place + 4 :])
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedError):
+            io.identify(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(whole)

@@ -63,7 +63,10 @@ class _Beginning:
         return self.view
 
     def _read(self, count: int) -> bytes:
-        pieces = []
+        """Read so many of the next bytes, or those that there are: what a damaged file says of its lengths is no
+        reason to make room for it.
+        """
+        pieces, count = [], min(count, self.size - self.handle.tell())
         while count > 0 and (piece := self.handle.read(count)):
             pieces.append(piece)
             count -= len(piece)
