@@ -215,18 +215,6 @@ def within(root: Path, path: str, *, itself: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def openable(path: Path) -> Iterator[Path]:
-    """Give a path for a library that takes no names but those in UTF-8: the path itself, or a link to it."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        with link_to(path) as link:
-            yield link
-    else:
-        yield path
-
-
-@contextlib.contextmanager
 def link_to(path: Path, *beside: Path) -> Iterator[Path]:
     """Yield a link of a plain name to a file, a copy where there are no links.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monai_salm.errors import DiskError, SalmError
-from monai_salm.pipeline.inventory import file_digest
+from monai_salm.pipeline.inventory import has_digest
 
 
 class ChangedError(SalmError):
@@ -67,11 +67,3 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _is_still(path: Path, sha256: str, before: tuple[int, ...]) -> bool:
     return has_digest(path, sha256) and _identity(path) == before
-
-
-def has_digest(path: Path, sha256: str) -> bool:
-    """Say whether a file is there and has these bytes."""
-    try:
-        return file_digest(path) == sha256
-    except OSError:
-        return False

@@ -223,3 +223,11 @@ def file_digest(path: Path) -> str:
             if hasattr(hashlib, "file_digest")
             else hashlib.sha256(file.read()).hexdigest()
         )
+
+
+def has_digest(path: Path, sha256: str) -> bool:
+    """Say whether a regular file is there and has these bytes."""
+    try:
+        return path.is_file() and file_digest(path) == sha256
+    except OSError:
+        return False

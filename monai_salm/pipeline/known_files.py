@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from monai_salm.io import Document, ImageHeader
-from monai_salm.pipeline.inventory import FileRecord, Inventory, Stamp, file_digest
+from monai_salm.pipeline.inventory import FileRecord, Inventory, Stamp, has_digest
 from monai_salm.pipeline.kept_once import found_kept_once
 
 _NOT_KEPT = ("path", "judgement")
@@ -119,7 +119,7 @@ class KnownFiles:
         known = self.files.get(path)
         if known is None or known.stamp is None or stamp is None or stamp.size != known.stamp.size:
             return None
-        same = whole or stamp == known.stamp or (known.sha256 != "" and _has_digest(root / path, known.sha256))
+        same = whole or stamp == known.stamp or (known.sha256 != "" and has_digest(root / path, known.sha256))
         if not same:
             return None
         placed = known.placed(root)
@@ -128,13 +128,6 @@ class KnownFiles:
 
 
 NOTHING_KNOWN = KnownFiles()
-
-
-def _has_digest(path: Path, sha256: str) -> bool:
-    try:
-        return file_digest(path) == sha256
-    except OSError:
-        return False
 
 
 def _plain(found: ImageHeader | Document | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from monai_salm.io.sharing import shared
 from monai_salm.pipeline.as_planned import ChangedError, as_planned
 from monai_salm.pipeline.documents import write_documents
 from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, fates_told
-from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.inventory import Inventory, file_digest, has_digest
 from monai_salm.pipeline.keys import run_secret
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
@@ -336,10 +336,6 @@ def write_jobs(jobs: Iterable[WriteJob], executor: Workers | Executor, count: in
 
 def _still_there(fate: FileFate, output: Path, path: str) -> bool:
     try:
-        return fate.status == "protected" and _has_digest(within(output, path), fate.sha256_out)
+        return fate.status == "protected" and has_digest(within(output, path), fate.sha256_out)
     except RefusedError:
         return False
-
-
-def _has_digest(place: Path, sha256: str) -> bool:
-    return place.is_file() and file_digest(place) == sha256

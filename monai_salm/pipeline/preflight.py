@@ -50,19 +50,8 @@ def check_choices(options: ProtectOptions) -> None:
 def preflight(
     inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
 ) -> tuple[ProtectionPlan, WorkingSet]:
-    """Read all samples of a plan, and find out whether a search of their noise can be done; writes nothing.
-
-    Args:
-        inventory, decision, options: of the run.
-        workers: that read the images.
-        show_progress: progress bars on standard error.
-
-    Returns:
-        The complete plan, without the samples that cannot be used; and the others on their working grids, None for a
-        method that draws its noise sample by sample.
-
-    Raises:
-        UsageError: samples, labels, method and surrogate do not fit each other.
+    """Read all samples of a plan, and find out whether a search of their noise can be done; arguments and errors as of
+    :func:`~monai_salm.pipeline.searching.preflight`.
     """
     loaded = load_set(inventory, decision, options, workers, show_progress=show_progress)
     check_method(options.method, options.task, loaded.working.spatial_dims)

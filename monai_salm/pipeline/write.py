@@ -21,8 +21,9 @@ from monai_salm.disk import remove_leftovers, within
 from monai_salm.errors import DiskError, RefusedError, VerificationError
 from monai_salm.io import SourceImage, atomic_target, read_back, read_source, write_like
 from monai_salm.noise import NoiseStore, SparseNoise
-from monai_salm.pipeline.as_planned import ChangedError, has_digest
+from monai_salm.pipeline.as_planned import ChangedError
 from monai_salm.pipeline.fates import FileFate
+from monai_salm.pipeline.inventory import has_digest
 from monai_salm.pipeline.plan import FilePlan
 from monai_salm.pipeline.write_settings import WriteSettings, read_settings
 

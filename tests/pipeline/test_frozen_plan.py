@@ -87,7 +87,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             ("scanning", ("identify", "read_source", "identified")),
             ("deciding", ("file_digest",)),
             ("looking", ("read_source",)),
-            ("known_files", ("file_digest",)),
+            ("known_files", ("has_digest",)),
             ("frozen_plan", ("file_digest",)),
         ):
             for name in names:
