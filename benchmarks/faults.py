@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of runs that are killed in the middle, or whose processes are, and of inputs that are hostile: whether
-the same command with `--resume` ends with the very bytes of an undisturbed run, and leaves nothing else behind.
+the same command with `--resume` ends with the very bytes of an undisturbed run, and leaves nothing else behind. The
+same of disks that fill in the middle; these are mounted in memory, which takes the rights of root.
 """
 
 from __future__ import annotations
@@ -150,6 +151,59 @@ def _living(leader: int) -> int:
     return len(_session(leader))
 
 
+# Disks that fill ------------------------------------------------------------------------------------------------------
+
+
+def disk_filled(trial: Trial, stage: str, disk: Path) -> dict[str, object]:
+    """Fill the disk of output and private folder at a moment of a stage, and go on once there is room again."""
+    trial.clear()
+    after, filler = trial.moment(stage), disk / "somebody's"
+    process = trial.begin()
+    time.sleep(after)
+    left = random.choice((0, 4096, 20_000))  # room for a file or two
+    with filler.open("wb") as stream:
+        stream.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
+    _, said = process.communicate()
+    filler.unlink()
+    lines = said.decode(errors="replace").strip().splitlines()
+    told = len(lines) == 1 and str(disk) in lines[0] and "No space left" in lines[0]
+    left_behind = trial.leftovers()
+    more = ("--resume",) if (trial.private / "plan.jsonl").exists() else ()
+    if not more:
+        trial.clear()
+    again = trial.begin(*more) if process.returncode else process
+    _, said_again = again.communicate() if again is not process else (b"", b"")
+    return {
+        "stage": stage, "after": round(after, 2), "code": process.returncode, "code_again": again.returncode,
+        "told": told or process.returncode == 0, "same": again.returncode == 0 and trial.digest() == trial.whole,
+        "left": left_behind + trial.leftovers(), "living": _living(process.pid), "said": lines[-3:],
+        "said_again": said_again.decode(errors="replace").strip()[-300:],
+    }  # fmt: skip
+
+
+def disks(work: Path, rows: Rows, source: Path, stages: list[str], labeled: tuple[object, ...], times: int) -> None:
+    """Fill the disk of a run in each of some stages."""
+    disk = work / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)], check=True)
+    try:
+        for stage in stages:
+            options = labeled if stage == "search" else ("--method", "random")
+            trial = Trial(disk / stage, source, stage == "zip", options)
+            outcomes: Counter[str] = Counter()
+            for _ in range(times):
+                found = disk_filled(trial, stage, disk)
+                good = found["told"] and found["same"] and not found["left"] and not found["living"]
+                outcomes["right" if good else "wrong"] += 1
+                outcomes["met"] += found["code"] != 0
+                if not good:
+                    print(found, flush=True)
+            rows.add(what="disks", stage=stage, times=times, files=COUNT, **outcomes)
+            shutil.rmtree(trial.work)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 # A tree of hostile names ----------------------------------------------------------------------------------------------
 
 
@@ -233,6 +287,7 @@ def main() -> None:
     """Run the benchmark."""
     arguments = parser(__doc__ or "", data=False)
     arguments.add_argument("--times", type=int, default=50, help="kills in each stage")
+    arguments.add_argument("--disks", type=int, default=0, help="disks that fill, in each stage")
     arguments.add_argument("--stages", default=",".join(STAGES))
     arguments.add_argument("--hostile", type=int, default=20_000, help="files of the hostile tree; 0 for none")
     given = arguments.parse_args()
@@ -244,7 +299,10 @@ def main() -> None:
     paths = sorted(place.relative_to(source).as_posix() for place in source.rglob("*.dcm"))
     table.write_text("path,label\n" + "".join(f"{path},{number % 2}\n" for number, path in enumerate(paths)))
     labeled, drawn = ("--labels", table, *LABELED), ("--method", "random")
-    for stage in filter(None, given.stages.split(",")):
+    stages = list(filter(None, given.stages.split(",")))
+    for stage in stages:
+        if not given.times:
+            break
         trial = Trial(work / stage, source, stage == "zip", labeled if stage == "search" else drawn)
         print(stage, "ends after", [round(mark, 2) for mark in trial.marks], flush=True)
         outcomes: Counter[str] = Counter()
@@ -257,6 +315,8 @@ def main() -> None:
                 print(found, flush=True)
         rows.add(what="kills", stage=stage, times=given.times, files=COUNT, **outcomes)
         shutil.rmtree(trial.work)
+    if given.disks:
+        disks(work, rows, source, stages, labeled, given.disks)
     if given.hostile:
         hostile(work, rows, given.hostile)
 
