@@ -26,6 +26,11 @@ alone) at moments drawn from a stage, and gone on with `--resume`: *right* is th
 process and no temporary file left.
 
 """
+DISKS_HEAD = """
+The same runs on a disk that fills at such a moment; *ran out* is how often the run still needed room. *Right* is one
+line that names the path and the want of space, nothing left, and the very output after `--resume` once there is room.
+
+"""
 
 _FIELDS = {
     "loops": ("kind",), "bytes": ("kind",), "processes": ("files",), "growth": ("command",), "resume": (),
@@ -132,6 +137,10 @@ def faults(folder: Path = RESULTS) -> str:
         return ""
     lines = [[row["stage"], row["times"], row.get("right", 0), row.get("wrong", 0)] for row in kills]
     text = FAULTS_HEAD + table([["stage", "times", "right", "wrong"], *lines])
+    filled = latest([row for row in rows if row["what"] == "disks"], "stage")
+    if filled:
+        lines = [[row["stage"], row["times"], row["met"], row.get("right", 0), row.get("wrong", 0)] for row in filled]
+        text += DISKS_HEAD + table([["stage", "times", "ran out", "right", "wrong"], *lines])
     for row in latest([row for row in rows if row["what"] == "hostile"], "what"):
         touched = "nothing" if row["untouched"] and not row["beside"] else "**something**"
         text += (
