@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -161,8 +162,7 @@ def disk_filled(trial: Trial, stage: str, disk: Path) -> dict[str, object]:
     process = trial.begin()
     time.sleep(after)
     left = random.choice((0, 4096, 20_000))  # room for a file or two
-    with filler.open("wb") as stream:
-        stream.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
+    _fill(filler, left)
     _, said = process.communicate()
     filler.unlink()
     lines = said.decode(errors="replace").strip().splitlines()
@@ -179,6 +179,13 @@ def disk_filled(trial: Trial, stage: str, disk: Path) -> dict[str, object]:
         "left": left_behind + trial.leftovers(), "living": _living(process.pid), "said": lines[-3:],
         "said_again": said_again.decode(errors="replace").strip()[-300:],
     }  # fmt: skip
+
+
+def _fill(filler: Path, left: int) -> None:
+    """Write a file until so few bytes are free; others may write beside it."""
+    with suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while (free := shutil.disk_usage(filler.parent).free) > left:
+            stream.write(bytes(min(1 << 20, free - left)))
 
 
 def disks(work: Path, rows: Rows, source: Path, stages: list[str], labeled: tuple[object, ...], times: int) -> None:
