@@ -75,7 +75,7 @@ class _Discs:
         self.fits = all(2 * most < length for most, length in zip(reach, shape, strict=True))
         self.centers = tuple(slice(most, length - most) for most, length in zip(reach, shape, strict=True))
         self._ends = tuple(slice(2 * most, length) for most, length in zip(reach, shape, strict=True))
-        self._shape, self._padded = shape, _fast(shape)
+        self._shape = shape
         self._transform: NDArray[np.complex128] | None = None
         self._disc = np.zeros((0, 0), dtype=bool)
         if self.fits:  # else a disc may be larger than memory: 20 mm of a microscope's image
@@ -90,19 +90,32 @@ class _Discs:
 
     def means(self, transform: NDArray[np.complex128]) -> NDArray[np.float64]:
         """Give the means around all centers of a plane with this transform."""
+        padded = _fast(self._shape)
         if self._transform is None:
-            self._transform = scipy.fft.rfft2(self._disc / self.size, self._padded)
-        values: NDArray[np.float64] = scipy.fft.irfft2(transform * self._transform, self._padded)
+            self._transform = scipy.fft.rfft2(self._disc / self.size, padded)
+        values: NDArray[np.float64] = scipy.fft.irfft2(transform * self._transform, padded)
         return values[self._ends]  # before that a disc reaches over the edge, to the other side
 
-    def sums(self, running: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Give the sums around the centers of some rows at a time, with the place of these rows among the centers.
+    def around(self, box: tuple[slice, slice]) -> tuple[slice, slice]:
+        """Give the rows and the columns of the centers, numbered from the first one, whose discs may reach into a box
+        of pixels.
+        """
+        rows, columns = (
+            slice(max(0, part.start - 2 * most), min(part.stop, length - 2 * most))
+            for part, most, length in zip(box, self._reach, self._shape, strict=True)
+        )
+        return rows, columns
+
+    def sums(self, running: NDArray[Any], centers: tuple[slice, slice]) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Give the sums around the centers of some rows at a time, with the place of these rows among those asked for.
 
         Args:
             running: sums along the rows of a plane from its edge to before each column, and of all of the row; they may
                 overflow as long as the sums of discs do not.
+            centers: rows and columns, numbered as those of :meth:`around`.
         """
-        rows, columns = (length - 2 * most for length, most in zip(self._shape, self._reach, strict=True))
+        rows, columns = (part.stop - part.start for part in centers)
+        running = running[centers[0].start :, centers[1].start :]
         step = max(1, _BLOCK_BYTES // (running.itemsize * columns))
         for start in range(0, rows, step):
             size = min(step, rows - start)
@@ -230,12 +243,15 @@ class _Moved:
             tally.add(np.abs(discs.means(self._transform)[centers]) * self._scale)
             return
         most = self._largest * discs.size
+        near = discs.around(self._box)
+        everywhere, centers = int(np.count_nonzero(centers)), centers[near]
+        tally.add_still(everywhere - int(np.count_nonzero(centers)))
         if most > _INT16:
-            for rows, sums in discs.sums(self._running(np.dtype(np.int64 if most > _INT32 else np.int32))):
+            for rows, sums in discs.sums(self._running(np.dtype(np.int64 if most > _INT32 else np.int32)), near):
                 tally.add(np.abs(sums[centers[rows]]) * (self._scale / discs.size))
             return
         counts = np.zeros(most + 1, dtype=np.int64)
-        for rows, sums in discs.sums(self._running(np.dtype(np.int16))):
+        for rows, sums in discs.sums(self._running(np.dtype(np.int16)), near):
             np.abs(sums, out=sums)
             sums *= centers[rows]
             counts += np.bincount(sums.reshape(-1), minlength=most + 1)
@@ -247,6 +263,12 @@ class _Moved:
         return max(int(self.values.max()), -int(self.values.min()))
 
     @cached_property
+    def _box(self) -> tuple[slice, slice]:
+        """The rows and the columns between the first and the last that changed."""
+        rows, columns = (np.flatnonzero(self.values.any(axis=axis)) for axis in (1, 0))
+        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+    @cached_property
     def _transform(self) -> NDArray[np.complex128]:
         found: NDArray[np.complex128] = scipy.fft.rfft2(self.values.astype(np.float64), _fast(self.values.shape))
         return found
@@ -256,7 +278,8 @@ class _Moved:
         if dtype not in self._sums:
             rows, columns = self.values.shape
             found = self._sums[dtype] = np.zeros((rows, columns + 1), dtype)
-            np.cumsum(self.values, axis=1, dtype=dtype, out=found[:, 1:])
+            moved = self._box[0]
+            np.cumsum(self.values[moved], axis=1, dtype=dtype, out=found[moved, 1:])
         return self._sums[dtype]
 
     @cached_property

@@ -111,6 +111,19 @@ def test_all_discs_are_averaged_and_those_around_the_anatomy_count() -> None:
         assert found.p99_real == pytest.approx(np.quantile(expected, 0.99, method="inverted_cdf"), abs=12 / 4096)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (40, 36), (18, 3)], ids=str)
+def test_a_change_of_a_few_pixels_counts_wherever_it_is(place: tuple[int, int]) -> None:
+    """Discs that do not reach it stay as they were, all the others are found."""
+    change, anatomy = np.zeros((41, 37), int), np.random.default_rng(0).random((41, 37)) < 0.5
+    change[place] = 12
+    change[20, 8] = -7
+    for diameter, found in _shifts(change, anatomy).items():
+        expected = _by_hand(change, anatomy, diameter)
+        assert found.regions == len(expected) > 0
+        assert found.largest_real == pytest.approx(max(expected), rel=1e-5)
+        assert found.p99_real == pytest.approx(np.quantile(expected, 0.99, method="inverted_cdf"), abs=12 / 4096)
+
+
 def test_real_units_and_colors() -> None:
     change = 7 * _disc((60, 50), (30, 26), 20).astype(int)
     assert _shifts(change, view=_view(slope=-0.5))[10].largest_real == pytest.approx(3.5)
