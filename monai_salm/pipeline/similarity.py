@@ -34,14 +34,22 @@ def structural_similarity(before_model: NDArray[np.float32], after_model: NDArra
 
 
 def _slice_similarity(before: NDArray[np.float32], after: NDArray[np.float32], kernel: tuple[float, ...]) -> float:
-    """Give the mean over all places where the whole window lies in a slice, some rows at once."""
+    """Give the mean over all places where the whole window lies in a slice, some rows at once; where it sees no change,
+    the similarity is 1.
+    """
     beyond = len(kernel) - 1
-    places = len(before) - beyond
-    total = 0.0
-    for start in range(0, places, _ROWS):
-        part = slice(start, min(start + _ROWS, places) + beyond)
-        total += _sum_of_similarities(before[part], after[part], kernel)
-    return total / float(places * (before.shape[1] - beyond))
+    rows, columns = (int(length) - beyond for length in before.shape)
+    same, total = rows * columns, 0.0
+    for start in range(0, rows, _ROWS):
+        end = min(start + _ROWS, rows)
+        part = slice(start, end + beyond)
+        changed = np.flatnonzero((before[part] != after[part]).any(axis=0))
+        if changed.size:
+            left, right = max(0, int(changed[0]) - beyond), min(int(changed[-1]) + 1, columns)
+            window = part, slice(left, right + beyond)
+            same -= (end - start) * (right - left)
+            total += _sum_of_similarities(before[window], after[window], kernel)
+    return (same + total) / (rows * columns)
 
 
 def _sum_of_similarities(before: NDArray[np.float32], after: NDArray[np.float32], kernel: tuple[float, ...]) -> float:

@@ -80,3 +80,17 @@ def test_is_what_its_definition_says() -> None:
     assert structural_similarity(before.astype(np.float32), after.astype(np.float32)) == pytest.approx(
         expected.mean(), abs=1e-7
     ), "to the digits of single precision"
+
+
+def test_where_nothing_changed_is_one() -> None:
+    """Windows of 11 x 11 that see a change of 3 x 2 lie in 23 x 22, at 13 x 12 places; all others are alike."""
+    before = _picture(70, 60)
+    after = before.copy()
+    after[40:43, 20:22] += 0.1
+    changed, places = 13 * 12, 60 * 50
+    part = structural_similarity(before[30:53, 10:32], after[30:53, 10:32])
+    assert part < 0.999
+    expected = (places - changed * (1 - part)) / places
+    assert structural_similarity(before, after) == pytest.approx(expected, abs=1e-9)
+    after[0, 59] = np.nan
+    assert np.isnan(structural_similarity(before, after))
