@@ -58,7 +58,9 @@ class KindChoices:
             return "picture"
         if labels is not None or self._in_label_folder(root, path):
             return "label map"
-        return "picture" if case_of(path)[0] in self.labeled else self.known.get(path)
+        if self.labeled and case_of(path)[0] in self.labeled:
+            return "picture"
+        return self.known.get(path)
 
     @classmethod
     def with_labels(cls, folder: Path, label_maps: tuple[str, ...] = (), pictures: tuple[str, ...] = ()) -> KindChoices:
