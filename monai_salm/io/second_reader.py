@@ -17,11 +17,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,19 +105,52 @@ def dcmtk_finds_within(
             for path, number in zip((original, other), numbers, strict=True)
         ]
         arguments = [program, "-q", "-M", "+ce", str(limit_stored), *names]
-        try:
-            done = subprocess.run(  # noqa: S603 (a fixed program, and paths that begin with a slash)
-                arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-                env=os.environ | {"DCMDICTPATH": str(_DICTIONARY)}, timeout=_patience(original),
-                pass_fds=[number for number in numbers if number is not None],
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return None
-    return {0: True, _DCMICMP_BEYOND: False}.get(done.returncode)
+        process = subprocess.Popen(  # noqa: S603 (a fixed program, and paths that begin with a slash)
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"DCMDICTPATH": str(_DICTIONARY)},
+            pass_fds=[number for number in numbers if number is not None],
+        )  # fmt: skip
+        with _watch.over(process, _patience(original)), process:
+            return {0: True, _DCMICMP_BEYOND: False}.get(process.wait())
 
 
 _DCMICMP_BEYOND = 90
 """Exit status of ``dcmicmp`` where a check that was asked for fails."""
+
+
+class _Watch:
+    """Ends processes that take too long, all of them from one thread: to start one for each takes as long as to read a
+    small file.
+    """
+
+    _EVERY_S = 0.1
+
+    def __init__(self) -> None:
+        self._until: dict[subprocess.Popen[bytes], float] = {}
+        self._owner = 0
+
+    @contextlib.contextmanager
+    def over(self, process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+        """Kill a process unless the block ends within so many seconds."""
+        self._until[process] = time.monotonic() + seconds
+        if self._owner != os.getpid():  # a forked process has no threads
+            self._owner = os.getpid()
+            threading.Thread(target=self._end_hanging, daemon=True).start()
+        try:
+            yield
+        finally:
+            del self._until[process]
+
+    def _end_hanging(self) -> None:
+        while True:
+            time.sleep(self._EVERY_S)
+            now = time.monotonic()
+            for process, until in self._until.copy().items():
+                if now > until:
+                    process.kill()
+
+
+_watch = _Watch()
 
 
 def _patience(path: Path) -> float:
@@ -225,38 +259,25 @@ class _SimpleItk:
             first: the reader of ITK to try first; empty where it is left to ITK.
             patience_s: the seconds.
         """
-        if find_spec("SimpleITK") is None:
-            return None
         with self._lock:
             try:
-                questions, answers = self._pipes()
-                alarm = threading.Timer(patience_s, self._end)
-                alarm.daemon = True
-                alarm.start()
-                try:
-                    return _answer(questions, answers, (names, first))
-                finally:
-                    alarm.cancel()
+                process = self._started()
+                with _watch.over(process, patience_s):
+                    return _answer(process, (names, first))
             except (OSError, EOFError):  # it could not be started, or the file ended it
                 self.close()
                 return None
 
-    def _end(self) -> None:
-        """End the process while it is waited for."""
-        process = self._process
-        if process is not None:
-            process.kill()
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._owner != os.getpid():  # a forked process has the pipes of another
+            if find_spec("SimpleITK") is None:
+                raise EOFError
             self._owner = os.getpid()
             command = [sys.executable, str(_PROCESS)]
             self._process = subprocess.Popen(  # noqa: S603 (our own file)
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise EOFError
-        return self._process.stdin, self._process.stdout
+        return self._process
 
     def close(self) -> None:
         """End the process."""
@@ -266,12 +287,15 @@ class _SimpleItk:
             process.communicate()
 
 
-def _answer(questions: IO[bytes], answers: IO[bytes], question: object) -> tuple[int, NDArray[Any]] | None:
+def _answer(process: subprocess.Popen[bytes], question: object) -> tuple[int, NDArray[Any]] | None:
     """Ask for an image.
 
     Raises:
         EOFError: the process ended.
     """
+    questions, answers = process.stdin, process.stdout
+    if questions is None or answers is None:
+        raise EOFError
     questions.write(json.dumps(question).encode("ascii") + b"\n")
     questions.flush()
     line = answers.readline()

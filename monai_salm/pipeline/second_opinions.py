@@ -147,7 +147,7 @@ def _add_opinion_of_simpleitk(
         return
     with np.errstate(invalid="ignore"):
         largest = max(_most(after - before) for before, after in _slabs(first, second))
-        most = max(_most(values) for (values,) in _slabs(first))
+        most = _most(first) if first.dtype.kind in "iu" else max(_most(values) for (values,) in _slabs(first))
     verdict.second_max_change_real = largest
     # Luminance is converted to colors, each decoder has its own way with lossy frames, and 32-bit floats round.
     converted = first.shape != source.stored.shape or source.header.output_transfer_syntax
@@ -174,7 +174,7 @@ def _agree(second: NDArray[Any], source: SourceImage) -> bool:
     """Say whether another reader sees the values of a file as we do, perhaps inverted (MONOCHROME1); of other axes that
     cannot be said.
     """
-    if second.shape != source.stored.shape:
+    if second.shape != source.stored.shape or _same(second, source):
         return True
     most = apart = 0.0
     low, high = np.inf, -np.inf
@@ -188,19 +188,33 @@ def _agree(second: NDArray[Any], source: SourceImage) -> bool:
     return bool(apart <= allowance or high - low <= allowance)
 
 
-def _most(values: NDArray[np.float64]) -> float:
+def _same(second: NDArray[Any], source: SourceImage) -> bool:
+    """Say whether another reader sees the very values of a file."""
+    if second.dtype.kind not in "iu" or source.stored.dtype.kind not in "iu":
+        return False  # floats round, so they are mostly next to each other
+    pairs = _slabs(source.stored, second)
+    return all(np.array_equal(stored * source.slope + source.intercept, values) for stored, values in pairs)
+
+
+def _most(values: NDArray[Any]) -> float:
     """Give the largest distance from zero; 0 where there is no number."""
+    if values.dtype.kind in "iu":
+        return float(max(int(values.max(initial=0)), -int(values.min(initial=0))))
     return float(np.fmax.reduce(np.abs(values), axis=None, initial=0.0))
 
 
-def _slabs(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], ...]]:
-    """Give arrays of one shape in parts along the axis whose steps are the longest in memory, as floats."""
+def _slabs(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Give arrays of one shape in parts along the axis whose steps are the longest in memory, as numbers that
+    can be subtracted: floats, or 32-bit integers where all are smaller ones.
+    """
     first = arrays[0]
+    small = all(values.dtype.kind in "iu" and values.dtype.itemsize <= 2 for values in arrays)
+    numbers = np.int32 if small else np.float64
     if first.ndim == 0 or first.size <= _SLAB_VALUES:
-        yield tuple(values.astype(np.float64) for values in arrays)
+        yield tuple(values.astype(numbers) for values in arrays)
         return
     axis = int(np.argmax(np.abs(first.strides)))
     moved = [np.moveaxis(values, axis, 0) for values in arrays]
     step = max(1, _SLAB_VALUES * len(moved[0]) // first.size)
     for start in range(0, len(moved[0]), step):
-        yield tuple(values[start : start + step].astype(np.float64) for values in moved)
+        yield tuple(values[start : start + step].astype(numbers) for values in moved)
