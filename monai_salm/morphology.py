@@ -18,7 +18,7 @@ from monai_salm.slabs import slabs
 _BLOCK = 1 << 22
 """Marks whose components are numbered at once."""
 
-_LEAST_FOR_RUNS, _PLACES_TO_A_RUN = 1 << 15, 64
+_LEAST_FOR_RUNS, _PLACES_TO_A_RUN = 1 << 12, 16
 """Planes that are worth to be taken apart into runs: so large, and with so many places to a run at least."""
 
 
