@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.evidence import WHOLE, Judgement, Kind, MeasuredGrid, weigh
+from monai_salm.io.evidence import WHOLE, Judgement, Kind, MeasuredGrid, weigh, weigh_flatness
 
 __all__ = ["LABEL_MAP", "Judgement", "Kind", "UndecidedError", "judge", "whole_labels"]
 
@@ -151,6 +151,5 @@ def judge_one(
     """Judge the values of one 2D or 3D grid; see :func:`judge`."""
     if values.dtype.kind not in "iufb":
         return Judgement("cannot tell", f"values of type {values.dtype}")
-    return weigh(
-        MeasuredGrid(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8), flat_only=flat_only
-    )
+    found = weigh_flatness(values) if flat_only else None
+    return found or weigh(MeasuredGrid(values, slope, intercept, ordered=not color or values.dtype.itemsize < 8))

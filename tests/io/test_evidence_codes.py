@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from monai_salm.io.evidence import MeasuredGrid, integers, measured, weigh
+from monai_salm.io.evidence import MeasuredGrid, integers, neighbors, weigh
 from monai_salm.io.evidence.neighbors import Pairs
 from monai_salm.io.kinds import judge
 
@@ -64,7 +64,7 @@ def _facts(grid: MeasuredGrid) -> list[object]:
 @given(grids(), st.booleans())
 def test_codes_find_what_sorting_and_floats_find(at_once: int, values: NDArray[Any], ordered: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured, "_AT_ONCE", at_once)
+        patch.setattr(neighbors, "_AT_ONCE", at_once)
         found = MeasuredGrid(values, 1.0, 0.0, ordered=ordered)
         patch.setattr(integers.Codes, "of", lambda _: None)
         plain = MeasuredGrid(values, 1.0, 0.0, ordered=ordered)

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from monai_salm.io.evidence.judgement import Judgement, Kind
 from monai_salm.io.evidence.measured import WHOLE, MeasuredGrid
-from monai_salm.io.evidence.weighing import weigh
+from monai_salm.io.evidence.weighing import weigh, weigh_flatness
 
-__all__ = ["WHOLE", "Judgement", "Kind", "MeasuredGrid", "weigh"]
+__all__ = ["WHOLE", "Judgement", "Kind", "MeasuredGrid", "weigh", "weigh_flatness"]

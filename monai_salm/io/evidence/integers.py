@@ -100,26 +100,6 @@ class Codes:
             found[place] = np.count_nonzero(marks & (codes == np.uint16(self.present[place])))
         return found
 
-    def alike(
-        self, planes: Iterable[tuple[NDArray[np.uint16], NDArray[np.bool_]]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Count the pairs of neighbors in the foreground, and those of the same value, along rows, columns and planes;
-        as :meth:`pairs`, and nothing else.
-        """
-        along, alike = np.zeros(3, np.int64), np.zeros(3, np.int64)
-        last: tuple[NDArray[np.uint16], NDArray[np.bool_]] | None = None
-        for codes, here in planes:
-            sides = [
-                (codes[:-1], codes[1:], here[:-1] & here[1:]),
-                (codes[:, :-1], codes[:, 1:], here[:, :-1] & here[:, 1:]),
-                *([] if last is None else [(last[0], codes, last[1] & here)]),
-            ]
-            for axis, (one, other, pair) in enumerate(sides):
-                along[axis] += np.count_nonzero(pair)
-                alike[axis] += np.count_nonzero(pair & (one == other))
-            last = codes, here
-        return along, alike
-
     def pairs(
         self,
         planes: Iterable[tuple[NDArray[np.uint16], NDArray[np.bool_]]],

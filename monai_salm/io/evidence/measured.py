@@ -6,14 +6,22 @@ Every limit below was set between real files and made ones of each kind; ``docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.io.evidence.integers import Codes
-from monai_salm.io.evidence.neighbors import Pairs, differences, equal_share, equal_values, regions_of
+from monai_salm.io.evidence.neighbors import (
+    Pairs,
+    differences,
+    equal_values,
+    one_slice,
+    regions_of,
+    repeats,
+    whole_planes,
+)
 
 MOST_DISTINCT = 65536
 """Values that are told apart; what has more of them has no labels."""
@@ -37,8 +45,6 @@ BULK = 0.2
 """Of a picture between plateaus this share is farther than two pixels from them; of edges nothing is."""
 SPECKS, SPECK = 0.04, 3
 """Label maps have at most this share of their voxels in regions of so few."""
-_AT_ONCE = 32
-"""Planes that are taken at once from where they lie across the memory."""
 
 
 class MeasuredGrid:
@@ -67,9 +73,9 @@ class MeasuredGrid:
         self.codes = Codes.of(self.stack)
         table = np.zeros(0 if self.codes is None else self.codes.span, np.int64)
         before: NDArray[Any] | None = None
-        for number, plane in self._whole(range(planes)):
-            rows_repeat &= _repeats(plane, rows_repeat)
-            columns_repeat &= _repeats(plane.T, columns_repeat)
+        for number, plane in whole_planes(self.stack, range(planes)):
+            rows_repeat &= repeats(plane, rows_repeat)
+            columns_repeat &= repeats(plane.T, columns_repeat)
             if before is None or not equal_values(plane, before).all():
                 self._planes.append(number)
             before = plane
@@ -86,18 +92,6 @@ class MeasuredGrid:
         self.size = self.stack.size
         self._seen: NDArray[np.int64] | None = None
 
-    def _whole(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Give planes in one piece each. Where planes lie across the memory, several are taken at once."""
-        across = len(self.stack) > 1 and abs(self.stack.strides[0]) < abs(self.stack.strides[-1])
-        most = max(1, min(_AT_ONCE, (1 << 23) * len(self.stack) // max(1, self.stack.size))) if across else 1
-        for start in range(0, len(numbers), most):
-            some = numbers[start : start + most]
-            block = self.stack[some[0] : some[-1] + 1]
-            if most > 1:
-                block = np.ascontiguousarray(block)
-            for number in some:
-                yield number, np.ascontiguousarray(block[number - some[0]])
-
     def _count(self, plane: NDArray[Any]) -> None:
         finite = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane
         values, counts = np.unique(finite, return_counts=True)
@@ -109,9 +103,9 @@ class MeasuredGrid:
         """Give the planes without what only repeats (an enlarged picture is as grainy as it was), and where their
         foreground is. Integers that have codes are given as these.
         """
-        rows, columns = _one_slice(self._rows), _one_slice(self._columns)
+        rows, columns = one_slice(self._rows), one_slice(self._columns)
         background = self.mode if self.codes is None else np.uint16(int(self.mode or 0) - self.codes.lowest)
-        for _, plane in self._whole(self._planes):
+        for _, plane in whole_planes(self.stack, self._planes):
             plane = np.ascontiguousarray(plane[rows][:, columns])
             if self.codes is not None:
                 plane = self.codes.plane(plane)
@@ -150,22 +144,6 @@ class MeasuredGrid:
             counts = self._seen_counts()
             return int(counts.sum() - counts[self.values == self.mode].sum()), self.pairs()
         return sum(int(inside.sum()) for _, inside in self.planes()), self.pairs()
-
-    def grainy_foreground(self, flat: float, few: int) -> int:
-        """Give the voxels of the foreground where it is surely no flat one, which is known by less than all that
-        :meth:`counted` measures; 0 where that takes more.
-
-        Args:
-            flat: share of equal neighbors from which a foreground is flat.
-            few: pairs of neighbors that say nothing.
-        """
-        if self.codes is None:
-            return 0
-        along, alike = self.codes.alike(self.planes())
-        if int(along.sum()) < few or equal_share(along, alike) >= flat:
-            return 0
-        counts = self._seen_counts()
-        return int(counts.sum() - counts[self.values == self.mode].sum())
 
     def keep_what_repeats(self) -> None:
         """Look at all planes, rows and columns from now on, also at those that only repeat the one before."""
@@ -334,24 +312,6 @@ class MeasuredGrid:
             near, total = near + int(close.sum()), total + real.size
             levels.update(np.unique(whole[close]).tolist() if len(levels) <= LEVELS_LEFT else ())
         return near >= RESAMPLED * total and 1 < len(levels) <= LEVELS_LEFT
-
-
-def _one_slice(places: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    """Give the slice of places that follow each other, which needs no copy; others as they are."""
-    if len(places) and places[-1] - places[0] == len(places) - 1:
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places
-
-
-def _repeats(plane: NDArray[Any], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark the rows of a plane, of those asked for, that are the same as the one before."""
-    result = np.zeros(len(asked), bool)
-    if asked[1:].all():
-        result[1:] = equal_values(plane[1:], plane[:-1]).all(axis=1)
-    elif asked.any():
-        rows = np.flatnonzero(asked)
-        result[rows] = equal_values(plane[rows], plane[rows - 1]).all(axis=1)
-    return result
 
 
 def _eroded(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_AT_ONCE = 32
+"""Planes that are taken at once from where they lie across the memory."""
 
 Differences = tuple[float, float, float, int]
 """Sum of the sizes of the first differences, that of the third, largest of the first, how many."""
@@ -75,6 +79,39 @@ def equal_values(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]
     """Compare values; NaN is the same as NaN."""
     equal: NDArray[np.bool_] = first == second
     return equal | ((first != first) & (second != second)) if first.dtype.kind == "f" else equal
+
+
+def repeats(plane: NDArray[Any], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the rows of a plane, of those asked for, that are the same as the one before."""
+    result = np.zeros(len(asked), bool)
+    if asked[1:].all():
+        result[1:] = equal_values(plane[1:], plane[:-1]).all(axis=1)
+    elif asked.any():
+        rows = np.flatnonzero(asked)
+        result[rows] = equal_values(plane[rows], plane[rows - 1]).all(axis=1)
+    return result
+
+
+def one_slice(places: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Give the slice of places that follow each other, which needs no copy; others as they are."""
+    if len(places) and places[-1] - places[0] == len(places) - 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
+
+
+def whole_planes(stack: NDArray[Any], numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Give planes of a stack, by their numbers, in one piece each; where they lie across the memory, several are taken
+    at once.
+    """
+    across = len(stack) > 1 and abs(stack.strides[0]) < abs(stack.strides[-1])
+    most = max(1, min(_AT_ONCE, (1 << 23) * len(stack) // max(1, stack.size))) if across else 1
+    for start in range(0, len(numbers), most):
+        some = numbers[start : start + most]
+        block = stack[some[0] : some[-1] + 1]
+        if most > 1:
+            block = np.ascontiguousarray(block)
+        for number in some:
+            yield number, np.ascontiguousarray(block[number - some[0]])
 
 
 def differences(plane: NDArray[Any], inside: NDArray[np.bool_]) -> Differences:

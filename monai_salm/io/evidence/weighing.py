@@ -7,8 +7,12 @@ Every limit below was set between real files and made ones of each kind; ``docs/
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.io.evidence.grain import grainy_foreground
 from monai_salm.io.evidence.judgement import Judgement, Kind
 from monai_salm.io.evidence.measured import FEW_PAIRS, FEW_VALUES, SPECKS, WHOLE, MeasuredGrid
 from monai_salm.io.evidence.neighbors import Pairs
@@ -63,18 +67,9 @@ MOST_SCATTERED = 0.01
 """Landmarks are no more than this share of all voxels."""
 
 
-def weigh(grid: MeasuredGrid, *, flat_only: bool = False) -> Judgement:
-    """Say what a grid of values is: picture, label map, or neither for sure.
-
-    Args:
-        grid: of the values.
-        flat_only: whether only flat values matter to who asks: others are called a picture without a closer look.
-    """
+def weigh(grid: MeasuredGrid) -> Judgement:
+    """Say what a grid of values is: picture, label map, or neither for sure."""
     distinct = len(grid.values) - 1
-    if flat_only and distinct >= FEW_VALUES:
-        found = grid.grainy_foreground(FLAT, FEW_PAIRS)
-        if found:
-            return Judgement("picture", "not flat", found)
     if distinct < 1:
         return Judgement(
             "cannot tell",
@@ -110,6 +105,17 @@ def weigh(grid: MeasuredGrid, *, flat_only: bool = False) -> Judgement:
         if pairs.equal_share >= FLAT
         else Judgement("cannot tell", said, foreground, grid.few_values())
     )
+
+
+def weigh_flatness(values: NDArray[Any]) -> Judgement | None:
+    """Say of values that are surely not flat that they are a picture, as :func:`weigh` does or leaves open, with the
+    same foreground; None where that takes a closer look.
+
+    Args:
+        values: of two or three axes.
+    """
+    found = grainy_foreground(values, FLAT, least_values=FEW_VALUES, least_pairs=FEW_PAIRS)
+    return Judgement("picture", "not flat", found) if found else None
 
 
 def _picture(grid: MeasuredGrid, pairs: Pairs, foreground: int, said: str) -> Judgement:
