@@ -80,22 +80,30 @@ def find_background(
         None if the border is as lively as the rest, or of a middling value: the image is a crop and has no
         background.
     """
-    values = values_stored[np.isfinite(values_stored)].astype(np.float64)
-    border = border_stored[np.isfinite(border_stored)].astype(np.float64)
+    values, border = _finite(values_stored), _finite(border_stored)
     if values.size == 0 or border.size == 0:
         return None
     center = float(np.median(border))
-    contrast = float(np.percentile(np.abs(values - center), 99))
+    apart = values - center
+    contrast = float(np.percentile(np.abs(apart), 99, overwrite_input=True))
     spread = float(np.median(np.abs(border - center)))
     if spread > BORDER_QUIET * contrast:
         return None
     exact = center if np.mean(border == center) >= EXACT_BORDER else None
     spread = max(BACKGROUND_CONTRAST * contrast, NOISE_MULTIPLE * spread)
-    darkest = np.mean((center - values) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
-    brightest = np.mean((values - center) * np.sign(slope) > spread) <= BEYOND_BACKGROUND
-    if exact is None and not darkest and not (brightest and modality in BRIGHT_AIR):
-        return None
-    return Background(center * slope + intercept, spread * abs(slope), exact)
+    found = Background(center * slope + intercept, spread * abs(slope), exact)
+    if exact is not None:
+        return found
+    apart *= np.sign(slope)
+    darkest = np.mean(apart < -spread) <= BEYOND_BACKGROUND
+    brightest = np.mean(apart > spread) <= BEYOND_BACKGROUND
+    return found if darkest or (brightest and modality in BRIGHT_AIR) else None
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Give the values that are finite as 64-bit floats; those themselves where they are that already."""
+    finite = np.isfinite(values)
+    return (values if finite.all() else values[finite]).astype(np.float64, copy=False)
 
 
 def find_window(

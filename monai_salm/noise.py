@@ -246,8 +246,8 @@ def _damaged(path: Path, reason: str) -> SalmError:
     )
 
 
-_HASHED_AT_ONCE = 1 << 20
-"""Values, of which a copy is made."""
+_HASHED_AT_ONCE = 1 << 15
+"""Values, of which a copy is made, that stays in the cache of the processor."""
 
 
 def fingerprint(stored: NDArray[Any]) -> str:
@@ -310,7 +310,14 @@ def _added(stored: NDArray[Any], native: NDArray[Any], budget: FileBudget, carri
     low, high = budget.range_stored
     moved = carriers & budget.within(stored)
     moved &= native != 0
-    if np.issubdtype(stored.dtype, np.integer):
+    narrow = _stays_in_type(stored.dtype, budget)
+    if narrow:
+        steps = native.astype(stored.dtype)
+        if budget.quantum_stored != 1:
+            steps *= stored.dtype.type(int(budget.quantum_stored))
+        changed: NDArray[Any] = np.add(stored, steps)  # what does not move may wrap around
+        np.clip(changed, stored.dtype.type(int(low)), stored.dtype.type(int(high)), out=changed)
+    elif np.issubdtype(stored.dtype, np.integer):
         wide: Any = np.int64
         if stored.dtype.itemsize <= 2 and max(abs(low), abs(high), budget.epsilon_stored) < _NARROW:
             wide = np.int32
@@ -329,5 +336,20 @@ def _added(stored: NDArray[Any], native: NDArray[Any], budget: FileBudget, carri
             beyond = np.abs(changed.astype(np.float64) - stored.astype(np.float64)) > budget.epsilon_stored
         changed = np.where(beyond, np.nextafter(changed, stored), changed)
     if budget.has_empty:
-        moved &= ~(budget.empty(stored) | budget.empty(changed))
+        empty = budget.empty(stored)
+        empty |= budget.empty(changed)
+        moved &= np.logical_not(empty, out=empty)
+    if narrow:  # a choice one by one takes the processor three times as long
+        changed -= stored
+        changed *= moved
+        changed += stored
+        return changed
     return np.where(moved, changed, stored).astype(stored.dtype)
+
+
+def _stays_in_type(dtype: np.dtype[Any], budget: FileBudget) -> bool:
+    """Say whether no value of a type of integers that lies in the range leaves the type before it is clipped."""
+    if dtype.kind not in "iu":
+        return False
+    ends, (low, high), most = np.iinfo(dtype), budget.range_stored, budget.epsilon_stored
+    return bool(ends.min <= low - most and high + most <= ends.max and most <= ends.max and low <= high)

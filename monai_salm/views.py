@@ -57,10 +57,11 @@ class PictureView:
 
     def empty(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """Mark the values that are padding or empty background."""
-        marks = np.zeros_like(stored, dtype=bool, subok=False)
+        marks: NDArray[np.bool_] | None = None
         for low, high in self._empty_ranges:
-            marks |= values_within(stored, low, high)
-        return marks
+            found = values_within(stored, low, high)
+            marks = found if marks is None else marks | found
+        return np.zeros_like(stored, dtype=bool, subok=False) if marks is None else marks
 
     @property
     def has_empty(self) -> bool:
