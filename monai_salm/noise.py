@@ -297,7 +297,7 @@ def _of_part(steps: NDArray[Any], shape: tuple[int, ...], part: tuple[slice, ...
     """Give the steps of a part of the native grid."""
     for axis, one in enumerate(part):
         length = steps.shape[axis]
-        if one != slice(None):
+        if len(range(shape[axis])[one]) < shape[axis]:
             steps = np.take(steps, axis_cells(shape[axis], length)[one], axis=axis)
     sizes = [len(range(length)[one]) for length, one in zip(shape, part, strict=False)]
     return to_native(steps, (*sizes, *shape[len(part) : steps.ndim]))

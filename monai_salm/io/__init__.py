@@ -21,7 +21,7 @@ from monai_salm.io.base import (
 )
 from monai_salm.io.kinds import LABEL_MAP, Judgement, Kind, UndecidedError, judge, whole_labels
 from monai_salm.io.modalities import MODALITIES
-from monai_salm.io.origins import Buffer, first_bytes
+from monai_salm.io.origins import Buffer, first_bytes, opened
 from monai_salm.io.other import ZIP_SIGNATURES, ZipBytes, is_litter
 from monai_salm.io.second_reader import dcmtk_finds_within, read_with_simpleitk
 from monai_salm.io.segmentations import Segmentation, read_segmentation
@@ -75,7 +75,10 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
             says why.
         UndecidedError: it cannot be told whether it is a picture or a label map.
     """
-    module = format_of(path)
+    with opened(path) as file:
+        module = _format_of(path, file.head)
+        if module is dicom:
+            return dicom.identify_opened(file, said)
     return other.identify(path) if module is None else module.identify(path, said)
 
 
@@ -91,14 +94,21 @@ def read_header(path: Path) -> ImageHeader:
     return found
 
 
-def read_source(path: Path) -> SourceImage:
+def read_source(path: Path, *, seen: str = "") -> SourceImage:
     """Read an image's stored values exactly as the file holds them; the file is read once, and ``sha256`` of what is
     given is the digest of the very bytes that were decoded.
+
+    Args:
+        path: the file.
+        seen: digest of bytes that this function gave an image of before: what other libraries make of them is known.
 
     Raises:
         RefusedError: the file is no image that can be protected faithfully; the message says why.
     """
-    module = format_of(path)
+    with opened(path) as file:
+        module = _format_of(path, file.head)
+        if module is dicom:
+            return dicom.read_opened(file, seen)
     if module is None:
         raise RefusedError(f"not an image ({other.identify(path).kind})")
     return module.read_source(path)
@@ -197,5 +207,8 @@ def kept_bytes(source: SourceImage) -> Buffer | None:
 
 def format_of(path: Path) -> FormatModule | None:
     """Find the module that reads a file, from its content."""
-    head = first_bytes(path)
+    return _format_of(path, first_bytes(path))
+
+
+def _format_of(path: Path, head: bytes) -> FormatModule | None:
     return next((module for module in _FORMATS.values() if module.sniff(path, head)), None)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from io import FileIO
@@ -19,7 +20,7 @@ Buffer = bytes | bytearray | memoryview
 
 FIRST_BYTES = 4096
 """As many as tell what a file is."""
-_FEW = 256
+_FEW, _MANY = 256, 16
 _ALIGNED = 16
 """Bytes that the first byte of an array in Python is aligned to."""
 
@@ -97,6 +98,39 @@ class Origin:
     def is_same(self) -> bool:
         """Say whether the files are surely as they were when they were read."""
         return all(state.is_same() for state in self.states)
+
+
+class OpenFile:
+    """An open file whose first bytes were read.
+
+    Args:
+        path: the file.
+        handle: of it, at its first byte.
+
+    Attributes:
+        state: of the file, from before its first byte was read.
+        head: as many of its bytes as tell what it is.
+    """
+
+    def __init__(self, path: Path, handle: FileIO) -> None:
+        self.path, self.handle = path, handle
+        self.state = FileState.of(path, handle)
+        self.head = handle.read(FIRST_BYTES) or b""
+
+    def whole(self) -> bytes:
+        """Read what was not read, and give all of it."""
+        if self.state.size < _MANY * len(self.head):
+            self.handle.seek(len(self.head))
+            return self.head + self.handle.readall()
+        self.handle.seek(0)  # a few bytes are sooner read again than so many copied
+        return self.handle.readall()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[OpenFile]:
+    """Open a file, and read its first bytes."""
+    with path.open("rb", buffering=0) as handle:
+        yield OpenFile(path, handle)
 
 
 def first_bytes(path: Path, size: int = FIRST_BYTES) -> bytes:

@@ -103,7 +103,7 @@ def _read_as_planned(place: Path, sha256: str) -> SourceImage:
         ChangedError: they are others; also instead of what reading those led to.
     """
     try:
-        source = read_source(place)
+        source = read_source(place, seen=sha256)
     except Exception as error:
         if not has_digest(place, sha256):
             raise ChangedError from error

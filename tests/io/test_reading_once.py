@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,31 @@ def test_identify_leaves_pixels_in_the_file(how: dict[str, Any], header: int, tm
     assert [bytes(one.raw) for one in found.elements if one.tag != PIXEL_DATA] == [
         bytes(one.raw) for one in whole.elements if one.tag != PIXEL_DATA
     ]
+
+
+@needs_counters
+def test_bytes_that_tell_the_format_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_dicom(path, dicom_dataset(bits_stored=16, shape=(64, 64)), np.arange(64 * 64, dtype="u2").reshape(64, 64))
+    assert path.stat().st_size > origins.FIRST_BYTES
+    assert bytes_read(lambda: io.identify(path)) == origins.FIRST_BYTES
+    assert bytes_read(lambda: io.read_source(path)) == path.stat().st_size
+
+
+def test_pydicom_is_asked_of_bytes_that_were_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    _mammogram(path)
+    source = io.read_source(path)
+    asked: list[object] = []
+    monkeypatch.setattr(
+        import_module("monai_salm.io.dicom.cutting"), "check_with_pydicom", lambda *of: asked.append(of)
+    )
+    again = io.read_source(path, seen=source.sha256)
+    assert (again.header, again.sha256) == (source.header, source.sha256)
+    assert np.array_equal(again.stored, source.stored)
+    assert not asked
+    assert io.read_source(path, seen="0" * 64).sha256 == source.sha256
+    assert len(asked) == 1
 
 
 @needs_counters

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -27,8 +25,9 @@ from monai_salm.io.dicom.elements import (
 from monai_salm.io.dicom.files import PREAMBLE, PREFIX, DicomFile, meta_text
 from monai_salm.io.dicom.pydicom_check import check_with_pydicom
 from monai_salm.io.dicom.transfer_syntaxes import NATIVE, is_known
+from monai_salm.io.origins import OpenFile, opened
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 12
 _LONGEST_HEAD = 12
 _DELIMITER = 8
 
@@ -42,18 +41,22 @@ def read_header(path: Path) -> DicomFile:
     Raises:
         RefusedError: as ``read_file``.
     """
-    with path.open("rb", buffering=0) as handle:
-        found = _Beginning(handle).file()
-    return read_file(path) if found is None else found
+    with opened(path) as file:
+        return header_of(file)
+
+
+def header_of(file: OpenFile) -> DicomFile:
+    """Cut the same of a file that is open; errors as of :func:`read_header`."""
+    found = _Beginning(file).file()
+    return read_file(file.path) if found is None else found
 
 
 class _Beginning:
     """The first bytes of an open file: as many as were asked for, and up to a block more."""
 
-    def __init__(self, handle: BinaryIO) -> None:
-        self.handle = handle
-        self.size = os.fstat(handle.fileno()).st_size
-        self.view = memoryview(b"")
+    def __init__(self, file: OpenFile) -> None:
+        self.handle, self.size = file.handle, file.state.size
+        self.view = memoryview(file.head)
 
     def reach(self, end: int) -> memoryview:
         """Have bytes up to a place, or all there are."""

@@ -12,10 +12,11 @@ from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.cutting import read_file
 from monai_salm.io.dicom.documents import document_of, label_map_of
 from monai_salm.io.dicom.files import DicomFile
-from monai_salm.io.dicom.headers import read_header
+from monai_salm.io.dicom.headers import header_of
 from monai_salm.io.dicom.image_headers import check_picture, picture_header
 from monai_salm.io.dicom.stored_values import picture_of
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
+from monai_salm.io.origins import OpenFile, opened
 
 SEGMENTED = "its Modality is SEG"
 
@@ -34,7 +35,13 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         RefusedError: the file is an image that cannot be protected faithfully, or no DICOM object that is known.
         UndecidedError: its Modality is SEG, and its values are those of an image.
     """
-    file = read_header(path)
+    with opened(path) as file:
+        return identify_opened(file, said)
+
+
+def identify_opened(opened_file: OpenFile, said: Kind | None = None) -> ImageHeader | Document:
+    """Read the same of a file that is open."""
+    path, file = opened_file.path, header_of(opened_file)
     document = document_of(path, file)
     if document is None and said == "label map":
         document = label_map_of(path, file, "the user says so")

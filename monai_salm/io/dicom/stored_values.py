@@ -16,7 +16,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io.base import SourceImage
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.codecs import FrameFormat, decode_frame, is_reversible
-from monai_salm.io.dicom.cutting import checked, read_file
+from monai_salm.io.dicom.cutting import checked, cut, read_file
 from monai_salm.io.dicom.documents import document_of
 from monai_salm.io.dicom.elements import PIXEL_DATA, Element
 from monai_salm.io.dicom.encapsulation import split_frames
@@ -32,7 +32,7 @@ from monai_salm.io.dicom.pixels import (
     values_of_words,
 )
 from monai_salm.io.dicom.transfer_syntaxes import LOSSY, NATIVE
-from monai_salm.io.origins import digest_of, read_whole
+from monai_salm.io.origins import OpenFile, digest_of, opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,26 @@ def read_source(path: Path) -> SourceImage:
     Raises:
         RefusedError: the file is no image that can be protected faithfully.
     """
-    data, state = read_whole(path)
-    picture = _picture_in(path, checked(data))
-    return picture.source.with_origin(picture, partial(digest_of, data), state)
+    with opened(path) as file:
+        return read_opened(file)
+
+
+def read_opened(file: OpenFile, seen: str = "") -> SourceImage:
+    """Read the same of a file that is open.
+
+    Args:
+        file: at any byte.
+        seen: digest of bytes that were held against pydicom's reading before, which takes as long as all else that is
+            done with a header.
+    """
+    data = file.whole()
+    digest = partial(digest_of, data)
+    if seen and (found := digest()) == seen:
+        elements, digest = cut(memoryview(data)), partial(str, found)
+    else:
+        elements = checked(data)
+    picture = _picture_in(file.path, elements)
+    return picture.source.with_origin(picture, digest, file.state)
 
 
 def read_picture(path: Path) -> Picture:
