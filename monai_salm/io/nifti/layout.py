@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
-from nibabel import nifti1, nifti2
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
@@ -22,7 +21,6 @@ HEAD_BYTES = 540
 """Bytes of the longer of the two headers."""
 _MAX_OFFSET = 1 << 24
 _SLAB = 1 << 22
-_HEADERS: dict[int, np.dtype[Any]] = {348: nifti1.header_dtype, 540: nifti2.header_dtype}
 _MAGIC = {b"n+1\0": 348, b"ni1\0": 348, b"n+2\0": 540, b"ni2\0": 540}
 _DTYPES = {
     2: "u1",
@@ -54,6 +52,14 @@ _COMPUTED = {
 }  # fmt: skip
 """Intents of nifti1.h, and of FSL, that say that the values were computed and are no image of anything."""
 _MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}
+
+
+@cache
+def _header_dtypes() -> dict[int, np.dtype[Any]]:
+    """Give the fields of the headers by their bytes."""
+    from nibabel import nifti1, nifti2  # slow to load, and not needed of other formats
+
+    return {348: nifti1.header_dtype, 540: nifti2.header_dtype}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +183,7 @@ class Layout:
 
 def read_magic(head: bytes) -> Magic | None:
     """Say which header the bytes start with, in either byte order; None if they start no whole one."""
-    for size in _HEADERS:
+    for size in sorted(set(_MAGIC.values())):
         start = 344 if size == 348 else 4
         magic = head[start : start + 4]
         if (
@@ -211,11 +217,13 @@ def read_layout(head: bytes, magic: Magic) -> Layout:
     Raises:
         RefusedError: with the value found and what is supported.
     """
-    fields = np.frombuffer(head[: magic.size], dtype=_HEADERS[magic.size].newbyteorder(magic.order))[0]
+    fields = np.frombuffer(head[: magic.size], dtype=_header_dtypes()[magic.size].newbyteorder(magic.order))[0]
     code, intent = int(fields["datatype"]), int(fields["intent_code"])
     if intent in _NO_PICTURES:
         raise RefusedError(f"intent_code is {intent}: {_NO_PICTURES[intent]}, not a grid of voxels; leave the file out")
     if code not in _DTYPES:
+        from nibabel import nifti1
+
         name = nifti1.data_type_codes.label.get(code, "unknown")
         raise RefusedError(
             f"datatype is {code} ({name}); integers of 8 to 64 bits, floats of 32 or 64 and RGB24 are supported: "
