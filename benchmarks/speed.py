@@ -115,6 +115,7 @@ class Cost:
 def measured(command: list[str], package: Path, accept: tuple[int, ...] = (0,)) -> Cost:
     """Run a command with a version of the package, one thread to a process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a package that is installed is compiled
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=package)
