@@ -52,12 +52,13 @@ ALLOWED: dict[str, set[str]] = {
     # Files
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
+    "residuals": {"errors", "disk", "slabs"},
     # Networks
     "learning": {"errors", "seals", "progress", "chance"} | VALUES,
     "methods": {"errors", "progress", "chance", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
     "pipeline": {"errors", "disk", "seals", "chance", "progress", "workers", "slabs"}
-    | {"io", "bounds", "volumes", "learning", "methods"}
+    | {"io", "bounds", "volumes", "residuals", "learning", "methods"}
     | VALUES,
     "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
@@ -80,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
 LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", "slabs", "spans", "morphology"]
-LIGHT += [*sorted(VALUES), "io", "bounds", "volumes"]
+LIGHT += [*sorted(VALUES), "io", "bounds", "volumes", "residuals"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}
@@ -95,10 +96,12 @@ ALLOWED_IN_IO: dict[str, set[str]] = {
     "origins": set(),
     "sharing": set(),
     "base": {"kinds", "origins"},
-    "dicom": {"base", "kinds", "modalities", "origins", "pdf", "sharing"} | TELLING,
-    "nifti": {"base", "kinds", "leftovers", "origins"},
-    "itk": {"base", "kinds", "leftovers", "origins"},
-    "raster": {"base", "kinds", "leftovers", "origins"},
+    "deflating": {"origins"},
+    "new_values": {"base"},
+    "dicom": {"base", "kinds", "modalities", "new_values", "origins", "pdf", "sharing"} | TELLING,
+    "nifti": {"base", "deflating", "kinds", "leftovers", "new_values", "origins"},
+    "itk": {"base", "deflating", "kinds", "leftovers", "new_values", "origins"},
+    "raster": {"base", "kinds", "leftovers", "new_values", "origins"},
     "other": {"base", "pdf"} | TELLING,
     "segmentations": set(),
     "simpleitk": set(),
@@ -115,6 +118,7 @@ AT_HOME = {
     "nilearn": {"demo.brain"},
     "imagecodecs": {"io.dicom.codecs.libraries"},
     "jpeg_ls": {"io.dicom.codecs.libraries"},
+    "cryptography": {"residuals.sealing"},
     "highdicom": {"io.segmentations"},
     # A countermeasure uses what a stranger would use.
     "SimpleITK": {"io.simpleitk", "evaluate.countermeasures.filters"},

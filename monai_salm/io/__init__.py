@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from monai_salm.disk import atomic_target
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom, itk, nifti, other, raster
 from monai_salm.io.base import (
+    CasedFormat,
+    Casing,
     Derivation,
     Document,
     FormatModule,
@@ -29,6 +32,7 @@ from monai_salm.io.segmentations import Segmentation, read_segmentation
 __all__ = [
     "MODALITIES",
     "ZIP_SIGNATURES",
+    "Casing",
     "Derivation",
     "Document",
     "HeaderChange",
@@ -41,6 +45,8 @@ __all__ = [
     "UndecidedError",
     "ZipBytes",
     "atomic_target",
+    "cased",
+    "casing",
     "compare_headers",
     "compare_sources",
     "dcmtk_finds_within",
@@ -61,6 +67,8 @@ __all__ = [
 ]
 
 _FORMATS: dict[str, FormatModule] = {"dicom": dicom, "nifti": nifti, "raster": raster, "itk": itk}
+
+_CASED: dict[str, CasedFormat] = {"dicom": dicom, "nifti": nifti, "itk": itk}
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
@@ -203,6 +211,31 @@ def kept_bytes(source: SourceImage) -> Buffer | None:
     as they were, or another file was read with them.
     """
     return _FORMATS[source.header.format].kept_bytes(source)
+
+
+def casing(source: SourceImage) -> Casing | None:
+    """Give what of an image's file is not its values; None where the file does not come back from that and them, as one
+    that is compressed otherwise than zlib does.
+
+    Args:
+        source: of :func:`read_source`.
+    """
+    module = _CASED.get(source.header.format)
+    return None if module is None else module.casing(source)
+
+
+def cased(casing: Casing, template: SourceImage, stored: StoredArray) -> Iterator[Buffer]:
+    """Give the bytes of the file that a casing is of, part by part, with its values.
+
+    Args:
+        casing: of :func:`casing`.
+        template: the file that :func:`write_like` wrote for it, as :func:`read_source` or :func:`read_back` gives it.
+        stored: the values.
+
+    Raises:
+        RefusedError: the template is another image than was written.
+    """
+    return _CASED[template.header.format].cased(casing, template, stored)
 
 
 def format_of(path: Path) -> FormatModule | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_salm.io.dicom.casing import cased, casing
 from monai_salm.io.dicom.comparing import compare_headers, compare_sources, kept_bytes, read_back
 from monai_salm.io.dicom.cutting import sniff
 from monai_salm.io.dicom.documents import remaining_references, write_document
@@ -11,6 +12,8 @@ from monai_salm.io.dicom.stored_values import read_opened, read_source
 from monai_salm.io.dicom.writing import write_like
 
 __all__ = [
+    "cased",
+    "casing",
     "compare_headers",
     "compare_sources",
     "identify",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Derivation, SourceImage, StoredArray, check_stored
+from monai_salm.io.base import Derivation, SourceImage, StoredArray
 from monai_salm.io.dicom import tags
 from monai_salm.io.dicom.derivation import derivation_edits
 from monai_salm.io.dicom.files import DicomFile
@@ -17,6 +17,7 @@ from monai_salm.io.dicom.new_pixels import PixelReplacement, replaced_pixels
 from monai_salm.io.dicom.remapping import Bytes, constant, rewritten
 from monai_salm.io.dicom.stored_values import picture_behind
 from monai_salm.io.dicom.uids import UidMap
+from monai_salm.io.new_values import check_stored
 
 
 def write_like(source: SourceImage, stored: StoredArray, target: Path, derivation: Derivation) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import ImageHeader
+from monai_salm.io.base import ImageHeader, StoredArray
 from monai_salm.io.origins import FIRST_BYTES
 
 MAX_HEADER = 16 << 20
@@ -95,6 +95,10 @@ class Layout:
             spacing_known=all(math.isfinite(step) and step > 0 for step in self.spacing),
             notes=self.notes,
         )
+
+    def voxels(self, stored: StoredArray) -> bytes:
+        """Give the bytes of values as the file has them, decompressed."""
+        return stored.transpose(np.argsort(self.order)).astype(self.dtype, copy=False).tobytes(order="F")
 
     def check_size(self, size: int) -> None:
         """Hold the claim of the header against the bytes that are there, before any memory is taken.

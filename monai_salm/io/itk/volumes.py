@@ -6,10 +6,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray
 from monai_salm.io.itk.files import (
     Content,
     check_header_end,
@@ -20,6 +18,7 @@ from monai_salm.io.itk.files import (
 )
 from monai_salm.io.itk.packing import pack
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
+from monai_salm.io.new_values import check_stored
 from monai_salm.io.origins import same_bytes
 
 
@@ -112,7 +111,7 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
     if again.header != source.header or (kept is None and again.stored.tobytes() != source.stored.tobytes()):
         raise RefusedError("the file changed since it was read; read it again")
     layout = content.layout
-    voxels = stored.transpose(np.argsort(layout.order)).astype(layout.dtype, copy=False).tobytes(order="F")
+    voxels = layout.voxels(stored)
     head, tail = bytes(content.raw[: content.start]), content.raw[content.end :]
     if same_bytes(voxels, content.voxels):
         parts = [content.raw]

@@ -6,6 +6,7 @@ header, extensions and what follows the voxels are the source's bytes; a compres
 pair, the ``.img`` is the image and the ``.hdr`` beside it a document.
 """
 
+from monai_salm.io.nifti.casing import cased, casing
 from monai_salm.io.nifti.comparing import compare_headers, compare_sources, kept_bytes
 from monai_salm.io.nifti.volumes import (
     identify,
@@ -18,6 +19,8 @@ from monai_salm.io.nifti.volumes import (
 )
 
 __all__ = [
+    "cased",
+    "casing",
     "compare_headers",
     "compare_sources",
     "identify",

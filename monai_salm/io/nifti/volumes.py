@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.base import Derivation, Document, ImageHeader, SourceImage, StoredArray
 from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 from monai_salm.io.leftovers import check_leftovers, holds_picture, may_be_picture
+from monai_salm.io.new_values import check_stored
 from monai_salm.io.nifti.files import (
     Buffer,
     Content,

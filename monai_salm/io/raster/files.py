@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from monai_salm.errors import RefusedError
-from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray, check_stored
+from monai_salm.io.base import Derivation, Document, HeaderChange, ImageHeader, SourceImage, StoredArray
 from monai_salm.io.kinds import Kind, UndecidedError, judge
 from monai_salm.io.leftovers import holds_picture
+from monai_salm.io.new_values import check_stored
 from monai_salm.io.origins import Buffer, digest_of, first_bytes, read_whole
 from monai_salm.io.raster import jpeg, png, tiff
 from monai_salm.io.raster.comparing import compare
