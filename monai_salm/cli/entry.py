@@ -23,6 +23,7 @@ from monai_salm.cli.keygen import keygen
 from monai_salm.cli.plan import plan
 from monai_salm.cli.printing import print_line
 from monai_salm.cli.protect import protect
+from monai_salm.cli.restore import rekey, restore
 from monai_salm.cli.scan import scan
 from monai_salm.cli.verify import verify
 from monai_salm.errors import SalmError, UsageError
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for _command in (plan, protect, scan, verify, keygen, evaluate, demo):
+for _command in (plan, protect, scan, verify, restore, keygen, rekey, evaluate, demo):
     cli.add_command(_command)
 
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         hint = (
             "; the same command with --resume goes on"
-            if "protect" in arguments[:1]
+            if arguments[:1] in (["protect"], ["restore"])
             else "; the same command goes on"
             if "--state" in arguments
             else ""

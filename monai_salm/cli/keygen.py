@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``monai-salm keygen``: the secret that new UIDs are made and noise is drawn with."""
+"""``monai-salm keygen``: the secret that new UIDs are made and noise is drawn with, and that originals
+come back with.
+"""
 
 from __future__ import annotations
 

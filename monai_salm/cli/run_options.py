@@ -93,8 +93,16 @@ run_options = in_order(
     click.option(
         "--key-file",
         type=FILE,
-        help="Secret that new UIDs are made and noise is drawn with; see keygen.  [default: a random one]",
+        help="Secret that new UIDs are made and noise is drawn with, and that originals come back with; see keygen and "
+        "restore.  [default: a random one, without a way back]",
     ),
+    click.option(
+        "--restore/--no-restore",
+        default=True,
+        show_default=True,
+        help="With --key-file: keep residuals, encrypted, that lead back to the originals.",
+    ),
+    click.option("--residuals", type=FILE, help="Folder of the residuals.  [default: in the work folder]"),
     click.option("--copy-unprotected", is_flag=True, help="Copy files that cannot be protected to OUTPUT as they are."),
     click.option(
         "--uids",

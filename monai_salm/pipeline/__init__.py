@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from monai_salm.pipeline.planned_run import plan_run
     from monai_salm.pipeline.planning import prepare
     from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
+    from monai_salm.pipeline.rekeying import rekey
+    from monai_salm.pipeline.restoring import RestoreResult, restore
     from monai_salm.pipeline.scanning import scan
     from monai_salm.pipeline.verdicts import VerifyReport
     from monai_salm.pipeline.verification import verify
@@ -31,6 +33,7 @@ _HOMES = {
     "ProtectResult": "protection",
     "ProtectionPlan": "plan",
     "ProtectionRun": "protection",
+    "RestoreResult": "restoring",
     "VerifyReport": "verdicts",
     "build_plan": "deciding",
     "first_look": "by_header",
@@ -38,6 +41,8 @@ _HOMES = {
     "plan_run": "planned_run",
     "prepare": "planning",
     "protect": "protection",
+    "rekey": "rekeying",
+    "restore": "restoring",
     "scan": "scanning",
     "verify": "verification",
 }
@@ -49,6 +54,7 @@ __all__ = [
     "ProtectResult",
     "ProtectionPlan",
     "ProtectionRun",
+    "RestoreResult",
     "VerifyReport",
     "build_plan",
     "first_look",
@@ -56,6 +62,8 @@ __all__ = [
     "plan_run",
     "prepare",
     "protect",
+    "rekey",
+    "restore",
     "scan",
     "verify",
 ]

@@ -34,6 +34,7 @@ class FileFate:
         changed_fraction: share of the anatomy's voxels that changed.
         psnr: of the written file in model values, dB.
         sha256_in, sha256_out: digests of the source and the written file.
+        residual: name of what leads back to the source, below the folder of residuals; empty where there is nothing.
     """
 
     path: str
@@ -50,13 +51,17 @@ class FileFate:
     psnr: float | None = None
     sha256_in: str = ""
     sha256_out: str = ""
+    residual: str = ""
+
+
+_OF_FEW = ("left_out", "unprotected", "residual")
 
 
 def fate_line(fate: FileFate) -> str:
     """Give the line of a file, with its checksum; what is there to say of few files only is left out of the others'
     lines.
     """
-    fields = {name: value for name, value in asdict(fate).items() if value or name not in ("left_out", "unprotected")}
+    fields = {name: value for name, value in asdict(fate).items() if value or name not in _OF_FEW}
     return sealed_json(fields)
 
 

@@ -115,7 +115,12 @@ def _secret(material: bytes) -> bytes:
     return hashlib.sha256(b"monai_salm uid secret/1\0" + material).digest()
 
 
-def _key_secret(key_file: Path) -> bytes:
+def key_material(key_file: Path) -> bytes:
+    """Give what a key file holds.
+
+    Raises:
+        UsageError: it cannot be read, or is too short.
+    """
     try:
         material = key_file.read_bytes()
     except OSError as error:
@@ -127,4 +132,8 @@ def _key_secret(key_file: Path) -> bytes:
             f"{key_file}: the key has {len(material.strip())} bytes, at least {LEAST_KEY_BYTES} are needed; make "
             "one with 'monai-salm keygen FILE'"
         )
-    return _secret(material)
+    return material
+
+
+def _key_secret(key_file: Path) -> bytes:
+    return _secret(key_material(key_file))

@@ -55,6 +55,8 @@ class ProtectOptions(SampleOptions):
         copy_unprotected: copy refused files to the output as they are.
         key_file: secret that new UIDs are made and the noise is drawn with; None takes a random one. Either is kept in
             the work folder.
+        restore: with a key file, keep for each file an encrypted residual that leads back to its original.
+        residuals: folder of the residuals; None takes one in the work folder.
         uids: ``new`` gives changed DICOM objects new SOP and Series Instance UIDs, ``keep`` keeps the old ones.
         image_type: ``derived`` marks changed DICOM images as derived, ``keep`` does not.
         provenance: ``full``, ``minimal`` or ``none``: how much a DICOM image says of the change.
@@ -92,6 +94,8 @@ class ProtectOptions(SampleOptions):
     resume: bool = False
     copy_unprotected: bool = False
     key_file: Path | None = None
+    restore: bool = True
+    residuals: Path | None = None
     uids: Literal["new", "keep"] = "new"
     image_type: Literal["derived", "keep"] = "derived"
     provenance: Literal["full", "minimal", "none"] = "full"
@@ -143,7 +147,7 @@ class ProtectOptions(SampleOptions):
             raise UsageError(f"the options of the plan are those of another version ({strange}); plan again")
         given: dict[str, Any] = {**record, **of_the_call}
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-        given |= {name: Path(given[name]) for name in ("labels", "key_file") if given[name] is not None}
+        given |= {name: Path(given[name]) for name in ("labels", "key_file", "residuals") if given[name] is not None}
         return cls(**given)
 
     def needs_labels(self) -> bool:

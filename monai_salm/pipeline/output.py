@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -30,6 +30,7 @@ from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
+from monai_salm.pipeline.way_back import WayBack, keep_the_rest, way_back_of
 from monai_salm.pipeline.write import WriteJob, copy_file, not_written, write_file
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
 from monai_salm.progress import Progress
@@ -62,12 +63,14 @@ def write_files(
         show_progress: a progress bar on standard error.
     """
     private = output.is_relative_to(work_dir)
-    manifest = Manifest(work_dir / "manifest.jsonl")
-    fates = _finished_before(inventory, plan, output, manifest) if options.resume else {}
+    manifest, way = Manifest(work_dir / "manifest.jsonl"), way_back_of(options, work_dir)
+    fates = _finished_before(inventory, plan, output, manifest, way) if options.resume else {}
     manifest.rewrite(fates)  # a line that a crash cut short must not swallow the next one
     _remove_temporary_files(inventory, output)
+    if way is not None:
+        way.store.sweep()
     derivation = make_derivation(inventory, plan, options, work_dir)
-    settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private)
+    settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private, way)
     make_folder(output, private=private)
     waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
     count, sizes = sum(len(sample.files) for sample in waiting), inventory.sizes()
@@ -76,7 +79,7 @@ def write_files(
         _swept(executor, inventory, output),
         Progress("writing", count, "files", show_progress=show_progress, total_bytes=total) as bar,
         kept_settings(settings, work_dir) as kept,
-        _Lines(manifest, inventory, output) as lines,
+        _Lines(manifest, _Places(inventory, output, way)) as lines,
     ):
         results = write_jobs(_jobs(inventory, waiting, kept), executor, count)
         for (sample, file), fate in zip(_files(waiting), results, strict=True):
@@ -114,10 +117,28 @@ def write_files(
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
         unsaid.add(fate.path)
+    for fate in () if way is None else keep_the_rest(way, inventory, fates, output):
+        fates[fate.path] = fate
+        unsaid.add(fate.path)
     fates |= _lost(fates, inventory, output)
-    new = (fates[path] for path in unsaid if fates[path].status in IN_OUTPUT)
-    manifest.rewrite(fates, (_place(fate, inventory, output) for fate in new))
+    manifest.rewrite(fates, _Places(inventory, output, way).of(fates[path] for path in unsaid))
     return fates
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the files lie that fates are of, which have to be on the disk before these are told."""
+
+    inventory: Inventory
+    output: Path
+    way: WayBack | None
+
+    def of(self, fates: Iterable[FileFate]) -> Iterator[Path]:
+        for fate in fates:
+            if fate.status in IN_OUTPUT:
+                yield _place(fate, self.inventory, self.output)
+            if fate.residual and self.way is not None:
+                yield self.way.folder / fate.residual
 
 
 @contextmanager
@@ -141,8 +162,8 @@ class _Lines:
 
     MOST, SECONDS = 128, 2.0
 
-    def __init__(self, manifest: Manifest, inventory: Inventory, output: Path) -> None:
-        self.manifest, self.inventory, self.output = manifest, inventory, output
+    def __init__(self, manifest: Manifest, places: _Places) -> None:
+        self.manifest, self.places = manifest, places
         self._fates: list[FileFate] = []
         self._since = monotonic()
         self._thread = ThreadPoolExecutor(1)
@@ -155,7 +176,7 @@ class _Lines:
 
     def _write(self) -> None:
         fates, self._fates = self._fates, []
-        written = [_place(fate, self.inventory, self.output) for fate in fates if fate.status in IN_OUTPUT]
+        written = list(self.places.of(fates))
         self._wait()
         self._written = self._thread.submit(self.manifest.append, fates, written)
         self._since = monotonic()
@@ -257,7 +278,7 @@ def _written_again(inventory: Inventory, first: FileFate, path: str, settings: W
             return FileFate(path=path, status="refused", reason=str(refusal))
         except (ChangedError, OSError) as error:
             return FileFate(path=path, status="failed", reason=str(error), sha256_in=first.sha256_in)
-    return replace(first, path=path)
+    return replace(first, path=path, residual="")
 
 
 def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
@@ -276,13 +297,15 @@ def _copy_unprotected(fate: FileFate, settings: WriteSettings) -> FileFate:
 
 
 def _finished_before(
-    inventory: Inventory, plan: ProtectionPlan, output: Path, manifest: Manifest
+    inventory: Inventory, plan: ProtectionPlan, output: Path, manifest: Manifest, way: WayBack | None
 ) -> dict[str, FileFate]:
     """Give the fates of the files that a stopped run protected; remove all others that it wrote, such as unprotected
     copies, which are made again if still wanted. What these are does not depend on what is left of the manifest.
     """
     fates = _told_before(plan, manifest)
-    for path in [path for path, fate in fates.items() if not _still_there(fate, output, inventory.output_path(path))]:
+    for path in [
+        path for path, fate in fates.items() if not _still_there(fate, output, inventory.output_path(path), way)
+    ]:
         del fates[path]
     kept = {inventory.output_path(path) for path in fates}
     for record in inventory.files:
@@ -334,8 +357,9 @@ def write_jobs(jobs: Iterable[WriteJob], executor: Workers | Executor, count: in
         yield from executor.map(write_file, jobs)
 
 
-def _still_there(fate: FileFate, output: Path, path: str) -> bool:
+def _still_there(fate: FileFate, output: Path, path: str, way: WayBack | None) -> bool:
     try:
-        return fate.status == "protected" and has_digest(within(output, path), fate.sha256_out)
+        written = fate.status == "protected" and has_digest(within(output, path), fate.sha256_out)
+        return written and (way is None or way.leads_back(fate))
     except RefusedError:
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from monai_salm.pipeline.search_summary import SearchSummary
 from monai_salm.pipeline.searching import check_choices, foresee, make_noise, preflight
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 from monai_salm.pipeline.volume_decisions import decided_of_volumes
+from monai_salm.pipeline.way_back import way_back_of
 from monai_salm.workers import Workers
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class ProtectionRun:
         """Keep other runs out of both folders, until all is written or something goes wrong."""
         try:
             if self._locks is None:
-                _check_places(self.source, self.output, self.work_dir)
+                self._check_places()
                 self._locks = RunLocks()
                 for folder in (self.output, self.work_dir):
                     self._locks.take(folder)
@@ -160,6 +161,11 @@ class ProtectionRun:
         except BaseException:
             self._end()
             raise
+
+    def _check_places(self) -> None:
+        way = way_back_of(self.options, self.work_dir)
+        private = {"work folder": self.work_dir} | ({} if way is None else {"folder of residuals": way.folder})
+        _check_places(self.source, self.output, private)
 
     def _end(self) -> None:
         """End the processes, and let other runs in."""
@@ -238,7 +244,7 @@ class ProtectionRun:
         Raises:
             UsageError: as the run would.
         """
-        _check_places(self.source, self.output, self.work_dir)
+        self._check_places()
         _check_content(self.output, self.work_dir, self.options.resume)
         check_key(self.options)
         with self, TemporaryDirectory() as spare:
@@ -330,16 +336,17 @@ def protect(source: Path, output: Path, options: ProtectOptions, *, show_progres
     return ProtectionRun(source, output, options, show_progress=show_progress).write()
 
 
-def _check_places(source: Path, output: Path, work_dir: Path) -> None:
+def _check_places(source: Path, output: Path, private: Mapping[str, Path]) -> None:
     # Of a single file nothing but its own folder is in danger.
     inside, single = (source.resolve(), False) if source.is_dir() else (source.resolve().parent, True)
-    for name, folder in (("output", output), ("work folder", work_dir)):
+    for name, folder in {"output": output, **private}.items():
         if folder.resolve() == inside or (folder.resolve().is_relative_to(inside) and not single):
             raise UsageError(f"the {name} {folder} lies in the input {source}; give a folder outside it")
-    if work_dir.resolve().is_relative_to(output.resolve()):
-        raise UsageError(
-            f"the work folder {work_dir} lies in the output {output}, which is handed out; give a folder outside it"
-        )
+    for name, folder in private.items():
+        if folder.resolve().is_relative_to(output.resolve()):
+            raise UsageError(
+                f"the {name} {folder} lies in the output {output}, which is handed out; give a folder outside it"
+            )
     if source.resolve().is_relative_to(output.resolve()):
         raise UsageError(
             f"the input {source} lies in the output {output}, which is handed out; give a folder beside it"

@@ -80,6 +80,14 @@ class RunLocks:
         self._held = contextlib.ExitStack()
         self.release = weakref.finalize(self, self._held.close)
 
+    def __enter__(self) -> RunLocks:
+        """Begin; with the block the locks end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release all of them."""
+        self.release()
+
     def take(self, folder: Path) -> None:
         """Lock a folder, which need not be there; a lock that a dead process of this host left is taken over.
 

@@ -83,11 +83,11 @@ def scan(
     if source.is_file() and unpack_into is not None and is_archive(source):
         shutil.rmtree(unpack_into, ignore_errors=True)
         unpacked = unpack(source, unpack_into, show_progress=show_progress)
-        root, paths, refused = unpacked.folder, sorted(_walk(unpacked.folder)), unpacked.refused
+        root, paths, refused = unpacked.folder, sorted(walk(unpacked.folder)), unpacked.refused
     elif source.is_file():
         root, paths = source.parent, _file_set(source, choices)
     else:
-        root, paths = source, sorted(_walk(source))
+        root, paths = source, sorted(walk(source))
     inventory = Inventory(root, ignored=[path for path in paths if is_litter(path)], choices=choices)
     paths = [path for path in paths if not is_litter(path)]
     if not paths and not refused:
@@ -195,7 +195,7 @@ def _without_ambiguous(inventory: Inventory) -> Inventory:
     return replace(inventory, files=files) if any(reasons.values()) else inventory
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
     """Give the paths of all files below a folder, and of the folders that are not entered: links, and those that cannot
     be read.
     """

@@ -15,10 +15,13 @@ from monai_salm.pipeline.fates import fates_told
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
+from monai_salm.pipeline.way_back import way_back_of
 from monai_salm.working_grid import working_shape
 
 _CELLS_PER_BYTE = 4
 """Of stored noise: one bit a cell says where it is, and less than half of the cells hold a value of one byte or two."""
+_FILES_PER_RESIDUAL = 4
+"""Residuals that take as much room as a file, of what is not compressed."""
 
 
 def space_to_unpack(source: Path, work_dir: Path, target: Path) -> dict[Path, int]:
@@ -42,6 +45,9 @@ def space_to_write(
     paths += plan.refused if options.copy_unprotected else ()
     waiting = [path for path in paths if path not in done or not _size(output / inventory.output_path(path))]
     needs = Counter({output: sum(_written_size(inventory, path) for path in waiting)})
+    way = way_back_of(options, work_dir)
+    if way is not None:
+        needs[way.folder] += needs[output] // _FILES_PER_RESIDUAL
     if not (work_dir / "search.json").is_file():
         files = ([file.path for file in sample.files] for sample in plan.samples)
         cells = sum(_cells(inventory, paths, options.working_size) for paths in files)

@@ -25,6 +25,7 @@ from monai_salm.pipeline.as_planned import ChangedError
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import has_digest
 from monai_salm.pipeline.plan import FilePlan
+from monai_salm.pipeline.way_back import keep_image
 from monai_salm.pipeline.write_settings import WriteSettings, read_settings
 
 
@@ -127,18 +128,22 @@ def _write(job: WriteJob, settings: WriteSettings, source: SourceImage, target: 
     with atomic_target(target, private=settings.private, synced=False) as temporary:  # Manifest.append waits
         words = describe_bound(canvas.epsilon_stored, canvas.epsilon_real)
         write_like(source, values, temporary, replace(settings.derivation, description=words))
-        change, digest = prove(source, values, temporary, canvas, anatomy)
+        change, found = prove(source, values, temporary, canvas, anatomy)
+        residual = ""
+        if settings.way_back is not None:
+            kept = keep_image(settings.way_back, source, found, job.file.path, job.target)
+            residual = settings.way_back.name_of(kept)
     return {
         "status": "protected", "max_change_stored": change.max_stored, "changed_fraction": change.changed_fraction,
-        "psnr": change.psnr, "sha256_out": digest, "reason": "; ".join(source.header.notes),
+        "psnr": change.psnr, "sha256_out": found.sha256, "residual": residual, "reason": "; ".join(source.header.notes),
         "left_out": source.header.left_out, "unprotected": source.header.unprotected,
     }  # fmt: skip
 
 
 def prove(
     source: SourceImage, intended: NDArray[Any], written: Path, canvas: Canvas, anatomy: NDArray[np.bool_]
-) -> tuple[Change, str]:
-    """Read a written file back and hold it against its budgets; gives what changed, and the digest of what was read.
+) -> tuple[Change, SourceImage]:
+    """Read a written file back and hold it against its budgets; gives what changed, and what was read.
 
     Raises:
         VerificationError: the file is not what was meant, or breaks a bound; the message has the figure and the limit.
@@ -150,7 +155,7 @@ def prove(
     problem = broken_bound(changes, limits_of(canvas.budgets))
     if problem:
         raise VerificationError(problem)
-    return whole_change(changes), found.sha256
+    return whole_change(changes), found
 
 
 def copy_file(source_root: Path, source: str, target_root: Path, target: str, *, private: bool = False) -> None:

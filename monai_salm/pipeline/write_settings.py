@@ -16,6 +16,7 @@ from pathlib import Path
 from monai_salm.disk import write_atomically
 from monai_salm.errors import SalmError
 from monai_salm.io import Derivation
+from monai_salm.pipeline.way_back import WayBack
 
 _PREFIX = "write-"
 
@@ -29,6 +30,7 @@ class WriteSettings:
         store: folder of the noise.
         derivation: what the files are to say, but for the description.
         private: whether the output is for the owner alone, as the files are that are packed into a zip afterwards.
+        way_back: where residuals are written; None for none.
     """
 
     root: Path
@@ -36,6 +38,7 @@ class WriteSettings:
     store: Path
     derivation: Derivation
     private: bool = False
+    way_back: WayBack | None = None
 
     def to_text(self) -> str:
         """Give JSON text that :meth:`from_text` reads back; places are absolute, for who reads it may be elsewhere."""
@@ -45,7 +48,8 @@ class WriteSettings:
         secret = self.derivation.uid_secret
         derivation["uid_secret"] = None if secret is None else secret.hex()
         places = {name: str(getattr(self, name).absolute()) for name in ("root", "output", "store")}
-        return json.dumps(places | {"derivation": derivation, "private": self.private}, sort_keys=True)
+        way = None if self.way_back is None else [str(self.way_back.folder), str(self.way_back.key_file)]
+        return json.dumps(places | {"derivation": derivation, "private": self.private, "way_back": way}, sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str) -> WriteSettings:
@@ -57,7 +61,8 @@ class WriteSettings:
         secret = derivation["uid_secret"]
         derivation["uid_secret"] = None if secret is None else bytes.fromhex(secret)
         root, output, store = (Path(plain[name]) for name in ("root", "output", "store"))
-        return cls(root, output, store, Derivation(**derivation), plain["private"])
+        way = None if plain["way_back"] is None else WayBack(*map(Path, plain["way_back"]))
+        return cls(root, output, store, Derivation(**derivation), plain["private"], way)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 by it.
 
 A store is a private folder with a file for each protected file. The first 64 hexadecimal digits of its name are two
-marks, of what the protected file is found by (its SOP Instance UID, or its path) and of its bytes; both are
+marks, of what the protected file is found by (its SOP Instance UID, or its digest) and of its path; both are
 HMAC-SHA-256 under the key, cut to 16 bytes, so that a name tells neither. The file holds ``SALMRES1``, a nonce of 12
 bytes, and the content under AES-256-GCM-SIV (RFC 8452), with a key of its own that HKDF-SHA-256 (RFC 5869) derives from
 the key file's and the name. The content is padded to one of few sizes. The same content, name and key give the same

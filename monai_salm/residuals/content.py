@@ -28,9 +28,9 @@ class Residual:
     Args:
         way: how.
         path: of the original, below INPUT, with forward slashes.
-        found_by: what the protected file is found by: its SOP Instance UID, or its path below OUTPUT.
+        target: of the protected file, below OUTPUT, likewise.
+        found_by: what the protected file is found by when it comes back: its SOP Instance UID, or its digest.
         sha256: of the original.
-        sha256_out: of the protected file.
         coding: how the values lie in the original, for the module of its format; plain types.
         before, after: bytes of the original around its values.
         content: the changed values (:func:`~monai_salm.residuals.packed_changes`), or the original, deflated; empty
@@ -39,9 +39,9 @@ class Residual:
 
     way: Way
     path: str
+    target: str
     found_by: str
     sha256: str
-    sha256_out: str
     coding: Mapping[str, Any] = field(default_factory=dict)
     before: bytes = field(default=b"", repr=False)
     after: bytes = field(default=b"", repr=False)
@@ -50,8 +50,8 @@ class Residual:
     def to_bytes(self) -> bytes:
         """Give it as bytes, to be encrypted."""
         head = {
-            "format": _FORMAT, "way": self.way, "path": self.path, "found_by": self.found_by, "sha256": self.sha256,
-            "sha256_out": self.sha256_out,
+            "format": _FORMAT, "way": self.way, "path": self.path, "target": self.target, "found_by": self.found_by,
+            "sha256": self.sha256,
             "coding": dict(self.coding), "before": len(self.before), "after": len(self.after),
         }  # fmt: skip
         text = json.dumps(head, sort_keys=True).encode("ascii")  # also names that are no UTF-8

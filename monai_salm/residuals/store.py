@@ -31,7 +31,7 @@ class ResidualStore:
 
     def write(self, residual: Residual) -> Path:
         """Encrypt and write one, and give where it lies; the disk is not waited for."""
-        name = self._mark(residual.found_by) + self.key.mark("bytes", residual.sha256_out)
+        name = self._mark(residual.found_by) + self.key.mark("target", residual.target)
         place = self._place(name)
         sealed = self.key.seal(name, residual.to_bytes())
         write_atomically(place, sealed, private=True, synced=False)
@@ -55,16 +55,20 @@ class ResidualStore:
                 yield from sorted(place for place in folder.iterdir() if _NAME.fullmatch(place.name))
 
     def found_by(self, text: str) -> list[Path]:
-        """Give where those lie whose protected file is found by a SOP Instance UID or a path; there is more than one
-        where a UID was given twice.
+        """Give where those lie whose protected file is found by a SOP Instance UID or a digest; there is more than one
+        where a file was there twice.
         """
         mark = self._mark(text)
         folder = self.folder / mark[:_FOLDER_DIGITS]
         return sorted(folder.glob(f"{mark}*{SUFFIX}"))
 
-    def of_bytes(self, sha256_out: str) -> list[Path]:
-        """Give where those lie whose protected file has this digest, whatever it is called now."""
-        return self._by_bytes.get(self.key.mark("bytes", sha256_out), [])
+    def is_of(self, place: Path, target: str) -> bool:
+        """Say whether a residual is of the file that was handed out under a path."""
+        return place.name[MARK_DIGITS : 2 * MARK_DIGITS] == self.key.mark("target", target)
+
+    def of_target(self, target: str) -> list[Path]:
+        """Give where those lie whose protected file was handed out under a path, whatever is in it now."""
+        return self._by_target.get(self.key.mark("target", target), [])
 
     def sweep(self) -> None:
         """Remove temporary files that killed runs left."""
@@ -72,7 +76,7 @@ class ResidualStore:
             remove_leftovers(folder)
 
     @cached_property
-    def _by_bytes(self) -> dict[str, list[Path]]:
+    def _by_target(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
         for place in self.places():
             found.setdefault(place.name[MARK_DIGITS : 2 * MARK_DIGITS], []).append(place)

@@ -84,10 +84,13 @@ def test_output_that_cannot_fit_is_told_before_anything_is_written(
 ) -> None:
     size, disk = _pictures(tmp_path / "in"), small_disk(300)
     with pytest.raises(DiskError, match=LINE) as caught:
-        protect(tmp_path / "in", disk / "out", drawn())
+        protect(tmp_path / "in", disk / "out", drawn(restore=False))
     needed, free = _numbers(caught.value)
     assert 300 * 1024 - 2 * 4096 <= free <= 300 * 1024  # two locks are there while it looks
     assert size <= needed < size + 100_000
+    with pytest.raises(DiskError, match=LINE) as caught:
+        protect(tmp_path / "in", disk / "out", drawn())
+    assert needed + size // 4 <= _numbers(caught.value)[0] < needed + size // 2, "residuals take room too"
     assert not list(disk.iterdir())
     # Half of it would be enough for each, but both are on one disk.
     disk = small_disk(size * 3 // 2 // 1024)
@@ -114,8 +117,8 @@ def test_closed_folders_are_told_before_anything_is_written(tmp_path: Path, smal
     for out, work in ((disk / "out", tmp_path / "work"), (tmp_path / "out", disk / "work")):
         with pytest.raises(
             DiskError,
-            match=r"disk0/(out|work): cannot be written, for the disk or the folder .*disk0 is read-only; give "
-            r"another folder",
+            match=r"disk0/(out|work(/residuals)?): cannot be written, for the disk or the folder .*disk0 is read-only; "
+            r"give another folder",
         ):
             protect(tmp_path / "in", out, drawn(work_dir=work))
         assert not out.exists()
@@ -130,7 +133,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
     tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pictures(tmp_path / "in")
-    protect(tmp_path / "in", tmp_path / "whole", drawn())
+    protect(tmp_path / "in", tmp_path / "whole", drawn(restore=False))
     disk = small_disk(1000)
     room = import_module("monai_salm.pipeline.output")
     write, seen = room.write_file, []
@@ -144,17 +147,17 @@ def test_run_stops_at_the_first_file_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(room, "write_file", write_until_full)
         with pytest.raises(DiskError, match=LINE) as caught:
-            protect(tmp_path / "in", disk / "out", drawn())
+            protect(tmp_path / "in", disk / "out", drawn(restore=False))
     assert len(seen) == 2, "the others were not tried"
     needed, free = _numbers(caught.value)
     assert 3 * 131_072 < needed < 4 * 131_072 + 50_000, "what is left of the run"
     assert free < 60_000
     assert len(tree(disk / "out")) == 1
     with pytest.raises(DiskError, match=LINE) as again:
-        protect(tmp_path / "in", disk / "out", drawn(resume=True))
+        protect(tmp_path / "in", disk / "out", drawn(restore=False, resume=True))
     assert abs(_numbers(again.value)[0] - needed) < 10_000
     (disk / "somebody's").unlink()
-    protect(tmp_path / "in", disk / "out", drawn(resume=True))
+    protect(tmp_path / "in", disk / "out", drawn(restore=False, resume=True))
     assert tree(disk / "out") == tree(tmp_path / "whole")
 
 

@@ -43,7 +43,7 @@ MANIFEST_FIELDS = (
     "changed_fraction", "psnr", "sha256_in",
     "sha256_out",
 )  # fmt: skip
-FEW_FILES_FIELDS = ("left_out", "unprotected")
+FEW_FILES_FIELDS = ("left_out", "unprotected", "residual")
 
 
 def _instances(folder: Path) -> ProtectOptions:
@@ -99,7 +99,7 @@ def test_protect_and_verify(tmp_path: Path, export: str, method: str) -> None:
     lines = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(report)
     for line in lines:
-        assert sorted(line) == sorted((*MANIFEST_FIELDS, CHECKSUM))
+        assert sorted(line) == sorted((*MANIFEST_FIELDS, "residual", CHECKSUM))
         source, target = tmp_path / "in" / line["path"], tmp_path / "out" / line["path"]
         before, after = read_source(source), read_source(target)
         change = np.abs(after.stored.astype(float) - before.stored.astype(float))

@@ -26,7 +26,7 @@ TYPES = st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8"])
 
 def _residual(**changes: Any) -> Residual:
     found = Residual(
-        way="values", path="a/b\udcff.dcm", found_by="1.2.3", sha256="0" * 64, sha256_out="1" * 64,
+        way="values", path="a/b\udcff.dcm", target="a/c.dcm", found_by="1.2.3", sha256="0" * 64,
         coding={"rows": 3, "tiles": [1, 1]}, before=b"before\nand", after=b"after", content=b"content",
     )  # fmt: skip
     return replace(found, **changes)
@@ -79,18 +79,19 @@ def test_content_is_read_as_it_was_written() -> None:
             Residual.from_bytes(data)
 
 
-def test_store_gives_back_by_uid_path_and_bytes(tmp_path: Path) -> None:
+def test_store_gives_back_by_uid_digest_and_path(tmp_path: Path) -> None:
     store = ResidualStore(tmp_path / "store", KEY)
     places = [
         store.write(_residual()),
-        store.write(_residual(sha256_out="2" * 64)),  # a UID that was given twice
+        store.write(_residual(target="copy.dcm")),
         store.write(_residual(found_by="a.nii")),
     ]
     assert sorted(store.places()) == sorted(places)
     assert sorted(store.found_by("1.2.3")) == sorted(places[:2])
     assert store.found_by("a.nii") == [places[2]]
-    assert store.found_by("1.2") == store.of_bytes("3" * 64) == []
-    assert sorted(store.of_bytes("1" * 64)) == sorted([places[0], places[2]])
+    assert store.found_by("1.2") == store.of_target("b.dcm") == []
+    assert sorted(store.of_target("a/c.dcm")) == sorted([places[0], places[2]])
+    assert [store.is_of(place, "a/c.dcm") for place in places] == [True, False, True]
     assert store.read(places[2]) == _residual(found_by="a.nii")
     assert store.write(_residual()) == places[0]
     assert not list(tmp_path.rglob("*.tmp"))
@@ -133,9 +134,9 @@ def test_sizes_are_few_and_names_say_nothing(tmp_path: Path) -> None:
     found = {place.stat().st_size for place in places}
     assert len(found) == 1
     content = b"".join(place.read_bytes() + place.name.encode() for place in store.places())
-    for word in (b"1.2.3", b"before", b"b\xff.dcm", b"0" * 20, b"1" * 20):
+    for word in (b"1.2.3", b"before", b"b\xff.dcm", b"c.dcm", b"0" * 20):
         assert word not in content
-    assert KEY.mark("found by", "x") != KEY.mark("bytes", "x") != ResidualKey(b"1" * 32).mark("bytes", "x")
+    assert KEY.mark("found by", "x") != KEY.mark("target", "x") != ResidualKey(b"1" * 32).mark("target", "x")
 
 
 def test_leftovers_are_swept(tmp_path: Path) -> None:
