@@ -114,7 +114,7 @@ def salm(*arguments: object, accept: tuple[int, ...] = (0,)) -> tuple[dict[str, 
     Returns:
         Its result, the seconds it took, and the largest resident memory of it and its workers in GiB.
     """
-    key = ["--key-file", str(KEY)] if arguments[0] == "protect" else []
+    key = ["--key-file", str(KEY), "--no-restore"] if arguments[0] == "protect" else []
     command = [sys.executable, "-m", "monai_salm", *map(str, arguments), *key, "--json"]
     print("$ monai-salm", *map(str, arguments), flush=True)
     began = time.monotonic()

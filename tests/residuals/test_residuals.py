@@ -53,6 +53,18 @@ def test_layout_in_memory_does_not_matter(layout: str, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(with_changes_undone(values, packed), original)
 
 
+@pytest.mark.parametrize("kinds", [1, 2, 3, 4, 5, 16, 17, 200])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_changes_of_few_values_are_undone(kinds: int, size: int) -> None:
+    generator = np.random.default_rng(kinds)
+    original = generator.integers(0, 3000, size).astype("u2")
+    protected = original + generator.integers(-kinds // 2, kinds // 2 + 1, size).astype("u2")
+    packed = packed_changes(original, protected)
+    np.testing.assert_array_equal(with_changes_undone(protected, packed), original)
+    if kinds == 2 and size == 1000:
+        assert len(packed) < 330, "one bit for where, and two for which"
+
+
 def test_little_is_kept_of_few_changes() -> None:
     original = np.zeros((512, 512), "i2")
     protected = original.copy()
