@@ -302,7 +302,7 @@ def bytes_read(work: Path, versions: list[Version], rows: Rows) -> None:
             )  # fmt: skip
 
 
-_CALL = re.compile(r"^(\d+) +(openat|read|pread64|close|readv)\((.*)\) += (-?\d+)")
+_CALL = re.compile(r"^(openat|read|pread64|close|readv)\((.*)\) += (-?\d+)")
 
 
 def _traced(version: Version, work: Path, source: Path, *arguments: object) -> int:
@@ -310,7 +310,7 @@ def _traced(version: Version, work: Path, source: Path, *arguments: object) -> i
     trace = work / "trace"
     command = [
         "strace",
-        "-f",
+        "-ff",  # a file for each thread: in one, calls that wait are split into two lines
         "-qq",
         "-s",
         "4096",
@@ -320,19 +320,18 @@ def _traced(version: Version, work: Path, source: Path, *arguments: object) -> i
         str(trace),
     ]
     measured([*command, sys.executable, "-m", "monai_salm", *map(str, arguments), "--quiet"], version.folder)
-    opened: dict[tuple[str, int], bool] = defaultdict(bool)
     total = 0
-    for line in trace.read_text(errors="replace").splitlines():
-        call = _CALL.match(line)
-        if call is None:
-            continue
-        process, name, said, result = call[1], call[2], call[3], int(call[4])
-        if name == "openat":
-            opened[(process, result)] = str(source) in said
-        elif name == "close":
-            opened[(process, int(said))] = False
-        elif name in ("read", "pread64", "readv") and result > 0:
-            total += result * opened[(process, int(said.split(",")[0]))]
+    for part in work.glob("trace.*"):
+        opened: dict[int, bool] = defaultdict(bool)
+        for call in filter(None, map(_CALL.match, part.read_text(errors="replace").splitlines())):
+            name, said, result = call[1], call[2], int(call[3])
+            if name == "openat":
+                opened[result] = str(source) in said
+            elif name == "close":
+                opened[int(said)] = False
+            elif name in ("read", "pread64", "readv") and result > 0:
+                total += result * opened[int(said.split(",")[0])]
+        part.unlink()
     return total
 
 
