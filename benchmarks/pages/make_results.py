@@ -12,6 +12,7 @@ from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
 from not_run import not_run
 from speed import faults, speed
 from targets import targets
+from way_back import way_back
 
 HEAD = """# Results
 
@@ -54,6 +55,7 @@ def page(folder: Path = RESULTS) -> str:
     parts += [
         speed(folder),
         faults(folder),
+        way_back(folder),
         files.cost(folder),
         not_run([*own, *missing]),
         earlier([found for found in sets if found.version]),
