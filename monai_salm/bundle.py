@@ -21,7 +21,7 @@ from monai_salm.pipeline.outlook import DOUBTFUL
 
 logger = logging.getLogger(__name__)
 
-_PATHS = ("labels", "work_dir", "key_file")
+_PATHS = ("labels", "work_dir", "key_file", "residuals")
 
 
 class NoiseTrainer:
