@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "disk": {"errors"},
     "seals": set(),
     "chance": set(),
-    "workers": {"progress"},
+    "workers": {"errors", "progress"},
     # Arrays in parts, limits on integers, shapes in marks
     "slabs": set(),
     "spans": set(),
@@ -119,6 +119,7 @@ AT_HOME = {
     "imagecodecs": {"io.dicom.codecs.libraries"},
     "jpeg_ls": {"io.dicom.codecs.libraries"},
     "cryptography": {"residuals.sealing"},
+    "distributed": {"workers.cluster"},
     "highdicom": {"io.segmentations"},
     # A countermeasure uses what a stranger would use.
     "SimpleITK": {"io.simpleitk", "evaluate.countermeasures.filters"},

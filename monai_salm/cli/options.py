@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -49,6 +50,7 @@ grid_options = in_order(
         "--working-size", type=int, default=128, show_default=True, help="Longest side of the grid that networks see."
     ),
 )
+_SAID = ParameterSource.COMMANDLINE
 MOST_BY_DEFAULT = 4
 """Processes beyond which a disk gives no more, and memory may not hold their files."""
 
@@ -60,12 +62,30 @@ def _processors() -> int:
     )
 
 
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=_processors,
-    show_default=f"as many as there are processors, at most {MOST_BY_DEFAULT}",
-    help="Processes that read and write files; one that a file crashes costs that file. 0 does all in one.",
+def _one_of_both(context: click.Context, _: click.Parameter, value: Any) -> Any:
+    """Refuse processes of this machine beside those of a cluster."""
+    said = {name for name in ("workers", "scheduler") if context.get_parameter_source(name) is _SAID}
+    if len(said) == 2:
+        raise click.UsageError("--scheduler has workers of its own; leave out --workers", context)
+    return value
+
+
+workers_option = in_order(
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=_processors,
+        show_default=f"as many as there are processors, at most {MOST_BY_DEFAULT}",
+        help="Processes that read and write files; one that a file crashes costs that file. 0 does all in one.",
+        callback=_one_of_both,
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        default="",
+        help="Dask scheduler whose workers read and write the files instead: tcp://10.0.0.1:8786; see docs/cluster.md.",
+        callback=_one_of_both,
+    ),
 )
 
 value_options = in_order(

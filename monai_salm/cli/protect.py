@@ -18,7 +18,7 @@ from monai_salm.cli.run_options import run_options
 if TYPE_CHECKING:
     from monai_salm.pipeline import ProtectOptions
 
-_BESIDE_A_PLAN = {"places", "plan_file", "workers", "resume", "dry_run", "as_json", "quiet"}
+_BESIDE_A_PLAN = {"places", "plan_file", "workers", "scheduler", "resume", "dry_run", "as_json", "quiet"}
 
 
 @click.command()
@@ -105,7 +105,7 @@ def _as_planned(context: click.Context, places: tuple[Path, ...], plan: Path) ->
         raise click.UsageError(f"a plan has its own options; leave out {', '.join(said)}, or plan again", context)
     if len(places) != 1:
         raise click.UsageError("with --plan OUTPUT alone is needed: the plan has its INPUT", context)
-    source, options = planned_options(plan, workers=context.params["workers"])
+    source, options = planned_options(plan, workers=context.params["workers"], scheduler=context.params["scheduler"])
     return source, places[0], options
 
 

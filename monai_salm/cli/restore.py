@@ -31,6 +31,7 @@ def restore(
     only: tuple[str, ...],
     resume: bool,
     workers: int,
+    scheduler: str,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -43,7 +44,7 @@ def restore(
 
     done = run(
         protected, output, key_file, residuals=residuals, only=only, resume=resume, workers=workers,
-        show_progress=not quiet,
+        scheduler=scheduler, show_progress=not quiet,
     )  # fmt: skip
     result = done.to_json()
     counts = result["counts"]

@@ -13,7 +13,7 @@ import click
 
 from monai_salm.cli.options import FILE, kind_options, output_options, value_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_notes, print_problems
-from monai_salm.workers import Workers
+from monai_salm.workers import workers_of
 
 _FATES = ("protect", "copy", "refuse")
 
@@ -29,7 +29,7 @@ _FATES = ("protect", "copy", "refuse")
 @value_options
 @kind_options
 @output_options
-def scan(source: Path, values: bool, workers: int, as_json: bool, quiet: bool, **choices: Any) -> int:
+def scan(source: Path, values: bool, workers: int, scheduler: str, as_json: bool, quiet: bool, **choices: Any) -> int:
     """List what INPUT holds, what would be protected or refused, and why, by the headers of the files.
 
     Without --values the pixels of DICOM are not read, so that a file in which nothing can carry noise is still counted
@@ -44,9 +44,13 @@ def scan(source: Path, values: bool, workers: int, as_json: bool, quiet: bool, *
 
         options = ProtectOptions(method="random", **choices)  # refuses a bad window before anything is read
     kinds = KindChoices(choices["label_maps"], choices["pictures"])
-    with TemporaryDirectory() as spare, Workers(workers) as processes:
+    with TemporaryDirectory() as spare, workers_of(workers, scheduler) as processes:
         inventory = run(
-            source, unpack_into=Path(spare) / "input", choices=kinds, workers=processes, show_progress=not quiet
+            source.absolute() if scheduler else source,
+            unpack_into=Path(spare) / "input",
+            choices=kinds,
+            workers=processes,
+            show_progress=not quiet,
         )
         if options is None:
             files = first_look(inventory)

@@ -36,6 +36,7 @@ def verify(
     window: str,
     modality: str,
     workers: int,
+    scheduler: str,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -57,7 +58,7 @@ def verify(
     bound = Epsilon.parse(epsilon) if epsilon else None
     report = run(
         original, protected, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"],
-        workers=workers, show_progress=not quiet,
+        workers=workers, scheduler=scheduler, show_progress=not quiet,
     )  # fmt: skip
     if as_json:
         print_json(report.to_json())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -24,7 +24,7 @@ MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only wait for each other, each with the package in its memory."""
 
 
-_OF_THE_CALL = frozenset({"workers", "work_dir", "resume"})
+_OF_THE_CALL = frozenset({"workers", "scheduler", "work_dir", "resume"})
 
 SURROGATE_SUFFIX = ".safetensors"
 """Of the file of a frozen surrogate, which is told from a network's name by it."""
@@ -47,6 +47,7 @@ class ProtectOptions(SampleOptions):
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that read and write files; with 0 it is done in this one, where a library that crashes on a
             file ends the run.
+        scheduler: address of a Dask scheduler, whose workers read and write the files instead; see docs/cluster.md.
         work_dir: private folder; None is the output's name with ``.work``.
         estimate: measure what a stranger would learn from the protected images.
         gentle: of the parts of ``salm`` take none whose noise moves the AUC of a network of clean images by more than
@@ -88,6 +89,7 @@ class ProtectOptions(SampleOptions):
     seed: int = 0
     device: str = "auto"
     workers: int = 0
+    scheduler: str = ""
     work_dir: Path | None = None
     estimate: bool = True
     gentle: bool = False
@@ -149,6 +151,11 @@ class ProtectOptions(SampleOptions):
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         given |= {name: Path(given[name]) for name in ("labels", "key_file", "residuals") if given[name] is not None}
         return cls(**given)
+
+    def with_absolute_places(self) -> ProtectOptions:
+        """Give the same options for processes with any current folder."""
+        places: dict[str, Any] = {k: value.absolute() for k, value in vars(self).items() if isinstance(value, Path)}
+        return replace(self, **places)
 
     def needs_labels(self) -> bool:
         """Say whether the method searches noise for labels."""

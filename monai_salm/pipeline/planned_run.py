@@ -70,12 +70,13 @@ def plan_run(source: Path, work_dir: Path, options: ProtectOptions, *, show_prog
     return PlannedRun(work_dir / PLAN_FILE, plan, inventory, run.labels, run.effort)
 
 
-def planned_options(plan: Path, *, workers: int = 0) -> tuple[Path, ProtectOptions]:
+def planned_options(plan: Path, *, workers: int = 0, scheduler: str = "") -> tuple[Path, ProtectOptions]:
     """Give the input of a plan and the options that carry it out.
 
     Args:
         plan: its file, or the work folder that it lies in.
         workers: processes that read and write files.
+        scheduler: address of a Dask scheduler, whose workers do it instead.
 
     Raises:
         UsageError: it is that of another version.
@@ -83,5 +84,7 @@ def planned_options(plan: Path, *, workers: int = 0) -> tuple[Path, ProtectOptio
     """
     path = plan / PLAN_FILE if plan.is_dir() else plan
     head = plan_head(path)
-    options = ProtectOptions.from_json(head["options"], workers=workers, work_dir=path.parent, resume=True)
+    options = ProtectOptions.from_json(
+        head["options"], workers=workers, scheduler=scheduler, work_dir=path.parent, resume=True
+    )
     return Path(head["input"]), options

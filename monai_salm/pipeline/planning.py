@@ -29,7 +29,8 @@ from monai_salm.workers import IN_THIS_PROCESS, Workers
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = {
-    "labels", "work_dir", "resume", "workers", "copy_unprotected", "key_file", "device", "restore", "residuals",
+    "labels", "work_dir", "resume", "workers", "scheduler", "copy_unprotected", "key_file", "device", "restore",
+    "residuals",
 }  # fmt: skip
 """Options that say where things lie, and how fast they are done, which does not change what is done."""
 

@@ -40,7 +40,7 @@ from monai_salm.pipeline.searching import check_choices, foresee, make_noise, pr
 from monai_salm.pipeline.space import space_to_unpack, space_to_write
 from monai_salm.pipeline.volume_decisions import decided_of_volumes
 from monai_salm.pipeline.way_back import way_back_of
-from monai_salm.workers import Workers
+from monai_salm.workers import workers_of
 
 if TYPE_CHECKING:
     from monai_salm.learning.samples import WorkingSet
@@ -122,6 +122,8 @@ class ProtectionRun:
     """
 
     def __init__(self, source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> None:
+        if options.scheduler:  # whose workers have other current folders
+            source, output, options = source.absolute(), output.absolute(), options.with_absolute_places()
         self.source = source
         self.output = output
         self.options = options
@@ -138,7 +140,7 @@ class ProtectionRun:
         self._earlier = EarlierSearch()
         self._summary: SearchSummary | None = None
         self._locks: RunLocks | None = None
-        self._workers = Workers(options.workers)
+        self._workers = workers_of(options.workers, options.scheduler)
 
     def __enter__(self) -> ProtectionRun:
         """Begin; with the block end the processes and the hold on the folders, whatever was done."""

@@ -29,7 +29,7 @@ from monai_salm.pipeline.scanning import walk
 from monai_salm.pipeline.way_back import RESIDUALS, Returned, WayBack, restored
 from monai_salm.progress import Progress
 from monai_salm.residuals import ResidualStore
-from monai_salm.workers import Workers
+from monai_salm.workers import workers_of
 
 _TRIED = 5
 """Residuals that a key is tried on before it is said to be another's."""
@@ -108,6 +108,7 @@ def restore(
     only: Sequence[str] = (),
     resume: bool = False,
     workers: int = 0,
+    scheduler: str = "",
     show_progress: bool = False,
 ) -> RestoreResult:
     """Write the originals of protected files, byte for byte, under the paths that they had.
@@ -123,6 +124,7 @@ def restore(
         only: patterns of paths below ``protected``, or of names; none takes all files.
         resume: go on in a folder that has originals already.
         workers: processes that read and write; 0 does it in this one.
+        scheduler: address of a Dask scheduler, whose workers do it instead.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -131,7 +133,7 @@ def restore(
     way = WayBack(_folder_of_residuals(protected, residuals).absolute(), key_file.absolute())
     _check_places(protected, output, way, resume=resume)
     zipped = output.suffix.lower() == ".zip" and is_archive(protected)
-    with TemporaryDirectory() as spare, RunLocks() as locks, Workers(workers) as processes:
+    with TemporaryDirectory() as spare, RunLocks() as locks, workers_of(workers, scheduler) as processes:
         locks.take(output)
         with _opened(protected, Path(spare)) as (root, paths):
             wanted = [path for path in paths if not only or any(matches(path, pattern) for pattern in only)]

@@ -35,7 +35,7 @@ from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
-from monai_salm.workers import Workers
+from monai_salm.workers import Workers, workers_of
 
 
 def verify(
@@ -47,6 +47,7 @@ def verify(
     choices: KindChoices = NO_CHOICES,
     allow_absent: bool = False,
     workers: int = 0,
+    scheduler: str = "",
     show_progress: bool = False,
 ) -> VerifyReport:
     """Compare two folders, or zips, file by file.
@@ -66,6 +67,7 @@ def verify(
         allow_absent: True takes all absent files for such as were meant not to be handed out.
         workers: processes that read and compare files; a file that ends one costs its own verdict. With 0 it is done in
             this one, where a library that crashes on a file ends all.
+        scheduler: address of a Dask scheduler, whose workers do it instead.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -79,10 +81,12 @@ def verify(
         >>> report.to_json()["counts"], report.mismatches
         ({'protected': 4, 'copied': 1, 'absent': 0, 'mismatch': 0}, [])
     """
+    if scheduler:  # whose workers have other current folders
+        original, protected = original.absolute(), protected.absolute()
     check_places(original, protected)
     if is_archive(original) and protected.is_dir() and is_archive(protected / original.name):
         protected = protected / original.name  # where protect puts a zip that is to go into a folder
-    with TemporaryDirectory() as spare, Workers(workers) as processes:
+    with TemporaryDirectory() as spare, workers_of(workers, scheduler) as processes:
         before = scan(
             original, unpack_into=Path(spare) / "original", choices=choices, workers=processes,
             show_progress=show_progress,

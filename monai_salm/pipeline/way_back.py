@@ -15,7 +15,7 @@ from monai_salm.errors import RefusedError, UsageError, VerificationError
 from monai_salm.io import Casing, SourceImage, cased, casing, identify, kept_bytes, read_source
 from monai_salm.io.origins import Buffer
 from monai_salm.pipeline.fates import IN_OUTPUT, FileFate
-from monai_salm.pipeline.inventory import Inventory, file_digest
+from monai_salm.pipeline.inventory import Inventory, Stamp, file_digest
 from monai_salm.pipeline.keys import key_material
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.residuals import Residual, ResidualKey, ResidualStore, packed_changes, with_changes_undone
@@ -42,7 +42,7 @@ class WayBack:
     @property
     def store(self) -> ResidualStore:
         """Give the residuals."""
-        return _store(self)
+        return _store(self, Stamp.of(self.key_file))  # a worker of a cluster may outlive the key of a run
 
     def name_of(self, place: Path) -> str:
         """Give what a fate calls a residual."""
@@ -73,7 +73,7 @@ def way_back_of(options: ProtectOptions, work_dir: Path) -> WayBack | None:
 
 
 @lru_cache(maxsize=4)
-def _store(way: WayBack) -> ResidualStore:
+def _store(way: WayBack, _key: Stamp | None) -> ResidualStore:
     return ResidualStore(way.folder, ResidualKey(key_material(way.key_file)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 from monai_salm.disk import remove_leftovers, write_atomically
@@ -28,6 +27,8 @@ class ResidualStore:
 
     def __init__(self, folder: Path, key: ResidualKey) -> None:
         self.folder, self.key = folder, key
+        self._by_target: dict[str, list[Path]] = {}
+        self._indexed: dict[str, int] = {}  # folders as they were then: a process may outlive what lies in them
 
     def write(self, residual: Residual) -> Path:
         """Encrypt and write one, and give where it lies; the disk is not waited for."""
@@ -68,19 +69,20 @@ class ResidualStore:
 
     def of_target(self, target: str) -> list[Path]:
         """Give where those lie whose protected file was handed out under a path, whatever is in it now."""
+        folders = {folder.name: folder.stat().st_mtime_ns for folder in self._folders()}
+        if folders != self._indexed:
+            self._by_target, self._indexed = {}, folders
+            for place in self.places():
+                self._by_target.setdefault(place.name[MARK_DIGITS : 2 * MARK_DIGITS], []).append(place)
         return self._by_target.get(self.key.mark("target", target), [])
 
     def sweep(self) -> None:
         """Remove temporary files that killed runs left."""
-        for folder in self.folder.glob("[0-9a-f]" * _FOLDER_DIGITS):
+        for folder in self._folders():
             remove_leftovers(folder)
 
-    @cached_property
-    def _by_target(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for place in self.places():
-            found.setdefault(place.name[MARK_DIGITS : 2 * MARK_DIGITS], []).append(place)
-        return found
+    def _folders(self) -> Iterator[Path]:
+        return self.folder.glob("[0-9a-f]" * _FOLDER_DIGITS)
 
     def _mark(self, found_by: str) -> str:
         return self.key.mark("found by", found_by)

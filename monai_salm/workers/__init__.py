@@ -10,7 +10,21 @@ from __future__ import annotations
 
 from monai_salm.workers.executor import Workers
 
-__all__ = ["IN_THIS_PROCESS", "Workers"]
+__all__ = ["IN_THIS_PROCESS", "Workers", "workers_of"]
 
 IN_THIS_PROCESS = Workers(0)
 """Does jobs where they are given."""
+
+
+def workers_of(count: int, scheduler: str = "") -> Workers:
+    """Give the workers of a Dask cluster where its scheduler is named, else so many processes of this machine.
+
+    Args:
+        count: of processes; counts for nothing beside a scheduler.
+        scheduler: address of it.
+    """
+    if not scheduler:
+        return Workers(count)
+    from monai_salm.workers.cluster import ClusterWorkers
+
+    return ClusterWorkers(scheduler)

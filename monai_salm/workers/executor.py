@@ -96,10 +96,9 @@ class Workers:
             yield from map(function, jobs)
             return
         waiting: deque[Future[list[Result]]] = deque()
-        chunks = _chunks(jobs, chunk)
         threads = self._begin()
         try:
-            for some in chunks:
+            for some in chunks(jobs, chunk):
                 waiting.append(threads.submit(self._do, function, some, lost))
                 if len(waiting) >= AHEAD * self.count:
                     yield from waiting.popleft().result()
@@ -276,7 +275,8 @@ def _surroundings() -> dict[str, Any]:
     return {"path": sys.path, "folder": str(Path.cwd()), "logs": how_logs_are_told()}
 
 
-def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+def chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    """Give jobs in lists of so many, taken as they are asked for."""
     rest = iter(jobs)
     while some := list(islice(rest, size)):
         yield some
