@@ -173,22 +173,26 @@ def test_bytes_are_those_of_the_processes(address: str, tmp_path: Path, monkeypa
 def test_workers_killed_while_files_are_written(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 40)
     protect(tmp_path / "in", tmp_path / "pool", drawn(workers=2))
-    send, killed = ClusterWorkers._begin_jobs, []
+    send, killed = ClusterWorkers._begin_jobs, {}
 
     def sent(self: ClusterWorkers, function: Any, jobs: Any) -> Any:
         future = send(self, function, jobs)
-        if function.__name__ == "write_file" and len(self._begun) == 6 and not killed:
-            killed.append(next(iter(self._client.run(os.getpid).values())))
-            os.kill(killed[0], signal.SIGKILL)
+        what = function.__name__
+        if what in ("write_file", "restore_file") and len(self._begun) == 3 and what not in killed:
+            killed[what] = next(iter(self._client.run(os.getpid).values()))
+            os.kill(killed[what], signal.SIGKILL)
         return future
 
     monkeypatch.setattr(ClusterWorkers, "_begin_jobs", sent)
     done = protect(tmp_path / "in", tmp_path / "out", drawn(scheduler=address))
-    assert killed
     assert done.to_json()["counts"]["failed"] == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "pool")
     assert _manifest(tmp_path / "out.work") == _manifest(tmp_path / "pool.work")
+    restore(tmp_path / "out", tmp_path / "back", KEY, scheduler=address)
+    assert tree(tmp_path / "back") == tree(tmp_path / "in")
+    assert set(killed) == {"write_file", "restore_file"}
     assert not _temporary(tmp_path / "out")
+    assert not _temporary(tmp_path / "back")
 
 
 def ended(arguments: list[str]) -> object:

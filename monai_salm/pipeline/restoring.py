@@ -6,7 +6,7 @@ name.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from monai_salm.disk import check_space, holds_files, sync, within
+from monai_salm.disk import check_space, holds_files, remove_leftovers, sync, within
 from monai_salm.errors import DiskError, RefusedError, UsageError, VerificationError
 from monai_salm.io import atomic_target, is_litter
 from monai_salm.io.origins import Buffer
@@ -154,6 +154,8 @@ def restore(
                 for file, size in zip(found, sizes, strict=True):
                     files.append(file)
                     bar.update(done_bytes=size)
+            if processes.ended:
+                _remove_temporary_files(folder, files)
             sync(folder / path for file in files for path in file.originals)
             if zipped:
                 pack(folder, protected, output, show_progress=show_progress)
@@ -187,6 +189,15 @@ def restore_file(job: RestoreJob) -> RestoredFile:
     if not originals:
         return RestoredFile(path=job.path, status="refused", reason=problems[0])
     return RestoredFile(path=job.path, status="restored", originals=tuple(originals), residuals=tuple(used))
+
+
+def _remove_temporary_files(folder: Path, files: Iterable[RestoredFile]) -> None:
+    """Remove what a process left that ended in the middle of a file, which another one restored then."""
+    names: dict[Path, set[str]] = defaultdict(set)
+    for place in (folder / path for file in files for path in file.originals):
+        names[place.parent].add(place.name)
+    for parent, some in names.items():
+        remove_leftovers(parent, some)
 
 
 def not_restored(job: RestoreJob, why: str) -> RestoredFile:
