@@ -234,6 +234,22 @@ def test_wrong_key_is_told_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
 
 
+def test_key_that_is_replaced_under_its_name_is_the_new_one(tmp_path: Path) -> None:
+    """A process of a cluster, and a script, may outlive it."""
+    key = tmp_path / "key"
+    key.write_bytes(KEY.read_bytes())
+    out = _protected(tmp_path, key_file=key)
+    key.write_bytes(OTHER_KEY)
+    with pytest.raises(UsageError, match="not the key of the residuals"):
+        restore(out, tmp_path / "back", key)
+    key.write_bytes(KEY.read_bytes() + b"\n")
+    with pytest.raises(UsageError, match="not the key of the residuals"):
+        restore(out, tmp_path / "back", key)
+    key.write_bytes(KEY.read_bytes())
+    restore(out, tmp_path / "back", key)
+    assert tree(tmp_path / "back") == tree(tmp_path / "in")
+
+
 def test_changed_values_are_told(tmp_path: Path) -> None:
     out = _protected(tmp_path)
     place = out / "case1" / "image.dcm"

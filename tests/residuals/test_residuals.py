@@ -110,6 +110,17 @@ def test_store_gives_back_by_uid_digest_and_path(tmp_path: Path) -> None:
     assert places[0].stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_written_later_is_found_too(tmp_path: Path) -> None:
+    """A process of a cluster may have looked before."""
+    store = ResidualStore(tmp_path, KEY)
+    store.write(_residual())
+    assert store.of_target("later.dcm") == []
+    place = store.write(_residual(target="later.dcm", found_by="9.9.9"))
+    assert store.of_target("later.dcm") == [place]
+    place.unlink()
+    assert store.of_target("later.dcm") == []
+
+
 def test_same_residual_is_the_same_bytes(tmp_path: Path) -> None:
     contents = {ResidualStore(tmp_path / name, KEY).write(_residual()).read_bytes() for name in "ab"}
     assert len(contents) == 1
