@@ -13,7 +13,7 @@ from pathlib import Path
 from monai_salm.disk import within
 from monai_salm.errors import RefusedError, UsageError, VerificationError
 from monai_salm.io import Casing, SourceImage, cased, casing, identify, kept_bytes, read_source
-from monai_salm.io.origins import Buffer
+from monai_salm.io.origins import Buffer, same_bytes
 from monai_salm.pipeline.fates import IN_OUTPUT, FileFate
 from monai_salm.pipeline.inventory import Inventory, Stamp, file_digest
 from monai_salm.pipeline.keys import key_material
@@ -159,7 +159,7 @@ def _of_values(source: SourceImage, written: SourceImage, path: str, target: str
         sha256=source.sha256, coding=around.coding, before=around.before, after=around.after,
         content=packed_changes(source.stored, written.stored),
     )  # fmt: skip
-    return residual if _digest(_from_values(residual, written)) == source.sha256 else None
+    return residual if _are_those_of(source, _from_values(residual, written)) else None
 
 
 def _whole(source: SourceImage, written: SourceImage, path: str, target: str) -> Residual:
@@ -176,6 +176,19 @@ def _whole(source: SourceImage, written: SourceImage, path: str, target: str) ->
 def _prove(residual: Residual, parts: Iterable[Buffer]) -> None:
     if _digest(parts) != residual.sha256:
         raise VerificationError("its original did not come back from its residual; it changed while it was written")
+
+
+def _are_those_of(source: SourceImage, parts: Iterable[Buffer]) -> bool:
+    """Say whether bytes are those that an image was read from."""
+    whole = kept_bytes(source)
+    if whole is None:
+        return _digest(parts) == source.sha256
+    view, place = memoryview(whole), 0
+    for part in parts:
+        if not same_bytes(view[place : place + len(part)], part):
+            return False
+        place += len(part)
+    return place == len(view)
 
 
 def _digest(parts: Iterable[Buffer]) -> str:
