@@ -8,6 +8,7 @@ limit for a job, and runs the main module of the caller's script again.
 
 from __future__ import annotations
 
+from monai_salm.workers.cluster import ClusterWorkers
 from monai_salm.workers.executor import Workers
 
 __all__ = ["IN_THIS_PROCESS", "Workers", "workers_of"]
@@ -23,8 +24,4 @@ def workers_of(count: int, scheduler: str = "") -> Workers:
         count: of processes; counts for nothing beside a scheduler.
         scheduler: address of it.
     """
-    if not scheduler:
-        return Workers(count)
-    from monai_salm.workers.cluster import ClusterWorkers
-
-    return ClusterWorkers(scheduler)
+    return ClusterWorkers(scheduler) if scheduler else Workers(count)

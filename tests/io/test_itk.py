@@ -616,4 +616,5 @@ def test_second_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4), np.complex64)), str(tmp_path / "c.nrrd"))
     assert read_with_simpleitk(tmp_path / "c.nrrd") is None
     monkeypatch.setattr(second_reader, "find_spec", lambda name: None)
+    second_reader._simpleitk.close()  # it is looked for when its process is started
     assert read_with_simpleitk(tmp_path / "a.dcm") is None

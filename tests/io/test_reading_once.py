@@ -203,7 +203,7 @@ def _peak(call: Callable[[], Any]) -> tuple[Any, int]:
 
 def test_each_step_takes_the_memory_of_its_array(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origins, "_SETTLED_NS", -(1 << 62))
-    monkeypatch.setattr("monai_salm.io.base._SLAB", 1 << 16)
+    monkeypatch.setattr("monai_salm.io.new_values._SLAB", 1 << 16)
     monkeypatch.setattr("monai_salm.io.nifti.layout._SLAB", 1 << 16)
     header, seen = _peak(lambda: io.read_header(large))
     source, read = _peak(lambda: io.read_source(large))

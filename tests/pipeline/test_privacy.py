@@ -56,6 +56,7 @@ def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, wo
         "manifest.jsonl",
         "noise",
         "plan.jsonl",
+        "residuals",
         "search.json",
         "surrogate.safetensors",
         "uid.key",

@@ -235,6 +235,7 @@ def test_work_folder_is_private_and_complete(tmp_path: Path) -> None:
         "manifest.jsonl",
         "noise",
         "plan.jsonl",
+        "residuals",
         "search.json",
         "surrogate.safetensors",
         "uid.key",

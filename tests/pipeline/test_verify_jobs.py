@@ -135,7 +135,7 @@ def test_others_are_given_what_was_read(kind: str, tmp_path: Path, monkeypatch: 
 def test_files_are_looked_at_in_the_processes(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _no_others(monkeypatch)
     workers = _Losing(set())
-    monkeypatch.setattr(import_module("monai_salm.pipeline.verification"), "Workers", lambda _: workers)
+    monkeypatch.setattr(import_module("monai_salm.pipeline.verification"), "workers_of", lambda *_: workers)
     verify(series / "in", series / "out")
     assert workers.looked_at == len([*(series / "in").iterdir(), *(series / "out").iterdir()])
 
@@ -262,7 +262,7 @@ def test_protected_file_that_ends_a_process_costs_itself(
     _no_others(monkeypatch)
     alone = {file.path: file for file in verify(series / "in", series / "out").files}
     workers = _Losing({f"out/{path}" for path in bad})
-    monkeypatch.setattr(import_module("monai_salm.pipeline.verification"), "Workers", lambda _: workers)
+    monkeypatch.setattr(import_module("monai_salm.pipeline.verification"), "workers_of", lambda *_: workers)
     found = {file.path: file for file in verify(series / "in", series / "out").files}
     assert found.keys() == alone.keys()
     for path, verdict in found.items():
