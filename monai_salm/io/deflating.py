@@ -14,7 +14,7 @@ from typing import Any
 from monai_salm.io.origins import Buffer
 
 _GZIP = b"\x1f\x8b\x08"
-_HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
+HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _LEVELS = (6, 1, 9, 5, 2, 3, 4, 7, 8)
 _MEMORY = (8, 9)
 PROBE = 1 << 18
@@ -58,7 +58,7 @@ def head_size(stream: Buffer) -> int:
     for flag in (_HAS_NAME, _HAS_COMMENT):
         if flags & flag:
             end = start.index(b"\0", end) + 1
-    return end + (2 if flags & _HAS_CRC else 0)
+    return end + (2 if flags & HAS_CRC else 0)
 
 
 def deflated(parts: Iterable[Buffer], settings: Mapping[str, Any]) -> Iterator[bytes]:

@@ -9,9 +9,9 @@ import zlib
 from typing import Literal
 
 from monai_salm.errors import RefusedError
+from monai_salm.io.deflating import HAS_CRC, head_size
 
 _GZIP = b"\x1f\x8b\x08"
-_HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _EITHER = zlib.MAX_WBITS | 32
 
 
@@ -64,10 +64,6 @@ def gzip_head(stream: bytes) -> bytes:
     """Give the header of a gzip stream (RFC 1952 2.3), which must be whole, without the optional checksum of the
     header.
     """
-    flags, end = stream[3], 10
-    if flags & _HAS_EXTRA:
-        end += 2 + int.from_bytes(stream[end : end + 2], "little")
-    for flag in (_HAS_NAME, _HAS_COMMENT):
-        if flags & flag:
-            end = stream.index(b"\0", end) + 1
-    return stream[:3] + bytes([flags & ~_HAS_CRC]) + stream[4:end]
+    flags = stream[3]
+    end = head_size(stream) - (2 if flags & HAS_CRC else 0)
+    return stream[:3] + bytes([flags & ~HAS_CRC]) + stream[4:end]
