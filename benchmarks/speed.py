@@ -135,7 +135,12 @@ def measured(command: list[str], package: Path, accept: tuple[int, ...] = (0,)) 
 def _family(process: int) -> Iterator[int]:
     """Give a process and all that it and its threads started."""
     yield process
-    for thread in Path(f"/proc/{process}/task").glob("*"):
+    tasks = Path(f"/proc/{process}/task")
+    try:
+        threads = list(tasks.iterdir())
+    except OSError:  # it has just ended
+        return
+    for thread in threads:
         try:
             children = (thread / "children").read_text()
         except OSError:
