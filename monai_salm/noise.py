@@ -141,6 +141,10 @@ class NoiseStore:
         write_atomically(self._path(sample_id), content, private=True, synced=False)
         return unsealed_metadata(content)[CHECKSUM]
 
+    def take(self, other: NoiseStore, sample_id: str) -> None:
+        """Take a copy of the noise of a sample from another store; errors as of :meth:`read`."""
+        write_atomically(self._path(sample_id), _Sound.of(other._path(sample_id)).content, private=True)
+
     def sync(self) -> None:
         """Wait until all noise is on the disk; :meth:`write` does not wait for it."""
         sync(self.folder.glob("*.safetensors"))

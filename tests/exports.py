@@ -152,14 +152,15 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def small(**changes: Any) -> ProtectOptions:
-    """Give the options of a search that takes a second."""
+    """Give the options of a search that takes a second; without a way back, which takes longer."""
     fields: dict[str, Any] = {"rounds": 2, "surrogate": "small-cnn", "working_size": 24, "device": "cpu"}
-    return ProtectOptions(**(fields | {"key_file": KEY} | changes))
+    return ProtectOptions(**(fields | {"key_file": KEY, "restore": False} | changes))
 
 
 def drawn(**changes: Any) -> ProtectOptions:
-    """Give the options of random noise, which needs neither labels nor a search."""
-    return ProtectOptions(**({"method": "random", "working_size": 24, "device": "cpu", "key_file": KEY} | changes))
+    """Give the options of random noise, which needs neither labels nor a search; without a way back."""
+    fields: dict[str, Any] = {"method": "random", "working_size": 24, "device": "cpu"}
+    return ProtectOptions(**(fields | {"key_file": KEY, "restore": False} | changes))
 
 
 def dicom_object(path: Path, sop_class: str, number: int, references: Iterable[str] = (), **extra: Any) -> Path:

@@ -156,7 +156,7 @@ def test_bytes_are_those_of_the_processes(address: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     mr_export(Path("in"), 12)
     protect(Path("in"), Path("pool"), drawn(workers=2))
-    done = protect(Path("in"), Path("out"), drawn(scheduler=address, work_dir=Path("private")))
+    done = protect(Path("in"), Path("out"), drawn(restore=True, scheduler=address, work_dir=Path("private")))
     assert done.to_json()["counts"]["failed"] == 0
     assert tree(Path("out")) == tree(Path("pool"))
     assert _manifest(Path("private")) == _manifest(Path("pool.work"))

@@ -27,6 +27,11 @@ _BESIDE_A_PLAN = {"places", "plan_file", "workers", "scheduler", "resume", "dry_
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
 @click.option(
+    "--add",
+    is_flag=True,
+    help="Add the files of INPUT to the release in OUTPUT, protected as that is; what it has already stays.",
+)
+@click.option(
     "--plan",
     "plan_file",
     metavar="WORKDIR",
@@ -74,6 +79,8 @@ def protect(
         print_json(result)
     else:
         print_line(", ".join(f"{number} {status}" for status, number in counts.items()) + f"; {output}")
+        if result["of_release"]:
+            print_line(f"{result['of_release']} files of {source} were in the release before")
         if counts["protected"]:
             print_line(
                 f"lowest PSNR {result['lowest_psnr']:.1f} dB, at most {result['largest_changed_fraction']:.1%} of "
@@ -87,7 +94,7 @@ def protect(
         print_line(f"private, not to be handed out: {done.work_dir}")
         print_notes(result["notes"])
         print_problems(result["problems"])
-    if not counts["protected"] and not counts["copied"]:
+    if not counts["protected"] and not counts["copied"] and (result["problems"] or not result["of_release"]):
         return EXIT_FAILED
     return EXIT_INCOMPLETE if result["problems"] else 0
 

@@ -62,6 +62,7 @@ __all__ = [
     "read_source",
     "read_with_simpleitk",
     "remaining_references",
+    "renew_references",
     "write_document",
     "write_like",
 ]
@@ -170,6 +171,21 @@ def write_document(document: Document, target: Path, derivation: Derivation) -> 
         dicom.write_document(document.path, target, derivation, as_labels=document.kind == LABEL_MAP)
     else:
         _FORMATS[document.format].write_document(document.path, target, derivation)
+
+
+def renew_references(path: Path, target: Path, derivation: Derivation) -> None:
+    """Write a DICOM file that was handed out at ``target``, with the new UIDs of the objects that it refers to; all
+    else, an image's pixels among it, stays as it is.
+
+    Args:
+        path: the file.
+        target: path to write.
+        derivation: its ``uid_secret``, ``changed_uids`` and ``provenance`` are used.
+
+    Raises:
+        RefusedError: it cannot be read.
+    """
+    dicom.write_document(path, target, derivation, as_labels=True)
 
 
 def remaining_references(directory: Document, absent: frozenset[str]) -> Document:

@@ -21,12 +21,14 @@ class MethodKind:
         spatial_dims: of the samples that it makes noise for.
         needs_labels: whether its noise follows from labels, and so from all samples at once.
         chosen: whether ``salm`` may choose it; of its parts alone.
+        alone: whether the noise of a sample depends on no other one, so that there can be more of them at any time.
     """
 
     tasks: tuple[str, ...] = TASKS
     spatial_dims: tuple[int, ...] = (2, 3)
     needs_labels: bool = True
     chosen: bool = True
+    alone: bool = False
 
 
 _CLASSES, _LABEL_MAPS = MethodKind(tasks=("classification",)), MethodKind(tasks=("segmentation",))
@@ -39,7 +41,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "salm:mixed": _CLASSES,
         "salm:blocks": _CLASSES,
         "salm:targeted": MethodKind(tasks=("classification",), chosen=False),
-        "salm:lattice": _LABEL_MAPS,
+        "salm:lattice": MethodKind(tasks=("segmentation",), alone=True),
         "salm:minmin": _LABEL_MAPS,
         "random-mask": MethodKind(),
         "textures": _CLASSES,
@@ -51,7 +53,7 @@ METHOD_KINDS: Mapping[str, MethodKind] = MappingProxyType(
         "pil": _CLASSES,
         "umed": _LABEL_MAPS,
         "voxshield": MethodKind(tasks=("segmentation",), spatial_dims=(3,)),
-        "random": MethodKind(needs_labels=False),
+        "random": MethodKind(needs_labels=False, alone=True),
     }
 )
 """By name, in the order in which they are listed."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from monai_salm.pipeline.plan import ProtectionPlan
     from monai_salm.pipeline.planned_run import plan_run
     from monai_salm.pipeline.planning import prepare
-    from monai_salm.pipeline.protection import ProtectionRun, ProtectResult, protect
+    from monai_salm.pipeline.protect_result import ProtectResult
+    from monai_salm.pipeline.protection import ProtectionRun, protect
     from monai_salm.pipeline.rekeying import rekey
     from monai_salm.pipeline.restoring import RestoreResult, restore
     from monai_salm.pipeline.scanning import scan
@@ -30,7 +31,7 @@ _HOMES = {
     "Inventory": "inventory",
     "KindChoices": "choices",
     "ProtectOptions": "options",
-    "ProtectResult": "protection",
+    "ProtectResult": "protect_result",
     "ProtectionPlan": "plan",
     "ProtectionRun": "protection",
     "RestoreResult": "restoring",

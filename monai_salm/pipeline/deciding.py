@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -16,6 +16,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.looking import LookAtSample, LookJob, look_at_volume, not_looked_at
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan, target_to_json
 from monai_salm.progress import Progress
+from monai_salm.volumes import VolumeView
 from monai_salm.workers import IN_THIS_PROCESS, Workers
 from monai_salm.working_samples import WorkingMaps
 
@@ -52,6 +53,30 @@ class Wanted:
     grid: int | None = None
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is decided already, which further decisions have to fit.
+
+    Args:
+        views: Series Instance UID of a volume -> what its files have in common.
+        samples: sample id -> path of the first file that has it.
+    """
+
+    views: Mapping[str, VolumeView] = field(default_factory=dict)
+    samples: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_by_series(sample: str, labels: LabelAssignment | None) -> bool:
+    """Say whether a series is one sample, where it is a volume.
+
+    Args:
+        sample: ``instance``, ``series``, or ``auto``: series where the labels name series or more.
+        labels: None for methods that need none.
+    """
+    named = labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
+    return sample == "series" or (sample == "auto" and named)
+
+
 def build_plan(
     inventory: Inventory,
     options: BudgetOptions,
@@ -71,6 +96,7 @@ def decide(
     labels: LabelAssignment | None = None,
     sample: str = "auto",
     wanted: Wanted = Wanted(),
+    beside: Beside = Beside(),
     workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> Decision:
@@ -80,9 +106,9 @@ def decide(
         inventory: the files.
         options: how budgets are found.
         labels: None for methods that need none.
-        sample: ``instance``, ``series``, or ``auto``: series of volume modalities where the labels name series or more,
-            else instances.
+        sample: see :func:`is_by_series`.
         wanted: what else to find out.
+        beside: what is decided already.
         workers: that read the images.
         show_progress: a progress bar on standard error.
     """
@@ -93,9 +119,7 @@ def decide(
             documents[path] = file_digest(inventory.absolute(path))
         except OSError as error:
             refused[path] = unreadable(error)
-    by_series = sample == "series" or (
-        sample == "auto" and labels is not None and labels.key in (*IDENTIFIER_COLUMNS[1:], "SEG")
-    )
+    by_series = is_by_series(sample, labels)
     samples: list[SamplePlan] = []
     unusable: dict[str, str] = {}
     bare: dict[str, str] = {}
@@ -105,7 +129,7 @@ def decide(
     volumes = [
         paths for paths in volumes_in(inventory) if labels is None or any(path in labels.targets for path in paths)
     ]
-    jobs = (_job(inventory, paths, options, labels, wanted, by_series=by_series) for paths in volumes)
+    jobs = (_job(inventory, paths, options, labels, wanted, beside, by_series=by_series) for paths in volumes)
     sizes = inventory.sizes()
     began = monotonic()
     with Progress(
@@ -123,7 +147,7 @@ def decide(
                     maps[planned.sample_id] = look.maps
             bar.update(len(paths), done_bytes=sum(sizes[path] for path in paths))
     refused |= unlabeled
-    kept, copies = _distinct(samples, refused), {}
+    kept, copies = _distinct(_new(samples, inventory, beside, refused), refused), {}
     for path, first in inventory.copies.items():
         if labels is not None and labels.targets.get(path, labels.targets.get(first)) != labels.targets.get(first):
             refused[path] = f"it is a copy of {first}, but has another label; give both the same"
@@ -157,6 +181,7 @@ def _job(
     options: BudgetOptions,
     labels: LabelAssignment | None,
     wanted: Wanted,
+    beside: Beside,
     *,
     by_series: bool,
 ) -> LookJob:
@@ -172,8 +197,8 @@ def _job(
             label = repr(target_to_json(labels.targets[path]))
             found[path] = numbers.setdefault(label, len(numbers))
     return LookJob(
-        VolumeFiles.of(inventory, paths, options), found, options.epsilon, as_one=by_series and len(found) > 1,
-        carriers=wanted.carriers, grid=wanted.grid,
+        VolumeFiles.of(inventory, paths, options, beside.views), found, options.epsilon,
+        as_one=by_series and len(found) > 1, carriers=wanted.carriers, grid=wanted.grid,
     )  # fmt: skip
 
 
@@ -187,6 +212,26 @@ def _sample_plan(
     known = inventory.pictures[files[0].path].identifiers
     sample_id = known["SeriesInstanceUID"] if look.as_one else known.get("SOPInstanceUID") or files[0].fingerprint
     return SamplePlan(sample_id, files, labels.targets[files[0].path] if labels else None)
+
+
+def _new(
+    samples: Iterable[SamplePlan], inventory: Inventory, beside: Beside, refused: dict[str, str]
+) -> Iterator[SamplePlan]:
+    """Give the samples that can stand beside those that are decided already; the others are refused."""
+    for sample in samples:
+        series = inventory.pictures[sample.files[0].path].identifiers.get("SeriesInstanceUID", "")
+        if series in beside.samples:
+            reason = "its series is in the release already as one sample, whose noise was made for its slices of then"
+            advice = "protect the whole series in a release of its own"
+        elif sample.sample_id in beside.samples:
+            reason, advice = (
+                f"it holds the same values as {beside.samples[sample.sample_id]} in the release",
+                "remove it",
+            )
+        else:
+            yield sample
+            continue
+        refused.update(dict.fromkeys((file.path for file in sample.files), f"{reason}; {advice}"))
 
 
 def _distinct(samples: Iterable[SamplePlan], refused: dict[str, str]) -> list[SamplePlan]:

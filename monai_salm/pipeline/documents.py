@@ -15,6 +15,9 @@ from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.references import records_left_out, why_header_stays
 
+RENEWED = "references to changed objects were renewed"
+"""What the fate of a document says that is not as it was."""
+
 
 def write_documents(
     inventory: Inventory,
@@ -65,7 +68,7 @@ def write_documents(
         present.add(path)
         notes = (f"no image ({document.kind})", *document.notes)
         if digest != paths[path]:
-            notes += ("references to changed objects were renewed",)
+            notes += (RENEWED,)
         yield FileFate(
             path=path,
             status="copied",

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from monai_salm.budget import Epsilon
 from monai_salm.errors import RefusedError, unreadable
@@ -71,6 +72,7 @@ class VolumeFiles:
         judged: those whose values may say that they are label maps.
         modality: of the volume.
         window: for all files; None takes the modality's.
+        view: what they have in common, where that was found before; None where it is to be found.
     """
 
     root: Path
@@ -78,13 +80,28 @@ class VolumeFiles:
     judged: frozenset[str]
     modality: str
     window: IntensityWindow | None = None
+    view: VolumeView | None = None
 
     @classmethod
-    def of(cls, inventory: Inventory, paths: Sequence[str], options: BudgetOptions) -> VolumeFiles:
-        """Take from an inventory what there is to know of a volume before its files are read."""
+    def of(
+        cls,
+        inventory: Inventory,
+        paths: Sequence[str],
+        options: BudgetOptions,
+        views: Mapping[str, VolumeView] = MappingProxyType({}),
+    ) -> VolumeFiles:
+        """Take from an inventory what there is to know of a volume before its files are read.
+
+        Args:
+            inventory: of the input.
+            paths: of the volume's files.
+            options: window and modality.
+            views: of the volumes that were seen before, by their Series Instance UIDs.
+        """
         judged = frozenset(path for path in paths if inventory.choices.of(inventory.root, path) != "picture")
         modality = picture_modality(inventory.pictures[paths[0]], options.modality)
-        return cls(inventory.root, tuple(paths), judged, modality, options.window)
+        view = views.get(volume_of(inventory.pictures[paths[0]]))
+        return cls(inventory.root, tuple(paths), judged, modality, options.window, view)
 
 
 def volume_views(files: VolumeFiles, refused: dict[str, str]) -> Iterator[tuple[str, SourceImage, FileView]]:
@@ -122,7 +139,8 @@ def shared_view(files: VolumeFiles, refused: dict[str, str]) -> tuple[dict[str, 
             continue
         if path in files.judged:
             judged += judgements(source)
-        values.add(source)
+        if files.view is None:
+            values.add(source)
         held += source.stored.nbytes
         sources[path] = source if held <= HELD_BYTES or len(files.paths) == 1 else None
     if not sources:
@@ -132,7 +150,7 @@ def shared_view(files: VolumeFiles, refused: dict[str, str]) -> tuple[dict[str, 
         if labels is not None:
             doubt = replace(labels, kind="cannot tell", evidence=f"its SOP class says image, but {labels.evidence}")
             raise UndecidedError(doubt)
-        return sources, values.view(files.modality, files.window)
+        return sources, files.view or values.view(files.modality, files.window)
     except RefusedError as refusal:
         refused |= dict.fromkeys(sources, str(refusal))
         return {}, None

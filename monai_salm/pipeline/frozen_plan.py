@@ -6,9 +6,9 @@ so that a run that goes on obeys it instead of planning again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ RUN, SAMPLE, FILE = "run", "sample", "file"
 """What a line is of."""
 
 _FATES = ("refused", "documents", "copies")
-_BEGUN_WITH = ("input", "options")
+_BEGUN_WITH = ("input", "options", "sample", "additions", "grown")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class FrozenPlan:
         known: the files as they were.
         labels: the label of each file that had one, by path.
         key: mark of the run's secret, see :func:`~monai_salm.pipeline.keys.secret_mark`.
-        begun_with: where the input is, and all options, so that the plan can be carried out without saying them again.
+        begun_with: where the input is, and all options, so that the plan can be carried out without saying them again;
+            whether series are samples, the number of additions, and the views of the series that grew by these.
         notes: lines for people, which nobody reads back: what was decided of each volume, what it will take.
     """
 
@@ -77,6 +78,12 @@ class FrozenPlan:
         digests = input_digests(decided or plan, inventory, labels)
         targets = labels.targets if labels is not None else {}
         return cls(plan, KnownFiles.of(inventory, digests, archive), targets, key, begun_with or {}, notes)
+
+    def without(self, paths: Collection[str]) -> FrozenPlan:
+        """Give the plan without some files that it refuses."""
+        refused = {path: reason for path, reason in self.plan.refused.items() if path not in paths}
+        files = {path: known for path, known in self.known.files.items() if path not in paths}
+        return replace(self, plan=replace(self.plan, refused=refused), known=replace(self.known, files=files))
 
     def write(self, path: Path) -> None:
         """Write the plan, line by line, for nobody but its owner: it names patients and places."""

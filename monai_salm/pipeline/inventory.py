@@ -75,6 +75,8 @@ class Inventory:
         ignored: paths of files that an operating system left; they are never handed out.
         choices: what the user says of images and label maps.
         unchanged: paths of files that are as they were when they were looked at before, and were not read again.
+        of_release: paths of files that the release has to which the others are added; no records are kept of them.
+        copies_of_release: records of copies of images that the release has, which share their fate.
     """
 
     root: Path
@@ -82,6 +84,8 @@ class Inventory:
     ignored: list[str] = field(default_factory=list)
     choices: KindChoices = NO_CHOICES
     unchanged: frozenset[str] = frozenset()
+    of_release: frozenset[str] = frozenset()
+    copies_of_release: tuple[FileRecord, ...] = ()
 
     @property
     def stamps(self) -> dict[str, Stamp | None]:

@@ -45,6 +45,23 @@ def begun_secret(options: ProtectOptions, work_dir: Path) -> bytes:
     return secret
 
 
+def kept_secret(work_dir: Path, mark: str) -> bytes:
+    """Give the secret that is kept in a work folder; changes nothing.
+
+    Raises:
+        SalmError: it is not the one of this mark.
+    """
+    kept = _kept(work_dir / UID_KEY)
+    if kept is None or secret_mark(kept) != mark:
+        raise _lost(work_dir / UID_KEY)
+    return kept
+
+
+def keep_secret(secret: bytes, work_dir: Path) -> None:
+    """Keep a secret in a work folder, in place of what is there, readable by its owner alone."""
+    write_atomically(work_dir / UID_KEY, secret.hex().encode("ascii"), private=True)
+
+
 def renew_secret(options: ProtectOptions, work_dir: Path) -> bytes:
     """Keep the key file's secret, or a random one, in a work folder in place of what is there, and give it.
 
@@ -52,7 +69,7 @@ def renew_secret(options: ProtectOptions, work_dir: Path) -> bytes:
         UsageError: the key file cannot be used.
     """
     secret = secrets.token_bytes(_SECRET_BYTES) if options.key_file is None else _key_secret(options.key_file)
-    write_atomically(work_dir / UID_KEY, secret.hex().encode("ascii"), private=True)
+    keep_secret(secret, work_dir)
     return secret
 
 
@@ -90,9 +107,7 @@ def check_secret(mark: str, options: ProtectOptions, work_dir: Path) -> None:
                 "start anew with another OUTPUT"
             )
         return
-    kept = _kept(work_dir / UID_KEY)
-    if kept is None or secret_mark(kept) != mark:
-        raise _lost(work_dir / UID_KEY)
+    kept_secret(work_dir, mark)
 
 
 def _kept(path: Path) -> bytes | None:

@@ -99,6 +99,10 @@ class KnownFiles:
         }
         return cls(files, None if archive is None else Stamp.of(archive))
 
+    def beside(self, others: KnownFiles) -> KnownFiles:
+        """Give these files and those of another look; of a path that both know, these."""
+        return KnownFiles({**others.files, **self.files}, self.archive)
+
     def is_of_archive(self, source: Path) -> bool:
         """Say whether the files were unpacked from a zip that is still the same."""
         return self.archive is not None and Stamp.of(source) == self.archive

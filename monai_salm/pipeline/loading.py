@@ -63,9 +63,11 @@ class LoadedSamples:
 
 @dataclass(frozen=True)
 class LoadedSet:
-    """The samples of a plan that one network can see, in batches that it can see, and the plan of them."""
+    """The samples of a plan that one network can see, in batches that it can see, and the plan of them; None where all
+    that was to be added to a release is refused.
+    """
 
-    working: WorkingSet
+    working: WorkingSet | None
     plan: ProtectionPlan
 
 
@@ -152,6 +154,8 @@ def load_set(
     complete = loaded.complete(plan)
     kept, others = _of_one_kind(loaded.samples, complete)
     complete = complete.without(others)
+    if options.add and not kept:
+        return LoadedSet(None, complete)
     working = WorkingSet(kept)
     name = options.surrogate or DEFAULT_NETWORKS[options.task]
     if name.endswith(SURROGATE_SUFFIX):

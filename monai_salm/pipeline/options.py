@@ -24,7 +24,7 @@ MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only wait for each other, each with the package in its memory."""
 
 
-_OF_THE_CALL = frozenset({"workers", "scheduler", "work_dir", "resume"})
+_OF_THE_CALL = frozenset({"workers", "scheduler", "work_dir", "resume", "add"})
 
 SURROGATE_SUFFIX = ".safetensors"
 """Of the file of a frozen surrogate, which is told from a network's name by it."""
@@ -53,6 +53,7 @@ class ProtectOptions(SampleOptions):
         gentle: of the parts of ``salm`` take none whose noise moves the AUC of a network of clean images by more than
             0.01.
         resume: go on with a stopped run.
+        add: add the files of the input to the release that is in the output, as that was protected.
         copy_unprotected: copy refused files to the output as they are.
         key_file: secret that new UIDs are made and the noise is drawn with; None takes a random one. Either is kept in
             the work folder.
@@ -94,6 +95,7 @@ class ProtectOptions(SampleOptions):
     estimate: bool = True
     gentle: bool = False
     resume: bool = False
+    add: bool = False
     copy_unprotected: bool = False
     key_file: Path | None = None
     restore: bool = True

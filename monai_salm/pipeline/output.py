@@ -19,9 +19,10 @@ from typing import Any
 
 from monai_salm.disk import make_folder, remove_leftovers, within
 from monai_salm.errors import RefusedError
-from monai_salm.io import Derivation
+from monai_salm.io import Derivation, Document, ImageHeader
 from monai_salm.io.sharing import shared
 from monai_salm.pipeline.as_planned import ChangedError, as_planned
+from monai_salm.pipeline.directories import keep_directory
 from monai_salm.pipeline.documents import write_documents
 from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, fates_told
 from monai_salm.pipeline.inventory import Inventory, file_digest, has_digest
@@ -30,6 +31,7 @@ from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.plan import FilePlan, ProtectionPlan, SamplePlan
 from monai_salm.pipeline.references import renewed_uids
+from monai_salm.pipeline.release import Release
 from monai_salm.pipeline.way_back import WayBack, keep_the_rest, way_back_of
 from monai_salm.pipeline.write import WriteJob, copy_file, not_written, write_file
 from monai_salm.pipeline.write_settings import WriteSettings, kept_settings
@@ -50,6 +52,7 @@ def write_files(
     work_dir: Path,
     executor: Workers | Executor,
     *,
+    release: Release | None = None,
     show_progress: bool = False,
 ) -> dict[str, FileFate]:
     """Write the protected files, the documents and the manifest; gives the fate of every file of the input.
@@ -60,6 +63,7 @@ def write_files(
         inventory, plan, options: of the run.
         output, work_dir: its folders.
         executor: writes the samples: in processes of this machine, or on others that see the folders.
+        release: that the files are added to; None for a release of their own.
         show_progress: a progress bar on standard error.
     """
     private = output.is_relative_to(work_dir)
@@ -69,7 +73,7 @@ def write_files(
     _remove_temporary_files(inventory, output)
     if way is not None:
         way.store.sweep()
-    derivation = make_derivation(inventory, plan, options, work_dir)
+    derivation = make_derivation(inventory, plan, options, work_dir, release)
     settings = WriteSettings(inventory.root, output, work_dir / "noise", derivation, private, way)
     make_folder(output, private=private)
     waiting = [sample for sample in plan.samples if not all(file.path in fates for file in sample.files)]
@@ -91,7 +95,7 @@ def write_files(
     if any(fates[file.path].status != "protected" for _, file in _files(plan.samples)):
         protected = (inventory.headers[path] for path, fate in fates.items() if fate.status == "protected")
         documents = [inventory.documents[path] for path in plan.documents]
-        derivation = replace(derivation, changed_uids=renewed_uids(protected, documents))
+        derivation = replace(derivation, changed_uids=_renewed(protected, documents, release))
     lost = settings.derivation.changed_uids - derivation.changed_uids
     if lost:
         name_lost = {path for path, header in inventory.headers.items() if lost & header.references}
@@ -103,7 +107,7 @@ def write_files(
                 unsaid.add(fate.path)
     fates |= {path: FileFate(path=path, status="refused", reason=reason) for path, reason in plan.refused.items()}
     for path, first in plan.copies.items():
-        fates[path] = _written_again(inventory, fates[first], path, settings)
+        fates[path] = written_again(inventory, fates[first], path, output, private=private)
         unsaid.add(path)
     if options.copy_unprotected:
         for path, fate in fates.items():
@@ -112,7 +116,11 @@ def write_files(
                 unsaid.add(path)
     present = (inventory.output_path(path) for path, fate in fates.items() if fate.status in IN_OUTPUT)
     written = frozenset(present if plan.documents else ())  # which only documents ask for
+    if release is not None:
+        written |= release.targets.keys()
     for fate in write_documents(inventory, plan.documents, output, derivation, written, private=private):
+        if fate.left_out:
+            keep_directory(work_dir, inventory.documents[fate.path], fate.path)
         if options.copy_unprotected and fate.status == "refused":
             fate = _copy_unprotected(fate, settings)
         fates[fate.path] = fate
@@ -214,8 +222,14 @@ def _lost(fates: Mapping[str, FileFate], inventory: Inventory, output: Path) -> 
     }  # fmt: skip
 
 
-def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: ProtectOptions, work_dir: Path) -> Derivation:
-    """Give what every written file is to say of the run, and the map of UIDs."""
+def make_derivation(
+    inventory: Inventory,
+    plan: ProtectionPlan,
+    options: ProtectOptions,
+    work_dir: Path,
+    release: Release | None = None,
+) -> Derivation:
+    """Give what every written file is to say of the run, and the map of UIDs; arguments as of :func:`write_files`."""
     changed = [inventory.pictures[file.path] for _, file in _files(plan.samples)]
     documents = [inventory.documents[path] for path in plan.documents]
     return Derivation(
@@ -223,7 +237,7 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
         version=version("monai_salm"),
         description="",
         uid_secret=run_secret(options, work_dir) if options.uids == "new" else None,
-        changed_uids=renewed_uids(changed, documents),
+        changed_uids=_renewed(changed, documents, release),
         image_type=options.image_type,
         provenance=options.provenance,
         source_reference=options.source_reference,
@@ -233,6 +247,15 @@ def make_derivation(inventory: Inventory, plan: ProtectionPlan, options: Protect
             if header.output_transfer_syntax
         },
     )
+
+
+def _renewed(
+    protected: Iterable[ImageHeader], documents: Iterable[Document], release: Release | None
+) -> frozenset[str]:
+    """Give the UIDs that get new ones, or have them since a release was made."""
+    if release is None:
+        return renewed_uids(protected, documents)
+    return renewed_uids([*release.protected, *protected], [*release.documents, *documents])
 
 
 def _files(samples: Sequence[SamplePlan]) -> Iterator[tuple[SamplePlan, FilePlan]]:
@@ -266,14 +289,14 @@ def _kept_once(fate: FileFate, sample: SamplePlan, file: FilePlan) -> FileFate:
     return replace(fate, **same, **common)
 
 
-def _written_again(inventory: Inventory, first: FileFate, path: str, settings: WriteSettings) -> FileFate:
+def written_again(inventory: Inventory, first: FileFate, path: str, output: Path, *, private: bool = False) -> FileFate:
     """Give a file that has the bytes of another one what that became."""
     if first.status == "protected":
         source, target = inventory.output_path(first.path), inventory.output_path(path)
         try:
             with as_planned(inventory.absolute(path), first.sha256_in):
                 pass  # nothing of it is read but to know that it is still a copy
-            copy_file(settings.output, source, settings.output, target, private=settings.private)
+            copy_file(output, source, output, target, private=private)
         except RefusedError as refusal:
             return FileFate(path=path, status="refused", reason=str(refusal))
         except (ChangedError, OSError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_salm.errors import UsageError
-from monai_salm.pipeline.deciding import Decision, Wanted, decide
+from monai_salm.pipeline.deciding import Beside, Decision, Wanted, decide
 from monai_salm.pipeline.frozen_plan import FrozenPlan
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.pipeline.keys import check_secret
@@ -22,6 +22,7 @@ from monai_salm.pipeline.labels import LabelAssignment
 from monai_salm.pipeline.options import SURROGATE_SUFFIX, ProtectOptions
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.plan_changes import plan_changes, refused_now
+from monai_salm.pipeline.release import Release
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.searching import check_choices
 from monai_salm.workers import IN_THIS_PROCESS, Workers
@@ -29,7 +30,7 @@ from monai_salm.workers import IN_THIS_PROCESS, Workers
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = {
-    "labels", "work_dir", "resume", "workers", "scheduler", "copy_unprotected", "key_file", "device", "restore",
+    "labels", "work_dir", "resume", "add", "workers", "scheduler", "copy_unprotected", "key_file", "device", "restore",
     "residuals",
 }  # fmt: skip
 """Options that say where things lie, and how fast they are done, which does not change what is done."""
@@ -40,6 +41,7 @@ def prepare(
     options: ProtectOptions,
     unpack_into: Path | None = None,
     *,
+    release: Release | None = None,
     workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> tuple[Inventory, Decision, LabelAssignment | None]:
@@ -49,6 +51,7 @@ def prepare(
         source: the input.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         unpack_into: folder that a zip is unpacked into; None where the source is none.
+        release: that the files are added to; None for a release of their own.
         workers: that read the images.
         show_progress: progress bars on standard error.
 
@@ -56,13 +59,19 @@ def prepare(
         UsageError: the options do not fit each other or the input.
     """
     check_choices(options)
-    inventory, labels = _look(source, options, unpack_into, NOTHING_KNOWN, workers, show_progress=show_progress)
+    inventory, labels = _look(
+        source, options, unpack_into, NOTHING_KNOWN, release, workers, show_progress=show_progress
+    )
     wanted = Wanted(carriers=True, grid=options.working_size if options.needs_labels() else None)
     decision = decide(
-        inventory, options.budget_options(), labels=labels, sample=options.sample, wanted=wanted, workers=workers,
-        show_progress=show_progress,
+        inventory, options.budget_options(), labels=labels, sample=options.sample, wanted=wanted,
+        beside=Beside() if release is None else release.beside(), workers=workers, show_progress=show_progress,
     )  # fmt: skip
     plan = decision.plan
+    if (
+        release is not None and release.surrogate is None and not plan.classes
+    ):  # of label maps: the values that they may hold
+        plan = replace(plan, classes=release.frozen.plan.classes)
     maps = {
         sample.files[0].path: Path(sample.target)
         for sample in plan.samples
@@ -77,13 +86,14 @@ def take_up(
     path: Path,
     unpack_into: Path | None = None,
     *,
+    release: Release | None = None,
     workers: Workers = IN_THIS_PROCESS,
     show_progress: bool = False,
 ) -> tuple[Inventory, Decision, LabelAssignment | None]:
     """Take up the plan that a run was begun with; reads no file that is as it was, and plans nothing again.
 
     Args:
-        source, options, unpack_into, workers, show_progress: as of :func:`prepare`.
+        source, options, unpack_into, release, workers, show_progress: as of :func:`prepare`.
         path: of the plan.
 
     Raises:
@@ -92,7 +102,7 @@ def take_up(
     """
     begun = FrozenPlan.read(path)
     check_secret(begun.key, options, path.parent)
-    inventory, labels = _look(source, options, unpack_into, begun.known, workers, show_progress=show_progress)
+    inventory, labels = _look(source, options, unpack_into, begun.known, release, workers, show_progress=show_progress)
     kept = begun.plan.settings.get("contents") or {}
     maps = {
         name: Path(target)
@@ -127,6 +137,7 @@ def _look(
     options: ProtectOptions,
     unpack_into: Path | None,
     known: KnownFiles,
+    release: Release | None,
     workers: Workers,
     *,
     show_progress: bool,
@@ -147,10 +158,14 @@ def _look(
         source,
         unpack_into=unpack_into,
         choices=options.kind_choices(),
-        known=known,
+        known=known if release is None else known.beside(release.known),
         workers=workers,
         show_progress=show_progress,
     )
+    if release is not None:
+        inventory = release.arrivals(inventory)
+        if not inventory.pictures:  # documents may come alone
+            return inventory, None
     if not options.needs_labels():
         return inventory, None
     labels = find_labels(inventory, options, method=options.method)

@@ -49,11 +49,13 @@ def check_choices(options: ProtectOptions) -> None:
 
 def preflight(
     inventory: Inventory, decision: Decision, options: ProtectOptions, workers: Workers, *, show_progress: bool = False
-) -> tuple[ProtectionPlan, WorkingSet]:
+) -> tuple[ProtectionPlan, WorkingSet | None]:
     """Read all samples of a plan, and find out whether a search of their noise can be done; arguments and errors as of
     :func:`~monai_salm.pipeline.searching.preflight`.
     """
     loaded = load_set(inventory, decision, options, workers, show_progress=show_progress)
+    if loaded.working is None:
+        return loaded.plan, None
     check_method(options.method, options.task, loaded.working.spatial_dims)
     check_fit(loaded.working, loaded.plan, options)
     return loaded.plan, loaded.working

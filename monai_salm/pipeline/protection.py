@@ -10,7 +10,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,20 +18,22 @@ import numpy as np
 
 from monai_salm.disk import check_space, disk_full, holds_files, make_private, remove_leftovers
 from monai_salm.errors import DiskError, UsageError
+from monai_salm.pipeline.adding import ADDING, begin, take_in
 from monai_salm.pipeline.archive import is_archive, pack
-from monai_salm.pipeline.deciding import Decision
+from monai_salm.pipeline.deciding import Decision, is_by_series
 from monai_salm.pipeline.effort import Effort, effort_of
-from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
 from monai_salm.pipeline.inventory import Inventory
-from monai_salm.pipeline.keys import begun_secret, check_key, renew_secret, secret_mark
+from monai_salm.pipeline.keys import begun_secret, check_key, keep_secret, renew_secret, secret_mark
 from monai_salm.pipeline.labels import LabelAssignment, describe_labels
 from monai_salm.pipeline.options import ProtectOptions
 from monai_salm.pipeline.output import write_files
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.planning import check_complete, prepare, take_up
 from monai_salm.pipeline.previews import add_what_is_left, with_unprotected_copies
+from monai_salm.pipeline.protect_result import ProtectResult
 from monai_salm.pipeline.record import default_work_dir
+from monai_salm.pipeline.release import Release
 from monai_salm.pipeline.run_lock import RunLocks
 from monai_salm.pipeline.search_record import EarlierSearch
 from monai_salm.pipeline.search_summary import SearchSummary
@@ -46,68 +47,6 @@ if TYPE_CHECKING:
     from monai_salm.learning.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ProtectResult:
-    """What a run did.
-
-    Args:
-        output: folder or zip of protected files.
-        work_dir: private folder.
-        fates: by path.
-        search: what the search of the noise did.
-        documents: paths of what is no image.
-        ignored: files that an operating system left in the input.
-        labels: what is known of them, as plain types; None for a method without labels.
-    """
-
-    output: Path
-    work_dir: Path
-    fates: dict[str, FileFate]
-    search: SearchSummary
-    documents: frozenset[str] = frozenset()
-    ignored: tuple[str, ...] = ()
-    labels: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Give what ``monai-salm protect --json`` prints."""
-        problems = [
-            {"path": fate.path, "status": fate.status, "reason": fate.reason}
-            for _, fate in sorted(self.fates.items())
-            if fate.status in ("refused", "failed") or (fate.status == "copied" and fate.path not in self.documents)
-        ]
-        for _, fate in sorted(self.fates.items()):
-            told = (
-                {"incomplete": fate.left_out, "unprotected": fate.unprotected}
-                if fate.status in ("protected", "copied")
-                else {}
-            )
-            problems += [
-                {"path": fate.path, "status": status, "reason": reason} for status, reason in told.items() if reason
-            ]
-        troubled = {problem["path"] for problem in problems if problem["status"] not in ("incomplete", "unprotected")}
-        notes = [
-            {"path": fate.path, "notes": fate.reason.split("; ")}
-            for _, fate in sorted(self.fates.items())
-            if fate.reason and fate.path not in troubled
-        ]
-        done = [fate for fate in self.fates.values() if fate.status == "protected"]
-        summary = {
-            "lowest_psnr": min((fate.psnr for fate in done if fate.psnr is not None), default=None),
-            "largest_changed_fraction": max(
-                (fate.changed_fraction for fate in done if fate.changed_fraction is not None), default=None
-            ),
-        }
-        return {
-            "output": str(self.output), "work_dir": str(self.work_dir), "counts": count_fates(self.fates),
-            "ignored": len(self.ignored),
-            "labels": self.labels, "notes": notes, "rounds": self.search.rounds,
-            "passes_per_sample": self.search.passes,
-            "surrogate": self.search.surrogate, "choice": self.search.choice,
-            "estimate": None if self.search.estimate is None else self.search.estimate.to_json(),
-            **summary, "problems": problems,
-        }  # fmt: skip
 
 
 class ProtectionRun:
@@ -128,10 +67,14 @@ class ProtectionRun:
         self.output = output
         self.options = options
         self.show_progress = show_progress
-        self.work_dir = options.work_dir or default_work_dir(output)
+        self.release_dir = options.work_dir or default_work_dir(output)
+        self.work_dir = self.release_dir / ADDING if options.add else self.release_dir
+        self._release: Release | None = None
         self._plan_file = self.work_dir / PLAN_FILE
         self._zip: Path | None = None
         if source.is_file() and is_archive(source):
+            if options.add:
+                raise UsageError(f"{source}: a zip becomes a zip, which nothing can be added to; unpack it first")
             self._zip = output if output.suffix.lower() == ".zip" else output / source.name
         self.labels: dict[str, Any] | None = None
         self.effort = Effort()
@@ -157,7 +100,7 @@ class ProtectionRun:
             if self._locks is None:
                 self._check_places()
                 self._locks = RunLocks()
-                for folder in (self.output, self.work_dir):
+                for folder in (self.output, self.release_dir):
                     self._locks.take(folder)
             yield
         except BaseException:
@@ -165,8 +108,8 @@ class ProtectionRun:
             raise
 
     def _check_places(self) -> None:
-        way = way_back_of(self.options, self.work_dir)
-        private = {"work folder": self.work_dir} | ({} if way is None else {"folder of residuals": way.folder})
+        way = way_back_of(self.options, self.release_dir)
+        private = {"work folder": self.release_dir} | ({} if way is None else {"folder of residuals": way.folder})
         _check_places(self.source, self.output, private)
 
     def _end(self) -> None:
@@ -189,9 +132,13 @@ class ProtectionRun:
 
     def _prepare(self) -> tuple[Inventory, ProtectionPlan]:
         """Plan, with the folders to itself."""
-        _check_content(self.output, self.work_dir, self.options.resume)
-        check_key(self.options)
+        self._check_content()
         with _nothing_left(self.work_dir):
+            if self.options.add:
+                self._release = Release.read(self.release_dir)
+                self._make_work_dir()
+                self.options = begin(self._release, self.options, self.work_dir)
+            check_key(self.options)
             if self._zip is not None:
                 check_space(space_to_unpack(self.source, self.work_dir, self._zip))
                 self._make_work_dir()
@@ -216,8 +163,12 @@ class ProtectionRun:
                 renew_secret(self.options, self.work_dir)
         else:
             archive = self.source if self._zip is not None else None
-            key = secret_mark(renew_secret(self.options, self.work_dir))
-            begun_with = {"input": str(self.source.absolute()), "options": self.options.to_json()}
+            key = secret_mark(self._new_secret())
+            begun_with = {
+                "input": str(self.source.absolute()), "options": self.options.to_json(),
+                "sample": "series" if is_by_series(self.options.sample, labels) else "instance",
+                "additions": 0 if self._release is None else self._release.additions + 1,
+            }  # fmt: skip
             folder = self._folder()
             self.effort = effort_of(inventory, plan, self.options, folder, self.work_dir, decision.seconds)
             volumes = ({"line": "volume", **volume} for volume in decided_of_volumes(inventory, plan))
@@ -227,6 +178,17 @@ class ProtectionRun:
             ).write(self._plan_file)
         return inventory, plan
 
+    def _new_secret(self) -> bytes:
+        """Keep the secret of the run that begins, and give it: the release's, where there is one."""
+        if self._release is None:
+            return renew_secret(self.options, self.work_dir)
+        keep_secret(self._release.secret, self.work_dir)
+        return self._release.secret
+
+    def _check_content(self) -> None:
+        output = self.work_dir if self.options.add else self.output  # where the release is that is added to
+        _check_content(output, self.work_dir, self.options.resume)
+
     def _goes_on(self) -> bool:
         """Say whether there is a plan to obey."""
         return self.options.resume and self._plan_file.is_file()
@@ -235,10 +197,13 @@ class ProtectionRun:
         """Plan, or take up the plan that the run was begun with."""
         if self._goes_on():
             return take_up(
-                self.source, self.options, self._plan_file, unpack_into, workers=self._workers,
-                show_progress=self.show_progress,
+                self.source, self.options, self._plan_file, unpack_into, release=self._release,
+                workers=self._workers, show_progress=self.show_progress,
             )  # fmt: skip
-        return prepare(self.source, self.options, unpack_into, workers=self._workers, show_progress=self.show_progress)
+        return prepare(
+            self.source, self.options, unpack_into, release=self._release, workers=self._workers,
+            show_progress=self.show_progress,
+        )  # fmt: skip
 
     def preview(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --dry-run --json`` prints: what would become of each file; nothing is written.
@@ -247,9 +212,12 @@ class ProtectionRun:
             UsageError: as the run would.
         """
         self._check_places()
-        _check_content(self.output, self.work_dir, self.options.resume)
-        check_key(self.options)
+        self._check_content()
         with self, TemporaryDirectory() as spare:
+            if self.options.add:
+                self._release = Release.read(self.release_dir)
+                self.options = begin(self._release, self.options, Path(spare))
+            check_key(self.options)
             inventory, decision, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, decision.plan))
             plan, working = foresee(inventory, decision, self.options, self._workers, show_progress=self.show_progress)
@@ -298,7 +266,7 @@ class ProtectionRun:
             folder = self._folder()
             try:
                 fates = write_files(
-                    inventory, plan, self.options, folder, self.work_dir, self._workers,
+                    inventory, plan, self.options, folder, self.work_dir, self._workers, release=self._release,
                     show_progress=self.show_progress,
                 )  # fmt: skip
             except DiskError as error:
@@ -307,6 +275,8 @@ class ProtectionRun:
                 raise disk_full(
                     error.full, self._needs(inventory, plan)[folder]
                 ) from error  # what is left of the run, not of the file
+            if self._release is not None:
+                fates = take_in(self._release, self.options, inventory, folder, self.work_dir)
             if self._zip is not None:
                 remove_leftovers(self._zip.parent, [self._zip.name])
                 pack(folder, self.source, self._zip, show_progress=self.show_progress)
@@ -315,12 +285,13 @@ class ProtectionRun:
         self._end()
         return ProtectResult(
             self._zip or self.output,
-            self.work_dir,
+            self.release_dir,
             fates,
             summary,
             frozenset(plan.documents),
             tuple(inventory.ignored),
             self.labels,
+            len(inventory.of_release),
         )
 
 

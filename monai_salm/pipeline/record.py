@@ -13,6 +13,7 @@ from monai_salm.errors import SalmError
 from monai_salm.pipeline.fates import FileFate, load_fates
 from monai_salm.pipeline.inventory import Inventory, file_digest
 from monai_salm.seals import unsealed_json
+from monai_salm.volumes import VolumeView
 
 MANIFEST = "manifest.jsonl"
 _OF_A_WORK_FOLDER = ("plan.jsonl", MANIFEST)
@@ -27,6 +28,22 @@ def default_work_dir(output: Path) -> Path:
 def is_work_dir(folder: Path) -> bool:
     """Tell whether a folder is the private one of a run."""
     return folder.is_dir() and all((folder / name).is_file() for name in _OF_A_WORK_FOLDER)
+
+
+def grown_views(output: Path) -> tuple[Path, dict[str, VolumeView]]:
+    """Give the views of the series of a release that slices were added to, and the plan beside it that says them: they
+    were found before these came, and no file says what they are.
+
+    Returns:
+        No views where there is no plan, or where that is none of this version.
+    """
+    plan = default_work_dir(output) / "plan.jsonl"
+    try:
+        with plan.open(encoding="utf-8") as file:
+            views: dict[str, Any] = unsealed_json(file.readline()).get("grown", {})
+        return plan, {series: VolumeView.from_json(view) for series, view in views.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return plan, {}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_salm.disk import atomic_target
+from monai_salm.errors import SalmError
 from monai_salm.noise import NoiseStore
 from monai_salm.pipeline.inventory import file_digest
 from monai_salm.pipeline.plan import ProtectionPlan
@@ -67,14 +68,33 @@ class SearchRecord:
         if not path.is_file():
             return None
         try:
-            plain = unsealed_json(path.read_text(encoding="utf-8"))
-            found = cls(plain.pop("run"), {}, dict(plain.pop("noise")), str(plain.pop("surrogate_sha256")))
+            found = cls._of(unsealed_json(path.read_text(encoding="utf-8")))
             if found.run != run:
                 raise ValueError("it is of another run")
-            return cls(run, plain, found.noise, found.surrogate)
+            return found
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("%s: damaged (%s); the noise is made again", path, error)
             return None
+
+    @classmethod
+    def of_any_run(cls, work_dir: Path) -> SearchRecord | None:
+        """Read what a finished search left, whichever run's it is; None if there is none.
+
+        Raises:
+            SalmError: it is damaged.
+        """
+        path = work_dir / SEARCH_FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls._of(unsealed_json(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SalmError(f"{path}: damaged ({error}); the run's --resume makes it again") from error
+
+    @classmethod
+    def _of(cls, plain: dict[str, Any]) -> SearchRecord:
+        run, noise, surrogate = plain.pop("run"), dict(plain.pop("noise")), str(plain.pop("surrogate_sha256"))
+        return cls(run, plain, noise, surrogate)
 
     def lost(self, work_dir: Path) -> set[str]:
         """Give the ids of the samples whose noise is damaged, gone, or not the one that was made."""

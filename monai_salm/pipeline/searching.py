@@ -50,10 +50,10 @@ def preflight(
     Raises:
         UsageError: samples, labels, method and surrogate do not fit each other.
     """
-    if not options.needs_labels():
+    if not options.needs_labels() or (options.add and not decision.plan.samples):
         return decision.plan.without(decision.unusable), None
     room = import_module("monai_salm.pipeline.preflight")
-    found: tuple[ProtectionPlan, WorkingSet] = room.preflight(
+    found: tuple[ProtectionPlan, WorkingSet | None] = room.preflight(
         inventory, decision, options, workers, show_progress=show_progress
     )
     return found

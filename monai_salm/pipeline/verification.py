@@ -30,11 +30,12 @@ from monai_salm.pipeline.file_sets import as_handed_out, directory_problems
 from monai_salm.pipeline.file_views import BudgetOptions, VolumeFiles, volumes_in
 from monai_salm.pipeline.identities import Found, Identities, paired_paths
 from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, kinds_found
-from monai_salm.pipeline.record import RunRecord, find_record
+from monai_salm.pipeline.record import RunRecord, find_record, grown_views
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
 from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
 from monai_salm.progress import Progress
+from monai_salm.volumes import volume_of
 from monai_salm.workers import Workers, workers_of
 
 
@@ -54,7 +55,7 @@ def verify(
 
     A file that is absent is a mismatch, unless it cannot be protected by the rules, the manifest of the very run (in
     the work folder beside the protected folder, where that is still there) says that it was refused or failed, or
-    ``allow_absent`` is given. Nothing else is taken from the manifest.
+    ``allow_absent`` is given. Nothing else is taken from there but the windows of series that slices were added to.
 
     Args:
         original: folder, zip or file that was protected.
@@ -132,6 +133,7 @@ class _Verification:
         self.strays = _strays(after)
         self.present = {record.path for record in after.files}
         self.targets = paired_paths(before, after)
+        self.plan, self.views = grown_views(after.root)
         self.originals = {record.path for record in before.files}
         results: dict[str, Found] = {**after.headers, **after.documents}
         documents = {
@@ -213,6 +215,15 @@ class _Verification:
 
     def _use_of_record(self, verdicts: Iterable[FileVerdict]) -> str:
         """Say in a line what the manifest was used for."""
+        return "; ".join(filter(None, (self._use_of_views(), self._use_of_fates(verdicts))))
+
+    def _use_of_views(self) -> str:
+        grown = self.views.keys() & {volume_of(header) for header in self.before.pictures.values()}
+        if not grown:
+            return ""
+        return f"{len(grown)} series grew: they are held to the windows of their first slices, which {self.plan} says"
+
+    def _use_of_fates(self, verdicts: Iterable[FileVerdict]) -> str:
         record = self.record
         if record.path is None or self.allow_absent:
             return ""
@@ -241,7 +252,7 @@ class _Verification:
     def _volume(self, paths: list[str]) -> VerifyJob:
         """Give the job of a volume; what is no file of the folder itself is not looked at."""
         targets = {path: target for path in paths if (target := self.targets.get(path)) and target not in self.strays}
-        files = VolumeFiles.of(self.before, paths, self.options)
+        files = VolumeFiles.of(self.before, paths, self.options, self.views)
         return VerifyJob(files, self.after.root, targets, self.check_epsilon)
 
     def _document(self, path: str) -> DocumentJob:

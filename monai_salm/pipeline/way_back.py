@@ -121,6 +121,43 @@ def keep_file(way: WayBack, source: Path, written: Path, path: str, target: str,
     return way.store.write(residual)
 
 
+def keep_again(way: WayBack, fate: FileFate, before: Path, after: Path, target: str) -> str:
+    """Keep what leads from a file of a release, in which references were renewed since, back to its original, and give
+    its name. What led back from the file as it was stays: somebody may have that one.
+
+    Args:
+        way: where, and with which key.
+        fate: of the file before.
+        before, after: it, as it was and as it is.
+        target: below OUTPUT.
+
+    Raises:
+        VerificationError: the original does not come back.
+    """
+    now = _found_by_of(after, file_digest(after))
+    # Where that was stopped in the middle, the file may be renewed already.
+    for place in (within(way.folder, fate.residual), *way.store.found_by(now)):
+        try:
+            residual = way.store.read(place)
+            original = b"".join(restored(residual, before))
+        except (RefusedError, OSError):
+            continue
+        if hashlib.sha256(original).hexdigest() == fate.sha256_in:
+            break
+    else:
+        raise VerificationError("its original does not come back from its residual")
+    if residual.found_by == now and residual.way != "same" and _digest(restored(residual, after)) == fate.sha256_in:
+        return way.name_of(place)
+    return way.name_of(
+        way.store.write(
+            Residual(
+                way="whole", path=fate.path, target=target, found_by=now, sha256=fate.sha256_in,
+                content=zlib.compress(original, _LEVEL),
+            )
+        )
+    )  # fmt: skip
+
+
 def keep_the_rest(way: WayBack, inventory: Inventory, fates: Mapping[str, FileFate], output: Path) -> list[FileFate]:
     """Keep what leads back to each file of an output that nothing leads back to yet: documents, copies of images, and
     what was copied unprotected; gives their new fates.

@@ -21,7 +21,7 @@ from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectOptions, VerifyReport, protect, verify
 from monai_salm.pipeline.fates import FileFate
 from monai_salm.pipeline.file_views import BudgetOptions
-from monai_salm.pipeline.protection import ProtectResult
+from monai_salm.pipeline.protect_result import ProtectResult
 from monai_salm.pipeline.verdicts import FileVerdict
 from monai_salm.windows import parse_window
 from tests.exports import KEY

@@ -84,12 +84,12 @@ def test_output_that_cannot_fit_is_told_before_anything_is_written(
 ) -> None:
     size, disk = _pictures(tmp_path / "in"), small_disk(300)
     with pytest.raises(DiskError, match=LINE) as caught:
-        protect(tmp_path / "in", disk / "out", drawn(restore=False))
+        protect(tmp_path / "in", disk / "out", drawn())
     needed, free = _numbers(caught.value)
     assert 300 * 1024 - 2 * 4096 <= free <= 300 * 1024  # two locks are there while it looks
     assert size <= needed < size + 100_000
     with pytest.raises(DiskError, match=LINE) as caught:
-        protect(tmp_path / "in", disk / "out", drawn())
+        protect(tmp_path / "in", disk / "out", drawn(restore=True))
     assert needed + size // 4 <= _numbers(caught.value)[0] < needed + size // 2, "residuals take room too"
     assert not list(disk.iterdir())
     # Half of it would be enough for each, but both are on one disk.
@@ -133,7 +133,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
     tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pictures(tmp_path / "in")
-    protect(tmp_path / "in", tmp_path / "whole", drawn(restore=False))
+    protect(tmp_path / "in", tmp_path / "whole", drawn())
     disk = small_disk(1000)
     room = import_module("monai_salm.pipeline.output")
     write, seen = room.write_file, []
@@ -147,7 +147,7 @@ def test_run_stops_at_the_first_file_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(room, "write_file", write_until_full)
         with pytest.raises(DiskError, match=LINE) as caught:
-            protect(tmp_path / "in", disk / "out", drawn(restore=False))
+            protect(tmp_path / "in", disk / "out", drawn())
     assert len(seen) == 2, "the others were not tried"
     needed, free = _numbers(caught.value)
     assert 3 * 131_072 < needed < 4 * 131_072 + 50_000, "what is left of the run"

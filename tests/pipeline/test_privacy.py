@@ -51,7 +51,9 @@ def test_work_folder_is_private_and_output_is_not(tmp_path: Path, umask: int, wo
     (tmp_path / "in" / "notes.txt").write_text("notes")
     (tmp_path / "in" / "raw.bin").write_bytes(b"\0")
     labels = mr_labels(tmp_path / "l.csv", 4)
-    protect(tmp_path / "in", tmp_path / "out", small(labels=labels, workers=workers, copy_unprotected=True))
+    protect(
+        tmp_path / "in", tmp_path / "out", small(labels=labels, workers=workers, copy_unprotected=True, restore=True)
+    )
     assert {path.name for path in (tmp_path / "out.work").iterdir()} == {
         "manifest.jsonl",
         "noise",

@@ -69,7 +69,7 @@ def _protected(
     tmp_path: Path, make: Callable[[Path], Path] = lambda folder: mr_export(folder, 3), **options: Any
 ) -> Path:
     make(tmp_path / "in")
-    protect(tmp_path / "in", tmp_path / "out", drawn(**options))
+    protect(tmp_path / "in", tmp_path / "out", drawn(**{"restore": True} | options))
     return tmp_path / "out"
 
 
@@ -86,7 +86,7 @@ def test_everything_comes_back(tmp_path: Path, workers: int) -> None:
     _mixed(tmp_path / "in")
     for name, how in {"a.png": {}, "b.jpg": {"quality": 90}, "c.tif": {}}.items():
         Image.fromarray((body(8, 64) // 4).astype(np.uint8)).save(tmp_path / "in" / name, **how)
-    done = protect(tmp_path / "in", tmp_path / "out", drawn(workers=workers, copy_unprotected=True))
+    done = protect(tmp_path / "in", tmp_path / "out", drawn(restore=True, workers=workers, copy_unprotected=True))
     handed_out = {path for path, fate in done.fates.items() if fate.status in ("protected", "copied")}
     assert handed_out == set(tree(tmp_path / "in"))
     assert sum(fate.status == "protected" for fate in done.fates.values()) >= 16
@@ -111,14 +111,15 @@ def test_images_and_documents_come_back(tmp_path: Path) -> None:
 
 def test_noise_of_a_search_comes_off(tmp_path: Path) -> None:
     mr_export(tmp_path / "in")
-    protect(tmp_path / "in", tmp_path / "out", small(labels=mr_labels(tmp_path / "labels.csv"), method="salm:texture"))
+    labels = mr_labels(tmp_path / "labels.csv")
+    protect(tmp_path / "in", tmp_path / "out", small(restore=True, labels=labels, method="salm:texture"))
     restore(tmp_path / "out", tmp_path / "back", KEY)
     assert tree(tmp_path / "back") == tree(tmp_path / "in")
 
 
 def test_zip_comes_back_as_a_zip_or_a_folder(tmp_path: Path) -> None:
     zip_file(tmp_path / "in.zip", mr_export(tmp_path / "in", 2))
-    protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn())
+    protect(tmp_path / "in.zip", tmp_path / "out.zip", drawn(restore=True))
     restore(tmp_path / "out.zip", tmp_path / "back", KEY)
     assert tree(tmp_path / "back") == tree(tmp_path / "in")
     restore(tmp_path / "out.zip", tmp_path / "back.zip", KEY)
@@ -219,7 +220,7 @@ def test_exchanged_residuals_are_refused(tmp_path: Path) -> None:
 def test_residual_of_another_release_with_the_same_key_is_refused(tmp_path: Path) -> None:
     """UIDs follow from the key, so both releases have the same; the noise of another seed is another."""
     out = _protected(tmp_path)
-    protect(tmp_path / "in", tmp_path / "second", drawn(seed=1))
+    protect(tmp_path / "in", tmp_path / "second", drawn(restore=True, seed=1))
     result = restore(out, tmp_path / "back", KEY, residuals=tmp_path / "second.work" / "residuals")
     assert result.to_json()["counts"] == {"restored": 0, "refused": 3, "failed": 0}
     assert "its original does not come back" in result.files[0].reason
@@ -318,8 +319,8 @@ def test_residuals_lie_where_the_user_wants_them_but_not_in_what_is_handed_out(t
     mr_export(tmp_path / "in", 2)
     for place, message in (("out/r", "lies in the output"), ("in/r", "lies in the input")):
         with pytest.raises(UsageError, match=f"the folder of residuals .* {message}"):
-            protect(tmp_path / "in", tmp_path / "out", drawn(residuals=tmp_path / place))
-    protect(tmp_path / "in", tmp_path / "out", drawn(residuals=tmp_path / "elsewhere"))
+            protect(tmp_path / "in", tmp_path / "out", drawn(restore=True, residuals=tmp_path / place))
+    protect(tmp_path / "in", tmp_path / "out", drawn(restore=True, residuals=tmp_path / "elsewhere"))
     assert not (tmp_path / "out.work" / "residuals").exists()
     shutil.rmtree(tmp_path / "out.work")
     restore(tmp_path / "out", tmp_path / "back", KEY, residuals=tmp_path / "elsewhere")
@@ -337,7 +338,7 @@ def test_resume_makes_lost_residuals_again(tmp_path: Path, damage: str) -> None:
             place.unlink()
         else:
             place.write_bytes(before[place][:100])
-    protect(tmp_path / "in", out, drawn(resume=True))
+    protect(tmp_path / "in", out, drawn(restore=True, resume=True))
     assert {place: place.read_bytes() for place in _residuals(tmp_path)} == before
 
 
@@ -346,7 +347,7 @@ def test_same_run_gives_the_same_residuals(tmp_path: Path) -> None:
     first = {place.name: place.read_bytes() for place in _residuals(tmp_path)}
     shutil.rmtree(tmp_path / "out")
     shutil.rmtree(tmp_path / "out.work")
-    protect(tmp_path / "in", tmp_path / "out", drawn(workers=1))
+    protect(tmp_path / "in", tmp_path / "out", drawn(restore=True, workers=1))
     assert {place.name: place.read_bytes() for place in _residuals(tmp_path)} == first
 
 
@@ -360,7 +361,7 @@ def test_residuals_tell_nothing_of_the_noise(tmp_path: Path) -> None:
     out = _protected(tmp_path, one)
     content = _residuals(tmp_path)[0].read_bytes()
     for seed in range(1, 4):
-        protect(tmp_path / "in", tmp_path / f"out{seed}", drawn(seed=seed))
+        protect(tmp_path / "in", tmp_path / f"out{seed}", drawn(restore=True, seed=seed))
         other = next((tmp_path / f"out{seed}.work" / "residuals").rglob("*.residual"))
         assert other.stat().st_size == len(content)
     counts = np.bincount(np.frombuffer(content[20:], np.uint8), minlength=256)
