@@ -155,7 +155,7 @@ def test_bytes_are_those_of_the_processes(address: str, tmp_path: Path, monkeypa
     """With relative paths, which mean nothing to workers elsewhere."""
     monkeypatch.chdir(tmp_path)
     mr_export(Path("in"), 12)
-    protect(Path("in"), Path("pool"), drawn(workers=2))
+    protect(Path("in"), Path("pool"), drawn(restore=True, workers=2))
     done = protect(Path("in"), Path("out"), drawn(restore=True, scheduler=address, work_dir=Path("private")))
     assert done.to_json()["counts"]["failed"] == 0
     assert tree(Path("out")) == tree(Path("pool"))
@@ -172,7 +172,7 @@ def test_bytes_are_those_of_the_processes(address: str, tmp_path: Path, monkeypa
 
 def test_workers_killed_while_files_are_written(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mr_export(tmp_path / "in", 40)
-    protect(tmp_path / "in", tmp_path / "pool", drawn(workers=2))
+    protect(tmp_path / "in", tmp_path / "pool", drawn(restore=True, workers=2))
     send, killed = ClusterWorkers._begin_jobs, {}
 
     def sent(self: ClusterWorkers, function: Any, jobs: Any) -> Any:
@@ -184,7 +184,7 @@ def test_workers_killed_while_files_are_written(address: str, tmp_path: Path, mo
         return future
 
     monkeypatch.setattr(ClusterWorkers, "_begin_jobs", sent)
-    done = protect(tmp_path / "in", tmp_path / "out", drawn(scheduler=address))
+    done = protect(tmp_path / "in", tmp_path / "out", drawn(restore=True, scheduler=address))
     assert done.to_json()["counts"]["failed"] == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "pool")
     assert _manifest(tmp_path / "out.work") == _manifest(tmp_path / "pool.work")
