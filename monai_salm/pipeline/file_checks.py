@@ -6,7 +6,6 @@ process; what needs the others of the folder is said by :mod:`monai_salm.pipelin
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -323,14 +322,12 @@ def _with_header(verdict: FileVerdict, differences: list[HeaderChange] | str) ->
             verdict="mismatch",
             problems=[*verdict.problems, f"the protected file cannot be compared: {differences}"],
         )
-    for difference in differences:
-        if difference.allowed:
-            verdict.header_changes.append(sys.intern(difference.name))
-        else:
-            verdict.problems.append(
-                f"{difference.name} is {difference.other or 'absent'}, in the original "
-                f"{difference.original or 'absent'}"
-            )
+    verdict.header_changes = tuple(difference.name for difference in differences if difference.allowed)
+    verdict.problems += [
+        f"{difference.name} is {difference.other or 'absent'}, in the original {difference.original or 'absent'}"
+        for difference in differences
+        if not difference.allowed
+    ]
     return verdict
 
 

@@ -40,7 +40,7 @@ _SMALL_PLANE = 1 << 18
 """Pixels of a plane whose discs are kept for the next file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MeanShift:
     """How far the means of all regions of one size moved, up or down.
 

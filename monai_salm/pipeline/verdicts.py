@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from monai_salm.io.sharing import shared
 from monai_salm.pipeline.region_means import MeanShift, shifts_in_words, worst_shifts
 
 
@@ -50,8 +51,16 @@ class FileVerdict:
     ssim: float | None = None
     second_reader: str = ""
     second_max_change_real: float | None = None
-    header_changes: list[str] = field(default_factory=list)
+    header_changes: tuple[str, ...] = ()
     dangling: list[str] = field(default_factory=list)
+
+
+def kept_once(verdict: FileVerdict) -> FileVerdict:
+    """Give a verdict that came from another process, with what many files' verdicts say alike kept once."""
+    verdict.header_changes = shared(verdict.header_changes)
+    for name in ("verdict", "bound", "second_reader"):
+        setattr(verdict, name, shared(getattr(verdict, name)))
+    return verdict
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from monai_salm.pipeline.inventory import NO_CHOICES, Inventory, kinds_found
 from monai_salm.pipeline.record import RunRecord, find_record, grown_views
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.sides import check_places, check_sides
-from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport
+from monai_salm.pipeline.verdicts import FileVerdict, VerifyReport, kept_once
 from monai_salm.progress import Progress
 from monai_salm.volumes import volume_of
 from monai_salm.workers import Workers, workers_of
@@ -162,7 +162,7 @@ class _Verification:
             for paths, findings in self._volumes(workers):
                 self.refused |= findings.refused
                 for path in paths:
-                    verdicts[path] = self._without_file(path) or self._finished(findings.verdicts[path])
+                    verdicts[path] = self._without_file(path) or self._finished(kept_once(findings.verdicts[path]))
                 bar.update(len(paths))
         jobs = []
         for path in (*self.before.documents, *self.before.refused):

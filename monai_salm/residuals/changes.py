@@ -3,10 +3,10 @@
 
 Values are taken as the integers that their bytes are, floats too: the change is a difference of unsigned integers that
 wraps around, so nothing is rounded. First a byte that says whether the axes are reversed, so that neighbors in memory
-are neighbors here. Then for each part (of :data:`monai_salm.slabs.SLAB` values): how many bytes a change has, how many
-values there are of changes and which, or 0 where they are many; a bit for each value that says whether it changed; and
-the changes alone, as the numbers of these values in 1, 2 or 4 bits, or as they are. All of it is one deflate stream
-(RFC 1951).
+are neighbors here. Then for each part (of :data:`monai_salm.slabs.SLAB` values) how many bytes a change has, and how
+many different ones there are. Where these are few: which, and for each value the number of its change in 2 or 4 bits.
+Where they are many, which is said as 0: a bit for each value that says whether it changed, and the changes of those
+alone. All of it is one deflate stream (RFC 1951).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.slabs import SLAB
 
-_LEVEL = 1
+_LEVEL = 1  # and runs alone are looked for: longer matches are chance, and take half of the time
 _WIDTHS = (1, 2, 4, 8)
 _MOST_SYMBOLS = 16
 _DAMAGED = "what the residual holds is not of an image of this shape; get the residuals of the run that protected it"
@@ -33,22 +33,27 @@ def packed_changes(original: NDArray[Any], protected: NDArray[Any]) -> bytes:
     Args:
         original, protected: stored values of one shape and type.
     """
-    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     reverse = not original.flags.c_contiguous and original.flags.f_contiguous
     parts = [stream.compress(bytes([reverse]))]
     if reverse:
         original, protected = original.T, protected.T
     for part in _parts(original):
         difference = _as_integers(original[part]) - _as_integers(protected[part])
-        changed = difference != 0
-        places = np.flatnonzero(changed)  # of booleans: of integers it takes ten times as long
-        steps = difference.ravel()[places].view(_signed(difference.dtype))
+        steps = difference.ravel().view(_signed(difference.dtype))
         width = _width_of(steps)
-        symbols, codes = _coded(steps.astype(f"<i{width}"))
+        whole = steps.astype(np.int8).view(np.uint8)
+        symbols = _symbols(whole) if width == 1 else None
+        if symbols is not None:
+            parts += [stream.compress(bytes([width, len(symbols)]) + symbols.tobytes())]
+            parts += [stream.compress(_coded(whole, symbols))]
+            continue
+        changed = steps != 0
+        places = np.flatnonzero(changed)  # of booleans: of integers it takes ten times as long
         parts += [
-            stream.compress(bytes([width, len(symbols)]) + symbols),
+            stream.compress(bytes([width, 0])),
             stream.compress(np.packbits(changed).tobytes()),
-            stream.compress(codes),
+            stream.compress(steps[places].astype(f"<i{width}").tobytes()),
         ]
     return b"".join([*parts, stream.flush()])
 
@@ -73,55 +78,54 @@ def with_changes_undone(protected: NDArray[Any], packed: bytes) -> NDArray[Any]:
         width, count = stream.take(2)
         if width not in _WIDTHS or width > values.itemsize or count > _MOST_SYMBOLS:
             raise RefusedError(_DAMAGED)
-        symbols = stream.take(count)
-        bits = np.frombuffer(stream.take(-(-values.size // 8)), np.uint8)
-        places = np.flatnonzero(np.unpackbits(bits, count=values.size).view(bool))
-        steps = _decoded(stream, symbols, width, len(places))
-        undone = values.ravel().copy()
-        undone[places] += steps.astype(_signed(values.dtype)).view(values.dtype)
+        if count:
+            steps = _decoded(stream, stream.take(count), values.size)
+            undone = values.ravel() + steps.astype(_signed(values.dtype)).view(values.dtype)
+        else:
+            bits = np.frombuffer(stream.take(-(-values.size // 8)), np.uint8)
+            places = np.flatnonzero(np.unpackbits(bits, count=values.size).view(bool))
+            steps = np.frombuffer(stream.take(width * len(places)), f"<i{width}")
+            undone = values.ravel().copy()
+            undone[places] += steps.astype(_signed(values.dtype)).view(values.dtype)
         original[part] = undone.reshape(values.shape).view(protected.dtype)
     stream.end()
     return original.T if reverse else original
 
 
-def _coded(steps: NDArray[Any]) -> tuple[bytes, bytes]:
-    """Give the few values that there are, and for each step the number of its value in 1, 2 or 4 bits; no values, and
-    the steps themselves, where they are not so few, or wider than a byte.
-    """
-    if steps.itemsize > 1:
-        return b"", steps.tobytes()
-    whole = steps.view(np.uint8)
-    symbols = np.flatnonzero(np.bincount(whole, minlength=256)).astype(np.uint8)
-    if not 0 < len(symbols) <= _MOST_SYMBOLS:
-        return b"", steps.tobytes()
+def _symbols(whole: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Give the different values of bytes; None where they are not so few."""
+    found = np.flatnonzero(np.bincount(whole, minlength=256)).astype(np.uint8)
+    return found if len(found) <= _MOST_SYMBOLS else None
+
+
+def _coded(whole: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> bytes:
+    """Give for each byte the number of its value in 2 or 4 bits."""
     number = np.zeros(256, dtype=np.uint8)
     number[symbols] = np.arange(len(symbols))
     bits = _bits_of(len(symbols))
     together = 8 // bits
-    codes = np.zeros(-(-len(whole) // together) * together, dtype=np.uint8)
-    codes[: len(whole)] = number.take(whole)
-    packed = np.zeros(len(codes) // together, dtype=np.uint8)
-    for place in range(together):
-        packed |= codes[place::together] << np.uint8(bits * place)
-    return symbols.tobytes(), packed.tobytes()
+    codes = whole.tobytes().translate(number.tobytes())  # a table of bytes: numpy makes numbers of 8 bytes first
+    words = np.frombuffer(codes + bytes(-len(codes) % together), f"<u{together}")
+    packed = words.copy()
+    for place in range(1, together):
+        packed |= words >> words.dtype.type((8 - bits) * place)
+    return packed.astype(np.uint8).tobytes()
 
 
-def _decoded(stream: _Inflated, symbols: bytes, width: int, count: int) -> NDArray[Any]:
-    if not symbols:
-        return np.frombuffer(stream.take(width * count), f"<i{width}")
+def _decoded(stream: _Inflated, symbols: bytes, count: int) -> NDArray[np.int8]:
     bits = _bits_of(len(symbols))
     together = 8 // bits
-    packed = np.frombuffer(stream.take(-(-count // together)), np.uint8)
-    codes = np.empty(len(packed) * together, dtype=np.uint8)
-    for place in range(together):
-        codes[place::together] = (packed >> np.uint8(bits * place)) & np.uint8((1 << bits) - 1)
     values = np.zeros(1 << bits, dtype=np.int8)  # numbers that were not given stand for no change
     values[: len(symbols)] = np.frombuffer(symbols, np.int8)
-    return values.take(codes[:count])
+    places = np.arange(together, dtype=np.uint8) * np.uint8(bits)
+    of_byte = values[(np.arange(256, dtype=np.uint8)[:, None] >> places) & np.uint8((1 << bits) - 1)]
+    packed = np.frombuffer(stream.take(-(-count // together)), np.uint8)
+    steps: NDArray[np.int8] = of_byte.view(f"<u{together}").ravel().take(packed).view(np.int8)[:count]
+    return steps
 
 
 def _bits_of(symbols: int) -> int:
-    return 1 if symbols <= 2 else 2 if symbols <= 4 else 4
+    return 2 if symbols <= 4 else 4
 
 
 class _Inflated:

@@ -267,7 +267,7 @@ def test_documents_that_follow_are_no_mismatch(disc: Path) -> None:
     assert report.to_json()["dangling_references"] == 0
     changes = {file.path: file.header_changes for file in report.files}
     assert {"SOPInstanceUID", "SeriesInstanceUID"} <= set(changes["sr.dcm"])
-    assert changes["alone.dcm"] == changes["notes.txt"] == []
+    assert changes["alone.dcm"] == changes["notes.txt"] == ()
 
 
 @pytest.mark.parametrize(
