@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,9 @@ def grow(given_data: Path, work: Path, rows: Rows, wanted: Sequence[str]) -> Non
             command("protect", source, work / "searched", *how, "--rounds", 2)
             how += ["--surrogate", work / "searched.work" / "surrogate.safetensors"]
         remove_run(work / "once")
+        began = time.monotonic()
         command("protect", source, work / "once", *how)
+        seconds = time.monotonic() - began
         for whole_series in (True, False):
             remove_run(work / "grown")
             first, *later = days(source, fresh(work / "days"), whole_series=whole_series)
@@ -103,7 +106,7 @@ def grow(given_data: Path, work: Path, rows: Rows, wanted: Sequence[str]) -> Non
                 what="grown", data_set=name, options=[part for part in options if not part.startswith("--")],
                 steps=1 + len(later), whole_series=whole_series, files=len(made), handed_out=len(handed_out),
                 same=sum(made[path].sha256_out == grown[path].sha256_out for path in handed_out),
-                rivals=len(rivals), other=[path for path in other if path not in rivals][:5],
+                seconds_at_once=round(seconds, 1), rivals=len(rivals), other=[path for path in other if path not in rivals][:5],
             )  # fmt: skip
 
 
