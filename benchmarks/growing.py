@@ -106,7 +106,8 @@ def grow(given_data: Path, work: Path, rows: Rows, wanted: Sequence[str]) -> Non
                 what="grown", data_set=name, options=[part for part in options if not part.startswith("--")],
                 steps=1 + len(later), whole_series=whole_series, files=len(made), handed_out=len(handed_out),
                 same=sum(made[path].sha256_out == grown[path].sha256_out for path in handed_out),
-                seconds_at_once=round(seconds, 1), rivals=len(rivals), other=[path for path in other if path not in rivals][:5],
+                seconds_at_once=round(seconds, 1), rivals=len(rivals),
+                other=[path for path in other if path not in rivals][:5],
             )  # fmt: skip
 
 
