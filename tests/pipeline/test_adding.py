@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from monai_salm.budget import Epsilon
 from monai_salm.cli import main
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import adding, protect, restore, verify
@@ -164,8 +165,9 @@ def test_references_follow_what_comes_later(tmp_path: Path) -> None:
     from tests.io.builders import reference
 
     mr_slice(source / "a.dcm", 0, ReferencedImageSequence=reference(uids[2]))
-    for number, name in ((1, "b"), (2, "c"), (3, "d")):
+    for number, name in ((1, "b"), (2, "c")):
         mr_slice(source / f"{name}.dcm", number)
+    mr_slice(source / "d.dcm", 3, ReferencedImageSequence=reference(uids[0]))
     dicom_object(source / "sr.dcm", SR, 1, [f"{ROOT_UID}.40.3"])
     dicom_object(source / "ko.dcm", KO, 2, [uids[3]])
     dicom_object(source / "rt.dcm", RTSTRUCT, 3, [uids[0], uids[1]], StructureSetDate="20200101",
@@ -206,11 +208,11 @@ def test_slices_are_added_to_a_series(tmp_path: Path) -> None:
     fates = _fates(out)
     assert {fate.status for fate in fates.values()} == {"protected"}
     assert len({fate.epsilon_real for fate in fates.values()}) == 1
-    report = verify(source, out)
+    report = verify(source, out, check_epsilon=Epsilon(8 / 255))
     assert not report.mismatches
     assert "1 series grew" in report.to_json()["manifest"]
     once = protect(source, tmp_path / "once", drawn())
-    assert once.fates[names[0]].epsilon_real != fates[names[0]].epsilon_real
+    assert once.fates[names[0]].epsilon_real < fates[names[0]].epsilon_real
 
 
 def test_series_that_is_one_sample_gets_no_slices(tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def test_stopped_while_it_is_taken_in(
     images = [path for path in tree(source) if path not in ("DICOMDIR", "sr.dcm")]
     protect(source, tmp_path / "once", drawn())
     folders = _parts(source, [["DICOMDIR", "sr.dcm"], images[:1], []])
-    out = _grown(folders[:2], tmp_path / "out", restore=True)
+    out = _grown(folders[:1], tmp_path / "out", restore=True)
     real: Callable[..., Any] = getattr(owner, name)
     calls = []
 
@@ -424,10 +426,11 @@ def test_stopped_while_it_is_taken_in(
 
     monkeypatch.setattr(owner, name, stopped)
     with pytest.raises(_StoppedError):
-        protect(folders[2], out, drawn(add=True, restore=True))
+        protect(folders[1], out, drawn(add=True, restore=True))
     assert calls
     monkeypatch.undo()
-    protect(folders[2], out, drawn(add=True, resume=True, restore=True))
+    protect(folders[1], out, drawn(add=True, resume=True, restore=True))
+    protect(folders[2], out, drawn(add=True, restore=True))
     assert tree(out) == tree(tmp_path / "once")
     assert {path: fate.sha256_out for path, fate in _fates(out).items()} == {
         path: fate.sha256_out for path, fate in _fates(tmp_path / "once").items()
