@@ -229,7 +229,8 @@ def test_victims_see_colors(tmp_path: Path) -> None:
         Image.fromarray(np.asarray(Image.open(path))[::-1]).save(path)
     protect(train / "in", train / "out", _options(train))
     options = EvaluateOptions(
-        labels=train / "l.csv", test_labels=test / "l.csv", victims="small-cnn", epochs=1, pictures=("*.png",),
+        labels=train / "l.csv", test_labels=test / "l.csv", victims="small-cnn", epochs=1, seeds=1, least_steps=5,
+        pictures=("*.png",),
         countermeasures="none,jpeg-50,grayscale,gaussian-1,orthogonal-projection", working_size=SIZE, device="cpu",
     )  # fmt: skip
     found = evaluate(train / "in", train / "out", test / "in", options)
