@@ -8,6 +8,7 @@ from pathlib import Path
 import files
 from data_sets import earlier, section, trade_off
 from estimates import estimates
+from growing import archive, cluster, growing
 from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
 from not_run import not_run
 from speed import faults, speed
@@ -56,6 +57,9 @@ def page(folder: Path = RESULTS) -> str:
         speed(folder),
         faults(folder),
         way_back(folder),
+        growing(folder),
+        cluster(folder),
+        archive(folder),
         files.cost(folder),
         not_run([*own, *missing]),
         earlier([found for found in sets if found.version]),
