@@ -224,6 +224,8 @@ class _Addition:
         reason = fate.reason
         if fate.status == "copied" and digest != fate.sha256_in and RENEWED not in reason:
             reason = f"{reason}; {RENEWED}"
+        if fate.status == "copied" and residual and self.way is None:  # of an image it is of the values
+            residual, reason = "", f"{reason}; its original does not come back: that was done without the key"
         return replace(fate, sha256_out=digest, residual=residual, reason=reason)
 
     def _with_way_back(self, fate: FileFate, original: Path) -> FileFate:

@@ -16,7 +16,7 @@ from monai_salm.methods.names import METHOD_KINDS
 from monai_salm.pipeline.deciding import Beside
 from monai_salm.pipeline.fates import IN_OUTPUT, FileFate, load_fates
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
-from monai_salm.pipeline.inventory import FileRecord, Inventory, file_digest, written_path
+from monai_salm.pipeline.inventory import FileRecord, Inventory, file_digest, has_digest, written_path
 from monai_salm.pipeline.keys import kept_secret
 from monai_salm.pipeline.known_files import KnownFiles
 from monai_salm.pipeline.options import ProtectOptions
@@ -231,7 +231,10 @@ class Release:
         """
         known, copies, files = set(), [], []
         for record in inventory.files:
-            if record.path in self.handed_out and record.path in inventory.unchanged:
+            if record.path in self.handed_out and (
+                record.path in inventory.unchanged
+                or has_digest(inventory.absolute(record.path), self.fates[record.path].sha256_in)
+            ):
                 known.add(record.path)
                 continue
             twin, record = self._beside_released(inventory, record)

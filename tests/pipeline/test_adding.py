@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -246,6 +247,30 @@ def test_what_is_there_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixt
     assert _ended([*arguments, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["counts"]["protected"], result["of_release"]) == (0, 4)
+
+
+def test_same_files_of_another_time(tmp_path: Path) -> None:
+    """Also those that nobody needed the bytes of."""
+    source = mr_export(tmp_path / "in", 2)
+    (source / "raw.bin").write_bytes(b"\0")
+    out = _grown([source], tmp_path / "out", copy_unprotected=True)
+    for path in source.rglob("*"):
+        os.utime(path, (1, 1))
+    done = protect(source, out, drawn(add=True, copy_unprotected=True))
+    assert (done.fates, done.of_release) == ({}, 3)
+
+
+def test_renewed_without_the_key(tmp_path: Path) -> None:
+    source = mr_export(tmp_path / "in", 1)
+    dicom_object(source / "sr.dcm", SR, 1, [f"{ROOT_UID}.10.1"])
+    out = _grown(_parts(source, [["sr.dcm"], []])[:1], tmp_path / "out", restore=True)
+    protect(tmp_path / "day1", out, drawn(add=True))
+    fate = _fates(out)["sr.dcm"]
+    assert (fate.residual, fate.reason) == (
+        "",
+        "no image (Comprehensive SR Storage); references to changed objects were "
+        "renewed; its original does not come back: that was done without the key",
+    )
 
 
 def test_names_and_uids_that_are_taken(tmp_path: Path) -> None:
