@@ -196,11 +196,12 @@ class Release:
             )
         residuals = call.residuals or self.options.residuals or self.work_dir / RESIDUALS
         labels = call if call.labels is not None or call.labels_from_folders else self.options
+        column = None if labels.labels_from_folders else call.label_column or self.options.label_column
         return replace(
             self.options,
             method=self.method, surrogate="" if self.surrogate is None else str(surrogate), rounds=None, gentle=False,
             sample=self.frozen.begun_with.get("sample", self.options.sample), estimate=False,
-            labels=labels.labels, label_column=call.label_column or labels.label_column,
+            labels=labels.labels, label_column=column,
             labels_from_folders=labels.labels_from_folders, label_maps=call.label_maps, pictures=call.pictures,
             copy_unprotected=call.copy_unprotected, device=call.device, workers=call.workers, scheduler=call.scheduler,
             key_file=key_file, restore=restore, residuals=residuals if restore else None, work_dir=work_dir,

@@ -319,6 +319,16 @@ def test_file_that_was_refused_comes_again(tmp_path: Path) -> None:
     assert not FrozenPlan.read(tmp_path / "out.work" / "plan.jsonl").plan.refused
 
 
+def test_column_of_the_labels_is_the_same(tmp_path: Path) -> None:
+    table = {f"case{number}/image.dcm": [number % 2, number] for number in range(6)}
+    labels = label_table(tmp_path / "l.csv", table, columns=("ill", "age"))
+    folders = _parts(mr_export(tmp_path / "in", 6), [[f"case{number}/image.dcm" for number in range(4)], []])
+    out = _grown(folders[:1], tmp_path / "out", make=small, method="salm:texture", labels=labels, label_column="ill",
+                 estimate=False)  # fmt: skip
+    protect(folders[1], out, small(labels=labels, add=True))
+    assert {fate.status for fate in _fates(out).values()} == {"protected"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
