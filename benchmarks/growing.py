@@ -66,13 +66,23 @@ def days(source: Path, folder: Path, *, whole_series: bool) -> list[Path]:
     return places
 
 
+def _place(data: Path, source: Path, part: str, work: Path) -> Path:
+    """Give where labels lie; of a table a copy whose paths are below the images' folder, wherever that is copied to."""
+    place = data / part
+    if place.suffix != ".csv":
+        return place
+    table, inner = work / "labels.csv", source.relative_to(place.parent).as_posix()
+    table.write_text(place.read_text(encoding="utf-8").replace(f"\n{inner}/", "\n"), encoding="utf-8")
+    return table
+
+
 def grow(given_data: Path, work: Path, rows: Rows, wanted: Sequence[str]) -> None:
     """Hold a release that grew against one that was made at once, with the same surrogate where the method has one."""
     for name, (folder, options) in SETS.items():
         if name not in wanted:
             continue
         source = given_data / folder
-        how: list[object] = [str(given_data / part) if "/" in part else part for part in options]
+        how: list[object] = [_place(given_data, source, part, work) if "/" in part else part for part in options]
         how += ["--key-file", KEY, "--no-restore", "--no-estimate", "--working-size", 64]
         if "salm:texture" in how:
             remove_run(work / "searched")
