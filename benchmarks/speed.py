@@ -17,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def measured(command: list[str], package: Path, accept: tuple[int, ...] = (0,)) 
     while process.poll() is None:
         peak = max(peak, sum(map(_resident, _family(process.pid))))
         # To look takes a third of a core where that is done twenty times a second, which the processes lack.
-        time.sleep(min(2.0, 0.05 + (time.perf_counter() - began) / 20))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(2.0, 0.05 + (time.perf_counter() - began) / 20))
     said = process.stdout.read() if process.stdout is not None else ""
     seconds = time.perf_counter() - began
     if process.returncode not in accept:
