@@ -28,7 +28,7 @@ from monai_salm.pipeline.label_table import ordered
 from monai_salm.pipeline.labels import Target
 from monai_salm.pipeline.manifest import Manifest
 from monai_salm.pipeline.options import ProtectOptions
-from monai_salm.pipeline.output import make_derivation, written_again
+from monai_salm.pipeline.output import make_derivation, new_syntaxes, written_again
 from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.record import MANIFEST
 from monai_salm.pipeline.references import own_uids, renewed_uids
@@ -89,7 +89,7 @@ def take_in(
     part = part.without(release.handed_out)
     search = SearchRecord.of_any_run(work_dir) or SearchRecord("", {}, {})
     addition = _Addition(
-        release, part, inventory, output, work_dir, way_back_of(options, release.work_dir),
+        release, part, inventory, output, way_back_of(options, release.work_dir),
         {path: fate for path, fate in told.items() if path in part.known.files},
     )  # fmt: skip
     fates, written = addition.written_later(make_derivation(inventory, part.plan, options, work_dir, release))
@@ -113,7 +113,7 @@ class _Addition:
     """Added files that are written, and what has to be done because of them.
 
     Args:
-        release, inventory, output, work_dir: as of :func:`take_in`.
+        release, inventory, output: as of :func:`take_in`.
         part: plan of the addition.
         way: back to the originals; None where there is none.
         fates: of the added files; those of copies are put in here.
@@ -123,7 +123,6 @@ class _Addition:
     part: FrozenPlan
     inventory: Inventory
     output: Path
-    work_dir: Path
     way: WayBack | None
     fates: dict[str, FileFate]
 
@@ -161,14 +160,7 @@ class _Addition:
         for record in self.copies:
             fate = written_again(self.whole, fates[record.copy_of], record.path, self.output)
             self.fates[record.path] = fates[record.path] = self._with_way_back(fate, self.whole.absolute(record.path))
-        whole = replace(
-            derivation, changed_uids=changed,
-            transfer_syntaxes={
-                header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax
-                for header in protected
-                if header.output_transfer_syntax
-            },
-        )  # fmt: skip
+        whole = replace(derivation, changed_uids=changed, transfer_syntaxes=new_syntaxes(protected))
         targets = {self._target(fate) for fate in fates.values() if fate.status in IN_OUTPUT} - again.keys()
         for fate in write_documents(self.whole, again, self.output, whole, frozenset(targets)):
             document = self.whole.documents[fate.path]

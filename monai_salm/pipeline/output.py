@@ -241,12 +241,17 @@ def make_derivation(
         image_type=options.image_type,
         provenance=options.provenance,
         source_reference=options.source_reference,
-        transfer_syntaxes={
-            header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax
-            for header in changed
-            if header.output_transfer_syntax
-        },
+        transfer_syntaxes=new_syntaxes(changed),
     )
+
+
+def new_syntaxes(protected: Iterable[ImageHeader]) -> dict[str, str]:
+    """Give the transfer syntax of each protected image that is not written in its own, by its SOP Instance UID."""
+    return {
+        header.identifiers["SOPInstanceUID"]: header.output_transfer_syntax
+        for header in protected
+        if header.output_transfer_syntax
+    }
 
 
 def _renewed(

@@ -454,9 +454,8 @@ def test_stopped_while_it_is_taken_in(
     calls = []
 
     def stopped(*given: Any, **named: Any) -> Any:
-        of_release = not (name in ("rewrite", "write") and "adding" in str(given[1 if name == "write" else 0].__dict__
-                          if name == "rewrite" else given[1]))  # fmt: skip
-        if of_release:
+        place = given[0].path if name == "rewrite" else given[-1]
+        if name not in ("rewrite", "write") or "adding" not in str(place):  # what is the release's, not the addition's
             calls.append(1)
             if when == "after":
                 real(*given, **named)
