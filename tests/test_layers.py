@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"errors", "disk", "seals", "chance", "progress", "workers", "slabs"}
     | {"io", "bounds", "volumes", "residuals", "learning", "methods"}
     | VALUES,
-    "transforms": {"errors", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "transforms": {"errors", "disk", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
     "bundle": {"errors", "pipeline", "transforms"} | VALUES,

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from monai_salm.disk import atomic_target
 from monai_salm.errors import RefusedError
 from monai_salm.io import dicom, itk, nifti, other, raster
@@ -44,6 +47,7 @@ __all__ = [
     "StoredArray",
     "UndecidedError",
     "ZipBytes",
+    "affine",
     "atomic_target",
     "cased",
     "casing",
@@ -227,6 +231,19 @@ def kept_bytes(source: SourceImage) -> Buffer | None:
     as they were, or another file was read with them.
     """
     return _FORMATS[source.header.format].kept_bytes(source)
+
+
+def affine(source: SourceImage) -> NDArray[np.float64] | None:
+    """Give where an image lies in the patient, as MONAI and nibabel count: right, anterior and superior are positive.
+
+    Args:
+        source: of :func:`read_source`.
+
+    Returns:
+        4 x 4 matrix, millimeters, from the axes of ``header.shape`` (of a single plane: from those and the distance
+        along its normal); None of stacks of frames and of pictures, or where the file does not say it.
+    """
+    return _FORMATS[source.header.format].affine(source)
 
 
 def casing(source: SourceImage) -> Casing | None:

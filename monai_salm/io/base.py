@@ -18,7 +18,8 @@ Contract of a format module (``dicom``, ``nifti``, ``itk``, ``raster``), held by
   differ;
 * ``compare_headers(original, other)`` lists every difference outside the pixel values and says which are allowed;
   ``compare_sources(original, other)`` does so of two images that were read, without reading their files again;
-* ``kept_bytes(source)`` gives the bytes of an image's file that were read, where they are still there.
+* ``kept_bytes(source)`` gives the bytes of an image's file that were read, where they are still there;
+* ``affine(source)`` gives where an image lies in the patient, where the file says it.
 
 What ``read_source`` and ``read_back`` give has an ``origin``: the SHA-256 of the bytes that were decoded
 (:attr:`SourceImage.sha256`), and what the writer needs, so that each file is read once. Where the file may have changed
@@ -331,6 +332,9 @@ class FormatModule(Protocol):
         """Give the bytes of an image's file that were read; None where they were not kept, or more than one file was
         read.
         """
+
+    def affine(self, source: SourceImage) -> NDArray[np.float64] | None:
+        """Give the matrix from the image's axes to the patient's; None where the file does not say it."""
 
 
 class CasedFormat(Protocol):

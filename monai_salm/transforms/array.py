@@ -8,85 +8,29 @@ their results.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from monai.config import NdarrayOrTensor
 from monai.data import MetaTensor, get_track_meta
-from monai.transforms import Transform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
-from numpy.typing import NDArray
+from monai.transforms import InvertibleTransform, Transform
+from monai.utils import TraceKeys, TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from monai_salm.anatomy import anatomy_mask
 from monai_salm.background import border_values, find_background
-from monai_salm.errors import RefusedError, UsageError
+from monai_salm.errors import UsageError
 from monai_salm.learning.checks import known_device
-from monai_salm.learning.surrogate import frozen_set, load_surrogate
-from monai_salm.methods.error_minimizing import frozen_optimizer
 from monai_salm.methods.sparsity import sparsity_mask
-from monai_salm.noise import NoiseStore, SparseNoise, fingerprint
-from monai_salm.transforms.labels import target_of
-from monai_salm.transforms.loaded import RIGHT_AFTER_LOADING, OriginFinder, file_values
-from monai_salm.transforms.stored import StoredNoise, within_bounds
-from monai_salm.working_grid import working_shape
-from monai_salm.working_samples import WorkingMaps, WorkingSample, common_levels, planes_of
+from monai_salm.noise import NoiseStore, fingerprint
+from monai_salm.transforms.frozen import FrozenNoise
+from monai_salm.transforms.images import OWN, PipelineImage
+from monai_salm.transforms.loaded import file_fingerprints, file_values, real_of_file
+from monai_salm.transforms.stored import Applied, StoredNoise
+from monai_salm.transforms.tracing import Trace
 
 __all__ = ["AnatomyMask", "SALMProtect", "SparsityMask"]
-
-_DTYPES = (
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.uint16,
-    torch.uint32,
-    torch.float32,
-    torch.float64,
-)
-
-
-def _plain(image: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NDArray[Any]]:
-    """Give the image as MONAI tracks it, and its only channel as a plain array of the type that it came in.
-
-    Raises:
-        UsageError: it is no image that has been loaded and not changed since.
-    """
-    try:
-        tracked = convert_to_tensor(image, track_meta=get_track_meta())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"an array or a tensor is needed, this is {type(image).__name__} ({str(error).partition(chr(10))[0]})"
-        ) from error
-    if not isinstance(tracked, torch.Tensor):
-        raise UsageError(f"an array or a tensor is needed, this is {type(image).__name__}; load it with LoadImage")
-    if tracked.ndim in (3, 4) and tracked.shape[0] in (3, 4):
-        raise UsageError(
-            f"the image has shape {tuple(tracked.shape)}, which is that of a color image; transforms take gray "
-            "ones, monai-salm protect takes both"
-        )
-    if tracked.ndim not in (3, 4) or tracked.shape[0] != 1:
-        raise UsageError(
-            f"the image has shape {tuple(tracked.shape)}; (1, H, W) or (1, H, W, D) is needed: one channel, first "
-            "(EnsureChannelFirst)"
-        )
-    if not tracked.numel():
-        raise UsageError(f"the image of shape {tuple(tracked.shape)} is empty; give one with at least one value")
-    if tracked.requires_grad:
-        raise UsageError("the image requires a gradient, which cannot flow through files' values; give image.detach()")
-    if tracked.dtype not in _DTYPES:
-        raise UsageError(
-            f"the image is {str(tracked.dtype).removeprefix('torch.')}, which holds no file's values; load it as "
-            "float32 or as integers"
-        )
-    if isinstance(tracked, MetaTensor) and tracked.pending_operations:
-        raise UsageError(
-            f"the image has {len(tracked.pending_operations)} pending operations (lazy); {RIGHT_AFTER_LOADING}"
-        )
-    return tracked, convert_to_tensor(tracked, track_meta=False).cpu().numpy()[0]
 
 
 class AnatomyMask(Transform):
@@ -107,7 +51,7 @@ class AnatomyMask(Transform):
         """Give the mask of an image.
 
         Args:
-            img: shape must be (1, H, W[, D]), real units.
+            img: shape must be (C, H, W[, D]), real units; the mean of several channels decides for all.
 
         Returns:
             Mask of the shape and dtype of ``img``.
@@ -115,8 +59,12 @@ class AnatomyMask(Transform):
         Raises:
             UsageError: the image has another shape.
         """
-        img, plain = _plain(img)
-        values = plain.astype(np.float64)
+        image = PipelineImage.of(img)
+        values = image.values.astype(np.float64)
+        if len(image.tracked) > 1:
+            values = values.mean(axis=-1)
+        if values.ndim > 3:
+            raise UsageError(f"the image has shape {tuple(image.tracked.shape)}; (C, H, W) or (C, H, W, D) is needed")
         background = find_background(values, border_values(values), modality=self.modality)
         mask = anatomy_mask(
             values,
@@ -124,7 +72,8 @@ class AnatomyMask(Transform):
             background=background,
             spacing=self.spacing,
         )
-        return convert_to_dst_type(mask[None], dst=img, dtype=img.dtype)[0]
+        everywhere = np.repeat(mask[None], len(image.tracked), axis=0)
+        return convert_to_dst_type(everywhere, dst=image.tracked, dtype=image.tracked.dtype)[0]
 
 
 class SparsityMask(Transform):
@@ -171,7 +120,7 @@ class SparsityMask(Transform):
         return marked
 
 
-class SALMProtect(Transform):
+class SALMProtect(InvertibleTransform):
     """Add SALM's noise to an image, within its budget: noise that a run has stored, or noise optimized now with a run's
     surrogate, frozen.
 
@@ -183,6 +132,11 @@ class SALMProtect(Transform):
     it was in the run. What may be a label map is refused, as in a run. Either way the change is held against the budget
     before it is returned. Networks and open files are neither pickled nor copied: the transform works in worker
     processes and in caching data sets.
+
+    Images may be in color, or have the points of a time series as channels. A series that was loaded as one image gets
+    the noise of a run over series (``--sample series``), or of one over slices (``--sample instance``), slice by slice.
+
+    What was done is added to the image's ``applied_operations``, and :meth:`inverse` takes stored noise off again.
 
     Args:
         noise: folder ``noise`` of a run's work folder.
@@ -210,23 +164,16 @@ class SALMProtect(Transform):
         if noise is not None and Path(noise, "noise").is_dir():
             raise UsageError(f"{noise}: a run's work folder; give {Path(noise, 'noise')}, the folder of its noise")
         self.stored = None if noise is None else StoredNoise(NoiseStore(noise))
-        self.surrogate = None if surrogate is None else str(surrogate)
-        if rounds is not None and rounds < 1:
-            raise UsageError(f"rounds {rounds} must be at least 1; None takes as many as the surrogate's run took")
-        self.rounds = rounds
-        self.device = str(known_device(device))
-        self._loaded: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loaded": None}
+        self.frozen = None if surrogate is None else FrozenNoise(str(surrogate), rounds, str(known_device(device)))
 
     def __call__(self, img: NdarrayOrTensor, label: Any = None, sample_id: str | None = None) -> NdarrayOrTensor:
         """Protect an image.
 
         Args:
-            img: shape must be (1, H, W[, D]), real units, as loaded; a folder of slices that was loaded as one image is
-                a volume.
-            label: with a surrogate: its class (number or name), its findings, or its label map (1, H, W[, D]).
+            img: shape must be (C, H, W[, D]), real units, as loaded: one channel, three of colors, or the points of a
+                time series; a folder of slices that was loaded as one image is a volume.
+            label: with a surrogate: its class (number, name or one-hot), its findings, or its label map (1, H, W[, D])
+                or (classes, H, W[, D]).
             sample_id: with stored noise: its id; None finds the image by its values.
 
         Returns:
@@ -237,88 +184,65 @@ class SALMProtect(Transform):
             RefusedError: the image cannot carry the noise.
             VerificationError: a bound would be broken.
         """
-        img, plain = _plain(img)
-        protected = (
-            self._optimize(img, plain, label)
-            if self.stored is None
-            else self._apply(self.stored, img, plain.astype(np.float64), sample_id)
-        )
-        held = protected.astype(plain.dtype)
-        if plain.dtype.kind in "iu" and not np.array_equal(held, protected):
-            raise UsageError(f"the protected values are not whole, and the image is {plain.dtype}; load it as float32")
-        return convert_to_dst_type(held[None], dst=img, dtype=img.dtype)[0]
-
-    def _apply(
-        self, stored: StoredNoise, image: NdarrayOrTensor, values: NDArray[np.float64], sample_id: str | None
-    ) -> NDArray[np.float64]:
-        """Apply stored noise; where the image's values are not exactly those of a file, to those that
-        its own file has.
-        """
-        try:
-            return stored.apply(values, sample_id)
-        except UsageError:
-            exact = file_values(image, values)
-            if exact is None or np.array_equal(exact, values):
-                raise
-        return stored.apply(exact, sample_id)
-
-    def _optimize(self, image: NdarrayOrTensor, plain: NDArray[Any], label: Any) -> NDArray[np.float64]:
-        """Search noise for one image with the frozen surrogate."""
-        if self._loaded is None:
-            network, card = load_surrogate(self.surrogate)  # type: ignore[arg-type]
-            self._loaded = network, card, OriginFinder(card)
-        network, card, finder = self._loaded
-        if plain.ndim != card.spatial_dims:
-            kind = (
-                "a run over volumes, or load each slice as an image of its own"
-                if plain.ndim == 3
-                else "a run over slices, or load whole volumes"
-            )
-            raise UsageError(
-                f"{self.surrogate}: it was trained on {card.spatial_dims}D images, this one has {plain.ndim} "
-                f"axes; give the surrogate of {kind}"
-            )
-        origin = finder.find(image, plain)
-        canvases = [canvas for _, canvas in origin.parts]
-        shape = working_shape(origin.native, card.working_size)
-        if origin.places:
-            maps = WorkingMaps.of_slices(
-                ((source.stored, canvas) for source, canvas in origin.parts), origin.native, shape
-            )
+        image = PipelineImage.of(img)
+        if self.frozen is not None:
+            found = Applied(self.frozen.protect(image, label), (), [])
         else:
-            maps = WorkingMaps.of_file(origin.parts[0][0].stored, canvases[0], shape)
-        if not maps.carrier_voxels.any():
-            raise RefusedError(
-                f"none of the image's {maps.anatomy_voxels} anatomy voxels lies inside the intensity window, so "
-                "nothing can carry noise"
+            found = self._apply(image, sample_id)
+        protected = image.back(found.values_real)
+        if isinstance(protected, MetaTensor):
+            moved = found.values_real != image.values
+            change = np.abs(found.values_real[moved] - image.values[moved])
+            trace = Trace(
+                "stored noise" if self.frozen is None else "frozen surrogate", found.parts, found.axes,
+                fingerprint(PipelineImage.of(protected).values), float(np.nanmax(change, initial=0)),
+                len(change) / moved.size,
+            )  # fmt: skip
+            self.push_transform(protected, extra_info=trace.to_plain())  # type: ignore[no-untyped-call]
+        return cast("NdarrayOrTensor", protected)
+
+    def inverse(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Take stored noise off an image that this transform protected, exactly.
+
+        Args:
+            img: as it was returned. What is not (the prediction of a network, in an ``Invertd``; an image that was
+                resampled since) is given back as it is.
+
+        Raises:
+            UsageError: no trace says that it was protected; or the noise was optimized here and is not stored.
+            RefusedError: the file that it was loaded from is not there any more: it is what proves the original.
+        """
+        if not isinstance(img, MetaTensor) or not any(step.get("class") in OWN for step in img.applied_operations):
+            raise UsageError("nothing says that this image was protected; give it as SALMProtect returned it")
+        found = self.pop_transform(img)
+        trace, image = Trace.of_plain(found[TraceKeys.EXTRA_INFO]), PipelineImage.of(img)
+        if fingerprint(image.values) != trace.fingerprint:
+            return img
+        if self.stored is None:
+            self.push_transform(img, extra_info=trace.to_plain())  # type: ignore[no-untyped-call]
+            raise UsageError(
+                "the noise was optimized here and is stored nowhere, so it cannot be taken off; load the original from "
+                "its file, or apply the stored noise of a run (noise=FOLDER)"
             )
-        levels, step_model = common_levels(canvases)
-        target = target_of(label, card, plain.shape, origin, shape)
-        known = all(source.header.spacing_known for source, _ in origin.parts)
-        planes = planes_of(canvases[0], origin.native, shape, spacing_known=known)
-        samples = [
-            WorkingSample(
-                sample_id="image", levels=levels, step_model=step_model, target=target, planes=planes, **vars(maps)
-            )
-        ]  # fmt: skip
-        optimizer = frozen_optimizer(network, card, rounds=self.rounds, device=self.device)
-        ((_, steps),) = optimizer.run(frozen_set(samples, card))
-        values, noise = origin.turned(plain.astype(np.float64)), SparseNoise.from_dense(steps, levels)
-        changed, parts = [], values if origin.places else [values]
-        for number, ((source, canvas), part) in enumerate(zip(origin.parts, parts, strict=True)):
-            place = (number, len(parts)) if origin.places else None
-            changed.append((source, within_bounds(source.stored, canvas, noise, place), part))
-        if all(np.array_equal(after, source.stored, equal_nan=after.dtype.kind == "f") for source, after, _ in changed):
-            raise RefusedError(
-                "the noise is empty (no voxel of it matters to the surrogate, or none can carry noise), so the "
-                "image would stay unprotected"
-            )
-        protected = [
-            np.where(after == source.stored, part, replace(source, stored=after).real)
-            for source, after, part in changed
-        ]
-        restored: NDArray[np.float64] = origin.restored(np.stack(protected) if origin.places else protected[0])
-        return restored
+        values = image.values.astype(np.float64)
+        original = self.stored.remove(values, trace.axes, trace.parts, file_fingerprints(img))
+        return cast("NdarrayOrTensor", image.back(original))
+
+    def _apply(self, image: PipelineImage, sample_id: str | None) -> Applied:
+        """Apply stored noise; where the image's values are not exactly those of a file, to those that its own file
+        has.
+        """
+        stored = cast("StoredNoise", self.stored)
+        values = image.values.astype(np.float64)
+        exact = file_values(image.tracked, values)
+        found = stored.apply(values, sample_id)
+        if found is None and exact is not None and not np.array_equal(exact, values):
+            found = stored.apply(exact, sample_id)
+        if found is None:
+            known = "its file is not in that run; give the noise of a run over it" if exact is not None else ""
+            why = known or image.too_late(real_of_file(image.tracked))
+            raise UsageError(f"{stored.missing(values.shape, sample_id)}; {why}")
+        return found
 
 
 def image_fingerprint(img: NdarrayOrTensor) -> str:
@@ -327,4 +251,4 @@ def image_fingerprint(img: NdarrayOrTensor) -> str:
     Args:
         img: shape must be (1, H, W[, D]).
     """
-    return fingerprint(_plain(img)[1])
+    return fingerprint(PipelineImage.of(img).values)

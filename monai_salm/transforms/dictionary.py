@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import InvertibleTransform, MapTransform
 
 from monai_salm.errors import UsageError
 from monai_salm.transforms.array import AnatomyMask, SALMProtect, SparsityMask
+from monai_salm.transforms.loading import LoadFaithful
+from monai_salm.transforms.saving import SaveFaithful
 
 __all__ = [
     "AnatomyMaskD",
     "AnatomyMaskDict",
     "AnatomyMaskd",
+    "LoadFaithfulD",
+    "LoadFaithfulDict",
+    "LoadFaithfuld",
     "SALMProtectD",
     "SALMProtectDict",
     "SALMProtectd",
+    "SaveFaithfulD",
+    "SaveFaithfulDict",
+    "SaveFaithfuld",
     "SparsityMaskD",
     "SparsityMaskDict",
     "SparsityMaskd",
@@ -52,7 +60,7 @@ class AnatomyMaskd(MapTransform):
         self.new_key_prefix = new_key_prefix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add or replace the masks; images must have shape (1, H, W[, D])."""
+        """Add or replace the masks; images must have shape (C, H, W[, D])."""
         result = dict(data)
         for key in self.key_iterator(result):
             result[key if self.new_key_prefix is None else f"{self.new_key_prefix}{key}"] = self.transform(result[key])
@@ -96,11 +104,12 @@ class SparsityMaskd(MapTransform):
         return result
 
 
-class SALMProtectd(MapTransform):
+class SALMProtectd(MapTransform, InvertibleTransform):
     """Dictionary version of :class:`~monai_salm.transforms.SALMProtect`.
 
-    Put it right after ``LoadImaged`` and ``EnsureChannelFirstd``; what it gives is what ``monai-salm protect`` writes
-    for the same image. A ``PersistentDataset`` should hash it by content (``hash_transform=pickle_hashing``).
+    Put it right after ``LoadFaithfuld``, or ``LoadImaged`` and ``EnsureChannelFirstd``; what it gives is what
+    ``monai-salm protect`` writes for the same image. A ``PersistentDataset`` should hash it by content
+    (``hash_transform=pickle_hashing``).
 
     Args:
         keys: images.
@@ -137,7 +146,7 @@ class SALMProtectd(MapTransform):
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the images by protected ones; they must have shape (1, H, W[, D]) and hold real units as loaded."""
+        """Replace the images by protected ones; they must have shape (C, H, W[, D]) and hold real units as loaded."""
         result = dict(data)
         sample_id = None if self.id_key is None else result[self.id_key]
         label = None if self.label_key is None else result[self.label_key]
@@ -145,7 +154,70 @@ class SALMProtectd(MapTransform):
             result[key] = self.transform(result[key], label, sample_id)
         return result
 
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take stored noise off the images again; see :meth:`SALMProtect.inverse`."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform.inverse(result[key])
+        return result
+
+
+class LoadFaithfuld(MapTransform):
+    """Dictionary version of :class:`~monai_salm.transforms.LoadFaithful`.
+
+    Args:
+        keys: paths, which are replaced by the images.
+        series_uid: see ``LoadFaithful``.
+        allow_missing_keys: do not raise on a missing key.
+    """
+
+    backend = LoadFaithful.backend
+
+    def __init__(self, keys: KeysCollection, series_uid: str = "", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = LoadFaithful(series_uid)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths by images of shape (C, W, H[, D]) or (C, i, j, k)."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform(result[key])
+        return result
+
+
+class SaveFaithfuld(MapTransform):
+    """Dictionary version of :class:`~monai_salm.transforms.SaveFaithful`.
+
+    Args:
+        keys: images to write.
+        output_dir, data_root_dir: see ``SaveFaithful``.
+        allow_missing_keys: do not raise on a missing key.
+        **options: all others of ``SaveFaithful``.
+    """
+
+    backend = SaveFaithful.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        data_root_dir: str | Path = "",
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = SaveFaithful(output_dir, data_root_dir, **options)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the images, of shape (C, spatial shape of their files), and give them back."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform(result[key])
+        return result
+
 
 AnatomyMaskD = AnatomyMaskDict = AnatomyMaskd
+LoadFaithfulD = LoadFaithfulDict = LoadFaithfuld
+SaveFaithfulD = SaveFaithfulDict = SaveFaithfuld
 SparsityMaskD = SparsityMaskDict = SparsityMaskd
 SALMProtectD = SALMProtectDict = SALMProtectd

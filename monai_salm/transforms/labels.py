@@ -7,22 +7,24 @@ from typing import Any
 
 import numpy as np
 from monai.utils import convert_to_tensor
+from numpy.typing import NDArray
 
 from monai_salm.errors import UsageError
 from monai_salm.learning.surrogate import SurrogateCard
 from monai_salm.transforms.loaded import Origin
-from monai_salm.working_grid import labels_to_working
 
 
-def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: Origin, shape: tuple[int, ...]) -> Any:
-    """Bring a label of a pipeline into the form of a working sample.
+def target_of(label: Any, card: SurrogateCard, origin: Origin) -> Any:
+    """Bring a label of a pipeline into the form that a surrogate was trained with.
 
     Args:
-        label: class (number or name), findings, or label map (1, H, W[, D]) in the image's axes.
+        label: class (number, name, or one-hot), findings, or label map (1, H, W[, D]), or one-hot
+            (classes, H, W[, D]), in the image's axes.
         card: of the surrogate.
-        native: shape of the image.
         origin: of the image.
-        shape: working grid.
+
+    Returns:
+        Number of the class; findings as 0 and 1; or the number of the class at each place of the native grid, uint8.
 
     Raises:
         UsageError: the surrogate does not know the label.
@@ -48,13 +50,7 @@ def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: 
             "or the name of a class is needed"
         )
     if task["task"] == "segmentation":
-        numbers = {int(name): number for number, name in enumerate(classes)}
-        values = np.unique(plain)
-        if plain.shape != (1, *native) or not set(values.tolist()) <= set(numbers):
-            wanted = f"{(1, *native)} and values of {sorted(numbers)} are needed"
-            raise UsageError(f"the label map has shape {plain.shape} and values {values[:10].tolist()}; {wanted}")
-        known = np.vectorize(numbers.__getitem__, otypes=[np.uint8])(origin.turned(plain[0].astype(int)))
-        return labels_to_working(known, shape)
+        return _numbered_map(plain, classes, origin)
     if task["multi_label"]:
         if plain.size != task["outputs"] or not np.isin(plain, (0, 1)).all():
             raise UsageError(
@@ -62,9 +58,37 @@ def target_of(label: Any, card: SurrogateCard, native: tuple[int, ...], origin: 
                 f"findings: {', '.join(classes)}"
             )
         return plain.reshape(-1).astype(np.float32)
+    if len(classes) > 1 and plain.shape == (len(classes),) and sorted(plain.tolist()) == [0] * (len(classes) - 1) + [1]:
+        return int(plain.argmax())  # one-hot
     if plain.size != 1:
         raise UsageError(f"the label has shape {plain.shape}; one class is needed, a number or one of {classes}")
     return _class_numbered(float(plain.reshape(-1)[0]), classes)
+
+
+def _numbered_map(plain: NDArray[Any], classes: list[str], origin: Origin) -> NDArray[np.uint8]:
+    """Give the number of the class at each place of the native grid, of a label map with one channel, or one-hot."""
+    numbers, native, values = {int(name): number for number, name in enumerate(classes)}, None, np.unique(plain)
+    if plain.ndim == len(origin.native) + 1:
+        native = tuple(plain.shape[1:])
+    if native is not None and native == origin.pipeline_shape:
+        if len(plain) == len(classes) > 1 and set(values.tolist()) <= {0, 1}:
+            marked = plain.astype(bool).sum(axis=0)
+            if (marked != 1).any():
+                raise UsageError(
+                    f"the label map has {len(plain)} channels, of which {int(marked.min())} to {int(marked.max())} "
+                    "are 1 at one place; one-hot labels have one (AsDiscrete(to_onehot=...)), regions that overlap "
+                    "are not taken"
+                )
+            found: NDArray[np.uint8] = origin.turned(plain.argmax(axis=0).astype(np.uint8))
+            return found
+        if len(plain) == 1 and set(values.tolist()) <= set(numbers):
+            known = np.vectorize(numbers.__getitem__, otypes=[np.uint8])
+            return np.asarray(known(origin.turned(plain[0].astype(int))))
+    wanted = (
+        f"{(1, *origin.pipeline_shape)} and values of {sorted(numbers)}, or one-hot "
+        f"{(len(classes), *origin.pipeline_shape)}, are needed"
+    )
+    raise UsageError(f"the label map has shape {plain.shape} and values {values[:10].tolist()}; {wanted}")
 
 
 def _class_named(label: str, classes: list[str]) -> int:

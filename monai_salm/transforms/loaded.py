@@ -35,6 +35,21 @@ from monai_salm.io import (
 )
 from monai_salm.io.dicom.image_headers import voi_window
 from monai_salm.learning.surrogate import SurrogateCard, series_key
+from monai_salm.noise import fingerprint
+from monai_salm.transforms.images import PipelineImage
+from monai_salm.transforms.loading import SOURCE, Provenance
+from monai_salm.transforms.reader_metadata import (
+    CENTER,
+    FUNCTION,
+    MODALITY,
+    SERIES,
+    WIDTH,
+    number_of,
+    rescaled,
+    same_values,
+    spacing_of,
+    text_of,
+)
 from monai_salm.volumes import (
     VolumeValues,
     VolumeView,
@@ -46,33 +61,6 @@ from monai_salm.volumes import (
 )
 from monai_salm.windows import IntensityWindow
 
-RIGHT_AFTER_LOADING = (
-    "apply SALMProtect right after loading, as float32 or float64, before any change of intensity, "
-    "spacing or orientation (as_closest_canonical is one)"
-)
-
-_MODALITY, _SERIES, _SLOPE, _INTERCEPT = "00080060", "0020000E", "00281053", "00281052"
-_BITS_STORED, _SIGNED, _PADDING, _PADDING_LIMIT = "00280101", "00280103", "00280120", "00280121"
-_CENTER, _WIDTH, _FUNCTION = "00281050", "00281051", "00281056"
-
-
-def rounding(values_real: NDArray[Any], intercept: float = 0.0) -> float:
-    """Give how far real values may be from those of a file because a reader had them in 32 bits; what is farther off
-    was changed.
-    """
-    finite = np.abs(values_real[np.isfinite(values_real)])
-    largest = max(float(finite.max(initial=0.0)), abs(intercept))
-    return 4 * float(np.spacing(np.float32(min(largest, float(np.finfo(np.float32).max) / 2))))
-
-
-def same_values(values: NDArray[np.float64], real: NDArray[np.float64]) -> bool:
-    """Say whether values of a pipeline are the real values of a file, which a reader may have rounded to 32 bits."""
-    if values.shape != real.shape:
-        return False
-    with np.errstate(invalid="ignore"):
-        same = (np.abs(values - real) <= rounding(real)) | (values == real)
-    return bool((same | (np.isnan(values) & np.isnan(real))).all())
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -80,7 +68,7 @@ class Origin:
 
     Args:
         parts: file after file, in the order of a volume's slices, with the canvas of each.
-        axes: transposed by these, the image has the axes of the files.
+        axes: transposed by these, the image has the axes of the files, channels last.
         places: which plane of the transposed image each file is; empty where one file is the whole image.
     """
 
@@ -94,9 +82,15 @@ class Origin:
         shape = self.parts[0][0].header.shape
         return (len(self.parts), *shape) if self.places else shape
 
+    @property
+    def pipeline_shape(self) -> tuple[int, ...]:
+        """Shape of the same grid in the axes of the pipeline."""
+        axes = self.axes[: len(self.native)]
+        return tuple(self.native[axis] for axis in np.argsort(axes))
+
     def turned(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Give an array of the image's shape in the axes and the order of the files."""
-        result = image.transpose(self.axes)
+        """Give an array of the image's shape, perhaps without its channels, in the axes and the order of the files."""
+        result = image.transpose(self.axes[: image.ndim])
         return result[list(self.places)] if self.places else result
 
     def restored(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -120,43 +114,41 @@ class OriginFinder:
         self._views: dict[Any, VolumeView] = {}
         self._folders: dict[Path, tuple[Any, list[tuple[Path, ImageHeader]]]] = {}
 
-    def find(self, image: Any, values: NDArray[Any]) -> Origin:
+    def find(self, image: PipelineImage) -> Origin:
         """Find the origin of an image.
-
-        Args:
-            image: as it came, perhaps with metadata.
-            values: its only channel, in the type that it came in.
 
         Raises:
             RefusedError: its file is none that can be protected, or cannot carry the noise.
             UsageError: its file holds other values.
         """
-        path = _file_of(image)
+        path = _file_of(image.tracked)
         try:
             if path is not None and path.is_dir():
-                return self._of_folder(path, values.astype(np.float64))
+                return self._of_folder(path, image)
             found = None if path is None else _identified(path)
             if path is not None and isinstance(found, ImageHeader):
-                return self._of_file(path, found, values.astype(np.float64))
+                return self._of_file(path, found, image)
             if isinstance(found, Document):
                 raise RefusedError(f"not an image ({found.kind}); leave it out of the images")
-            return self._of_values(image, values)
+            return self._of_values(image.tracked, image.values)
         except RefusedError as refusal:
             raise RefusedError(f"{path or 'the image'}: {refusal}") from refusal
 
-    def _of_file(self, path: Path, header: ImageHeader, values: NDArray[np.float64]) -> Origin:
-        source = read_source(path)
-        for axes in _turns(values.shape, source.stored.shape):
+    def _of_file(self, path: Path, header: ImageHeader, image: PipelineImage) -> Origin:
+        source, values = read_source(path), image.values.astype(np.float64)
+        for axes in _turns(values.shape, source.stored.shape, len(header.trailing)):
             if same_values(values.transpose(axes), source.real):
                 volume = volume_of(header)
                 paths = self._slices(path.parent, volume) if volume else [path]
                 canvas = self._volume(paths, header, {path: source}).canvas(source, self._epsilon)
                 return Origin(((source, canvas),), axes)
         raise UsageError(
-            f"{path}: the image of shape {values.shape} does not hold the values of its file; {RIGHT_AFTER_LOADING}"
+            f"{path}: the image of shape {values.shape} does not hold the values of its file; "
+            f"{image.too_late(source.real)}"
         )
 
-    def _of_folder(self, folder: Path, values: NDArray[np.float64]) -> Origin:
+    def _of_folder(self, folder: Path, image: PipelineImage) -> Origin:
+        values = image.values.astype(np.float64)
         series: dict[str, list[tuple[Path, ImageHeader]]] = {}
         for path, header in self._pictures(folder):
             series.setdefault(header.identifiers.get("SeriesInstanceUID", ""), []).append((path, header))
@@ -164,7 +156,7 @@ class OriginFinder:
         for files in series.values():
             if len(files) == 1:
                 with suppress(UsageError):
-                    return self._of_file(*files[0], values)
+                    return self._of_file(*files[0], image)
             if len(files) not in planes or len({header.shape for _, header in files}) > 1:
                 continue
             files.sort(key=lambda file: slice_order(file[1], file[0].name))
@@ -183,8 +175,7 @@ class OriginFinder:
                     )
         raise UsageError(
             f"{folder}: the image of shape {values.shape} does not hold the values of a series in this folder; "
-            "load one series whole, or each slice as an "
-            f"image of its own, and {RIGHT_AFTER_LOADING}"
+            f"load one series whole, or each slice as an image of its own; {image.too_late()}"
         )
 
     def _of_series(
@@ -244,18 +235,21 @@ class OriginFinder:
     def _of_values(self, image: Any, values: NDArray[Any]) -> Origin:
         """Take real values as stored ones, unless the metadata of a DICOM reader says how they were stored."""
         meta: Mapping[Any, Any] = image.meta if isinstance(image, MetaTensor) else {}
+        color = _is_color(image, values)
+        values, shape = (values.astype(np.uint8), values.shape[:-1]) if color else (values, values.shape)
+        spacing = spacing_of(image, len(shape))
         limits: Any = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
-        center, width = _number(meta, _CENTER), _number(meta, _WIDTH)
+        center, width = number_of(meta, CENTER), number_of(meta, WIDTH)
         header = ImageHeader(
-            path=Path("image"), format="other", shape=values.shape, dtype=values.dtype,
-            modality=_text(meta, _MODALITY).upper(),
-            spacing=_spacing(image, values.ndim), spacing_known=any(step != 1 for step in _spacing(image, values.ndim)),
-            window_real=None if center is None or width is None else voi_window(center, width, _text(meta, _FUNCTION)),
+            path=Path("image"), format="other", shape=shape, dtype=values.dtype,
+            trailing=(3,) if color else (), color=color, modality=text_of(meta, MODALITY).upper(),
+            spacing=spacing, spacing_known=any(step != 1 for step in spacing),
+            window_real=None if center is None or width is None else voi_window(center, width, text_of(meta, FUNCTION)),
         )  # fmt: skip
-        source = _rescaled(meta, header, values) or SourceImage(
+        source = (None if color else rescaled(meta, header, values)) or SourceImage(
             header=header, stored=values, range_stored=(float(limits.min), float(limits.max))
         )
-        known = self._card.series.get(series_key(_text(meta, _SERIES)))
+        known = self._card.series.get(series_key(text_of(meta, SERIES)))
         if known is not None:
             shown = VolumeView.from_json(known)
         else:
@@ -263,6 +257,24 @@ class OriginFinder:
             volume.add(source)
             shown = self._view(header, volume, judgements(source))
         return Origin(((source, shown.canvas(source, self._epsilon)),), tuple(range(values.ndim)))
+
+
+def _is_color(image: Any, values: NDArray[Any]) -> bool:
+    """Say whether an image that no file is known of is one of colors.
+
+    Raises:
+        UsageError: it has channels that no file says the meaning of.
+    """
+    if len(image) == 1:
+        return False
+    plain = np.nan_to_num(values.astype(np.float64), nan=-1.0)
+    if len(image) == 3 and plain.min() >= 0 and plain.max() <= 255 and np.array_equal(plain, np.rint(plain)):
+        return True
+    raise UsageError(
+        f"the image of shape {tuple(image.shape)} has {len(image)} channels, and no file says what they are; channels "
+        "are taken where a file has them (time series, colors), or as red, green and blue of whole numbers in 0..255; "
+        "protect others one by one, as images of one channel"
+    )
 
 
 def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -273,11 +285,32 @@ def file_values(image: Any, values: NDArray[np.float64]) -> NDArray[np.float64] 
     if path is None or path.is_dir():
         return None
     with suppress(RefusedError):
-        real = read_source(path).real
-        for axes in _turns(values.shape, real.shape):
+        source = read_source(path)
+        real = source.real
+        for axes in _turns(values.shape, real.shape, len(source.header.trailing)):
             if same_values(values.transpose(axes), real):
                 return real.transpose(np.argsort(axes))
     return None
+
+
+def real_of_file(image: Any) -> NDArray[np.float64] | None:
+    """Give the real values of the file that an image was loaded from, in its axes; None where there is no such file."""
+    path = _file_of(image)
+    with suppress(RefusedError, OSError):
+        return None if path is None or path.is_dir() else read_source(path).real
+    return None
+
+
+def file_fingerprints(image: Any) -> dict[str, NDArray[Any]]:
+    """Give the stored values of the file that an image was loaded from, or of those in its folder, by their
+    fingerprints; none where nothing is there.
+    """
+    path, found = _file_of(image), {}
+    for one in () if path is None else sorted(path.iterdir()) if path.is_dir() else (path,):
+        with suppress(RefusedError, OSError):
+            stored = read_source(one).stored
+            found[fingerprint(stored)] = stored
+    return found
 
 
 def _identified(path: Path) -> ImageHeader | Document | None:
@@ -296,7 +329,10 @@ def _file_of(image: Any) -> Path | None:
     """Give the file or folder that an image was loaded from; None where that is not known, or nothing is there any
     more.
     """
-    name = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    name = meta.get("filename_or_obj")
+    if isinstance(meta.get(SOURCE), str) and len(files := Provenance.of_text(meta[SOURCE]).files) > 1:
+        name = str(Path(files[0]).parent)  # slices that were given one by one
     if not isinstance(name, (str, Path)) or not str(name):
         return None
     with suppress(OSError, ValueError):  # a name that is none
@@ -309,11 +345,13 @@ def _state(path: Path) -> tuple[Path, int, int]:
     return path, found.st_mtime_ns, found.st_size
 
 
-def _turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Give the orders of axes that bring one shape into another; readers differ in theirs."""
+def _turns(shape: tuple[int, ...], wanted: tuple[int, ...], trailing: int = 0) -> list[tuple[int, ...]]:
+    """Give the orders of axes that bring one shape into another; readers differ in theirs, but for the last ones."""
     if len(shape) != len(wanted):
         return []
-    return [axes for axes in itertools.permutations(range(len(shape))) if tuple(shape[axis] for axis in axes) == wanted]
+    grid, last = range(len(shape) - trailing), tuple(range(len(shape) - trailing, len(shape)))
+    orders = (axes + last for axes in itertools.permutations(grid))
+    return [axes for axes in orders if tuple(shape[axis] for axis in axes) == wanted]
 
 
 def _places(planes: NDArray[np.float64], reals: list[NDArray[np.float64]]) -> tuple[int, ...] | None:
@@ -330,53 +368,3 @@ def _places(planes: NDArray[np.float64], reals: list[NDArray[np.float64]]) -> tu
         left.remove(place)
         found.append(place)
     return tuple(found)
-
-
-def _rescaled(meta: Mapping[Any, Any], header: ImageHeader, values: NDArray[Any]) -> SourceImage | None:
-    """Undo the rescaling that the metadata of a DICOM reader tells; None where it tells none, or another one."""
-    slope, intercept, bits = _number(meta, _SLOPE), _number(meta, _INTERCEPT) or 0.0, _number(meta, _BITS_STORED)
-    if not slope or not bits or not 1 <= bits <= 32:
-        return None
-    real = values.astype(np.float64)
-    stored = np.rint((real - intercept) / slope)
-    signed = bool(_number(meta, _SIGNED))
-    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if (
-        not np.isfinite(real).all()
-        or stored.min() < low
-        or stored.max() > high
-        or not same_values(real, stored * slope + intercept)
-    ):
-        return None
-    padding = _number(meta, _PADDING)
-    ends = (
-        None
-        if padding is None
-        else sorted((padding, padding if (limit := _number(meta, _PADDING_LIMIT)) is None else limit))
-    )
-    return SourceImage(
-        header=header, stored=stored.astype(np.int64), slope=slope, intercept=intercept, range_stored=(low, high),
-        padding_stored=None if ends is None else (ends[0], ends[1]),
-    )  # fmt: skip
-
-
-def _spacing(image: Any, ndim: int) -> tuple[float, ...]:
-    if not isinstance(image, MetaTensor) or "affine" not in image.meta:
-        return ()
-    spacing = tuple(float(step) for step in image.pixdim)[:ndim]
-    return spacing if len(spacing) == ndim and all(step > 0 for step in spacing) else ()
-
-
-def _text(meta: Mapping[Any, Any], tag: str) -> str:
-    """Give the first value of a DICOM element from the metadata of MONAI's pydicom or ITK reader; empty without one."""
-    found = meta.get(tag, meta.get(f"{tag[:4]}|{tag[4:].lower()}"))
-    if isinstance(found, Mapping):
-        found = next(iter(found.get("Value", [])), "")
-    return str("" if found is None else found).partition("\\")[0].strip()
-
-
-def _number(meta: Mapping[Any, Any], tag: str) -> float | None:
-    with suppress(ValueError):
-        number = float(_text(meta, tag))
-        return number if np.isfinite(number) else None
-    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,20 @@ def _shared_series(folder: Path, first: int, count: int) -> list[Path]:
     return paths
 
 
-def _pictures(folder: Path, first: int, count: int) -> list[Path]:
+def _pictures(folder: Path, first: int, count: int, *, colors: bool = False) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"p{n}.png" for n in range(first, first + count)]
     for n, path in zip(range(first, first + count), paths, strict=True):
-        Image.fromarray((body(n) // 3 + (body(n) > 0) * 20).astype(np.uint8)).save(path)
+        gray = (body(n) // 3 + (body(n) > 0) * 20).astype(np.uint8)
+        Image.fromarray(np.stack([gray, gray // 2, gray // 3], axis=-1) if colors else gray).save(path)
     return paths
+
+
+def _time_series(folder: Path, first: int, count: int) -> list[Path]:
+    return [
+        nifti_file(folder / f"t{n}.nii.gz", np.stack([block(n)[0], block(n)[0] + 2 * (block(n)[0] > 0)], axis=-1))
+        for n in range(first, first + count)
+    ]
 
 
 def _frames(folder: Path, first: int, count: int) -> list[Path]:
@@ -119,6 +128,8 @@ KINDS: dict[str, Callable[[Path, int, int], list[Path]]] = {
     "MR of one series": _shared_series,
     "XA frames": _frames,
     "PNG": _pictures,
+    "PNG in colors": partial(_pictures, colors=True),
+    "time series": _time_series,
 }
 
 
@@ -344,6 +355,9 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     protect(folder / "new", folder / "second", small(labels=tables["new"], surrogate=surrogate))
     (folder / "flat").mkdir()
     protect(folder / "old", folder / "flat" / "first", small(labels=tables["old"], sample="instance"))
+    surrogate = str(folder / "flat" / "first.work" / "surrogate.safetensors")
+    options = small(labels=tables["new"], surrogate=surrogate, sample="instance")
+    protect(folder / "new", folder / "flat" / "second", options)
     return folder
 
 
@@ -370,17 +384,25 @@ def test_slices_of_a_series_may_come_in_any_order(series: Path) -> None:
         assert np.array_equal(np.asarray(turned), straight[..., order])
 
 
-def test_series_folder_for_a_surrogate_of_slices_is_refused_with_advice_that_helps(series: Path) -> None:
+def test_series_for_a_surrogate_of_slices_is_protected_slice_by_slice(series: Path) -> None:
+    """As ``protect --sample instance`` does it."""
     chain = _chain(series / "flat")
-    loaded = Compose(_LOAD)({"image": series / "new" / "s5", "label": "ill"})
-    with pytest.raises(
-        UsageError,
-        match=r"trained on 2D images, this one has 3 axes; give the surrogate of a run over volumes, or load each "
-        r"slice",
-    ):
-        chain.transforms[-1](loaded)
+    after = np.asarray(chain({"image": series / "new" / "s5", "label": "ill"})["image"])
+    assert np.array_equal(after, _load(series / "flat" / "second" / "s5"))
     for path in (series / "new" / "s5").iterdir():
-        assert not np.array_equal(np.asarray(chain({"image": path, "label": "ill"})["image"]), _load(path))
+        alone = np.asarray(chain({"image": path, "label": "ill"})["image"])
+        assert np.array_equal(alone, _load(series / "flat" / "second" / "s5" / path.name))
+
+
+def test_image_of_other_axes_is_refused_with_the_option_that_helps(series: Path, runs: dict[str, Path]) -> None:
+    volume = Compose(_LOAD)({"image": runs["NIfTI int16"] / "new" / "v5.nii.gz", "label": "ill"})
+    with pytest.raises(UsageError, match=r"trained on 2D images, .* give the surrogate of a run over volumes"):
+        _chain(series / "flat").transforms[-1](volume)
+    slice_ = Compose(_LOAD)({"image": next((series / "new" / "s5").iterdir()), "label": "ill"})
+    with pytest.raises(
+        UsageError, match=r"trained on 3D images, .* of a run over slices \(--sample instance\), or load"
+    ):
+        _chain(series).transforms[-1](slice_)
 
 
 def test_half_a_series_is_refused_with_advice_that_helps(series: Path) -> None:

@@ -16,6 +16,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.pipeline import protect
 from monai_salm.transforms import SALMProtect
+from monai_salm.transforms.images import PipelineImage
 from monai_salm.transforms.loaded import OriginFinder
 from tests.exports import body, drawn, lesion_table, mr_slice, small
 from tests.io.kind_samples import cells
@@ -45,7 +46,7 @@ def _load(path: Path, **options: Any) -> MetaTensor:
 
 
 def _canvas(surrogate: Path, image: MetaTensor) -> Canvas:
-    origin = OriginFinder(load_surrogate(surrogate)[1]).find(image, np.asarray(image)[0])
+    origin = OriginFinder(load_surrogate(surrogate)[1]).find(PipelineImage.of(image))
     return origin.parts[0][1]
 
 

@@ -19,7 +19,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LazyTransform, LoadIm
 
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import protect
-from monai_salm.transforms import SALMProtect, SALMProtectd
+from monai_salm.transforms import LoadFaithful, SALMProtect, SALMProtectd
 from tests.exports import block, drawn, mr_export, mr_series, nifti_export, nifti_file
 from tests.io.builders import dicom_dataset, functional_groups, write_dicom
 
@@ -133,31 +133,38 @@ def test_frames_are_those_that_were_written(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(found)[0], after)
 
 
-@pytest.mark.parametrize("case", ["time series", "per-frame rescaling"])
-def test_files_that_no_reader_gives_as_one_picture_are_refused(tmp_path: Path, case: str) -> None:
+def test_frames_of_other_rescalings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    if case == "time series":
-        values: Any = np.stack([block(number)[0] for number in range(3)], axis=-1)
-        nifti_file(tmp_path / "in" / "a.nii", values)
-        image = values[None]
-    else:
-        extra = {
-            "SOPClassUID": ENHANCED_CT,
-            "RescaleSlope": None,
-            "RescaleIntercept": None,
-            **functional_groups(slopes=(1.0, 2.0, 0.5)),
-        }
-        values = np.where(_frames() > 0, _frames(), -1000)
-        write_dicom(
-            tmp_path / "in" / "a.dcm",
-            dicom_dataset(shape=(24, 24), frames=3, bits_stored=16, signed=True, extra=extra),
-            values,
-        )
-        slopes = np.reshape((1.0, 2.0, 0.5), (3, 1, 1))
-        image = (values * slopes + np.arange(3).reshape(3, 1, 1))[None]
+    extra = {
+        "SOPClassUID": ENHANCED_CT,
+        "RescaleSlope": None,
+        "RescaleIntercept": None,
+        **functional_groups(slopes=(1.0, 2.0, 0.5)),
+    }
+    values = np.where(_frames() > 0, _frames(), -1000)
+    write_dicom(
+        tmp_path / "in" / "a.dcm",
+        dicom_dataset(shape=(24, 24), frames=3, bits_stored=16, signed=True, extra=extra),
+        values,
+    )
+    slopes = np.reshape((1.0, 2.0, 0.5), (3, 1, 1))
+    image = (values * slopes + np.arange(3).reshape(3, 1, 1))[None]
     assert protect(tmp_path / "in", tmp_path / "out", drawn()).to_json()["counts"]["protected"] == 1
-    with pytest.raises(UsageError, match=r"one channel, first|apply SALMProtect right after loading"):
+    with pytest.raises(UsageError, match="apply SALMProtect right after loading"):
         SALMProtect(noise=tmp_path / "out.work" / "noise")(image.astype(np.float32))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["channels first", "channels last"])
+def test_time_series_is_that_which_was_written(tmp_path: Path, first: bool) -> None:
+    values = np.stack([block(number)[0] for number in range(3)], axis=-1)
+    nifti_file(tmp_path / "in" / "a.nii", values)
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    loaded = [LoadFaithful()(tmp_path / folder / "a.nii") for folder in ("in", "out")]
+    if not first:
+        loaded = [image.permute(1, 2, 3, 0)[None] for image in loaded]
+    found = SALMProtect(noise=tmp_path / "out.work" / "noise")(loaded[0])
+    assert torch.equal(found.as_tensor(), loaded[1].as_tensor())
+    assert not torch.equal(found.as_tensor(), loaded[0].as_tensor())
 
 
 @pytest.mark.parametrize("make", [np.array, torch.as_tensor, MetaTensor], ids=["array", "tensor", "MetaTensor"])
@@ -226,9 +233,18 @@ def test_changed_image_is_refused(runs: Path, name: str, change: Callable[[Any],
         SALMProtect(noise=_noise(runs, name))(changed)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (2, 16, 16), (1, 16, 16, 12, 2)], ids=str)
-def test_image_of_another_shape_is_refused(runs: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="one channel, first"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((16, 16), "the channels first"),
+        ((1, 1, 16, 16, 12, 2), "one image at a time"),
+        ((2, 16, 16), "does not hold the values of any of the 3 samples"),
+        ((1, 16, 16, 12, 2), "does not hold the values of any of the 3 samples"),
+    ],
+    ids=str,
+)
+def test_image_of_another_shape_is_refused(runs: Path, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         SALMProtect(noise=_noise(runs, "integers"))(torch.zeros(shape))
 
 

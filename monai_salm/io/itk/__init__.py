@@ -11,9 +11,11 @@ from __future__ import annotations
 from monai_salm.io.itk.casing import cased, casing
 from monai_salm.io.itk.comparing import compare_headers, compare_sources, kept_bytes
 from monai_salm.io.itk.files import sniff
+from monai_salm.io.itk.geometry import affine
 from monai_salm.io.itk.volumes import identify, read_back, read_label_map, read_source, write_document, write_like
 
 __all__ = [
+    "affine",
     "cased",
     "casing",
     "compare_headers",

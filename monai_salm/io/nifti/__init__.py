@@ -8,6 +8,7 @@ pair, the ``.img`` is the image and the ``.hdr`` beside it a document.
 
 from monai_salm.io.nifti.casing import cased, casing
 from monai_salm.io.nifti.comparing import compare_headers, compare_sources, kept_bytes
+from monai_salm.io.nifti.geometry import affine
 from monai_salm.io.nifti.volumes import (
     identify,
     read_back,
@@ -19,6 +20,7 @@ from monai_salm.io.nifti.volumes import (
 )
 
 __all__ = [
+    "affine",
     "cased",
     "casing",
     "compare_headers",

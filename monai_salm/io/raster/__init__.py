@@ -7,6 +7,7 @@ A write of unchanged values gives the source's bytes, but for a JPEG, which beco
 from __future__ import annotations
 
 from monai_salm.io.raster.files import (
+    affine,
     compare_headers,
     compare_sources,
     identify,
@@ -20,6 +21,7 @@ from monai_salm.io.raster.files import (
 )
 
 __all__ = [
+    "affine",
     "compare_headers",
     "compare_sources",
     "identify",

@@ -136,6 +136,11 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
         target.write_bytes(png.write(file, stored) if isinstance(file, PngFile) else tiff.write(file, stored))
 
 
+def affine(source: SourceImage) -> None:
+    """Give None: a picture lies nowhere in the patient."""
+    del source
+
+
 def write_document(path: Path, target: Path, derivation: Derivation) -> None:
     """Copy a document byte for byte."""
     del derivation

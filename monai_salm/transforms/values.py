@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real values of a pipeline as what their files can hold."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_salm.errors import RefusedError
+from monai_salm.io import SourceImage
+
+Outside = Literal["refuse", "clip", "keep"]
+
+
+def real_in_32_bits(source: SourceImage) -> NDArray[np.float64]:
+    """Give the real values of an image as they are once they were float32."""
+    with np.errstate(over="ignore"):
+        return source.real.astype(np.float32).astype(np.float64)
+
+
+def stored_values(source: SourceImage, real: NDArray[np.float64], *, outside: Outside = "refuse") -> NDArray[Any]:
+    """Undo the rescaling of an image's file: the nearest values that the file can hold.
+
+    Args:
+        source: of the file.
+        real: real units, of the shape of ``source.stored``.
+        outside: what becomes of values beyond those that the file can hold: ``refuse`` them, ``clip`` them, or
+            ``keep`` whatever the type makes of them, to compare.
+
+    Returns:
+        Array of the shape and dtype of ``source.stored``.
+
+    Raises:
+        RefusedError: values are beyond the file's range, not finite, or would become padding.
+    """
+    if not source.frame_rescale:
+        return _stored(source, real, outside)
+    return np.stack(
+        [_stored(part, values, outside) for part, values in zip(source.pictures(), real, strict=True)]
+    ).astype(source.header.dtype)
+
+
+def _stored(source: SourceImage, real: NDArray[np.float64], outside: Outside) -> NDArray[Any]:
+    dtype = source.header.dtype
+    with np.errstate(all="ignore"):
+        exact = (real - source.intercept) / source.slope
+        if dtype.kind == "f":
+            held: NDArray[Any] = exact.astype(dtype)
+            if outside == "refuse" and (lost := int((np.isinf(held) & np.isfinite(real)).sum())):
+                raise RefusedError(f"{lost} values are beyond what {dtype} can hold")
+            return held
+        whole = np.rint(exact)
+        if outside == "keep":
+            return whole.astype(dtype)
+    if lost := int((~np.isfinite(whole)).sum()):
+        raise RefusedError(f"{lost} values are not finite, and its file holds whole numbers; give them a value first")
+    low, high = source.range_stored
+    beyond = (whole < low) | (whole > high)
+    if outside == "refuse" and beyond.any():
+        ends = sorted((low * source.slope + source.intercept, high * source.slope + source.intercept))
+        raise RefusedError(
+            f"{int(beyond.sum())} values lie outside of {ends[0]:g} to {ends[1]:g}, which its file can hold (they "
+            f"reach from {float(real.min()):g} to {float(real.max()):g}); bring them into real units of the file "
+            "again, or give outside='clip'"
+        )
+    stored = np.clip(whole, low, high).astype(dtype)
+    if source.padding_stored is not None:
+        first, last = source.padding_stored
+        entered = (stored >= first) & (stored <= last) & ~source.padding
+        if entered.any():
+            raise RefusedError(
+                f"{int(entered.sum())} values would become its padding ({first:g} to {last:g}), which means that there "
+                "is no image; change them by one step"
+            )
+    return stored
