@@ -141,6 +141,8 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
         )
 
     def after_round(now: SearchState) -> None:
+        if run.after_round is not None:
+            run.after_round(now.history[-1])
         if run.memory is not None:
             tensors, progress = now.to_memory()
             memory = {} if optimizer.descent is None else optimizer.descent.to_memory()

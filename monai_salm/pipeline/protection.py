@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,6 +45,7 @@ from monai_salm.workers import workers_of
 
 if TYPE_CHECKING:
     from monai_salm.learning.samples import WorkingSet
+    from monai_salm.methods.search_state import RoundLog
 
 logger = logging.getLogger(__name__)
 
@@ -246,14 +247,18 @@ class ProtectionRun:
         needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
         return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
-    def search(self) -> SearchSummary:
-        """Search the noise of all samples, into ``work_dir/noise``; done once."""
+    def search(self, after_round: Callable[[RoundLog], None] | None = None) -> SearchSummary:
+        """Search the noise of all samples, into ``work_dir/noise``; done once.
+
+        Args:
+            after_round: told of each round, by methods that know of it while they go on.
+        """
         if self._summary is None:
             with self._alone():
                 inventory, plan = self.prepare()
                 self._summary = make_noise(
                     inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
-                    show_progress=self.show_progress,
+                    show_progress=self.show_progress, after_round=after_round,
                 )  # fmt: skip
             self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
         return self._summary

@@ -23,6 +23,7 @@ from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate
 from monai_salm.methods.error_minimizing import FrozenSurrogate
 from monai_salm.methods.registry import find_method
+from monai_salm.methods.search_state import RoundLog
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.checkpoint import Checkpoint, computing_on
 from monai_salm.pipeline.grouping import sample_groups
@@ -64,6 +65,7 @@ def make_noise(
     earlier: EarlierSearch,
     *,
     show_progress: bool = False,
+    after_round: Callable[[RoundLog], None] | None = None,
 ) -> SearchSummary:
     """Search the noise of all samples and put it into ``work_dir/noise``.
 
@@ -78,6 +80,7 @@ def make_noise(
         working: these samples.
         earlier: what is left of the search of a run that goes on.
         show_progress: progress bars on standard error.
+        after_round: see :class:`~monai_salm.methods.base.MethodRun`.
     """
     (work_dir / SEARCH_FILE).unlink(missing_ok=True)  # it does not hold any more
     secret = run_secret(options, work_dir)
@@ -93,6 +96,7 @@ def make_noise(
         seed=seed, device=device, build_surrogate=_surrogate_builder(options, seen, task, seed),
         rounds=options.rounds, perturbed_fraction=options.perturbed_fraction, memory=memory,
         groups=sample_groups(inventory, plan, working), gentle=options.gentle, show_progress=show_progress,
+        after_round=after_round,
     )  # fmt: skip
     levels = {sample.sample_id: sample.levels for sample in seen.samples}
     seals = {}
