@@ -54,7 +54,7 @@ def test_handlers_see_the_rounds_as_epochs(
 
     writer = _Writer()
     handlers = [
-        StatsHandler(name="rounds", iteration_log=False),
+        StatsHandler(name=f"rounds of {method}", iteration_log=False),
         TensorBoardStatsHandler(summary_writer=writer, iteration_log=False),
     ]
     trainer = NoiseTrainer(
