@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,20 @@ def test_inference_with_the_surrogate_of_another_run(export: Path, tmp_path: Pat
     flow.initialize()
     flow.run()
     assert tree(tmp_path / "out") == tree(tmp_path / "direct")
+
+
+@EVERY_BUNDLE
+def test_commands_of_the_readme_use_what_is_there(bundle: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (bundle / "docs" / "README.md").read_text(), flags=re.S)
+    lines = [shlex.split(line) for line in "".join(blocks).splitlines() if line]
+    assert len(lines) >= 9
+    for words in lines:
+        files = re.findall(r"configs/\w+\.json", " ".join(words))
+        assert all((bundle / file).is_file() for file in files), words
+        keys = {key for file in files for key in json.loads((bundle / file).read_text())}
+        given = {word[2:] for word in words if word.startswith("--")}
+        tools = {"config_file", "meta_file", "ckpt_file", "filepath", "standalone", "nproc_per_node=2"}
+        assert given <= keys | tools, words
 
 
 # Overlays and overrides -----------------------------------------------------------------------------------------------
