@@ -203,7 +203,7 @@ class Archive:
             except _BROKEN as error:
                 if wait is None:
                     tried = f", tried {len(waits) + 1} times" if waits else ""
-                    raise LostError(f"{url}: {_why(error)}{tried}") from error
+                    raise LostError(f"{url}: {_why(error)}{tried}; see that the archive runs and is reached") from error
                 sleep(wait)
             except MessageError as error:
                 raise SalmError(f"{url}: the archive {error}; see whether it can show this instance itself") from error

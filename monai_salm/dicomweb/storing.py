@@ -199,7 +199,7 @@ class _Journal:
         self.path, self._url = path, url
         self._lines = _lines_of(path)
         path.touch(mode=0o600)
-        if not path.read_bytes().endswith(b"\n"):
+        if path.read_bytes()[-1:] not in (b"", b"\n"):
             self._write(b"\n")  # a line that a crash cut short must not swallow the next one
 
     def has(self, instance: Instance, digest: str) -> bool:

@@ -6,6 +6,7 @@ that was fetched.
 from __future__ import annotations
 
 import stat
+import sys
 from base64 import b64encode
 from pathlib import Path
 
@@ -254,3 +255,11 @@ def test_temporary_folders(stub: Stub, place: ArchivePlace, tmp_path: Path) -> N
         pass
     with pytest.raises(UsageError, match="use --workers"), in_folders(place, shared=True):
         pass
+
+
+def test_without_the_client(place: ArchivePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "monai_salm.dicomweb.client")
+    monkeypatch.setitem(sys.modules, "dicomweb_client", None)
+    told = failure(place, tmp_path, UsageError)
+    assert "needs dicomweb-client" in told
+    assert "pip install 'monai_salm[dicomweb]'" in told
