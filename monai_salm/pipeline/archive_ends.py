@@ -60,6 +60,7 @@ class ArchiveEnds:
         self.output = output if isinstance(output, Path) else self.work_dir / PROTECTED
         self.told_source = str(source)
         """The input as it was named."""
+        self._goes_on = options.resume
         self._check(options)
 
     def _check(self, options: ProtectOptions) -> None:
@@ -94,6 +95,8 @@ class ArchiveEnds:
         if self.fetched_from is None:
             return
         make_private(self.work_dir)
+        if not self._goes_on:
+            forget(self._home)
         ours = set()
         if self.stored_in is not None:
             ours = uids_stored(self._home / _JOURNAL) | uids_below(self.output)

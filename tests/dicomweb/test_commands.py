@@ -163,7 +163,8 @@ def test_next_months_study_is_added(run: Run, study: str, stub: Stub, tmp_path: 
     stub.put(*mr_series(tmp_path / "more", 1, slices=2))
     more = study.replace("31.1", "31.2")
     stub.faults[f"{ROOT_UID}.11.2.2"] = lambda handler: handler.answer(500) is None
-    assert run("protect", more, "OUT", "--add", *DRAWN)[0] == 1
+    assert run("protect", f"{study},{ROOT_UID}.31.2", "OUT", "--add", *DRAWN)[0] == 1
+    assert run("protect", more, "OUT", "--add", *DRAWN)[0] == 1  # of which another study is left in no way
     stub.faults.clear()
     code, out, _ = run("protect", more, "OUT", "--add", "--resume", *DRAWN)
     assert (code, "2 protected" in out) == (0, True)

@@ -5,12 +5,19 @@ that was fetched.
 
 from __future__ import annotations
 
+import ssl
 import stat
 import sys
 from base64 import b64encode
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from monai_salm.dicomweb import ArchivePlace
 from monai_salm.dicomweb.fetching import fetch, in_folders
@@ -263,3 +270,39 @@ def test_without_the_client(place: ArchivePlace, tmp_path: Path, monkeypatch: py
     told = failure(place, tmp_path, UsageError)
     assert "needs dicomweb-client" in told
     assert "pip install 'monai_salm[dicomweb]'" in told
+
+
+def test_certificates(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _certificate(tmp_path / "own.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own)
+    stub.socket = context.wrap_socket(stub.socket, server_side=True)
+    place = ArchivePlace(stub.url.replace("http:", "https:"), (STUDY,))
+    told = failure(place, tmp_path / "home")
+    assert "certificate of the archive is not to be trusted" in told
+    assert "REQUESTS_CA_BUNDLE" in told
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
+    assert len(tree(fetch(place, tmp_path / "home"))) == 4
+
+
+def _certificate(path: Path) -> Path:
+    """Write a key and a certificate that nobody else has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(pem))
+    return path
