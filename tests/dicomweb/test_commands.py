@@ -224,3 +224,11 @@ def test_a_path_that_was_a_place(study: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="place_of"):
         protect(Path(study), tmp_path / "out", drawn())
     assert protect(place_of(study), tmp_path / "out", drawn()).to_json()["counts"]["protected"] == 4
+
+
+@pytest.mark.slow
+def test_an_instance_that_the_archive_itself_has_damaged_is_refused(run: Run, study: str, stub: Stub) -> None:
+    key = max(stub.files)
+    stub.files[key] = stub.files[key][:-40]
+    code, out, _ = run("protect", study, "OUT", *DRAWN)
+    assert (code, "3 protected, 0 copied, 1 refused" in out) == (3, True)
