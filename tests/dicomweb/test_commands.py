@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from monai_salm import cli
-from monai_salm.bundle import NoiseTrainer
+from monai_salm.bundle import NoiseTrainer, VictimEvaluation
 from monai_salm.dicomweb import place_of
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import protect
@@ -213,6 +213,8 @@ def test_an_archive_that_does_not_let_us_in_is_told_first(run: Run, study: str, 
 
 @pytest.mark.slow
 def test_a_bundle_takes_an_archive(study: str, stub: Stub, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="dataset_dir is an archive; export its studies"):
+        VictimEvaluation(study, "OUT", "TEST")
     options: dict[str, Any] = {"method": "random", "working_size": 16, "show_progress": False}
     trainer = NoiseTrainer(study, f"dicomweb:{stub.url}", work_dir=str(tmp_path / "W"), **options)
     trainer.run()
