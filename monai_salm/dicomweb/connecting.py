@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING
 
 from monai_salm.dicomweb.places import SCHEME, ArchivePlace
@@ -29,9 +30,15 @@ def connect(place: ArchivePlace) -> Archive:
             f"{SCHEME} needs dicomweb-client ({error}); install it: pip install 'monai_salm[dicomweb]'"
         ) from error
     if place.in_clear:
-        logger.warning(
-            "%s: http:// to another machine is not encrypted: who is on the way reads images, names and passwords; "
-            "use https://",
-            place.url,
-        )
+        _warn(place.url)
     return Archive(place)
+
+
+@cache
+def _warn(url: str) -> None:
+    """Say once that what an archive is asked can be read on the way."""
+    logger.warning(
+        "%s: http:// to another machine is not encrypted: who is on the way reads images, names and passwords; "
+        "use https://",
+        url,
+    )

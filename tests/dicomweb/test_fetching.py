@@ -250,7 +250,9 @@ def test_what_is_not_encrypted_is_told(
     assert not caplog.records
     monkeypatch.setattr(ArchivePlace, "in_clear", True)
     fetch(place, tmp_path / "b")
-    assert [record.getMessage() for record in caplog.records if "not encrypted" in record.getMessage()] != []
+    fetch(place, tmp_path / "b")
+    told = [record.getMessage() for record in caplog.records if "not encrypted" in record.getMessage()]
+    assert [line.partition(": http")[0] for line in told] == [stub.url]
 
 
 def test_temporary_folders(stub: Stub, place: ArchivePlace, tmp_path: Path) -> None:
