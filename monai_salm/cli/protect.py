@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def _tell_stored(stored: StoreResult) -> None:
     before = f", {stored.stored - stored.sent} of them before" if stored.sent < stored.stored else ""
     print_line(f"{stored.stored} files stored in {stored.place}{before}, and found there again in their series")
     if stored.found is not None:
-        print_line(f"to check them: monai-salm verify {stored.original} {stored.found}")
+        print_line(f"to check them: {shlex.join(['monai-salm', 'verify', stored.original, str(stored.found)])}")
 
 
 def _as_planned(
