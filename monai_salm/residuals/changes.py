@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from monai_salm.errors import RefusedError
 from monai_salm.slabs import SLAB
 
-_LEVEL = 1  # and runs alone are looked for: longer matches are chance, and take half of the time
+_LEVEL = 1
 _WIDTHS = (1, 2, 4, 8)
 _MOST_SYMBOLS = 16
 _DAMAGED = "what the residual holds is not of an image of this shape; get the residuals of the run that protected it"
@@ -33,29 +33,43 @@ def packed_changes(original: NDArray[Any], protected: NDArray[Any]) -> bytes:
     Args:
         original, protected: stored values of one shape and type.
     """
-    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     reverse = not original.flags.c_contiguous and original.flags.f_contiguous
-    parts = [stream.compress(bytes([reverse]))]
     if reverse:
         original, protected = original.T, protected.T
+    stream, packed = None, []
     for part in _parts(original):
         difference = _as_integers(original[part]) - _as_integers(protected[part])
-        steps = difference.ravel().view(_signed(difference.dtype))
-        width = _width_of(steps)
-        whole = steps.astype(np.int8).view(np.uint8)
-        symbols = _symbols(whole) if width == 1 else None
-        if symbols is not None:
-            parts += [stream.compress(bytes([width, len(symbols)]) + symbols.tobytes())]
-            parts += [stream.compress(_coded(whole, symbols))]
-            continue
-        changed = steps != 0
-        places = np.flatnonzero(changed)  # of booleans: of integers it takes ten times as long
-        parts += [
-            stream.compress(bytes([width, 0])),
-            stream.compress(np.packbits(changed).tobytes()),
-            stream.compress(steps[places].astype(f"<i{width}").tobytes()),
-        ]
-    return b"".join([*parts, stream.flush()])
+        few, pieces = _described(difference.ravel().view(_signed(difference.dtype)))
+        if stream is None:
+            stream = _deflater(few)
+            packed.append(stream.compress(bytes([reverse])))
+        packed += map(stream.compress, pieces)
+    stream = stream or _deflater(few=True)
+    return b"".join([*packed, stream.flush()])
+
+
+def _deflater(few: bool) -> Any:
+    """Give a deflate stream. Of few different changes it looks for runs alone: longer matches are chance, and take half
+    of the time. Of many it looks for matches: cells repeat their changes, of several bytes, from row to row.
+    """
+    strategy = zlib.Z_RLE if few else zlib.Z_DEFAULT_STRATEGY
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+
+
+def _described(steps: NDArray[Any]) -> tuple[bool, list[bytes]]:
+    """Give a part's changes as they are deflated, and whether few of them are different."""
+    width = _width_of(steps)
+    whole = steps.astype(np.int8).view(np.uint8)
+    symbols = _symbols(whole) if width == 1 else None
+    if symbols is not None:
+        return True, [bytes([width, len(symbols)]) + symbols.tobytes(), _coded(whole, symbols)]
+    changed = steps != 0
+    places = np.flatnonzero(changed)  # of booleans: of integers it takes ten times as long
+    return False, [
+        bytes([width, 0]),
+        np.packbits(changed).tobytes(),
+        steps[places].astype(f"<i{width}").tobytes(),
+    ]
 
 
 def with_changes_undone(protected: NDArray[Any], packed: bytes) -> NDArray[Any]:
