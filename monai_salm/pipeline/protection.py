@@ -44,6 +44,7 @@ from monai_salm.pipeline.way_back import way_back_of
 from monai_salm.workers import workers_of
 
 if TYPE_CHECKING:
+    from monai_salm.learning.ranks import Ranks
     from monai_salm.learning.samples import WorkingSet
 
 logger = logging.getLogger(__name__)
@@ -246,14 +247,18 @@ class ProtectionRun:
         needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
         return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
-    def search(self) -> SearchSummary:
-        """Search the noise of all samples, into ``work_dir/noise``; done once."""
+    def search(self, ranks: Ranks | None = None) -> SearchSummary:
+        """Search the noise of all samples, into ``work_dir/noise``; done once.
+
+        Args:
+            ranks: processes that share it, see :func:`~monai_salm.pipeline.launching.together`; None searches alone.
+        """
         if self._summary is None:
             with self._alone():
                 inventory, plan = self.prepare()
                 self._summary = make_noise(
                     inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
-                    show_progress=self.show_progress,
+                    show_progress=self.show_progress, ranks=ranks,
                 )  # fmt: skip
             self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
         return self._summary
@@ -295,8 +300,10 @@ class ProtectionRun:
         )
 
 
-def protect(source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> ProtectResult:
-    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun`.
+def protect(
+    source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False, ranks: Ranks | None = None
+) -> ProtectResult:
+    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun` and its ``search``.
 
     Example:
         >>> from pathlib import Path
@@ -306,7 +313,9 @@ def protect(source: Path, output: Path, options: ProtectOptions, *, show_progres
         >>> done.to_json()["counts"]
         {'protected': 4, 'copied': 1, 'refused': 0, 'failed': 0}
     """
-    return ProtectionRun(source, output, options, show_progress=show_progress).write()
+    run = ProtectionRun(source, output, options, show_progress=show_progress)
+    run.search(ranks)
+    return run.write()
 
 
 def _check_places(source: Path, output: Path, private: Mapping[str, Path]) -> None:

@@ -20,6 +20,7 @@ from monai_salm.pipeline.search_summary import SearchSummary
 from monai_salm.workers import Workers
 
 if TYPE_CHECKING:
+    from monai_salm.learning.ranks import Ranks
     from monai_salm.learning.samples import WorkingSet
 
 
@@ -82,6 +83,7 @@ def make_noise(
     workers: Workers,
     *,
     show_progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> SearchSummary:
     """Make the noise of all samples and put it into ``work_dir/noise``; a run that goes on takes what is there.
 
@@ -94,12 +96,13 @@ def make_noise(
         earlier: what is left of the search of a run that goes on.
         workers: that draw noise; a search uses none.
         show_progress: progress bars on standard error.
+        ranks: processes that share the search; None for one that is alone.
     """
     if earlier.record is not None and earlier.is_whole:
         return SearchSummary.from_json(earlier.record.summary)
     if working is None:
         return draw_noise(inventory, plan, options, work_dir, earlier, workers, show_progress=show_progress)
     found: SearchSummary = import_module("monai_salm.pipeline.search").make_noise(
-        inventory, plan, options, work_dir, working, earlier, show_progress=show_progress
+        inventory, plan, options, work_dir, working, earlier, show_progress=show_progress, ranks=ranks
     )
     return found
