@@ -75,14 +75,14 @@ class Batchwise(nn.Sequential):
 CASES: dict[str, tuple[Callable[[], NoiseMethod], Callable[[], WorkingSet], str]] = {
     "texture": (lambda: _of("salm:texture"), lambda: disk_set(9), "small-cnn"),
     "exchange": (lambda: _of("salm:exchange", renew_every=1), lambda: disk_set(7), "small-resnet"),
+    "more steps": (lambda: _of("salm:exchange", noise_steps=3, surrogate_batches=3), lambda: disk_set(7), "small-cnn"),
     "mixed": (lambda: _of("salm:mixed"), lambda: disk_set(6), "small-resnet"),
     "minmin": (lambda: _of("salm:minmin", "segmentation"), lambda: cube_set(5), "small-unet"),
     "random-mask": (lambda: _of("random-mask"), _of_many_shapes, "small-cnn"),
-    "one batch": (lambda: _of("salm:minmin", "segmentation"), lambda: cube_set(2), "small-unet"),
     "a user's network": (lambda: ErrorMinimizing(MinMinSettings(**FEW)), lambda: disk_set(5), "Batchwise"),
     "frozen": (_frozen, lambda: disk_set(5), "small-cnn"),
     "choice": (
-        lambda: MeasuredChoice({"texture": _of("salm:texture"), "exchange": _of("salm:exchange")}),
+        lambda: MeasuredChoice({"texture": _of("salm:texture"), "plain": ErrorMinimizing(MinMinSettings(**FEW))}),
         lambda: disk_set(14, 8),
         "small-cnn",
     ),
@@ -99,7 +99,7 @@ def search(
     """Give the noise of a case, and below other names what else has to be the same."""
     method, made, network = CASES[name]
     samples = made()
-    maps = name in ("minmin", "one batch")
+    maps = name == "minmin"
     task: LearningTask = SegmentationTask(2) if maps else ClassificationTask(2)
 
     def build() -> nn.Module:
@@ -137,7 +137,11 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     few_steps()
     with joined_ranks() as ranks:
-        found: dict[str, Any] = {f"{name}/{key}": value for name in CASES for key, value in search(name, ranks).items()}
+        found: dict[str, Any] = {}
+        for name in CASES:
+            before = ranks.traffic.operations
+            found |= {f"{name}/{key}": value for key, value in search(name, ranks).items()}
+            found[f"operations of {name}"] = np.array(ranks.traffic.operations - before)
         for name in RESUMED:
             search(name, ranks, rounds=2, checkpoint=folder / f"{name} of {ranks.count}")
             resumed = search(name, ranks, checkpoint=folder / f"{name} of 1")

@@ -106,6 +106,17 @@ def test_what_a_stranger_would_learn_is_that_of_one(job: tuple[Path, list[Found]
     assert [str(found["estimate"]) for found in job[1]] == [told, told]
 
 
+@pytest.mark.slow
+def test_no_step_exchanges_anything(job: tuple[Path, list[Found]]) -> None:
+    """Four batches in three rounds: each sends the weights and what was found, the second and the third bring the noise
+    of two batches, the weights go ahead of all, and at the end four batches come in two turns. Each but what is brought
+    is told its size.
+    """
+    for found in job[1]:
+        for name in ("exchange", "more steps"):
+            assert found[f"operations of {name}"] == 2 + 3 * (2 + 2) + 2 * 2 + 2 * 2
+
+
 class InThreads(Ranks):
     """Processes that are threads of the test.
 
