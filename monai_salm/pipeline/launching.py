@@ -65,7 +65,9 @@ def together(lead: Callable[[Ranks | None], T]) -> T | None:
             return result
         logging.disable()  # one of them tells all
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it has nothing to tidy up, and may be waiting in a library
+            for number in (signal.SIGTERM, signal.SIGINT):  # it has nothing to tidy up, and may be waiting in a library
+                signal.signal(number, signal.SIG_DFL)
         with suppress(room.LostProcessError):  # the first one says so, or has said why it ended
             search.follow(ranks)
+        logging.disable(logging.NOTSET)
     return None
