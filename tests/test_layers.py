@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "transforms": {"errors", "disk", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
-    "bundle": {"errors", "pipeline", "transforms"} | VALUES,
+    "bundle": {"errors", "disk", "learning", "pipeline", "transforms", "evaluate"} | VALUES,
     "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | VALUES,
     "cli": {
         "errors",
@@ -126,7 +126,7 @@ AT_HOME = {
     "PIL": {"io.raster.decoding", "evaluate.countermeasures.filters"},
     "skimage": {"evaluate.countermeasures.filters"},
     # Both take seconds to load, and files are read and written without them.
-    "torch": {"learning", "methods", "pipeline", "transforms", "evaluate", "cli.demo"},
+    "torch": {"learning", "methods", "pipeline", "transforms", "evaluate", "bundle", "cli.demo"},
     "monai": {"learning", "methods", "pipeline", "transforms", "bundle"},
 }
 

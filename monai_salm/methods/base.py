@@ -27,6 +27,7 @@ from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingBatch,
 from monai_salm.learning.strangers import SampleGroups
 from monai_salm.learning.tasks import LearningTask
 from monai_salm.learning.training import SURROGATE_RATE, Descent, drawn_batches, supervised, train
+from monai_salm.methods.search_state import RoundLog
 from monai_salm.progress import track
 
 Noise = Iterator[tuple[str, NDArray[np.int16]]]
@@ -87,6 +88,7 @@ class MethodRun:
         groups: which samples belong together, for methods that hold some of them out; None where that is not known.
         gentle: take no candidate, where there are some, whose noise moves networks of clean images.
         show_progress: a progress bar on standard error.
+        after_round: told of each round, by methods that know of it while they go on.
         ranks: processes that search together; all are given the same run, and all take all of the noise.
         passes: forward and backward passes of the surrogate per sample; a forward pass alone counts half.
         errors: mean error of the surrogate in each round, at what the noise is to make it say.
@@ -104,6 +106,7 @@ class MethodRun:
     groups: SampleGroups | None = None
     gentle: bool = False
     show_progress: bool = False
+    after_round: Callable[[RoundLog], None] | None = None
     ranks: Ranks = ALONE
     passes: float = 0.0
     errors: list[float] = field(default_factory=list)

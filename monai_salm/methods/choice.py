@@ -81,7 +81,7 @@ class MeasuredChoice(NoiseMethod):
         trials: dict[str, _Trial] = {}
         tried = {name: candidate for name, candidate in self.candidates.items() if candidate.suits(part)}
         for name, candidate in tried.items() if not panel.why_not else ():
-            trial = replace(run, memory=None, errors=[], passes=0.0)
+            trial = replace(run, memory=None, after_round=None, errors=[], passes=0.0)
             noise = dict(candidate.trial().noise(part, task, trial))
             run.passes += trial.passes * len(part) / len(samples)
             trials[name] = _Trial.of(panel, noise.__getitem__, gentle=run.gentle)

@@ -145,6 +145,8 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
         )
 
     def after_round(now: SearchState) -> None:
+        if run.after_round is not None:
+            run.after_round(now.history[-1])
         if run.memory is not None and run.ranks.first:
             tensors, progress = now.to_memory()
             memory = {} if optimizer.descent is None else optimizer.descent.to_memory()
@@ -152,7 +154,7 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
             tensors |= {f"network.{name}": value for name, value in weights.items()}
             run.memory.save(tensors | {f"descent.{name}": value for name, value in memory.items()}, progress)
 
-    yield from optimizer.run(samples, state, None if run.memory is None else after_round)
+    yield from optimizer.run(samples, state, after_round, whole_state=run.memory is not None)
     run.passes, run.errors = state.passes, [log.error for log in state.history]
     looks = settings.texture_period > 0 and not optimizer.freeze_surrogate  # the first round, at clean samples
     run.surrogate = TrainedSurrogate(

@@ -131,6 +131,8 @@ class MinMinOptimizer:
         samples: WorkingSet,
         state: SearchState | None = None,
         after_round: Callable[[SearchState], None] | None = None,
+        *,
+        whole_state: bool = True,
     ) -> Noise:
         """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working
         grid.
@@ -138,7 +140,8 @@ class MinMinOptimizer:
         Args:
             samples: with targets.
             state: of a stopped run, to go on from; it is changed in place.
-            after_round: called after each round, to save the state, which is whole in the first process.
+            after_round: called after each round, to save the state.
+            whole_state: bring the first of several processes all of the state for it; the same in all of them.
 
         Raises:
             UsageError: the network or the targets do not fit the task, or the search left the finite numbers.
@@ -164,9 +167,10 @@ class MinMinOptimizer:
                 log = self.round(work)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
-                if after_round is not None:
+                if whole_state:
                     for maps in (work.steps, work.scores):
                         self.ranks.bring(maps, work.dealt())
+                if after_round is not None:
                     after_round(state)
         return self._result(work)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,7 @@ from monai_salm.workers import workers_of
 if TYPE_CHECKING:
     from monai_salm.learning.ranks import Ranks
     from monai_salm.learning.samples import WorkingSet
+    from monai_salm.methods.search_state import RoundLog
 
 logger = logging.getLogger(__name__)
 
@@ -247,10 +248,13 @@ class ProtectionRun:
         needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
         return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
-    def search(self, ranks: Ranks | None = None) -> SearchSummary:
+    def search(
+        self, after_round: Callable[[RoundLog], None] | None = None, ranks: Ranks | None = None
+    ) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once.
 
         Args:
+            after_round: told of each round, by methods that know of it while they go on.
             ranks: processes that share it, see :func:`~monai_salm.pipeline.launching.together`; None searches alone.
         """
         if self._summary is None:
@@ -258,7 +262,7 @@ class ProtectionRun:
                 inventory, plan = self.prepare()
                 self._summary = make_noise(
                     inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
-                    show_progress=self.show_progress, ranks=ranks,
+                    show_progress=self.show_progress, after_round=after_round, ranks=ranks,
                 )  # fmt: skip
             self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
         return self._summary
@@ -314,7 +318,7 @@ def protect(
         {'protected': 4, 'copied': 1, 'refused': 0, 'failed': 0}
     """
     run = ProtectionRun(source, output, options, show_progress=show_progress)
-    run.search(ranks)
+    run.search(ranks=ranks)
     return run.write()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monai_salm.learning.tasks import LearningTask, task_from_json
 from monai_salm.methods.base import NoiseMethod, TrainedSurrogate
 from monai_salm.methods.error_minimizing import FrozenSurrogate
 from monai_salm.methods.registry import find_method
+from monai_salm.methods.search_state import RoundLog
 from monai_salm.noise import NoiseStore, SparseNoise
 from monai_salm.pipeline.checkpoint import Checkpoint, computing_on
 from monai_salm.pipeline.grouping import sample_groups
@@ -62,6 +64,7 @@ def make_noise(
     earlier: EarlierSearch,
     *,
     show_progress: bool = False,
+    after_round: Callable[[RoundLog], None] | None = None,
     ranks: Ranks | None = None,
 ) -> SearchSummary:
     """Search the noise of all samples and put it into ``work_dir/noise``.
@@ -77,6 +80,7 @@ def make_noise(
         working: these samples.
         earlier: what is left of the search of a run that goes on.
         show_progress: progress bars on standard error.
+        after_round: see :class:`~monai_salm.methods.base.MethodRun`.
         ranks: processes that search together, of which this is the first and the others
             :func:`~monai_salm.pipeline.together.follow`; None for one that is alone.
     """
@@ -95,6 +99,7 @@ def make_noise(
     shared_by = ranks if ranks is not None and method.takes_ranks else ALONE
     search.tell(seen, device, shared_by)
     run = search.run(seen, memory, device, shared_by, show_progress=show_progress)
+    run.after_round = after_round
     levels = {sample.sample_id: sample.levels for sample in seen.samples}
     seals = {}
     for sample_id, steps in method.noise(seen, task, run):

@@ -53,19 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _arguments(folder: Path, output: Path) -> list[str]:
     return [
         *("protect", str(folder / "in"), str(output), "--labels", str(folder / "labels.csv"), "--method", "em"),
-        *(
-            "--surrogate",
-            "small-cnn",
-            "--rounds",
-            "3",
-            "--working-size",
-            "24",
-            "--key-file",
-            str(KEY),
-            "--no-restore",
-            "--workers",
-            "0",
-        ),
+        *("--surrogate", "small-cnn", "--rounds", "3", "--working-size", "24", "--key-file", str(KEY)),
+        *("--no-restore", "--workers", "0"),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,3 +316,15 @@ def test_unknown_option(tmp_path: Path) -> None:
         LoadFaithful()(tmp_path / "none.dcm")
     with pytest.raises(UsageError, match="it holds no DICOM image; give a file, or the folder of a series"):
         LoadFaithful()(tmp_path)
+
+
+def test_page_on_pipelines_says_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    _ct(tmp_path / "IN" / "s")
+    names: dict[str, Any] = {}
+    exec(first, names)  # noqa: S102 (our own page)
+    names["save"](names["load"]({"image": "IN/s"}))
+    assert len(list((tmp_path / "OUT" / "s").iterdir())) == 5
+    exec("\n".join(line for line in second.splitlines() if line.startswith("from ")), {})  # noqa: S102
