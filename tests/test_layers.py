@@ -53,17 +53,18 @@ ALLOWED: dict[str, set[str]] = {
     "io": {"errors", "disk"},
     "volumes": {"io", "windows", "background", "views", "budget", "canvas"},
     "residuals": {"errors", "disk", "slabs"},
+    "dicomweb": {"errors", "progress", "disk", "seals", "io"},
     # Networks
     "learning": {"errors", "seals", "progress", "chance"} | VALUES,
     "methods": {"errors", "progress", "chance", "learning"} | VALUES,
     # What runs them over files, over arrays, and against each other
     "pipeline": {"errors", "disk", "seals", "chance", "progress", "workers", "slabs"}
-    | {"io", "bounds", "volumes", "residuals", "learning", "methods"}
+    | {"io", "bounds", "volumes", "residuals", "dicomweb", "learning", "methods"}
     | VALUES,
     "transforms": {"errors", "disk", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
-    "bundle": {"errors", "disk", "learning", "pipeline", "transforms", "evaluate"} | VALUES,
+    "bundle": {"errors", "disk", "dicomweb", "learning", "pipeline", "transforms", "evaluate"} | VALUES,
     "demo": {"errors", "io", "pipeline", "evaluate", "transforms"} | VALUES,
     "cli": {
         "errors",
@@ -73,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "windows",
         "budget",
         "io",
+        "dicomweb",
         "methods",
         "pipeline",
         "evaluate",
@@ -81,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Modules that whoever looks at files imports; they load none of the packages that take seconds.
 LIGHT = ["errors", "progress", "disk", "seals", "chance", "workers", "slabs", "spans", "morphology"]
-LIGHT += [*sorted(VALUES), "io", "bounds", "volumes", "residuals"]
+LIGHT += [*sorted(VALUES), "io", "bounds", "volumes", "residuals", "dicomweb"]
 HEAVY = ("torch", "monai")
 # Rooms inside io, likewise: no format knows another, and what is shared knows no format.
 TELLING = {"signatures", "pictures_in_text", "leftovers"}
@@ -120,6 +122,8 @@ AT_HOME = {
     "jpeg_ls": {"io.dicom.codecs.libraries"},
     "cryptography": {"residuals.sealing"},
     "distributed": {"workers.cluster"},
+    "dicomweb_client": {"dicomweb"},
+    "requests": {"dicomweb"},
     "highdicom": {"io.segmentations"},
     # A countermeasure uses what a stranger would use.
     "SimpleITK": {"io.simpleitk", "evaluate.countermeasures.filters"},

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_salm.bundle.choices import given_options
 from monai_salm.bundle.commands import told_in_one_line
+from monai_salm.dicomweb import SCHEME
 from monai_salm.errors import UsageError
 from monai_salm.evaluate import EvaluateOptions, evaluate
 
@@ -38,6 +39,8 @@ class VictimEvaluation:
             for name, folder in {"dataset_dir": dataset_dir, "output_dir": output_dir, "test_dir": test_dir}.items():
                 if not folder:
                     raise UsageError(f"{name} is empty; give --{name} FOLDER")
+                if folder.startswith(SCHEME):
+                    raise UsageError(f"{name} is an archive; export its studies, and give --{name} FOLDER")
             self.places = Path(dataset_dir), Path(output_dir), Path(test_dir)
             self.options = EvaluateOptions(**given_options(options, EvaluateOptions, _PATHS))
         self.show_progress = show_progress

@@ -12,6 +12,7 @@ from monai_salm.bundle.choices import given_options
 from monai_salm.bundle.commands import told_in_one_line
 from monai_salm.bundle.handlers import RoundEvents
 from monai_salm.bundle.networks import SUFFIX, save_checkpoint
+from monai_salm.dicomweb import place_of
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, ProtectResult
 from monai_salm.pipeline.outlook import DOUBTFUL
@@ -27,8 +28,8 @@ class NoiseTrainer:
     noise.
 
     Args:
-        dataset_dir: folder of images.
-        output_dir: folder of protected images to make.
+        dataset_dir: folder of images, or dicomweb:URL/studies/UID.
+        output_dir: folder of protected images to make, or dicomweb:URL with ``work_dir``.
         max_epochs: rounds at most; None takes the method's.
         show_progress: progress bars on standard error.
         allow_refusals: end well although some files were refused, failed, left incomplete or copied unprotected.
@@ -62,8 +63,8 @@ class NoiseTrainer:
             self.allow_refusals = allow_refusals
             self.events = RoundEvents(train_handlers, max_epochs, key_train_metric, postprocessing)
             self.protection = ProtectionRun(
-                Path(dataset_dir),
-                Path(output_dir),
+                place_of(dataset_dir),
+                place_of(output_dir),
                 ProtectOptions(**given_options(options, ProtectOptions, _PATHS), rounds=max_epochs),
                 show_progress=show_progress,
             )

@@ -11,8 +11,35 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from monai_salm.dicomweb import SCHEME, ArchivePlace, place_of
+
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
+
+
+class _FileType(click.Path):
+    """A path, and no place in an archive, of which a path would lose the slashes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith(SCHEME):
+            self.fail(
+                "a file or a folder of this machine is needed, not an archive: scan, plan, protect, verify and restore "
+                "take one as what they read, protect also as OUTPUT; export the studies from the archive into a folder",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+class _PlaceType(click.Path):
+    """A path, or a place in an archive."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        place = place_of(value) if isinstance(value, str) else value
+        return place if isinstance(place, ArchivePlace) else super().convert(value, param, ctx)
+
+
+FILE = _FileType(path_type=Path)
+PLACE = _PlaceType(path_type=Path)
 
 
 def in_order(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -9,17 +9,18 @@ from typing import Any
 import click
 
 from monai_salm.cli.exit_codes import EXIT_INCOMPLETE
-from monai_salm.cli.options import FILE, output_options
+from monai_salm.cli.options import FILE, PLACE, output_options
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_problems
 from monai_salm.cli.run_options import run_options
+from monai_salm.dicomweb import ArchivePlace
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=FILE)
+@click.argument("source", metavar="INPUT", type=PLACE)
 @click.argument("work_dir", metavar="WORKDIR", type=FILE)
 @run_options
 @output_options
-def plan(source: Path, work_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
+def plan(source: Path | ArchivePlace, work_dir: Path, as_json: bool, quiet: bool, **choices: Any) -> int:
     """Decide what will be done with each file of INPUT, and freeze that with all options in WORKDIR, a private folder.
 
     Example: monai-salm plan EXPORT WORK --labels labels.csv; then monai-salm protect OUT --plan WORK

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,19 +14,21 @@ import click
 from click.core import ParameterSource
 
 from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_INCOMPLETE
-from monai_salm.cli.options import FILE, output_options
+from monai_salm.cli.options import FILE, PLACE, output_options
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
 from monai_salm.cli.run_options import run_options
 from monai_salm.pipeline.launching import together
 
 if TYPE_CHECKING:
+    from monai_salm.dicomweb import ArchivePlace
+    from monai_salm.dicomweb.storing import StoreResult
     from monai_salm.pipeline import ProtectOptions, ProtectResult
 
 _BESIDE_A_PLAN = {"places", "plan_file", "workers", "scheduler", "resume", "dry_run", "as_json", "quiet"}
 
 
 @click.command()
-@click.argument("places", metavar="[INPUT] OUTPUT", type=FILE, nargs=-1)
+@click.argument("places", metavar="[INPUT] OUTPUT", type=PLACE, nargs=-1)
 @run_options
 @click.option("--work-dir", type=FILE, help="Private folder: noise, plan, surrogate, manifest.  [default: OUTPUT.work]")
 @click.option("--resume", is_flag=True, help="Go on with a stopped run.")
@@ -47,7 +50,7 @@ _BESIDE_A_PLAN = {"places", "plan_file", "workers", "scheduler", "resume", "dry_
 def protect(
     context: click.Context,
     /,
-    places: tuple[Path, ...],
+    places: tuple[Path | ArchivePlace, ...],
     plan_file: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -55,7 +58,8 @@ def protect(
     **choices: Any,
 ) -> int:
     """Protect the images of INPUT (a folder, a zip, a DICOMDIR or a file) and write them to OUTPUT, a folder, or a zip
-    for a zip.
+    for a zip. Both may be a DICOMweb archive: INPUT as dicomweb:URL/studies/UID or .../series/UID (UIDs with commas
+    between them), OUTPUT as dicomweb:URL; see docs/pacs.md.
 
     Example: monai-salm protect EXPORT OUT --labels labels.csv
     """
@@ -68,8 +72,8 @@ def protect(
 
 
 def _protect(
-    context: click.Context, places: tuple[Path, ...], plan_file: Path | None, dry_run: bool, as_json: bool,
-    quiet: bool, choices: Mapping[str, Any], run: Callable[..., ProtectResult],
+    context: click.Context, places: tuple[Path | ArchivePlace, ...], plan_file: Path | None, dry_run: bool,
+    as_json: bool, quiet: bool, choices: Mapping[str, Any], run: Callable[..., ProtectResult],
 ) -> int:  # fmt: skip
     """Do what was asked with what runs it, and print what became of it."""
     from monai_salm.pipeline import ProtectionRun, ProtectOptions
@@ -103,6 +107,8 @@ def _protect(
             )
         if result["rounds"]:
             print_line(f"{result['rounds']} rounds, {result['passes_per_sample']:.0f} surrogate passes per sample")
+        if done.stored is not None:
+            _tell_stored(done.stored)
         print_labels(result["labels"])
         for line in done.search.lines():
             print_line(line)
@@ -114,7 +120,17 @@ def _protect(
     return EXIT_INCOMPLETE if result["problems"] else 0
 
 
-def _as_planned(context: click.Context, places: tuple[Path, ...], plan: Path) -> tuple[Path, Path, ProtectOptions]:
+def _tell_stored(stored: StoreResult) -> None:
+    """Say what the archive holds now, and how that is verified."""
+    before = f", {stored.stored - stored.sent} of them before" if stored.sent < stored.stored else ""
+    print_line(f"{stored.stored} files stored in {stored.place}{before}, and found there again in their series")
+    if stored.found is not None:
+        print_line(f"to check them: {shlex.join(['monai-salm', 'verify', stored.original, str(stored.found)])}")
+
+
+def _as_planned(
+    context: click.Context, places: tuple[Path | ArchivePlace, ...], plan: Path
+) -> tuple[Path | ArchivePlace, Path | ArchivePlace, ProtectOptions]:
     """Give the places and the options of a plan; options of the call would be others, so they are refused."""
     from monai_salm.pipeline.planned_run import planned_options
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_INCOMPLETE
-from monai_salm.cli.options import FILE, output_options, workers_option
+from monai_salm.cli.options import FILE, PLACE, output_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_problems
+from monai_salm.dicomweb import ArchivePlace
+from monai_salm.errors import UsageError
 
 
 @click.command()
-@click.argument("protected", metavar="PROTECTED", type=FILE)
+@click.argument("protected", metavar="PROTECTED", type=PLACE)
 @click.argument("output", metavar="OUTPUT", type=FILE)
 @click.option("--key-file", type=FILE, required=True, help="The key that 'protect' was given.")
 @click.option("--residuals", type=FILE, help="Folder of the residuals.  [default: in the work folder beside PROTECTED]")
@@ -24,7 +26,7 @@ from monai_salm.cli.printing import print_json, print_line, print_problems
 @workers_option
 @output_options
 def restore(
-    protected: Path,
+    protected: Path | ArchivePlace,
     output: Path,
     key_file: Path,
     residuals: Path | None,
@@ -35,17 +37,21 @@ def restore(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Write the originals of PROTECTED (a folder, a zip or a file) to OUTPUT, byte for byte, if it was protected with
-    --key-file.
+    """Write the originals of PROTECTED (a folder, a zip or a file; with --residuals also dicomweb:URL/studies/UID) to
+    OUTPUT, byte for byte, if it was protected with --key-file.
 
     Example: monai-salm restore OUT BACK --key-file key.txt
     """
+    from monai_salm.dicomweb.fetching import in_folders
     from monai_salm.pipeline import restore as run
 
-    done = run(
-        protected, output, key_file, residuals=residuals, only=only, resume=resume, workers=workers,
-        scheduler=scheduler, show_progress=not quiet,
-    )  # fmt: skip
+    if isinstance(protected, ArchivePlace) and residuals is None:
+        raise UsageError(f"{protected}: beside an archive there are no residuals; give --residuals WORKDIR/residuals")
+    with in_folders(protected, shared=bool(scheduler), show_progress=not quiet) as (folder,):
+        done = run(
+            folder, output, key_file, residuals=residuals, only=only, resume=resume, workers=workers,
+            scheduler=scheduler, show_progress=not quiet,
+        )  # fmt: skip
     result = done.to_json()
     counts = result["counts"]
     if as_json:

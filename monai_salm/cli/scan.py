@@ -11,15 +11,16 @@ from typing import Any
 
 import click
 
-from monai_salm.cli.options import FILE, kind_options, output_options, value_options, workers_option
+from monai_salm.cli.options import PLACE, kind_options, output_options, value_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_notes, print_problems
+from monai_salm.dicomweb import ArchivePlace
 from monai_salm.workers import workers_of
 
 _FATES = ("protect", "copy", "refuse")
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=FILE)
+@click.argument("source", metavar="INPUT", type=PLACE)
 @click.option(
     "--values",
     is_flag=True,
@@ -29,12 +30,16 @@ _FATES = ("protect", "copy", "refuse")
 @value_options
 @kind_options
 @output_options
-def scan(source: Path, values: bool, workers: int, scheduler: str, as_json: bool, quiet: bool, **choices: Any) -> int:
+def scan(
+    source: Path | ArchivePlace, values: bool, workers: int, scheduler: str, as_json: bool, quiet: bool, **choices: Any
+) -> int:
     """List what INPUT holds, what would be protected or refused, and why, by the headers of the files.
 
     Without --values the pixels of DICOM are not read, so that a file in which nothing can carry noise is still counted
-    as one that can be protected. --window and --modality say how values are seen, and count with --values alone.
+    as one that can be protected. --window and --modality say how values are seen, and count with --values alone. Files
+    of an archive (dicomweb:URL/studies/UID) are fetched for it, and not kept.
     """
+    from monai_salm.dicomweb.fetching import in_folders
     from monai_salm.pipeline import KindChoices, first_look
     from monai_salm.pipeline import scan as run
 
@@ -44,9 +49,13 @@ def scan(source: Path, values: bool, workers: int, scheduler: str, as_json: bool
 
         options = ProtectOptions(method="random", **choices)  # refuses a bad window before anything is read
     kinds = KindChoices(choices["label_maps"], choices["pictures"])
-    with TemporaryDirectory() as spare, workers_of(workers, scheduler) as processes:
+    with (
+        TemporaryDirectory() as spare,
+        in_folders(source, shared=bool(scheduler), show_progress=not quiet) as (folder,),
+        workers_of(workers, scheduler) as processes,
+    ):
         inventory = run(
-            source.absolute() if scheduler else source,
+            folder.absolute() if scheduler else folder,
             unpack_into=Path(spare) / "input",
             choices=kinds,
             workers=processes,
@@ -63,7 +72,7 @@ def scan(source: Path, values: bool, workers: int, scheduler: str, as_json: bool
     return 0
 
 
-def _result(source: Path, files: list[dict[str, Any]], ignored: list[str]) -> dict[str, Any]:
+def _result(source: Path | ArchivePlace, files: list[dict[str, Any]], ignored: list[str]) -> dict[str, Any]:
     counts = {fate: sum(file["fate"] == fate for file in files) for fate in _FATES}
     return {"input": str(source), "counts": counts | {"ignored": len(ignored)}, "files": files, "ignored": ignored}
 

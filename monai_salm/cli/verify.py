@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from monai_salm.cli.exit_codes import EXIT_MISMATCH
-from monai_salm.cli.options import FILE, kind_options, output_options, value_options, workers_option
+from monai_salm.cli.options import FILE, PLACE, kind_options, output_options, value_options, workers_option
 from monai_salm.cli.printing import print_json, print_line, print_problems
+from monai_salm.dicomweb import ArchivePlace
 
 
 @click.command()
-@click.argument("original", metavar="ORIGINAL", type=FILE)
-@click.argument("protected", metavar="PROTECTED", type=FILE)
+@click.argument("original", metavar="ORIGINAL", type=PLACE)
+@click.argument("protected", metavar="PROTECTED", type=PLACE)
 @click.option(
     "--epsilon", help="Budget to hold every file to.  [default: what a DICOM file states itself; none for NIfTI]"
 )
@@ -30,8 +31,8 @@ from monai_salm.cli.printing import print_json, print_line, print_problems
 @workers_option
 @output_options
 def verify(
-    original: Path,
-    protected: Path,
+    original: Path | ArchivePlace,
+    protected: Path | ArchivePlace,
     epsilon: str | None,
     window: str,
     modality: str,
@@ -42,9 +43,11 @@ def verify(
     **choices: Any,
 ) -> int:
     """Check PROTECTED against ORIGINAL from the files alone: bounds, anatomy, headers, references, and that nothing is
-    absent without a reason.
+    absent without a reason. What lies in an archive (dicomweb:URL/studies/UID/series/UID,UID) is fetched for it, and
+    not kept.
     """
     from monai_salm.budget import Epsilon
+    from monai_salm.dicomweb.fetching import in_folders
     from monai_salm.pipeline import KindChoices
     from monai_salm.pipeline import verify as run
     from monai_salm.pipeline.file_views import BudgetOptions
@@ -56,10 +59,11 @@ def verify(
         KindChoices.with_labels(labels, *patterns) if labels is not None and labels.is_dir() else KindChoices(*patterns)
     )
     bound = Epsilon.parse(epsilon) if epsilon else None
-    report = run(
-        original, protected, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"],
-        workers=workers, scheduler=scheduler, show_progress=not quiet,
-    )  # fmt: skip
+    with in_folders(original, protected, shared=bool(scheduler), show_progress=not quiet) as folders:
+        report = run(
+            *folders, options=options, check_epsilon=bound, choices=kinds, allow_absent=choices["allow_absent"],
+            workers=workers, scheduler=scheduler, show_progress=not quiet,
+        )  # fmt: skip
     if as_json:
         print_json(report.to_json())
     else:

@@ -6,34 +6,89 @@ files alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from monai_salm.io import Document, ImageHeader
+from monai_salm.errors import RefusedError
+from monai_salm.io import Document, ImageHeader, compare_headers
 from monai_salm.pipeline.inventory import Inventory
 from monai_salm.pipeline.references import OWN_UIDS, own_uids
 
 Found = ImageHeader | Document
+_SOP = "SOPInstanceUID"
 
 
 def paired_paths(before: Inventory, after: Inventory) -> dict[str, str]:
     """Give the path of the protected file of each original that has one.
 
-    It is the same path; or, for an image that was moved (an archive makes a tree of its own), that of the one image
-    that names it as its source.
+    It is the same path; or, where files were moved (an archive makes a tree of its own), that of the one image that
+    names it as its source, or of the one file that has its SOP Instance UID; or, for a document, of the first that
+    refers to what became of what it refers to, and is else the same.
     """
     present = {record.path for record in after.files}
     pairs = {record.path: target for record in before.files if (target := before.output_path(record.path)) in present}
+    if len(pairs) < len(before.files) and len(set(pairs.values())) < len(present):
+        pairs |= _moved_images(before, after, pairs)
+        pairs |= _moved_documents(before, after, pairs)
+    return pairs
+
+
+def _moved_images(before: Inventory, after: Inventory, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Pair images with those that name them as their source, and files that have the same SOP Instance UID."""
     taken = set(pairs.values())
-    by_source: dict[str, list[str]] = defaultdict(list)
+    by_uid, by_source = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    results: dict[str, Found] = {**after.headers, **after.documents}
+    originals: dict[str, Found] = {**before.headers, **before.documents}
+    for path, found in results.items():
+        if path not in taken:
+            by_uid[found.identifiers.get(_SOP, "")].append(path)
     for path, header in after.headers.items():
         if path not in taken:
             for uid in header.references:
                 by_source[uid].append(path)
-    for path, header in before.headers.items():
-        derived = by_source[header.identifiers.get("SOPInstanceUID", "")]
-        if path not in pairs and len(derived) == 1:
-            pairs[path] = derived[0]
-    return pairs
+    moved = {}
+    for path, found in originals.items():
+        own = found.identifiers.get(_SOP, "")
+        if path in pairs or not own:
+            continue
+        for candidates in (by_source[own] if path in before.headers else [], by_uid[own]):
+            if len(candidates) == 1:
+                moved[path] = candidates[0]
+                break
+    return moved
+
+
+def _moved_documents(before: Inventory, after: Inventory, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Pair DICOM documents, which do not say what they were made from, by what they refer to, and by all else that is
+    in them.
+    """
+    new: dict[str, str] = {}
+    for path, target in pairs.items():
+        old, now = before.headers.get(path), after.headers.get(target)
+        if old is not None and now is not None:
+            new |= {old.identifiers[key]: now.identifiers[key] for key in OWN_UIDS if key in old.identifiers}
+    left = set(after.documents) - set(pairs.values())
+    moved: dict[str, str] = {}
+    for path, document in sorted(before.documents.items()):
+        if path in pairs or document.format != "dicom":
+            continue
+        wanted = {new[uid] for uid in document.references & new.keys()}
+        for target in sorted(left):
+            found = after.documents[target]
+            alike = found.kind == document.kind and found.references & set(new.values()) == wanted
+            if alike and _are_the_same(before.absolute(path), after.absolute(target)):
+                moved[path] = target
+                left.discard(target)
+                break
+    return moved
+
+
+def _are_the_same(original: Path, other: Path) -> bool:
+    """Say whether two documents differ in nothing but what a run may change."""
+    try:
+        return all(change.allowed for change in compare_headers(original, other))
+    except (RefusedError, OSError):
+        return False
 
 
 class Identities:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from monai_salm.dicomweb import ArchivePlace, place_of
+from monai_salm.dicomweb.fetching import is_begun
 from monai_salm.disk import holds_files
 from monai_salm.errors import UsageError
+from monai_salm.pipeline.archive_ends import OF_ARCHIVES
 from monai_salm.pipeline.effort import Effort
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, plan_head
 from monai_salm.pipeline.inventory import Inventory
@@ -47,22 +50,25 @@ class PlannedRun:
         }  # fmt: skip
 
 
-def plan_run(source: Path, work_dir: Path, options: ProtectOptions, *, show_progress: bool = False) -> PlannedRun:
+def plan_run(
+    source: Path | ArchivePlace, work_dir: Path, options: ProtectOptions, *, show_progress: bool = False
+) -> PlannedRun:
     """Plan what will be done with every file of an input, and freeze that in a private work folder.
 
     Args:
         source: as of :class:`~monai_salm.pipeline.protection.ProtectionRun`.
-        work_dir: made here; it must be empty.
+        work_dir: made here; it must be empty, but for what was begun to be fetched from an archive.
         options: of the run, which are frozen too.
         show_progress: progress bars on standard error.
 
     Raises:
         UsageError: the options do not fit each other, the input or the folder.
     """
-    if holds_files(work_dir):
+    begun = is_begun(work_dir / OF_ARCHIVES) and not (work_dir / PLAN_FILE).exists()
+    if holds_files(work_dir) and not begun:
         raise UsageError(f"the work folder {work_dir} is not empty; give another one for a new plan")
     run = ProtectionRun(
-        source, work_dir / "output", replace(options, work_dir=work_dir, resume=False), show_progress=show_progress
+        source, work_dir / "output", replace(options, work_dir=work_dir, resume=begun), show_progress=show_progress
     )
     with run:
         inventory, plan = run.prepare()
@@ -70,7 +76,7 @@ def plan_run(source: Path, work_dir: Path, options: ProtectOptions, *, show_prog
     return PlannedRun(work_dir / PLAN_FILE, plan, inventory, run.labels, run.effort)
 
 
-def planned_options(plan: Path, *, workers: int = 0, scheduler: str = "") -> tuple[Path, ProtectOptions]:
+def planned_options(plan: Path, *, workers: int = 0, scheduler: str = "") -> tuple[Path | ArchivePlace, ProtectOptions]:
     """Give the input of a plan and the options that carry it out.
 
     Args:
@@ -87,4 +93,4 @@ def planned_options(plan: Path, *, workers: int = 0, scheduler: str = "") -> tup
     options = ProtectOptions.from_json(
         head["options"], workers=workers, scheduler=scheduler, work_dir=path.parent, resume=True
     )
-    return Path(head["input"]), options
+    return place_of(head["input"]), options

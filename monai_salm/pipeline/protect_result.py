@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_salm.dicomweb.storing import StoreResult
 from monai_salm.pipeline.fates import FileFate, count_fates
 from monai_salm.pipeline.search_summary import SearchSummary
 
@@ -24,6 +25,7 @@ class ProtectResult:
         ignored: files that an operating system left in the input.
         labels: what is known of them, as plain types; None for a method without labels.
         of_release: number of the files of the input that the release had before.
+        stored: what became of the files in the archive that is the output; None where that is a folder or a zip.
     """
 
     output: Path
@@ -34,6 +36,7 @@ class ProtectResult:
     ignored: tuple[str, ...] = ()
     labels: dict[str, Any] | None = None
     of_release: int = 0
+    stored: StoreResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``monai-salm protect --json`` prints."""
@@ -57,6 +60,12 @@ class ProtectResult:
             for _, fate in sorted(self.fates.items())
             if fate.reason and fate.path not in troubled
         ]
+        if self.stored is not None:
+            problems += [
+                {"path": path, "status": "not stored", "reason": reason}
+                for path, reason in sorted(self.stored.problems.items())
+            ]
+            notes += [{"path": path, "notes": [note]} for path, note in sorted(self.stored.notes.items())]
         done = [fate for fate in self.fates.values() if fate.status == "protected"]
         summary = {
             "lowest_psnr": min((fate.psnr for fate in done if fate.psnr is not None), default=None),
@@ -70,6 +79,7 @@ class ProtectResult:
             "labels": self.labels, "notes": notes, "rounds": self.search.rounds,
             "passes_per_sample": self.search.passes,
             "surrogate": self.search.surrogate, "choice": self.search.choice,
+            "stored": None if self.stored is None else self.stored.to_json(),
             "estimate": None if self.search.estimate is None else self.search.estimate.to_json(),
             **summary, "problems": problems,
         }  # fmt: skip

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_salm.dicomweb import ArchivePlace
 from monai_salm.disk import check_space, disk_full, holds_files, make_private, remove_leftovers
 from monai_salm.errors import DiskError, UsageError
 from monai_salm.pipeline.adding import ADDING, begin, take_in
 from monai_salm.pipeline.archive import is_archive, pack
+from monai_salm.pipeline.archive_ends import ArchiveEnds
 from monai_salm.pipeline.deciding import Decision, is_by_series
 from monai_salm.pipeline.effort import Effort, effort_of
 from monai_salm.pipeline.frozen_plan import PLAN_FILE, FrozenPlan
@@ -32,7 +34,6 @@ from monai_salm.pipeline.plan import ProtectionPlan
 from monai_salm.pipeline.planning import check_complete, prepare, take_up
 from monai_salm.pipeline.previews import add_what_is_left, with_unprotected_copies
 from monai_salm.pipeline.protect_result import ProtectResult
-from monai_salm.pipeline.record import default_work_dir
 from monai_salm.pipeline.release import Release
 from monai_salm.pipeline.run_lock import RunLocks
 from monai_salm.pipeline.search_record import EarlierSearch
@@ -55,21 +56,30 @@ class ProtectionRun:
     """One run over one input, step by step: :meth:`prepare`, :meth:`search`, :meth:`write`.
 
     Args:
-        source: folder, zip, DICOMDIR, or one file.
+        source: folder, zip, DICOMDIR, or one file; or studies of an archive.
         output: folder to make; relative paths and names are those of the input. A zip becomes a zip: ``output`` itself
-            where that ends in .zip, else one of the source's name in the folder ``output``.
+            where that ends in .zip, else one of the source's name in the folder ``output``. Or an archive, where the
+            files are stored once they are written; they stay in the work folder.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         show_progress: progress bars on standard error.
     """
 
-    def __init__(self, source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False) -> None:
+    def __init__(
+        self,
+        source: Path | ArchivePlace,
+        output: Path | ArchivePlace,
+        options: ProtectOptions,
+        *,
+        show_progress: bool = False,
+    ) -> None:
         if options.scheduler:  # whose workers have other current folders
-            source, output, options = source.absolute(), output.absolute(), options.with_absolute_places()
-        self.source = source
-        self.output = output
+            options = options.with_absolute_places()
+            source, output = (place.absolute() if isinstance(place, Path) else place for place in (source, output))
+        self._ends = ArchiveEnds(source, output, options)
+        self.source, self.output = source, output = self._ends.source, self._ends.output
         self.options = options
         self.show_progress = show_progress
-        self.release_dir = options.work_dir or default_work_dir(output)
+        self.release_dir = self._ends.work_dir
         self.work_dir = self.release_dir / ADDING if options.add else self.release_dir
         self._release: Release | None = None
         self._plan_file = self.work_dir / PLAN_FILE
@@ -135,9 +145,12 @@ class ProtectionRun:
     def _prepare(self) -> tuple[Inventory, ProtectionPlan]:
         """Plan, with the folders to itself."""
         self._check_content()
+        if self.options.add:
+            self._release = Release.read(self.release_dir)
+        self._ends.reach()
+        self._ends.fetch(show_progress=self.show_progress)
         with _nothing_left(self.work_dir):
-            if self.options.add:
-                self._release = Release.read(self.release_dir)
+            if self._release is not None:
                 self._make_work_dir()
                 self.options = begin(self._release, self.options, self.work_dir)
             check_key(self.options)
@@ -167,7 +180,7 @@ class ProtectionRun:
             archive = self.source if self._zip is not None else None
             key = secret_mark(self._new_secret())
             begun_with = {
-                "input": str(self.source.absolute()), "options": self.options.to_json(),
+                "input": self._ends.named_input(), "options": self.options.to_json(),
                 "sample": "series" if is_by_series(self.options.sample, labels) else "instance",
                 "additions": 0 if self._release is None else self._release.additions + 1,
             }  # fmt: skip
@@ -220,11 +233,13 @@ class ProtectionRun:
                 self._release = Release.read(self.release_dir)
                 self.options = begin(self._release, self.options, Path(spare))
             check_key(self.options)
+            self._ends.reach()
+            self.source = self._ends.fetch_for_now(Path(spare), show_progress=self.show_progress)
             inventory, decision, labels = self._decide(Path(spare) / "input")
             check_space(self._needs(inventory, decision.plan))
             plan, working = foresee(inventory, decision, self.options, self._workers, show_progress=self.show_progress)
             found = _labels_found(labels, inventory, plan, working)
-            result = plan.preview() | {"labels": found, "input": str(self.source), "ignored": inventory.ignored}
+            result = plan.preview() | {"labels": found, "input": self._ends.told_source, "ignored": inventory.ignored}
             add_what_is_left(result, inventory)
         return with_unprotected_copies(result) if self.options.copy_unprotected else result
 
@@ -259,9 +274,8 @@ class ProtectionRun:
         """
         if self._summary is None:
             with self._alone():
-                inventory, plan = self.prepare()
                 self._summary = make_noise(
-                    inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
+                    *self.prepare(), self.options, self.work_dir, self._working, self._earlier, self._workers,
                     show_progress=self.show_progress, after_round=after_round, ranks=ranks,
                 )  # fmt: skip
             self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
@@ -291,6 +305,8 @@ class ProtectionRun:
                 pack(folder, self.source, self._zip, show_progress=self.show_progress)
                 for temporary in (folder, inventory.root):
                     shutil.rmtree(temporary)
+            stored = self._ends.store(fates, inventory, show_progress=self.show_progress)
+            self._ends.end(fates, stored)
         self._end()
         return ProtectResult(
             self._zip or self.output,
@@ -301,12 +317,14 @@ class ProtectionRun:
             tuple(inventory.ignored),
             self.labels,
             len(inventory.of_release),
+            stored,
         )
 
 
 def protect(
-    source: Path, output: Path, options: ProtectOptions, *, show_progress: bool = False, ranks: Ranks | None = None
-) -> ProtectResult:
+    source: Path | ArchivePlace, output: Path | ArchivePlace, options: ProtectOptions, *, show_progress: bool = False,
+    ranks: Ranks | None = None,
+) -> ProtectResult:  # fmt: skip
     """Protect the images of a folder; arguments and errors as :class:`ProtectionRun` and its ``search``.
 
     Example:

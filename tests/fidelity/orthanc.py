@@ -17,6 +17,7 @@ from typing import Any
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
+_PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
 _PLACES = "/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin"
 
 
@@ -25,15 +26,27 @@ def find_orthanc() -> str | None:
     return shutil.which("Orthanc") or shutil.which("Orthanc", path=_PLACES)
 
 
+def find_dicomweb() -> Path | None:
+    """Give the plugin that serves DICOMweb; None where it is not installed."""
+    places = (Path(folder) / "libOrthancDicomWeb.so" for folder in _PLUGINS)
+    return next((place for place in places if place.exists()), None)
+
+
 class Orthanc:
     """A running server.
 
     Args:
         port: of its web interface on 127.0.0.1.
+        dicom_port: of C-STORE.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, dicom_port: int = 0) -> None:
+        self.port, self.dicom_port = port, dicom_port
+
+    @property
+    def dicomweb(self) -> str:
+        """Where it serves DICOMweb."""
+        return f"http://127.0.0.1:{self.port}/dicom-web"
 
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Give the body of an answer.
@@ -79,8 +92,11 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc() -> Iterator[Orthanc]:
+def running_orthanc(*plugins: Path) -> Iterator[Orthanc]:
     """Start an empty server and end it in any case.
+
+    Args:
+        plugins: that it has.
 
     Raises:
         RuntimeError: it is not installed, or does not start.
@@ -95,7 +111,7 @@ def running_orthanc() -> Iterator[Orthanc]:
             "Name": "test", "HttpPort": http_port, "DicomPort": dicom_port, "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DicomAlwaysAllowStore": True, "OverwriteInstances": False, "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"), "Plugins": [],
+            "IndexDirectory": str(folder / "storage"), "Plugins": [str(plugin) for plugin in plugins],
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
         log = stack.enter_context((folder / "log").open("w+"))
@@ -103,7 +119,7 @@ def running_orthanc() -> Iterator[Orthanc]:
             [program, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT, cwd=folder
         )
         stack.callback(_end, process)
-        server = Orthanc(http_port)
+        server = Orthanc(http_port, dicom_port)
         _await(server, process, folder / "log")
         yield server
 

@@ -9,26 +9,17 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_salm.pipeline import protect, verify
-from tests.exports import ROOT_UID, drawn, mr_series
+from tests.exports import drawn
 from tests.fidelity.orthanc import Orthanc, find_orthanc, running_orthanc
-from tests.io.builders import CT
+from tests.fidelity.studies import made_study, references
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fidelity_cases" / "exports"
 EXPORTS = {"E1": SHARED / "E1_dicomdir_cr_ct_mr", "E2": SHARED / "E2_ct_seg_rtstruct_pr_ko_sr"}
-MR, KEY_OBJECTS, RT_STRUCTURES = (
-    "1.2.840.10008.5.1.4.1.1.4",
-    "1.2.840.10008.5.1.4.1.1.88.59",
-    "1.2.840.10008.5.1.4.1.1.481.3",
-)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_orthanc() is None, reason="Orthanc is not installed")]
 
@@ -37,72 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_orthanc() is None, reaso
 def pacs() -> Iterator[Orthanc]:
     with running_orthanc() as server:
         yield server
-
-
-def _made_export(folder: Path) -> Path:
-    """Write two series of one study, and objects that refer to their slices: key objects and structures."""
-    study = {"StudyInstanceUID": f"{ROOT_UID}.40", "PatientID": "P1", "PatientName": "Doe^Jane"}
-    for number, (modality, storage, intercept) in enumerate((("CT", CT, -300), ("MR", MR, 0))):
-        mr_series(
-            folder / modality,
-            number,
-            slices=4,
-            Modality=modality,
-            SOPClassUID=storage,
-            RescaleIntercept=intercept,
-            **study,
-        )
-    slices = [pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
-    _referring(
-        folder / "KO001", 1, KEY_OBJECTS, "KO", study, CurrentRequestedProcedureEvidenceSequence=_evidence(slices)
-    )
-    contour = _item(ContourImageSequence=Sequence([_reference(slices[0])]))
-    frame = _item(FrameOfReferenceUID=slices[0].FrameOfReferenceUID, RTReferencedStudySequence=_evidence(slices[:4]))
-    regions = Sequence([_item(ReferencedROINumber=1, ContourSequence=Sequence([contour]))])
-    _referring(
-        folder / "RS001",
-        2,
-        RT_STRUCTURES,
-        "RTSTRUCT",
-        study,
-        ReferencedFrameOfReferenceSequence=Sequence([frame]),
-        ROIContourSequence=regions,
-    )
-    return folder
-
-
-def _referring(path: Path, number: int, storage: str, modality: str, study: dict[str, str], **attributes: Any) -> None:
-    own = {
-        "SOPInstanceUID": f"{ROOT_UID}.41.{number}",
-        "SeriesInstanceUID": f"{ROOT_UID}.42.{number}",
-        "SOPClassUID": storage,
-        "Modality": modality,
-    }
-    dataset = _item(**own, **study, **attributes)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-
-
-def _evidence(slices: list[Dataset]) -> Sequence:
-    series: dict[str, list[Dataset]] = {}
-    for instance in slices:
-        series.setdefault(instance.SeriesInstanceUID, []).append(_reference(instance))
-    items = [
-        _item(SeriesInstanceUID=uid, ReferencedSOPSequence=Sequence(references)) for uid, references in series.items()
-    ]
-    return Sequence([_item(StudyInstanceUID=slices[0].StudyInstanceUID, ReferencedSeriesSequence=Sequence(items))])
-
-
-def _reference(instance: Dataset) -> Dataset:
-    return _item(ReferencedSOPClassUID=instance.SOPClassUID, ReferencedSOPInstanceUID=instance.SOPInstanceUID)
-
-
-def _item(**attributes: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    return item
 
 
 def _objects(folder: Path) -> dict[str, bytes]:
@@ -115,25 +40,12 @@ def _objects(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if content[128:132] == b"DICM"}
 
 
-def _references(dataset: Dataset) -> set[str]:
-    """Give the UIDs of the instances that a dataset refers to at any depth, but for the image that it
-    was derived from.
-    """
-    found = set()
-    for element in dataset:
-        if element.VR == "SQ" and element.keyword != "SourceImageSequence":
-            found |= {uid for item in element.value for uid in _references(item)}
-        elif element.keyword in ("ReferencedSOPInstanceUID", "ReferencedSOPInstanceUIDInFile"):
-            found.add(str(element.value))
-    return found
-
-
 def _unresolved(folder: Path) -> tuple[set[str], int]:
     """Give the references within a folder that lead nowhere, and how many there are at all."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         datasets = [pydicom.dcmread(path, force=True) for path in sorted(folder.rglob("*")) if path.is_file()]
-    referred = {uid for dataset in datasets for uid in _references(dataset)}
+    referred = {uid for dataset in datasets for uid in references(dataset)}
     return referred - {str(dataset.get("SOPInstanceUID")) for dataset in datasets}, len(referred)
 
 
@@ -155,7 +67,7 @@ def _protect(source: Path, output: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("export", ["made", *EXPORTS])
 def test_originals_and_protected_files_in_one_archive(export: str, pacs: Orthanc, tmp_path: Path) -> None:
-    source = EXPORTS.get(export) or _made_export(tmp_path / "in")
+    source = EXPORTS.get(export) or made_study(tmp_path / "in")
     if not source.is_dir():
         pytest.skip("the folder of exports is not there")
     statuses = _protect(source, tmp_path / "out")

@@ -9,9 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from monai_salm.io import Document, ImageHeader
+from monai_salm.pipeline import protect, verify
 from monai_salm.pipeline.identities import Found, Identities
+from tests.exports import ROOT_UID, dicom_object, drawn, mr_series
+
+SR, KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.59"
 
 
 def _picture(uid: str, series: str = "", references: Iterable[str] = ()) -> ImageHeader:
@@ -159,3 +164,33 @@ def test_what_was_not_handed_out_is_counted_and_no_problem() -> None:
     }
     assert _problems(pairs) == {}
     assert _identities(pairs).dangling(pairs["d"][0]) == ["1.3", "1.4"]
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> Path:
+    """A protected study in an archive's own tree, in which no file has the name of its original."""
+    slices = [f"{ROOT_UID}.11.1.{number}" for number in (1, 2, 3)]
+    mr_series(tmp_path / "in", 0, slices=3)
+    dicom_object(tmp_path / "in" / "a.dcm", KEY_OBJECTS, 1, slices[:2])
+    dicom_object(tmp_path / "in" / "b.dcm", KEY_OBJECTS, 2, slices[:2])  # of the same images
+    dicom_object(tmp_path / "in" / "c.dcm", SR, 3, slices[2:])
+    dicom_object(tmp_path / "in" / "d.dcm", SR, 4)  # of none, so that it stays as it is
+    protect(tmp_path / "in", tmp_path / "out", drawn())
+    (tmp_path / "moved").mkdir()
+    for number, path in enumerate(sorted((tmp_path / "out").rglob("*.dcm"), reverse=True)):
+        path.rename(tmp_path / "moved" / f"{number}.dcm")
+    return tmp_path / "moved"
+
+
+def test_files_that_an_archive_moved_are_found(moved: Path) -> None:
+    report = verify(moved.parent / "in", moved)
+    assert report.to_json()["counts"] == {"protected": 3, "copied": 4, "absent": 0, "mismatch": 0}
+
+
+def test_a_document_that_was_changed_is_not_found(moved: Path) -> None:
+    for path in moved.iterdir():
+        content = path.read_bytes()
+        if SR.encode() in content:
+            path.write_bytes(content.replace(b"OT", b"XX"))
+    problems = {file.path for file in verify(moved.parent / "in", moved).mismatches}
+    assert {"c.dcm", "d.dcm"} <= problems

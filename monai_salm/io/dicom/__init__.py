@@ -8,7 +8,7 @@ from monai_salm.io.dicom.comparing import compare_headers, compare_sources, kept
 from monai_salm.io.dicom.cutting import sniff
 from monai_salm.io.dicom.documents import remaining_references, write_document
 from monai_salm.io.dicom.geometry import affine
-from monai_salm.io.dicom.identifying import identify, identify_opened
+from monai_salm.io.dicom.identifying import identify, identify_opened, object_uids
 from monai_salm.io.dicom.stored_values import read_opened, read_source
 from monai_salm.io.dicom.writing import write_like
 
@@ -21,6 +21,7 @@ __all__ = [
     "identify",
     "identify_opened",
     "kept_bytes",
+    "object_uids",
     "read_back",
     "read_opened",
     "read_source",

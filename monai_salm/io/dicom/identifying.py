@@ -9,9 +9,9 @@ from pathlib import Path
 from monai_salm.errors import RefusedError
 from monai_salm.io.base import Document, ImageHeader
 from monai_salm.io.dicom import tags
-from monai_salm.io.dicom.cutting import read_file
+from monai_salm.io.dicom.cutting import read_file, read_meta
 from monai_salm.io.dicom.documents import document_of, label_map_of
-from monai_salm.io.dicom.files import DicomFile
+from monai_salm.io.dicom.files import PREAMBLE, PREFIX, DicomFile, meta_text
 from monai_salm.io.dicom.headers import header_of
 from monai_salm.io.dicom.image_headers import check_picture, picture_header
 from monai_salm.io.dicom.stored_values import picture_of
@@ -19,6 +19,11 @@ from monai_salm.io.kinds import NOT_LOOKED_AT, Kind, UndecidedError, judge
 from monai_salm.io.origins import OpenFile, opened
 
 SEGMENTED = "its Modality is SEG"
+_OBJECT_UIDS = {
+    "StudyInstanceUID": tags.STUDY_INSTANCE_UID,
+    "SeriesInstanceUID": tags.SERIES_INSTANCE_UID,
+    "SOPInstanceUID": tags.SOP_INSTANCE_UID,
+}
 
 
 def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
@@ -51,6 +56,28 @@ def identify_opened(opened_file: OpenFile, said: Kind | None = None) -> ImageHea
         document = label_map_of(path, file, SEGMENTED)
         document = replace(document, unprotected=", ".join(filter(None, (document.unprotected, unseen))))
     return document or picture_header(path, file, check_picture(file))
+
+
+def object_uids(path: Path) -> dict[str, str]:
+    """Give those of the Study, Series and SOP Instance UID that a file has, by their keywords; of one that is damaged
+    behind its file meta information what that says.
+
+    Raises:
+        RefusedError: it is no DICOM object that can be read, or holds none, as a DICOMDIR does.
+    """
+    with opened(path) as file:
+        try:
+            dataset = header_of(file)
+            found = {name: dataset.text(tag) for name, tag in _OBJECT_UIDS.items()}
+        except RefusedError:
+            first = PREAMBLE + len(PREFIX)
+            if file.head[PREAMBLE:first] != PREFIX:
+                raise
+            meta, _ = read_meta(memoryview(file.head), first)
+            found = {"SOPInstanceUID": meta_text(meta, tags.MEDIA_STORAGE_SOP_INSTANCE_UID)}
+    if not found["SOPInstanceUID"]:
+        raise RefusedError("it has no SOP Instance UID, as DICOM objects of archives have")
+    return {name: uid for name, uid in found.items() if uid}
 
 
 def _check_labels(path: Path, file: DicomFile) -> str:
