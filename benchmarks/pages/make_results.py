@@ -11,6 +11,7 @@ from estimates import estimates
 from growing import archive, cluster, growing
 from measured import BENCHMARKS, DATA_SETS, RESULTS, Measured, all_measured
 from not_run import not_run
+from sharing import sharing
 from speed import faults, speed
 from targets import targets
 from way_back import way_back
@@ -60,6 +61,7 @@ def page(folder: Path = RESULTS) -> str:
         growing(folder),
         cluster(folder),
         archive(folder),
+        sharing(folder),
         files.cost(folder),
         not_run([*own, *missing]),
         earlier([found for found in sets if found.version]),

@@ -27,15 +27,19 @@ from monai_salm.cli.restore import rekey, restore
 from monai_salm.cli.scan import scan
 from monai_salm.cli.verify import verify
 from monai_salm.errors import SalmError, UsageError
+from monai_salm.pipeline.launching import alone
 from monai_salm.progress import log_as
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("monai_salm"), prog_name="monai-salm")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Bounded, error-minimizing noise in DICOM and NIfTI files, for medical images that are to be looked at, but not
     trained on.
     """
+    if context.invoked_subcommand not in (None, protect.name):
+        alone(f"{context.info_name} {context.invoked_subcommand}")
 
 
 for _command in (plan, protect, scan, verify, restore, keygen, rekey, evaluate, demo):

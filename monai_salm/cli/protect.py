@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,12 @@ from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_INCOMPLETE
 from monai_salm.cli.options import FILE, PLACE, output_options
 from monai_salm.cli.printing import print_json, print_labels, print_line, print_notes, print_problems
 from monai_salm.cli.run_options import run_options
+from monai_salm.pipeline.launching import together
 
 if TYPE_CHECKING:
     from monai_salm.dicomweb import ArchivePlace
     from monai_salm.dicomweb.storing import StoreResult
-    from monai_salm.pipeline import ProtectOptions
+    from monai_salm.pipeline import ProtectOptions, ProtectResult
 
 _BESIDE_A_PLAN = {"places", "plan_file", "workers", "scheduler", "resume", "dry_run", "as_json", "quiet"}
 
@@ -60,8 +63,20 @@ def protect(
 
     Example: monai-salm protect EXPORT OUT --labels labels.csv
     """
-    from monai_salm.pipeline import ProtectionRun, ProtectOptions
     from monai_salm.pipeline import protect as run
+
+    done = together(
+        lambda ranks: _protect(context, places, plan_file, dry_run, as_json, quiet, choices, partial(run, ranks=ranks))
+    )
+    return done or 0
+
+
+def _protect(
+    context: click.Context, places: tuple[Path | ArchivePlace, ...], plan_file: Path | None, dry_run: bool,
+    as_json: bool, quiet: bool, choices: Mapping[str, Any], run: Callable[..., ProtectResult],
+) -> int:  # fmt: skip
+    """Do what was asked with what runs it, and print what became of it."""
+    from monai_salm.pipeline import ProtectionRun, ProtectOptions
 
     if plan_file is None:
         if len(places) != 2:

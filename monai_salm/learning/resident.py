@@ -141,16 +141,19 @@ class ResidentSet:
         """Count the batches of some size that so many samples give."""
         return samples // size + (samples % size > (0 if self.keep_single or samples == 1 else 1))
 
-    def batches(self, order: Sequence[int], size: int, images: SampleMaps | None = None) -> Iterator[WorkingBatch]:
+    def batches(
+        self, order: Sequence[int], size: int, images: SampleMaps | None = None, places: slice = slice(None)
+    ) -> Iterator[WorkingBatch]:
         """Cut batches off some samples.
 
         Args:
             order: numbers of the samples.
             size: of each batch but the last.
             images: what takes the place of the samples' own.
+            places: of the batches to cut, among all.
         """
         on_device = torch.tensor(list(order), device=self.device)  # at once: a copy for each batch would be waited for
-        for start in range(0, self.batch_count(len(order), size) * size, size):
+        for start in range(0, self.batch_count(len(order), size) * size, size)[places]:
             yield self.batch(list(order[start : start + size]), on_device[start : start + size], images)
 
     def batch(self, indices: list[int], index: Tensor | None = None, images: SampleMaps | None = None) -> WorkingBatch:

@@ -31,6 +31,7 @@ from monai_salm.learning.estimates import (
     what_is_left,
 )
 from monai_salm.learning.networks import seeded_network
+from monai_salm.learning.ranks import ALONE, Ranks
 from monai_salm.learning.sample_views import blurred, halved, patch_of
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingSet
 from monai_salm.learning.targets import classes_in
@@ -98,6 +99,7 @@ class StrangerPanel:
         seed: of the division and of all trainings.
         device: where to compute.
         show_progress: a progress bar on standard error.
+        ranks: processes that share the trainings; all are to ask the same of it.
     """
 
     def __init__(
@@ -109,7 +111,9 @@ class StrangerPanel:
         seed: int,
         device: torch.device,
         show_progress: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.working, self.groups, self.task = working, groups, task
         self.seed, self.device, self.show_progress = seed, device, show_progress
         self.train: list[int] = []
@@ -141,7 +145,8 @@ class StrangerPanel:
         """
         if self.why_not:
             return LearningEstimate(why_not=self.why_not)
-        protected, cells, found = self._protected(noise), self._cells(), []
+        protected, found, total = self._protected(noise), [], len(self._cells())
+        cells = self._cells()[self.ranks.own]
         for cell in track(cells, "estimate", "networks", total=len(cells), show_progress=self.show_progress):
             if cell not in self._clean:
                 self._clean[cell] = self._trained([self.working.samples[number] for number in self.train], *cell)
@@ -149,7 +154,11 @@ class StrangerPanel:
             moved = self._moved(cell[0], noise) if cell[1] == FULL else None
             found.append(self._judged(*cell, scores, moved))
         return LearningEstimate(
-            tuple(found), len(self.train), len(self.test), self.groups.kind, chance_score(self.task)
+            tuple(self.ranks.in_order(found, total)),
+            len(self.train),
+            len(self.test),
+            self.groups.kind,
+            chance_score(self.task),
         )
 
     def what_is_left(self, noise: Callable[[str], NDArray[np.integer[Any]]]) -> float:
@@ -165,7 +174,9 @@ class StrangerPanel:
         if self.why_not:
             return math.inf
         protected, chance, main = self._protected(noise), chance_score(self.task), main_score(self.task)
-        trained = [self._trained(protected, *cell, brief=True)[1] for cell in self._cells(unusual=False)]
+        cells = self._cells(unusual=False)
+        own = [self._trained(protected, *cell, brief=True)[1] for cell in cells[self.ranks.own]]
+        trained = self.ranks.in_order(own, len(cells))
         left = [what_is_left(found.final[main], found.peak, found.final.get("auc"), chance) for found in trained]
         return sum(left) / len(left)
 

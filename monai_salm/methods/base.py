@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from monai_salm.errors import UsageError
 from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.consumers import ConsumerAugmentation
+from monai_salm.learning.ranks import ALONE, Ranks
 from monai_salm.learning.resident import ResidentSet
 from monai_salm.learning.samples import SLICE_BATCH, VOLUME_BATCH, WorkingBatch, WorkingSet
 from monai_salm.learning.strangers import SampleGroups
@@ -88,6 +89,7 @@ class MethodRun:
         gentle: take no candidate, where there are some, whose noise moves networks of clean images.
         show_progress: a progress bar on standard error.
         after_round: told of each round, by methods that know of it while they go on.
+        ranks: processes that search together; all are given the same run, and all take all of the noise.
         passes: forward and backward passes of the surrogate per sample; a forward pass alone counts half.
         errors: mean error of the surrogate in each round, at what the noise is to make it say.
         surrogate: what the method leaves behind; None if it has nothing that further samples could use.
@@ -105,6 +107,7 @@ class MethodRun:
     gentle: bool = False
     show_progress: bool = False
     after_round: Callable[[RoundLog], None] | None = None
+    ranks: Ranks = ALONE
     passes: float = 0.0
     errors: list[float] = field(default_factory=list)
     surrogate: TrainedSurrogate | None = None
@@ -122,6 +125,9 @@ class NoiseMethod(ABC):
 
     takes_surrogate: bool = False
     """True if the surrogate of a finished run can make the noise of further samples."""
+
+    takes_ranks: bool = False
+    """True if several processes can share its work; else who needs its noise makes all of it."""
 
     @abstractmethod
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:

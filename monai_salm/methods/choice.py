@@ -54,6 +54,7 @@ class MeasuredChoice(NoiseMethod):
 
     takes_color = True
     takes_surrogate = True
+    takes_ranks = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise of the best; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
@@ -61,10 +62,7 @@ class MeasuredChoice(NoiseMethod):
         memory = _ChoiceMemory(run.memory)
         if not memory.chosen:
             trials, why_not = self._trials(samples, task, run)
-            kept = _gentle(trials, why_not) if run.gentle else trials
-            first = next(iter(self.candidates))
-            memory.chosen = min(kept, key=lambda name: trials[name].left, default=first)
-            memory.words = _words(memory.chosen, trials, why_not) + _left_out(trials, kept)
+            memory.chosen, memory.words = run.ranks.shared(lambda: self._chosen(trials, why_not, gentle=run.gentle))
             logger.info(memory.words)
         run.choice = memory.words
         inner = replace(run, memory=memory, errors=[], passes=0.0)
@@ -77,7 +75,9 @@ class MeasuredChoice(NoiseMethod):
         part = _small_set(samples, chosen)
         names, kind = (samples.ids, "image") if run.groups is None else (run.groups.names, run.groups.kind)
         groups = SampleGroups([names[number] for number in chosen], kind)
-        panel = StrangerPanel(part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress)
+        panel = StrangerPanel(
+            part, groups, task, seed=run.seed, device=run.device, show_progress=run.show_progress, ranks=run.ranks
+        )
         trials: dict[str, _Trial] = {}
         tried = {name: candidate for name, candidate in self.candidates.items() if candidate.suits(part)}
         for name, candidate in tried.items() if not panel.why_not else ():
@@ -86,6 +86,12 @@ class MeasuredChoice(NoiseMethod):
             run.passes += trial.passes * len(part) / len(samples)
             trials[name] = _Trial.of(panel, noise.__getitem__, gentle=run.gentle)
         return trials, panel.why_not
+
+    def _chosen(self, trials: Mapping[str, _Trial], why_not: str, *, gentle: bool) -> tuple[str, str]:
+        """Give the name of the best, and say why."""
+        kept = _gentle(trials, why_not) if gentle else trials
+        chosen = min(kept, key=lambda name: trials[name].left, default=next(iter(self.candidates)))
+        return chosen, _words(chosen, trials, why_not) + _left_out(trials, kept)
 
     def check(self, *, perturbed_fraction: float, rounds: int | None) -> None:
         """Find out whether a user's choices are possible for all candidates, or raise UsageError."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from monai_salm.learning.consumers import NO_AUGMENTATION, ConsumerAugmentation
 from monai_salm.learning.networks import CLEAN, NetworkEnsemble, members_of, seeded_network, seen_as
+from monai_salm.learning.ranks import ALONE, Ranks
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.strangers import LEAST_SIDE
 from monai_salm.learning.surrogate import SurrogateCard
@@ -54,6 +55,7 @@ class ErrorMinimizing(NoiseMethod):
 
     takes_color = True
     takes_surrogate = True
+    takes_ranks = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:
         """Give the noise; see :meth:`~monai_salm.methods.base.NoiseMethod.noise`."""
@@ -65,7 +67,7 @@ class ErrorMinimizing(NoiseMethod):
             network = NetworkEnsemble([*members_of(network), *others])
         optimizer = MinMinOptimizer(
             network, task, self._search(samples, task, run), augmentation=self.augmentation,
-            device=run.device, show_progress=run.show_progress,
+            device=run.device, show_progress=run.show_progress, ranks=run.ranks,
         )  # fmt: skip
         yield from searched(optimizer, samples, run)
         if run.surrogate is not None:
@@ -120,12 +122,14 @@ class FrozenSurrogate(NoiseMethod):
 
     takes_color = True
     takes_surrogate = True
+    takes_ranks = True
 
     def noise(self, samples: WorkingSet, task: LearningTask | None, run: MethodRun) -> Noise:  # noqa: ARG002
         """Give the noise; the task is the card's."""
         optimizer = frozen_optimizer(
-            self.network, self.card, rounds=run.rounds, device=run.device, show_progress=run.show_progress
-        )
+            self.network, self.card, rounds=run.rounds, device=run.device, show_progress=run.show_progress,
+            ranks=run.ranks,
+        )  # fmt: skip
         yield from searched(optimizer, samples, run)
 
 
@@ -133,7 +137,7 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
     """Run a search, going on where a stopped one was, and report what it did and left behind."""
     settings, network = optimizer.settings, optimizer.network
     state = _remembered(optimizer, samples, run) or optimizer.start(samples)
-    seconds = search_seconds(optimizer, samples, state)
+    seconds = search_seconds(optimizer, samples, state) if run.ranks.first else 0.0
     if seconds:
         rounds = settings.max_rounds - state.round
         logger.info(
@@ -143,14 +147,14 @@ def searched(optimizer: MinMinOptimizer, samples: WorkingSet, run: MethodRun) ->
     def after_round(now: SearchState) -> None:
         if run.after_round is not None:
             run.after_round(now.history[-1])
-        if run.memory is not None:
+        if run.memory is not None and run.ranks.first:
             tensors, progress = now.to_memory()
             memory = {} if optimizer.descent is None else optimizer.descent.to_memory()
             weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
             tensors |= {f"network.{name}": value for name, value in weights.items()}
             run.memory.save(tensors | {f"descent.{name}": value for name, value in memory.items()}, progress)
 
-    yield from optimizer.run(samples, state, after_round)
+    yield from optimizer.run(samples, state, after_round, whole_state=run.memory is not None)
     run.passes, run.errors = state.passes, [log.error for log in state.history]
     looks = settings.texture_period > 0 and not optimizer.freeze_surrogate  # the first round, at clean samples
     run.surrogate = TrainedSurrogate(
@@ -181,6 +185,7 @@ def frozen_optimizer(
     rounds: int | None = None,
     device: torch.device | str = "cpu",
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> MinMinOptimizer:
     """Give the optimizer of further samples: all is as its card says, so that a sample's noise is the same whoever asks
     for it.
@@ -191,6 +196,7 @@ def frozen_optimizer(
             other samples.
         device: where to compute.
         show_progress: a progress bar on standard error.
+        ranks: processes that search together.
     """
     settings = replace(
         MinMinSettings(**card.search), max_rounds=card.rounds if rounds is None else rounds, stop_error=0.0
@@ -198,5 +204,5 @@ def frozen_optimizer(
     return MinMinOptimizer(
         network, task_from_json(card.task), settings,
         augmentation=ConsumerAugmentation(**card.augmentation), device=device, freeze_surrogate=True,
-        show_progress=show_progress,
+        show_progress=show_progress, ranks=ranks,
     )  # fmt: skip

@@ -24,10 +24,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_salm.chance import torch_seed
@@ -36,6 +37,7 @@ from monai_salm.learning.chance import SampleChance
 from monai_salm.learning.checks import check_network, check_targets, known_device
 from monai_salm.learning.consumers import ConsumerAugmentation, draws_needed
 from monai_salm.learning.networks import CleanNetwork, members_of
+from monai_salm.learning.ranks import ALONE, Ranks
 from monai_salm.learning.resident import ResidentSet, SampleMaps
 from monai_salm.learning.samples import WorkingBatch, WorkingSet
 from monai_salm.learning.tasks import LearningTask
@@ -45,33 +47,12 @@ from monai_salm.methods.gradients import NoiseGradient
 from monai_salm.methods.limits import NoiseLimits
 from monai_salm.methods.minmin_settings import MinMinSettings
 from monai_salm.methods.partners import Partners
-from monai_salm.methods.search_state import RoundLog, SearchState
+from monai_salm.methods.search_state import RoundLog, SearchState, SearchWork
 from monai_salm.methods.sparsity import relative
 from monai_salm.methods.textures import class_directions, class_textures
 from monai_salm.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchWork:
-    """What a search works with, where it computes.
-
-    Args:
-        resident, chance: the samples, and what is drawn for them.
-        state: what a round starts from.
-        steps, scores: the state's, there.
-        ranks: what the masks are chosen by: the scores, or chance.
-        masks: where the noise of each sample may be in this round.
-    """
-
-    resident: ResidentSet
-    chance: SampleChance
-    state: SearchState
-    steps: SampleMaps
-    scores: SampleMaps
-    ranks: SampleMaps
-    masks: SampleMaps
 
 
 class MinMinOptimizer:
@@ -87,6 +68,8 @@ class MinMinOptimizer:
             Each sample is then on its own, in its batches as in its draws: its noise does not depend on which others
             are protected with it.
         show_progress: a progress bar on standard error.
+        ranks: processes that search together: each takes the noise steps of its own samples, with the surrogate that
+            the first one trains.
 
     Attributes:
         descent: of the surrogate's weights, which goes on over the rounds until the surrogate is drawn anew.
@@ -107,6 +90,7 @@ class MinMinOptimizer:
         device: torch.device | str = "cpu",
         freeze_surrogate: bool = False,
         show_progress: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
         self.task = task
@@ -118,7 +102,7 @@ class MinMinOptimizer:
             network, task, self.augmentation, clean_weight=self.settings.clean_weight, bfloat16=self._bfloat16
         )
         self.freeze_surrogate = freeze_surrogate
-        self.show_progress = show_progress
+        self.show_progress, self.ranks = show_progress, ranks
         self.descent: Descent | None = None
         self.remembered: dict[str, Tensor] = {}
 
@@ -147,6 +131,8 @@ class MinMinOptimizer:
         samples: WorkingSet,
         state: SearchState | None = None,
         after_round: Callable[[SearchState], None] | None = None,
+        *,
+        whole_state: bool = True,
     ) -> Noise:
         """Run rounds until the stop rule or ``max_rounds``, then give each sample's id and integer steps on its working
         grid.
@@ -155,6 +141,7 @@ class MinMinOptimizer:
             samples: with targets.
             state: of a stopped run, to go on from; it is changed in place.
             after_round: called after each round, to save the state.
+            whole_state: bring the first of several processes all of the state for it; the same in all of them.
 
         Raises:
             UsageError: the network or the targets do not fit the task, or the search left the finite numbers.
@@ -170,6 +157,7 @@ class MinMinOptimizer:
             self.device,
             trained=not self.freeze_surrogate,
         )
+        self.ranks.share_weights(self.network)
         work = self.begin(samples, state)
         state = work.state
         with Progress(
@@ -179,6 +167,9 @@ class MinMinOptimizer:
                 log = self.round(work)
                 bar.update(note=f"surrogate's error {log.error:.3f}, {log.changed_fraction:.1%} of the anatomy changed")
                 logger.info("round %d: error %.4f, changed %.4f, passes per sample %.1f, %.1f s", *asdict(log).values())
+                if whole_state:
+                    for maps in (work.steps, work.scores):
+                        self.ranks.bring(maps, work.dealt())
                 if after_round is not None:
                     after_round(state)
         return self._result(work)
@@ -197,24 +188,27 @@ class MinMinOptimizer:
         if self.settings.mask_rule == "random":
             drawn = chance.maps([(1, *sample.shape) for sample in samples.samples], "mask")
             ranks = resident.hold([values + 1e-6 for values in drawn])  # cells of rank 0 are never chosen
-        work = SearchWork(resident, chance, state, steps, scores, ranks, resident.new_maps(torch.bool))
+        size = 1 if self.freeze_surrogate else self.settings.batch_size
+        masks = resident.new_maps(torch.bool)
+        work = SearchWork(resident, chance, state, steps, scores, ranks, masks, size, self.ranks)
         if state.round:  # else nothing was looked at yet
-            for batch in resident.batches(samples.by_shape(), self._batch_size):
+            for batch in work.own_batches():
                 work.masks.scatter(batch.place, self.limits.mask(ranks.gather(batch.place), batch))
         return work
 
     def _result(self, work: SearchWork) -> Noise:
         samples = work.resident.samples
-        for batch in work.resident.batches(samples.by_shape(), self._batch_size):
+
+        def of_batch(batch: WorkingBatch) -> list[tuple[str, NDArray[np.int16]]]:
             steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
             final = self.limits.final(steps, mask, batch, samples).cpu()
-            for row, index in enumerate(batch.indices):
-                yield samples.ids[index], samples.crop(final[row], index).astype(np.int16)
+            return [
+                (samples.ids[i], samples.crop(row, i).astype(np.int16))
+                for row, i in zip(final, batch.indices, strict=True)
+            ]
 
-    @property
-    def _batch_size(self) -> int:
-        """Samples of a noise step."""
-        return 1 if self.freeze_surrogate else self.settings.batch_size
+        for noise in self.ranks.in_turns(map(of_batch, work.own_batches()), len(work.dealt())):
+            yield from noise
 
     # One round -------------------------------------------------------------------------------------------------------
 
@@ -233,13 +227,19 @@ class MinMinOptimizer:
 
     def train_surrogate(self, work: SearchWork) -> None:
         """Train the surrogate for one round on the samples as they are protected now, and in the first one, on clean
-        ones, those of its members that know these alone.
+        ones, those of its members that know these alone; in the first process, whose surrogate all have then.
         """
         members = [member for member in members_of(self.network) if not isinstance(member, CleanNetwork)]
-        if work.state.round == 0:
-            self._train_on_clean(work)
-        if not members:
-            return
+        noise = self._noise(work) if members and work.state.round else None
+        if self.ranks.first:
+            if work.state.round == 0:
+                self._train_on_clean(work)
+            if members:
+                self._train_on_protected(members, work, noise)
+        self.ranks.share_weights(self.network)
+
+    def _train_on_protected(self, members: Sequence[nn.Module], work: SearchWork, noise: SampleMaps | None) -> None:
+        """Train the other members, with the noise of the samples; None where there is none yet."""
         settings, state, count = self.settings, work.state, len(work.resident.samples)
         looked = state.round == 1 and settings.texture_period > 0
         new = looked or settings.is_new([log.error for log in state.history])
@@ -255,7 +255,6 @@ class MinMinOptimizer:
         if new:
             least = max(least, settings.renewed_batches)
         wanted = max(least, round(settings.surrogate_epochs * count / settings.batch_size))
-        noise = self._noise(work) if state.round else None
         batches = drawn_batches(work.resident, work.chance, settings.batch_size, round_number=state.round, most=wanted)
         partners = self._partners(work, math.ceil(wanted * settings.batch_size / count), "partners")
         seen = 0
@@ -318,7 +317,7 @@ class MinMinOptimizer:
         draws = work.chance.draws(state.round, settings.noise_steps, draws_needed(samples.spatial_dims), "noise")
         partners = self._partners(work, settings.noise_steps, "noise partners")
         errors, changed, finite = [], [], []
-        for batch in work.resident.batches(samples.by_shape(), self._batch_size):
+        for batch in work.own_batches():
             place = batch.place
             steps, score = work.steps.gather(place), work.scores.gather(place)
             mask = work.masks.gather(place) if state.round else (batch.voxels > 0) & (not looks)
@@ -346,14 +345,22 @@ class MinMinOptimizer:
             work.masks.scatter(place, mask)
             moved = (self.limits.masked(steps, mask, batch) != 0).any(1, keepdim=True)
             changed.append((moved * batch.voxels).sum())
-        if not bool(torch.stack(finite).all()):  # asked once a round: every question waits for the device
-            where = samples.ids[samples.by_shape()[torch.stack(finite).tolist().index(False) * self._batch_size]]
+        # Asked once a round: every question waits for the device.
+        fine = [True] * len(finite)
+        if finite and not bool(torch.stack(finite).all()):
+            fine = torch.stack(finite).tolist()
+        columns = [fine, *(torch.stack(found).tolist() if found else [] for found in (errors, changed))]
+        dealt = work.dealt()
+        told = self.ranks.in_order(list(zip(*columns, strict=True)), len(dealt))
+        unlike = [indices for (is_finite, _, _), indices in zip(told, dealt, strict=True) if not is_finite]
+        if unlike and self.ranks.first:  # with which the others end
+            where = samples.ids[unlike[0][0]]
             raise UsageError(
                 f"a loss gradient is not finite near sample {where!r}; give finite images, or another network"
             )
         state.passes += settings.noise_steps
         anatomy = sum(sample.anatomy_voxels for sample in samples.samples)
-        return sum(torch.stack(errors).tolist()) / len(samples), sum(torch.stack(changed).tolist()) / max(anatomy, 1)
+        return sum(error for _, error, _ in told) / len(samples), sum(moved for _, _, moved in told) / max(anatomy, 1)
 
     # Noise of a batch ------------------------------------------------------------------------------------------------
 
@@ -366,12 +373,13 @@ class MinMinOptimizer:
         return Partners(work.resident, self.settings.exchange, draws)
 
     def _noise(self, work: SearchWork) -> SampleMaps:
-        """Give the noise as it is in the files, in model values: rounded, masked."""
+        """Give the noise as it is in the files, in model values: rounded, masked; whole in the first process."""
         maps = work.resident.new_maps(channels=work.resident.samples.channels)
-        for batch in work.resident.batches(work.resident.samples.by_shape(), self.settings.batch_size):
+        for batch in work.own_batches():
             steps, mask = work.steps.gather(batch.place), work.masks.gather(batch.place)
             noise = self.limits.final(steps, mask, batch, work.resident.samples)
             maps.scatter(batch.place, noise * batch.share * batch.step_model)
+        self.ranks.bring(maps, work.dealt())
         return maps
 
 

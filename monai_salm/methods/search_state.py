@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a round of a min-min search starts from, so that a stopped one goes on exactly where it was."""
+"""Everything that a round of a min-min search starts from, so that a stopped one goes on exactly where it was; and what
+it works with.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monai_salm.learning.chance import SampleChance
+from monai_salm.learning.ranks import Ranks
 from monai_salm.learning.resident import ResidentSet, SampleMaps
-from monai_salm.learning.samples import WorkingSet
+from monai_salm.learning.samples import WorkingBatch, WorkingSet
 
 
 @dataclass
@@ -79,3 +83,37 @@ class SearchState:
             parts("steps", samples.channels), parts("score", 1), progress["round"], progress["passes"],
             progress["quiet"], history,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """What a search works with, where it computes.
+
+    Args:
+        resident, chance: the samples, and what is drawn for them.
+        state: what a round starts from.
+        steps, scores: the state's, there; of several processes each has those of its own samples.
+        ranks: what the masks are chosen by: the scores, or chance.
+        masks: where the noise of each sample may be in this round.
+        size: samples of a noise step.
+        processes: that search together.
+    """
+
+    resident: ResidentSet
+    chance: SampleChance
+    state: SearchState
+    steps: SampleMaps
+    scores: SampleMaps
+    ranks: SampleMaps
+    masks: SampleMaps
+    size: int
+    processes: Ranks
+
+    def dealt(self) -> list[list[int]]:
+        """Give the samples of each batch of noise steps, in the order that the processes are dealt them."""
+        order = self.resident.samples.by_shape()
+        return [order[start : start + self.size] for start in range(0, len(order), self.size)]
+
+    def own_batches(self) -> Iterator[WorkingBatch]:
+        """Cut the batches that this process was dealt."""
+        return self.resident.batches(self.resident.samples.by_shape(), self.size, places=self.processes.own)

@@ -27,7 +27,7 @@ def search_seconds(optimizer: MinMinOptimizer, samples: WorkingSet, state: Searc
     """
     settings, size = optimizer.settings, min(optimizer.settings.batch_size, len(samples))
     rounds = settings.max_rounds - state.round
-    batches = math.ceil(len(samples) / settings.batch_size)
+    batches = math.ceil(len(samples) / settings.batch_size / optimizer.ranks.count)  # that each process is dealt
     members = members_of(optimizer.network)
     clean = sum(isinstance(member, CleanNetwork) for member in members) / len(members)
     training = 0

@@ -6,8 +6,8 @@ no more than it keeps.
 from __future__ import annotations
 
 from monai_salm.errors import UsageError
-from monai_salm.learning.checks import pick_device
 from monai_salm.learning.networks import build_network
+from monai_salm.learning.ranks import own_device
 from monai_salm.learning.samples import WorkingSet
 from monai_salm.learning.surrogate import load_surrogate
 from monai_salm.methods.names import check_method
@@ -30,7 +30,7 @@ def check_choices(options: ProtectOptions) -> None:
     """
     method, name = find_method(options.method, options.task), options.surrogate
     method.check(perturbed_fraction=options.perturbed_fraction, rounds=options.rounds)
-    pick_device(options.device)
+    own_device(options.device)
     if name.endswith(SURROGATE_SUFFIX):
         if not method.takes_surrogate:
             raise UsageError(

@@ -45,6 +45,7 @@ from monai_salm.pipeline.way_back import way_back_of
 from monai_salm.workers import workers_of
 
 if TYPE_CHECKING:
+    from monai_salm.learning.ranks import Ranks
     from monai_salm.learning.samples import WorkingSet
     from monai_salm.methods.search_state import RoundLog
 
@@ -262,18 +263,20 @@ class ProtectionRun:
         needs = space_to_write(inventory, plan, self.options, self._folder(), self.work_dir)
         return needs if self._zip is None else needs | {self._zip.parent: self.source.stat().st_size}
 
-    def search(self, after_round: Callable[[RoundLog], None] | None = None) -> SearchSummary:
+    def search(
+        self, after_round: Callable[[RoundLog], None] | None = None, ranks: Ranks | None = None
+    ) -> SearchSummary:
         """Search the noise of all samples, into ``work_dir/noise``; done once.
 
         Args:
             after_round: told of each round, by methods that know of it while they go on.
+            ranks: processes that share it, see :func:`~monai_salm.pipeline.launching.together`; None searches alone.
         """
         if self._summary is None:
             with self._alone():
-                inventory, plan = self.prepare()
                 self._summary = make_noise(
-                    inventory, plan, self.options, self.work_dir, self._working, self._earlier, self._workers,
-                    show_progress=self.show_progress, after_round=after_round,
+                    *self.prepare(), self.options, self.work_dir, self._working, self._earlier, self._workers,
+                    show_progress=self.show_progress, after_round=after_round, ranks=ranks,
                 )  # fmt: skip
             self._working, self._earlier = None, EarlierSearch()  # the writing needs the memory
         return self._summary
@@ -319,9 +322,10 @@ class ProtectionRun:
 
 
 def protect(
-    source: Path | ArchivePlace, output: Path | ArchivePlace, options: ProtectOptions, *, show_progress: bool = False
-) -> ProtectResult:
-    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun`.
+    source: Path | ArchivePlace, output: Path | ArchivePlace, options: ProtectOptions, *, show_progress: bool = False,
+    ranks: Ranks | None = None,
+) -> ProtectResult:  # fmt: skip
+    """Protect the images of a folder; arguments and errors as :class:`ProtectionRun` and its ``search``.
 
     Example:
         >>> from pathlib import Path
@@ -331,7 +335,9 @@ def protect(
         >>> done.to_json()["counts"]
         {'protected': 4, 'copied': 1, 'refused': 0, 'failed': 0}
     """
-    return ProtectionRun(source, output, options, show_progress=show_progress).write()
+    run = ProtectionRun(source, output, options, show_progress=show_progress)
+    run.search(ranks=ranks)
+    return run.write()
 
 
 def _check_places(source: Path, output: Path, private: Mapping[str, Path]) -> None:

@@ -9,18 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from monai_salm.chance import secret_seed
 from monai_salm.disk import write_atomically
 from monai_salm.errors import UsageError
-from monai_salm.learning.checks import check_network, pick_device
+from monai_salm.learning.checks import check_network
 from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
+from monai_salm.learning.ranks import ALONE, Ranks, own_device
 from monai_salm.learning.samples import WorkingSet
-from monai_salm.learning.strangers import StrangerPanel
 from monai_salm.learning.surrogate import SurrogateCard, load_surrogate, series_key, surrogate_bytes
 from monai_salm.learning.tasks import LearningTask, task_from_json
-from monai_salm.methods.base import MethodRun, NoiseMethod, TrainedSurrogate
+from monai_salm.methods.base import NoiseMethod, TrainedSurrogate
 from monai_salm.methods.error_minimizing import FrozenSurrogate
 from monai_salm.methods.registry import find_method
 from monai_salm.methods.search_state import RoundLog
@@ -44,6 +42,7 @@ from monai_salm.pipeline.search_record import (
     run_mark,
 )
 from monai_salm.pipeline.search_summary import SearchSummary
+from monai_salm.pipeline.together import SharedSearch
 from monai_salm.pipeline.working import noise_record
 from monai_salm.volumes import VolumeView, volume_of
 
@@ -66,6 +65,7 @@ def make_noise(
     *,
     show_progress: bool = False,
     after_round: Callable[[RoundLog], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> SearchSummary:
     """Search the noise of all samples and put it into ``work_dir/noise``.
 
@@ -81,23 +81,25 @@ def make_noise(
         earlier: what is left of the search of a run that goes on.
         show_progress: progress bars on standard error.
         after_round: see :class:`~monai_salm.methods.base.MethodRun`.
+        ranks: processes that search together, of which this is the first and the others
+            :func:`~monai_salm.pipeline.together.follow`; None for one that is alone.
     """
     (work_dir / SEARCH_FILE).unlink(missing_ok=True)  # it does not hold any more
     secret = run_secret(options, work_dir)
     mark = run_mark(plan, secret)
-    device = pick_device(options.device)
+    device = own_device(options.device)
     memory = Checkpoint(work_dir / CHECKPOINT_FILE, mark, options.resume, computing_on(device))
     store, plans = NoiseStore(work_dir / NOISE_FOLDER), {sample.sample_id: sample for sample in plan.samples}
     method = method_of(options, working.spatial_dims)
     task = _task(method, working, plan, options)
     seen = working if method.takes_color else working.in_gray()
     seed = secret_seed(secret, options.seed)  # who has the output knows the user's
-    run = MethodRun(
-        seed=seed, device=device, build_surrogate=_surrogate_builder(options, seen, task, seed),
-        rounds=options.rounds, perturbed_fraction=options.perturbed_fraction, memory=memory,
-        groups=sample_groups(inventory, plan, working), gentle=options.gentle, show_progress=show_progress,
-        after_round=after_round,
-    )  # fmt: skip
+    groups, shape = sample_groups(inventory, plan, working), seen.padded_shape if seen.fixed else None
+    search = SharedSearch(method, task, options, seed, groups, shape)
+    shared_by = ranks if ranks is not None and method.takes_ranks else ALONE
+    search.tell(seen, device, shared_by)
+    run = search.run(seen, memory, device, shared_by, show_progress=show_progress)
+    run.after_round = after_round
     levels = {sample.sample_id: sample.levels for sample in seen.samples}
     seals = {}
     for sample_id, steps in method.noise(seen, task, run):
@@ -111,12 +113,7 @@ def make_noise(
         write_atomically(work_dir / SURROGATE_FILE, content, private=True)
         digest = hashlib.sha256(content).hexdigest()
         words = what_was_learned(run.surrogate, guess_error(seen, task))
-    estimate = None
-    if options.estimate and run.groups is not None:
-        panel = StrangerPanel(
-            working, run.groups, task, seed=options.seed, device=run.device, show_progress=show_progress
-        )
-        estimate = panel.estimate(lambda name: store.read(name).dense())
+    estimate = search.estimate(working, run, lambda name: store.read(name).dense())
     summary = SearchSummary(len(run.errors), run.passes, tuple(run.errors), words, run.choice, estimate)
     keep_search(SearchRecord(mark, summary.to_json(), seals, digest), store, earlier, work_dir)
     memory.clear()
@@ -128,18 +125,6 @@ def _task(method: NoiseMethod, working: WorkingSet, plan: ProtectionPlan, option
     if isinstance(method, FrozenSurrogate):
         return task_from_json(method.card.task)
     return task_of(working, plan, options.task)
-
-
-def _surrogate_builder(
-    options: ProtectOptions, working: WorkingSet, task: LearningTask, seed: int
-) -> Callable[[], nn.Module]:
-    """Give what builds an untrained surrogate for some samples, with the weights of a seed."""
-
-    def build() -> nn.Module:
-        name = options.surrogate or DEFAULT_NETWORKS[options.task]
-        return seeded_network(name, working.padded_shape, task.outputs, seed, channels=working.channels)
-
-    return build
 
 
 def _card(

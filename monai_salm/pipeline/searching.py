@@ -22,6 +22,7 @@ from monai_salm.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from monai_salm.learning.ranks import Ranks
     from monai_salm.learning.samples import WorkingSet
     from monai_salm.methods.search_state import RoundLog
 
@@ -86,6 +87,7 @@ def make_noise(
     *,
     show_progress: bool = False,
     after_round: Callable[[RoundLog], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> SearchSummary:
     """Make the noise of all samples and put it into ``work_dir/noise``; a run that goes on takes what is there.
 
@@ -99,12 +101,21 @@ def make_noise(
         workers: that draw noise; a search uses none.
         show_progress: progress bars on standard error.
         after_round: told of each round of a search that goes on now.
+        ranks: processes that share the search; None for one that is alone.
     """
     if earlier.record is not None and earlier.is_whole:
         return SearchSummary.from_json(earlier.record.summary)
     if working is None:
         return draw_noise(inventory, plan, options, work_dir, earlier, workers, show_progress=show_progress)
     found: SearchSummary = import_module("monai_salm.pipeline.search").make_noise(
-        inventory, plan, options, work_dir, working, earlier, show_progress=show_progress, after_round=after_round
+        inventory,
+        plan,
+        options,
+        work_dir,
+        working,
+        earlier,
+        show_progress=show_progress,
+        after_round=after_round,
+        ranks=ranks,
     )
     return found
