@@ -6,8 +6,11 @@ network's data format, and its export.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_ne
 from monai_salm.bundle import NoiseTrainer, surrogate_network
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import protect
-from tests.exports import drawn, lesion_table, mr_export, mr_labels, nifti_export, small, tree
+from tests.exports import KEY, drawn, lesion_table, mr_export, mr_labels, nifti_export, small, tree
 
 BUNDLES = sorted(path for path in (Path(__file__).parent.parent / "bundles").iterdir() if path.is_dir())
 BUNDLE = BUNDLES[0]
@@ -44,7 +47,7 @@ def _workflow(config: Any, kind: str, **overrides: Any) -> ConfigWorkflow:
 @EVERY_BUNDLE
 def test_files_are_those_of_a_bundle(bundle: Path) -> None:
     wanted = {"LICENSE", "docs/README.md", "configs/metadata.json", "configs/train.json", "configs/inference.json",
-              "configs/evaluate.json", "configs/logging.conf"}  # fmt: skip
+              "configs/evaluate.json", "configs/multi_gpu_train.json", "configs/logging.conf"}  # fmt: skip
     assert wanted <= {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert all(path.stat().st_size < 25_000_000 for path in bundle.rglob("*") if path.is_file()), "the zoo's limit"
     text = "".join(path.read_text() for path in bundle.rglob("*.json"))
@@ -243,3 +246,24 @@ def test_unknown_options_of_the_evaluation() -> None:
 
     with pytest.raises(UsageError, match="option 'victim' is unknown; did you mean 'victims'"):
         VictimEvaluation("a", "b", "c", victim="x")
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_bytes_of_one(export: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fire")
+    chosen = {"labels": mr_labels(tmp_path / "labels.csv", 4), "method": "salm:texture", "surrogate": "small-cnn"}
+    chosen |= {"rounds": 2, "working_size": 16, "device": "cpu", "estimate": False}
+    given = chosen | {"key_file": KEY, "dataset_dir": export, "output_dir": tmp_path / "out"}
+    configs = [str(CONFIGS / f"{name}.json") for name in ("train", "multi_gpu_train")]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle",
+            "run", "--bundle_root", str(BUNDLE), "--config_file", str(configs),
+            *(part for name, value in given.items() for part in (f"--{name}", str(value))),
+        ],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    protect(export, tmp_path / "direct", small(**chosen))
+    assert tree(tmp_path / "out") == tree(tmp_path / "direct")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_salm.bundle.choices import given_options
 from monai_salm.bundle.commands import told_in_one_line
@@ -15,7 +15,11 @@ from monai_salm.bundle.networks import SUFFIX, save_checkpoint
 from monai_salm.dicomweb import place_of
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, ProtectResult
+from monai_salm.pipeline.launching import together
 from monai_salm.pipeline.outlook import DOUBTFUL
+
+if TYPE_CHECKING:
+    from monai_salm.learning.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +88,32 @@ class NoiseTrainer:
             items.append(item if target is None else item | {"label": target})
         return items
 
-    def run(self) -> None:
-        """Search the noise."""
+    def run(self, ranks: Ranks | None = None) -> None:
+        """Search the noise.
+
+        Args:
+            ranks: processes that share the search, see :func:`~monai_salm.pipeline.launching.together`.
+        """
         with told_in_one_line():
             self.events.fire("STARTED")
-            summary = self.protection.search(self._tell)
+            summary = self.protection.search(self._tell, ranks)
             if not self.events.rounds:  # of a method that tells of its rounds at the end
                 for error in summary.errors:
                     self.events.round({"surrogate_error": float(error)})
             self.events.fire("COMPLETED")
+
+    def run_together(self, ckpt_path: str = "") -> dict[str, Any] | None:
+        """Search the noise in all processes that ``torchrun`` started, and do the rest in the first: what :meth:`run`,
+        :meth:`save_checkpoint` and :meth:`write` do. Gives None in the others.
+        """
+
+        def lead(ranks: Ranks | None) -> dict[str, Any]:
+            self.run(ranks)
+            self.save_checkpoint(ckpt_path)
+            return self.write()
+
+        with told_in_one_line():
+            return together(lead)
 
     def _tell(self, log: Any) -> None:
         self.events.round({"surrogate_error": log.error, "changed_fraction": log.changed_fraction})
