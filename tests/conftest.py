@@ -8,6 +8,9 @@ import torch
 from hypothesis import settings
 
 from monai_salm.cli import cli
+from tests.wheels import built, installed, source, wheel
+
+__all__ = ["built", "installed", "source", "wheel"]
 
 # The same examples in every run, so that a failure here is a failure there; a slow machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
