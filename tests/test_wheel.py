@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_salm.cli import cli
 from tests.wheels import ROOT, build, run
 
 BUNDLES = sorted(folder.name for folder in (ROOT / "bundles").iterdir() if (folder / "configs").is_dir())
@@ -42,10 +44,13 @@ def test_wheel_has_the_package_the_bundles_and_nothing_else(wheel: Path) -> None
     assert not [name for name, bytes_ in content.items() if str(ROOT).encode() in bytes_], "a path of this machine"
 
 
-def test_metadata(wheel: Path) -> None:
+def _metadata(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as file:
-        name = next(name for name in file.namelist() if name.endswith("/METADATA"))
-        head, _, description = file.read(name).decode().partition("\n\n")
+        return file.read(next(name for name in file.namelist() if name.endswith("/METADATA"))).decode()
+
+
+def test_metadata(wheel: Path) -> None:
+    head, _, description = _metadata(wheel).partition("\n\n")
     assert "\nLicense-Expression: Apache-2.0\nLicense-File: LICENSE\n" in head
     assert description == (ROOT / "README.md").read_text(encoding="utf-8")
     # The name may be somebody else's on a registry; and nothing that a user installs needs it from there.
@@ -94,3 +99,69 @@ def test_bundles_ask_for_this_version(name: str) -> None:
     metadata = json.loads((ROOT / "bundles" / name / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert declared is not None
     assert metadata["required_packages_version"]["monai_salm"] == declared[1]
+
+
+# What users are told of it --------------------------------------------------------------------------------------------
+
+
+def _rows(page: str, heading: str) -> list[list[str]]:
+    part = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"][2:]
+
+
+def test_the_page_names_every_extra_and_what_it_brings(wheel: Path) -> None:
+    metadata = _metadata(wheel).partition("\n\n")[0]
+    brought = {extra: set[str]() for extra in re.findall(r"^Provides-Extra: (.+)$", metadata, flags=re.M)}
+    for package, extra in re.findall(r"^Requires-Dist: ([\w.-]+).*extra == '(.+)'$", metadata, flags=re.M):
+        brought[extra].add(package.lower())
+    told = {
+        name: set(brings.lower().split(", ")) - {""}
+        for names, _, brings in _rows("install.md", "Extras")
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert set(told) == set(brought)
+    assert {extra: packages for extra, packages in told.items() if packages and packages != brought[extra]} == {}
+    assert {extra for extra, packages in told.items() if not packages} == {"formats", "test", "dev"}
+
+
+def test_the_page_gives_the_ranges_that_are_asked_for(wheel: Path) -> None:
+    metadata = _metadata(wheel).partition("\n\n")[0].lower()
+    asked = dict(re.findall(r"^requires-dist: ([\w.-]+)>=([\d.]+)$", metadata, flags=re.M))
+    asked |= dict(re.findall(r"^requires-(python): >=([\d.]+)$", metadata, flags=re.M))
+    rows = _rows("install.md", "What it runs with")
+    assert {"python", "monai", "torch"} <= {name.lower() for name, *_ in rows}
+    for name, supported, tested in rows:
+        assert supported == f"{asked[name.lower()]} and newer"
+        assert (tested + ",").startswith((f"{asked[name.lower()]},", f"{asked[name.lower()]}.0,")), "not the oldest"
+
+
+def test_the_container_is_made_of_what_is_there(wheel: Path) -> None:
+    text = (ROOT / "docs" / "container" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    last = dict(steps)
+    assert last["FROM"] == "${BASE}"
+    assert json.loads(last["ENTRYPOINT"]) == ["monai-salm"]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last["USER"]), "a number, so that rules against root can be held"
+    assert not re.search(r"(?i)token|secret|passw|https?:|--mount", text)
+    extras = re.search(r'"/src\[(.+?)\]"', text)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(re.findall(r"^Provides-Extra: (.+)$", _metadata(wheel), flags=re.M))
+    taken = (ROOT / "docs" / "container" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    given = re.findall(r"^!(.+)$", taken, flags=re.M)
+    assert all((ROOT / name).exists() for name in given)
+    # What the wheel is built from, and the file of versions
+    assert {"pyproject.toml", "README.md", "LICENSE", "monai_salm", "bundles", "constraints.txt"} == set(given)
+
+
+@pytest.mark.parametrize("page", ["install.md", "container.md"])
+def test_commands_of_the_pages_exist(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.S))
+    used = re.findall(r"^(?:docker run (?!.*--entrypoint).*? )?monai-salm(?:-cuda)? +(.+)$", blocks, flags=re.M)
+    assert used
+    for line in used:
+        name, *arguments = shlex.split(line.partition("   #")[0])
+        known = {opt for parameter in cli.commands[name].params for opt in parameter.opts}
+        assert {argument for argument in arguments if argument.startswith("--")} <= known
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+    assert all((ROOT / "docs" / link).exists() for link in links)
