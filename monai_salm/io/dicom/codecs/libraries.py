@@ -67,8 +67,12 @@ def _foreign(call: Callable[[], Any], transfer_syntax: str) -> Any:
 
 def _function(module: Any, package: str, name: str, transfer_syntax: str) -> Any:
     """Give a function of an optional package."""
-    # Some builds of imagecodecs lack a codec, and old versions HTJ2K.
     found = getattr(module, name, None)
+    if found is None and module is not None:  # some builds of imagecodecs lack a codec, and old versions HTJ2K
+        raise RefusedError(
+            f"{uid_name(transfer_syntax)} needs another {package} than {getattr(module, '__version__', 'this')}, which "
+            f"lacks it; pip install --upgrade {package} (HTJ2K: 2026.1.14 or newer, which needs Python 3.11)"
+        )
     if found is None:
         raise RefusedError(f"{uid_name(transfer_syntax)} needs {package}; install it: {how_to_install(package)}")
     return found
