@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        if any(name in item.name for name in HTJ2K) and old_imagecodecs():
+        if any(name in item.name.lower() for name in HTJ2K) and old_imagecodecs():
             item.add_marker(pytest.mark.skip(reason="imagecodecs is older than 2026.1.14, and encodes no HTJ2K"))
 
 
