@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from importlib.metadata import requires
 from pathlib import Path
 
 
@@ -45,6 +47,21 @@ def unreadable(error: OSError) -> str:
     """Say which file cannot be read, and why."""
     name = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, str | bytes | os.PathLike) else "it"
     return f"{name} cannot be read: {error.strerror or error}"
+
+
+def how_to_install(package: str) -> str:
+    """Give the command that installs a package of one of the extras: by its own name, for nobody can say who owns
+    ours on a registry, and in the versions that we ask for.
+    """
+    for requirement in requires("monai_salm") or ():
+        found = re.match(r"([\w.-]+)[ (]*([^;) ]*)", requirement)
+        if found is not None and _normal(found[1]) == _normal(package):
+            return f"pip install '{found[1]}{found[2]}'"
+    return f"pip install {package}"
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 class SalmError(Exception):

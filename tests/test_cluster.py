@@ -261,5 +261,5 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ImportError(name)
 
     monkeypatch.setattr(cluster, "import_module", absent)
-    with pytest.raises(UsageError, match=r"pip install 'monai_salm\[cluster\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'distributed>=\d"):
         workers_of(2, "tcp://127.0.0.1:1").fair_chunk(3)

@@ -99,8 +99,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_files_and_names_in_contributing_exist() -> None:
     """A file from the top, from the package, or from one of the two packages that are walked through."""
-    package = ROOT / "monai_salm"
-    roots = [ROOT, package, package / "io" / "nifti", package / "evaluate" / "countermeasures"]
+    package = Path(monai_salm.__file__).parent
+    roots = [ROOT, package.parent, package, package / "io" / "nifti", package / "evaluate" / "countermeasures"]
     quoted = set(re.findall(r"`([\w./-]+)`", _text("CONTRIBUTING.md")))
     files = {name for name in quoted if name.endswith((".py", ".md", ".toml", ".txt"))}
     assert {name for name in files if not any((root / name).exists() for root in roots)} == set()

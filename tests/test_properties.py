@@ -34,7 +34,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     ">i2": st.integers(-2000, 3000),
     "int32": st.integers(-(2**31), 2**31 - 1),
     "float32": st.floats(-1e5, 1e5, width=32),
-    ">f4": st.sampled_from([float("nan"), float("inf"), 0.0, 0.1, -1e-3, 7.25, 2.0**24, 2.0**27]),
+    ">f4": st.sampled_from(np.float32([np.nan, np.inf, 0.0, 0.1, -1e-3, 7.25, 2.0**24, 2.0**27]).tolist()),
     "float64": st.integers(-1000, 1000).map(float),
 }
 

@@ -16,6 +16,7 @@ from types import FrameType
 
 import click
 
+from monai_salm.cli.bundle import bundle
 from monai_salm.cli.demo import demo
 from monai_salm.cli.evaluate import evaluate
 from monai_salm.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
@@ -42,7 +43,7 @@ def cli(context: click.Context) -> None:
         alone(f"{context.info_name} {context.invoked_subcommand}")
 
 
-for _command in (plan, protect, scan, verify, restore, keygen, rekey, evaluate, demo):
+for _command in (plan, protect, scan, verify, restore, keygen, rekey, evaluate, bundle, demo):
     cli.add_command(_command)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_salm.demo.files import write_dicom, write_nifti
-from monai_salm.errors import UsageError
+from monai_salm.errors import UsageError, how_to_install
 
 PATCH = 64
 """Side of a patch in voxels of 1 mm."""
@@ -52,7 +52,7 @@ def load_brain() -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.flo
     try:
         from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
     except ImportError as error:
-        raise UsageError("the demo needs nilearn, which ships a brain; pip install 'monai_salm[demo]'") from error
+        raise UsageError(f"the demo needs nilearn, which ships a brain; {how_to_install('nilearn')}") from error
     template = load_mni152_template(resolution=1)
     brain = np.asarray(template.dataobj, dtype=np.float32)
     grey, white = (

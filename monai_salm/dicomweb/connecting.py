@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from monai_salm.dicomweb.places import SCHEME, ArchivePlace
-from monai_salm.errors import UsageError
+from monai_salm.errors import UsageError, how_to_install
 
 if TYPE_CHECKING:
     from monai_salm.dicomweb.client import Archive
@@ -27,7 +27,7 @@ def connect(place: ArchivePlace) -> Archive:
         from monai_salm.dicomweb.client import Archive
     except ImportError as error:
         raise UsageError(
-            f"{SCHEME} needs dicomweb-client ({error}); install it: pip install 'monai_salm[dicomweb]'"
+            f"{SCHEME} needs dicomweb-client ({error}); install it: {how_to_install('dicomweb-client')}"
         ) from error
     if place.in_clear:
         _warn(place.url)

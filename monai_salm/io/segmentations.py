@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, how_to_install
 
 FOREGROUND = 0.5
 """Fraction of a fractional segmentation, probability or occupancy, from which a pixel belongs to the segment."""
@@ -51,7 +51,7 @@ def read_segmentation(path: Path) -> Segmentation:
         from highdicom.seg import segread  # slow to load, and seldom needed
     except ImportError as error:
         raise RefusedError(
-            "SEG objects are read with highdicom, which is not installed; pip install 'monai_salm[seg]'"
+            f"SEG objects are read with highdicom, which is not installed; {how_to_install('highdicom')}"
         ) from error
     content = path.read_bytes()
     if content[128:132] != b"DICM":

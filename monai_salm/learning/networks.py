@@ -15,7 +15,7 @@ from monai.networks import nets
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_salm.errors import UsageError
+from monai_salm.errors import UsageError, how_to_install
 from monai_salm.learning.chance import own_randomness
 
 SMALL_NETWORKS = ("small-resnet", "small-cnn", "small-unet", "small-segresnet")
@@ -216,8 +216,8 @@ def build_network(
         network = factory(**arguments)
     except ImportError as error:
         raise UsageError(
-            f"network {name!r} needs a package that is not installed: {_first_line(error)} For transformers: pip "
-            "install 'monai_salm[networks]'"
+            f"network {name!r} needs a package that is not installed: {_first_line(error)} For transformers: "
+            f"{how_to_install('einops')}"
         ) from error
     except (TypeError, ValueError) as error:
         raise UsageError(

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from monai_salm.errors import SalmError, UsageError
+from monai_salm.errors import SalmError, UsageError, how_to_install
 from monai_salm.workers.executor import AHEAD, PATIENCE, Job, Result, Workers, chunks
 
 CONNECTING = 10.0
@@ -236,4 +236,4 @@ def _distributed() -> Any:
     try:
         return import_module("distributed")
     except ImportError as error:
-        raise UsageError("--scheduler needs distributed; install it: pip install 'monai_salm[cluster]'") from error
+        raise UsageError(f"--scheduler needs distributed; install it: {how_to_install('distributed')}") from error

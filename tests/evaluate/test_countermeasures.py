@@ -93,7 +93,7 @@ def test_unknown_name_says_what_there_is() -> None:
 
 def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match=r"'clahe' needs the package skimage, .*monai_salm\[evaluate\]"):
+    with pytest.raises(UsageError, match=r"'clahe' needs the package scikit-image, .*; pip install 'scikit-image>=\d"):
         find_countermeasure("clahe")
     find_countermeasure("median-3")
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -416,13 +417,17 @@ def test_what_cannot_be_encoded_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("module", "package", "syntaxes"),
-    [("imagecodecs", "imagecodecs", (JPEG, J2K, HTJ2K)), ("jpeg_ls", "pyjpegls", (JPEG_LS,))],
+    [
+        ("imagecodecs", "imagecodecs", (JPEG, J2K)),
+        pytest.param("imagecodecs", "imagecodecs", (HTJ2K,), id="htj2k"),
+        ("jpeg_ls", "pyjpegls", (JPEG_LS,)),
+    ],
 )
 def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {syntax: encoded_gray(syntax) for syntax in syntaxes}
     monkeypatch.setattr(libraries, module, None)
     for syntax, data in frames.items():
-        message = rf"{syntax}\) needs {package}; install it: pip install 'monai_salm\[codecs\]'"
+        message = rf"{syntax}\) needs {package}; install it: pip install '{package}>=\d"
         with pytest.raises(RefusedError, match=message):
             decode_frame(data, syntax, GRAY)
         with pytest.raises(RefusedError, match=message):
@@ -430,6 +435,12 @@ def test_missing_package(module: str, package: str, syntaxes: tuple[str, ...], m
         with pytest.raises(RefusedError, match=message):
             check_codec(syntax)
     check_codec(RLE)
+
+
+def test_package_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "imagecodecs", SimpleNamespace(__version__="2025.3.30"))
+    with pytest.raises(RefusedError, match=r"needs another imagecodecs than 2025.3.30, .*pip install --upgrade"):
+        check_codec(HTJ2K)
 
 
 def test_rle_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

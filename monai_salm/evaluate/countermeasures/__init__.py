@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from monai_salm.errors import UsageError
+from monai_salm.errors import UsageError, how_to_install
 from monai_salm.evaluate.countermeasures.base import Countermeasure, ImageChange, Leak
 from monai_salm.evaluate.countermeasures.filters import FILTERS, GRAYSCALE
 from monai_salm.evaluate.countermeasures.purify import PURIFICATIONS
@@ -39,8 +39,8 @@ def find_countermeasure(name: str) -> Countermeasure:
     if found is None:
         raise UsageError(f"countermeasure {name!r} is unknown; choose among {', '.join(COUNTERMEASURES)}")
     if found.needs and find_spec(found.needs) is None:
+        package = {"PIL": "pillow", "skimage": "scikit-image"}.get(found.needs, found.needs)
         raise UsageError(
-            f"countermeasure {name!r} needs the package {found.needs}, which is not installed; pip install "
-            "'monai_salm[evaluate]'"
+            f"countermeasure {name!r} needs the package {package}, which is not installed; {how_to_install(package)}"
         )
     return found

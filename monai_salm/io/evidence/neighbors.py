@@ -129,8 +129,11 @@ def regions_of(code: NDArray[np.intp], inside: NDArray[np.bool_]) -> tuple[NDArr
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    number = np.full(code.shape, -1)
-    number[inside] = np.arange(int(inside.sum()))
+    # Old versions of SciPy (1.11) take no graph of wider indices.
+    index = np.int32 if code.size < 1 << 31 else np.int64
+    count = int(inside.sum())
+    number = np.full(code.shape, -1, index)
+    number[inside] = np.arange(count, dtype=index)
     joined = []
     for one, other in (
         ((slice(None, -1),), (slice(1, None),)),
@@ -139,7 +142,6 @@ def regions_of(code: NDArray[np.intp], inside: NDArray[np.bool_]) -> tuple[NDArr
         same = inside[one] & inside[other] & (code[one] == code[other])
         joined.append(np.stack([number[one][same], number[other][same]]))
     rows, columns = np.concatenate(joined, axis=1)
-    count = int(inside.sum())
     _, region = connected_components(
         coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count)), directed=False
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, how_to_install
 from monai_salm.io.base import StoredArray
 
 _IMAGE: Any = None
@@ -76,7 +76,7 @@ def decode(content: bytes, name: str, modes: dict[str, str], shape: tuple[int, .
         RefusedError: Pillow is not installed, cannot read the bytes, or gives another mode or shape.
     """
     if _IMAGE is None:
-        raise RefusedError("PNG, JPEG and TIFF need Pillow, which is not installed; pip install 'monai_salm[raster]'")
+        raise RefusedError(f"PNG, JPEG and TIFF need Pillow, which is not installed; {how_to_install('pillow')}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:

@@ -18,7 +18,7 @@ from pydicom.pixels.encoders.base import get_encoder
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import HTJ2KLosslessRPCL, JPEGLossless, RLELossless
 
-from monai_salm.errors import RefusedError
+from monai_salm.errors import RefusedError, how_to_install
 from monai_salm.io.dicom.codecs.cells import sign_extended
 from monai_salm.io.dicom.codestreams import Codestream, Family, FrameFormat
 from monai_salm.io.dicom.encapsulation import encapsulate
@@ -67,10 +67,14 @@ def _foreign(call: Callable[[], Any], transfer_syntax: str) -> Any:
 
 def _function(module: Any, package: str, name: str, transfer_syntax: str) -> Any:
     """Give a function of an optional package."""
-    # Some builds of imagecodecs lack a codec, and old versions HTJ2K.
     found = getattr(module, name, None)
+    if found is None and module is not None:  # some builds of imagecodecs lack a codec, and old versions HTJ2K
+        raise RefusedError(
+            f"{uid_name(transfer_syntax)} needs another {package} than {getattr(module, '__version__', 'this')}, which "
+            f"lacks it; pip install --upgrade {package} (HTJ2K: 2026.1.14 or newer, which needs Python 3.11)"
+        )
     if found is None:
-        raise RefusedError(f"{uid_name(transfer_syntax)} needs {package}; install it: pip install 'monai_salm[codecs]'")
+        raise RefusedError(f"{uid_name(transfer_syntax)} needs {package}; install it: {how_to_install(package)}")
     return found
 
 
