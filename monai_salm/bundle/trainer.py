@@ -40,6 +40,13 @@ class NoiseTrainer:
 
     Raises:
         UsageError: an option is unknown or of the wrong kind, or there is no ``dataset_dir``.
+
+    Example:
+        >>> from monai_salm.bundle import NoiseTrainer
+        >>> trainer = NoiseTrainer("EXPORT", "BUNDLED", method="random", show_progress=False)
+        >>> trainer.run()
+        >>> trainer.write()["counts"]["protected"]
+        4
     """
 
     def __init__(

@@ -91,6 +91,11 @@ def is_litter(name: str) -> bool:
 
     Args:
         name: of one file or folder, or a path with slashes, of which any part counts.
+
+    Example:
+        >>> from monai_salm.io import is_litter
+        >>> is_litter("study1/.DS_Store"), is_litter("study1/IM000001")
+        (True, False)
     """
     parts = name.replace("\\", "/").split("/")
     return any(part.lower() in OPERATING_SYSTEM_FILES or part.startswith(_APPLE_DOUBLE) for part in parts)

@@ -78,6 +78,13 @@ class MinMinOptimizer:
 
     Raises:
         UsageError: torch does not know the device, or does not see it.
+
+    Example:
+        >>> from monai_salm import ClassificationTask, MinMinOptimizer, MinMinSettings, build_network
+        >>> network, task = build_network("small-cnn", spatial_dims=2, outputs=2), ClassificationTask(outputs=2)
+        >>> noise = dict(MinMinOptimizer(network, task, MinMinSettings(max_rounds=1, surrogate_batches=2)).run(samples))
+        >>> noise["a"].shape, noise["a"].dtype, bool(abs(noise["a"]).max() <= 8)  # samples: see WorkingSet
+        ((16, 16), dtype('int16'), True)
     """
 
     def __init__(

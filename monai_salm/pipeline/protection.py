@@ -62,6 +62,17 @@ class ProtectionRun:
             files are stored once they are written; they stay in the work folder.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         show_progress: progress bars on standard error.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions
+        >>> from monai_salm.pipeline import ProtectionRun
+        >>> with ProtectionRun(Path("EXPORT"), Path("STEPWISE"), ProtectOptions(method="random")) as run:
+        ...     inventory, plan = run.prepare()
+        ...     noise = run.search()
+        ...     done = run.write()
+        >>> len(plan.samples), done.fates["case0/image.dcm"].status, done.work_dir.name
+        (4, 'protected', 'STEPWISE.work')
     """
 
     def __init__(
