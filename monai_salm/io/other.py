@@ -35,7 +35,7 @@ beside them.
 _APPLE_DOUBLE = "._"
 
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
-"""First bytes of a zip file: of one with members, of an empty one, and of one in several parts."""
+"""First bytes of a zip file with members, of an empty one, and of one in several parts."""
 _MOST_DIRECTORY = 64 << 20
 
 _MAY_BE_EMPTY = re.compile(
