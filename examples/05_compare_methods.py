@@ -20,20 +20,22 @@ from monai_salm import EvaluateOptions, ProtectOptions, protect
 def main(arguments: argparse.Namespace, folder: Path) -> None:
     """Protect with each method, evaluate all, and print the table."""
     export, labels, test, test_labels = arguments.export, arguments.labels, arguments.test, arguments.test_labels
+    window = arguments.window
     if export is None:
+        window = "0,1000"  # what the values of these slices mean
         export, labels = make_slices(folder / "export", folder / "labels.csv", count=32)
         test, test_labels = make_slices(folder / "test", folder / "test.csv", count=16, first=100)
     outputs = {}
     for method in arguments.methods.split(","):
         outputs[method] = folder / method.replace(":", "-")
-        options = ProtectOptions(labels=labels, method=method, rounds=arguments.rounds, estimate=False)
+        options = ProtectOptions(labels=labels, method=method, rounds=arguments.rounds, window=window, estimate=False)
         done = protect(export, outputs[method], options).to_json()
         print(f"{method}: {done['counts']['protected']} protected, lowest PSNR {done['lowest_psnr']:.1f} dB")
     report = monai_salm.evaluate(
         export, outputs, test,
         EvaluateOptions(
             labels=labels, test_labels=test_labels, victims="small-cnn", epochs=1, least_steps=arguments.steps,
-            utility=False, report=arguments.report,
+            utility=False, window=window, report=arguments.report,
         ),
     )  # fmt: skip
     print(report.table())
@@ -48,6 +50,7 @@ def parser() -> Arguments:
     found.add_argument("--labels", type=Path, help="their table")
     found.add_argument("--test", type=Path, help="folder of clean test images")
     found.add_argument("--test-labels", type=Path, help="their table")
+    found.add_argument("--window", default="auto", help="intensity window, LOW,HIGH or auto")
     found.add_argument("--rounds", type=int, help="rounds of each search; none takes the method's own")
     found.add_argument("--steps", type=int, default=60, help="optimizer steps of each training")
     found.add_argument("--report", type=Path, help="page to write, ending in .html")

