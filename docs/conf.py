@@ -32,7 +32,7 @@ myst_enable_extensions = ["colon_fence"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 
 nitpicky = True
@@ -50,7 +50,9 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"monai_salm {release}"
 html_copy_source = False
-html_extra_path = ["tutorial.ipynb"]
+html_show_copyright = False
+html_extra_path = ["_site", "tutorial.ipynb"]  # the front door of the site's root, and the notebook to download
+html_static_path, html_css_files = ["_site"], ["wide.css"]
 
 
 def _own_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element) -> Element | None:
@@ -78,6 +80,7 @@ def _notebook_as_markdown(app: Sphinx, name: str, source: list[str]) -> None:
     if app.env.doc2path(name).suffix == ".ipynb":
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(source[0])["cells"]]
         source[0] = "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells)
+        source[0] += '\n\n<a href="../tutorial.ipynb" download>Download this page as a notebook</a>\n'
 
 
 def setup(app: Sphinx) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import monai_salm
+from monai_salm.cli import cli
 from tests.test_docstrings import PUBLIC
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +31,29 @@ def test_every_page_is_named_once() -> None:
     entries = re.findall(r"^[\w./-]+$", "".join(re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.S)), flags=re.M)
     assert len(entries) == len(set(entries))
     assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= set(entries)
+
+
+def test_pages_name_the_wheel_of_this_version() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    assert set(re.findall(r"monai_salm-([\w.]+)-py3", pages)) == {monai_salm.__version__}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_commands_on_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = "".join(re.findall(r"```(?:sh)?\n(.*?)```", text, flags=re.S))
+    inline = re.findall(r"`monai-salm ([a-z][^`]*)`", text)
+    for line in [*re.findall(r"^ *(?:salm/bin/)?monai-salm ([^#\n]+)", blocks, flags=re.M), *inline]:
+        name, *words = line.split()
+        if name in cli.commands:
+            known = {
+                option
+                for parameter in cli.commands[name].params
+                for option in [*parameter.opts, *parameter.secondary_opts]
+            }
+            assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
+        else:
+            assert name in ("...",) or name.startswith(("-", "[")), line
 
 
 @pytest.mark.slow
@@ -56,5 +81,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = ["-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs", "-d", tmp_path / "trees", "."]
     done = subprocess.run([sys.executable, *command, tmp_path / "site"], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "docs/index.html" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     front = (tmp_path / "site" / "docs" / "index.html").read_text(encoding="utf-8")
     assert "https://" not in "".join(re.findall(r'(?:src|href)="([^"]+\.(?:js|css|woff2?))"', front))
