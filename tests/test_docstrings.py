@@ -11,6 +11,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -98,8 +99,9 @@ def test_says_what_it_does_and_names_its_arguments(name: str) -> None:
     assert effect.rstrip().endswith(".") or ";" in effect, "the first line says the effect"
     arguments = set(inspect.signature(PUBLIC[name]).parameters) - {"self", "args", "kwargs"} - {"message"}  # of errors
     if arguments and "arguments " not in effect:
-        described = text.partition("Args:\n")[2]
-        missing = {argument for argument in arguments if argument not in described}
+        section = text.partition("Args:\n")[2].partition("\n\n")[0]
+        lines = re.findall(r"^    ([\w*, ]+):", section, flags=re.M)
+        missing = arguments - {word.strip(" *") for line in lines for word in line.split(",")}
         assert not missing, f"{name} does not say what {missing} are"
 
 
