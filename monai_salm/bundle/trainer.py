@@ -78,7 +78,7 @@ class NoiseTrainer:
 
     @property
     def datalist(self) -> list[dict[str, Any]]:
-        """The samples that will be protected, as a MONAI data set takes them: ``image`` is the path of a file, or those
+        """The samples that will be protected, as a MONAI data set takes them. ``image`` is the path of a file, or those
         of the slices of a series; ``id`` the sample id; ``label`` a class, findings, or the path of a label map.
         """
         with told_in_one_line():

@@ -190,6 +190,11 @@ class LoadFaithfuld(MapTransform):
         keys: paths, which are replaced by the images.
         series_uid: see ``LoadFaithful``.
         allow_missing_keys: do not raise on a missing key.
+
+    Example:
+        >>> from monai_salm.transforms import LoadFaithfuld
+        >>> tuple(LoadFaithfuld("image")({"image": "EXPORT/case1/image.dcm"})["image"].shape)
+        (1, 24, 24)
     """
 
     backend = LoadFaithful.backend
@@ -214,6 +219,15 @@ class SaveFaithfuld(MapTransform):
         output_dir, data_root_dir: see ``SaveFaithful``.
         allow_missing_keys: do not raise on a missing key.
         **options: all others of ``SaveFaithful``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai.transforms import Compose
+        >>> from monai_salm.transforms import LoadFaithfuld, SaveFaithfuld
+        >>> copied = Compose([LoadFaithfuld("image"), SaveFaithfuld("image", "COPIED", "EXPORT")])
+        >>> _ = copied({"image": "EXPORT/case1/image.dcm"})
+        >>> [path.as_posix() for path in Path("COPIED").rglob("*.dcm")]
+        ['COPIED/case1/image.dcm']
     """
 
     backend = SaveFaithful.backend
