@@ -81,10 +81,9 @@ class MinMinOptimizer:
 
     Example:
         >>> from monai_salm import ClassificationTask, MinMinOptimizer, MinMinSettings, build_network
-        >>> network, task = build_network("small-cnn", spatial_dims=2, outputs=2), ClassificationTask(outputs=2)
-        >>> noise = dict(MinMinOptimizer(network, task, MinMinSettings(max_rounds=1, surrogate_batches=2)).run(samples))
-        >>> noise["a"].shape, noise["a"].dtype, bool(abs(noise["a"]).max() <= 8)  # samples: see WorkingSet
-        ((16, 16), dtype('int16'), True)
+        >>> network, settings = build_network("small-cnn", spatial_dims=2, outputs=2), MinMinSettings(max_rounds=1)
+        >>> sorted(dict(MinMinOptimizer(network, ClassificationTask(outputs=2), settings).run(samples)))
+        ['a', 'b', 'c', 'd']
     """
 
     def __init__(

@@ -62,13 +62,6 @@ class ProtectionRun:
             files are stored once they are written; they stay in the work folder.
         options: see :class:`~monai_salm.pipeline.options.ProtectOptions`.
         show_progress: progress bars on standard error.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from monai_salm.pipeline import ProtectionRun, ProtectOptions
-        >>> run = ProtectionRun(Path("EXPORT"), Path("STEPWISE"), ProtectOptions(method="random"))
-        >>> len(run.prepare()[1].samples), run.write().to_json()["counts"]["protected"]
-        (4, 4)
     """
 
     def __init__(
