@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(abc|io|os|pathlib|collections|typing|numpy|np|torch|nn|monai)\..*"),
     (r"py:class", r"Path|NDArray|KeysCollection"),
     # Our own, of modules that have no page, by their short names; the text says what they are.
-    (r"py:class", r"Target|CellPlanes|LearningTask|NetworkEnsemble|ArchivePlace|RoundLog|Outside"),
+    (r"py:class", r"Target|CellPlanes|LearningTask|NetworkEnsemble|ArchivePlace|RoundLog|Outside|Ranks"),
     (r"py:func", r"sync|decide|task_from_json|size_multiple"),
     (r"py:data", r"[A-Z_]+"),
     (r"py:exc", r"DiskError"),
