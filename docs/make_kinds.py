@@ -137,9 +137,9 @@ def page(text: str, real: list[Row], made: list[Row]) -> str:
     )
     tables = [
         summary,
-        "### Real files",
+        "## Real files",
         "\n".join([HEAD, *(row.line() for row in real)]),
-        "### Made arrays, half of them volumes",
+        "## Made arrays, half of them volumes",
     ]
     return (
         "\n\n".join([text[: text.index(START)] + START, *tables, "\n".join([HEAD, *(row.line() for row in made)])])

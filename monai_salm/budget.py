@@ -42,8 +42,19 @@ not 7.
 class Epsilon:
     """Largest allowed change of a value, as a fraction of the intensity window's width or in real units.
 
+    Args:
+        value: above 0; a fraction of the window at most 1.
+        units: ``fraction`` of the window's width, or ``real`` (HU, gray values).
+
     Raises:
         UsageError: the value is not positive, or a fraction is above 1.
+
+    Example:
+        >>> from monai_salm import Epsilon, IntensityWindow
+        >>> round(Epsilon.parse("8/255").real(IntensityWindow(-160, 240)), 2)  # HU
+        12.55
+        >>> Epsilon.parse("12 HU")
+        Epsilon(value=12.0, units='real')
     """
 
     value: float
@@ -201,6 +212,16 @@ class PerturbationBudget:
     Args:
         epsilon: ``Epsilon``, or text such as ``"8/255"`` or ``"12 HU"``.
         window: the intensity window, real units.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import PerturbationBudget
+        >>> budget = PerturbationBudget.for_modality("CT")
+        >>> round(budget.epsilon_real, 2), round(budget.lowest_psnr, 1)  # HU, dB
+        (12.55, 30.1)
+        >>> slice_stored = np.arange(0, 3000, 10, dtype=np.int16).reshape(15, 20)
+        >>> budget.bind(slice_stored, modality="CT", intercept=-1024).levels  # a FileBudget
+        12
     """
 
     epsilon: Epsilon

@@ -46,6 +46,14 @@ def atomic_target(target: Path, *, private: bool = False, needed: int = 0, synce
     Raises:
         DiskError: the disk is full or takes no files, so that nothing more can be written there.
         RefusedError: the disk takes files, but none of this name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import atomic_target
+        >>> with atomic_target(Path("result.txt")) as aside:
+        ...     _ = aside.write_text("all or nothing")
+        >>> Path("result.txt").read_text()
+        'all or nothing'
     """
     with _told(target):
         temporary = _make_temporary(target, private=private)

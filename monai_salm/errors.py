@@ -67,6 +67,15 @@ def _normal(package: str) -> str:
 class SalmError(Exception):
     """Base of every error that monai_salm raises on purpose; its message is one line meant for a user, whatever a file
     says of itself in it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import SalmError, scan
+        >>> try:
+        ...     scan(Path("NOTHING"))
+        ... except SalmError as error:
+        ...     print(str(error).partition(";")[0])
+        NOTHING: no such file or folder
     """
 
     def __init__(self, message: str = "") -> None:
@@ -74,13 +83,29 @@ class SalmError(Exception):
 
 
 class UsageError(SalmError):
-    """The call cannot be carried out as asked: an option, an argument or a label table is wrong."""
+    """The call cannot be carried out as asked: an option, an argument or a label table is wrong.
+
+    Example:
+        >>> from monai_salm import IntensityWindow
+        >>> IntensityWindow(240, -160)
+        Traceback (most recent call last):
+            ...
+        monai_salm.errors.UsageError: intensity window 240,-160 is empty or not finite; give LOW,HIGH ...
+    """
 
 
 class RefusedError(SalmError):
     """One file cannot be protected faithfully, so it is left alone; the message is the reason.
 
     Refusing is a fate of a file, not a failure of the run: the other files go on.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import read_source
+        >>> read_source(Path("EXPORT/notes.txt"))
+        Traceback (most recent call last):
+            ...
+        monai_salm.errors.RefusedError: not an image (text)
     """
 
 

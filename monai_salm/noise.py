@@ -46,6 +46,13 @@ class SparseNoise:
         mask: packed bits, ``ceil(cells / 8)`` bytes: where the noise is not zero.
         values: the nonzero steps in C order, int8 or int16.
         levels: largest step; a file with fewer levels scales the noise down to them.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import SparseNoise
+        >>> noise = SparseNoise.from_dense(np.array([[0, 3], [-2, 0]]), levels=3)
+        >>> noise.shape, noise.values.tolist(), noise.dense().dtype
+        ((2, 2), [3, -2], dtype('int16'))
     """
 
     shape: tuple[int, ...]
@@ -110,6 +117,15 @@ class NoiseStore:
 
     Args:
         folder: created on the first write.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from monai_salm import NoiseStore, SparseNoise
+        >>> store = NoiseStore(Path("NOISE"))
+        >>> checksum = store.write("patient-1", SparseNoise.from_dense(np.array([[0, 3], [-2, 0]]), levels=3))
+        >>> store.read("patient-1").dense().tolist()
+        [[0, 3], [-2, 0]]
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -283,6 +299,14 @@ def add_noise(
 
     Returns:
         Array of the shape and dtype of ``stored``.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import Epsilon, IntensityWindow, PerturbationBudget, add_noise
+        >>> stored = np.array([[0, 100], [150, 255]], dtype=np.uint8)  # 0 and 255 are the extremes, so they stay
+        >>> budget = PerturbationBudget(Epsilon(8 / 255), IntensityWindow(0, 255)).bind(stored)
+        >>> add_noise(stored, np.full((2, 2), 20), 20, budget, np.ones((2, 2), dtype=bool)).tolist()
+        [[0, 108], [158, 255]]
     """
     steps = noise.astype(np.int64)
     if levels != budget.levels:

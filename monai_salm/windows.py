@@ -46,8 +46,17 @@ its window is not guessed.
 class IntensityWindow:
     """Map real values linearly to model values: ``low`` to 0 and ``high`` to 1, clipped outside.
 
+    Args:
+        low, high: its ends in real units (HU, gray values).
+
     Raises:
         UsageError: the window is empty or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import IntensityWindow
+        >>> IntensityWindow(-160, 240).to_model(np.array([-1000, 40, 240])).tolist()  # HU
+        [0.0, 0.5, 1.0]
     """
 
     low: float

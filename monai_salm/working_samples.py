@@ -39,6 +39,17 @@ class WorkingSample:
         target: class (int), findings (1D float array), or label map (same shape, integers); None without labels.
         spacing: millimeters between cells along each axis; empty where the file does not say.
         planes: how they lie in planes; None where the file does not say how far its own pixels are apart.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import WorkingSample
+        >>> everywhere = np.ones((16, 16), np.float32)
+        >>> sample = WorkingSample(
+        ...     sample_id="film-1", image_model=everywhere / 2, carrier_voxels=everywhere.astype(int),
+        ...     carrier_share=everywhere, anatomy_voxels=256, levels=8, step_model=1 / 255, target=1,
+        ... )
+        >>> round(float(sample.protected(np.full((16, 16), 8)).image_model.max()), 3)
+        0.531
     """
 
     sample_id: str

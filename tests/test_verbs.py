@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line, from the package; the examples of their descriptions run, one after the other."""
+"""The verbs of the command line, from the package."""
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import subprocess
 import sys
@@ -19,25 +18,9 @@ from monai_salm.evaluate.comparison import evaluate
 from monai_salm.pipeline.protection import protect
 from monai_salm.pipeline.scanning import scan
 from monai_salm.pipeline.verification import verify
-from tests.exports import lesion_table, mr_export, mr_labels, mr_slice
+from tests.exports import mr_export
 
 VERBS = [scan, protect, verify, evaluate]
-
-
-def test_examples_of_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mr_export(tmp_path / "EXPORT", 4)
-    (tmp_path / "EXPORT" / "notes.txt").write_text("x")
-    mr_labels(tmp_path / "labels.csv", 4)
-    for number in range(4):
-        mr_slice(tmp_path / "TEST" / f"{number}.dcm", 10 + number)
-    lesion_table(tmp_path / "test.csv", [f"{number}.dcm" for number in range(4)])
-    monkeypatch.chdir(tmp_path)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for verb in VERBS:
-        (example,) = doctest.DocTestFinder(recurse=False).find(verb, globs={})
-        assert example.examples, f"{verb.__name__} has no example"
-        lines: list[str] = []
-        assert runner.run(example, out=lines.append).failed == 0, "".join(lines)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)

@@ -15,7 +15,16 @@ from monai_salm.errors import UsageError
 
 
 def has_packages(*names: str) -> bool:
-    """Say whether packages are installed, for ``_disabled_`` of handlers that need them."""
+    """Say whether packages are installed, for ``_disabled_`` of handlers that need them.
+
+    Args:
+        names: of modules, as they are imported.
+
+    Example:
+        >>> from monai_salm.bundle import has_packages
+        >>> has_packages("numpy"), has_packages("numpy", "no_such_package")
+        (True, False)
+    """
     return all(find_spec(name) is not None for name in names)
 
 

@@ -37,6 +37,13 @@ def surrogate_network(
 
     Raises:
         UsageError: there is no such network, or the file is no surrogate.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm.bundle import surrogate_network
+        >>> network = surrogate_network("small-cnn", in_channels=1, out_channels=3, image_shape=(32, 32))
+        >>> network(torch.zeros(2, 1, 32, 32)).shape  # logits (batch, out_channels)
+        torch.Size([2, 3])
     """
     with told_in_one_line():
         if surrogate.endswith(SUFFIX):

@@ -44,6 +44,13 @@ class NoiseTrainer:
 
     Raises:
         UsageError: an option is unknown or of the wrong kind, or there is no ``dataset_dir``.
+
+    Example:
+        >>> from monai_salm.bundle import NoiseTrainer
+        >>> trainer = NoiseTrainer("EXPORT", "BUNDLED", method="random", show_progress=False)
+        >>> trainer.run()
+        >>> trainer.write()["counts"]["protected"]
+        4
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class NoiseTrainer:
 
     @property
     def datalist(self) -> list[dict[str, Any]]:
-        """The samples that will be protected, as a MONAI data set takes them: ``image`` is the path of a file, or those
+        """The samples that will be protected, as a MONAI data set takes them. ``image`` is the path of a file, or those
         of the slices of a series; ``id`` the sample id; ``label`` a class, findings, or the path of a label map.
         """
         with told_in_one_line():

@@ -48,6 +48,13 @@ class EvaluateOptions:
             none.
         window, modality, device: as in :class:`~monai_salm.pipeline.options.ProtectOptions`.
         sample, working_size, label_maps, pictures: as in ``SampleOptions``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import EvaluateOptions
+        >>> options = EvaluateOptions(labels=Path("labels.csv"), countermeasures="jpeg-50", victims="small-cnn,ViT")
+        >>> [chosen.name for chosen in options.chosen_countermeasures()[0]], options.victim_names()
+        (['jpeg-50'], ['small-cnn', 'ViT'])
     """
 
     labels: Path | None = None

@@ -44,6 +44,12 @@ def pretrain(
         seed: of the order, the views and the layers that only pretraining needs.
         device: where to compute.
         steps: optimizer steps.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm.evaluate import build_victim, pretrain
+        >>> victim = build_victim("small-cnn+frozen", outputs=2, image_shape=(16, 16), channels=1, seed=0)
+        >>> pretrain(victim, samples, seed=0, device=torch.device("cpu"), steps=2)  # samples: see WorkingSet
     """
     network.to(device)
     resident, chance = ResidentSet(images, device, keep_single=False), SampleChance(images, seed, device)

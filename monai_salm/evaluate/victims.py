@@ -28,6 +28,13 @@ def build_victim(name: str, *, outputs: int, image_shape: tuple[int, ...], chann
 
     Raises:
         UsageError: there is no such network or suffix, or it is one that only a search trains.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm.evaluate import build_victim
+        >>> victim = build_victim("small-cnn", outputs=2, image_shape=(28, 28), channels=1, seed=0)
+        >>> victim(torch.zeros(1, 1, 28, 28)).shape  # logits (batch, outputs)
+        torch.Size([1, 2])
     """
     base, plus, suffix = name.partition("+")
     if plus + suffix not in ("", PRETRAINED, FROZEN):

@@ -87,6 +87,15 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
         RefusedError: the file is an image that cannot be protected faithfully, or nothing that is known; the message
             says why.
         UndecidedError: it cannot be told whether it is a picture or a label map.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import identify
+        >>> header = identify(Path("EXPORT/case0/image.dcm"))
+        >>> header.format, header.shape, header.modality, header.spacing  # spacing in mm
+        ('dicom', (24, 24), 'MR', (0.5, 0.25))
+        >>> identify(Path("EXPORT/notes.txt")).kind  # a Document
+        'text'
     """
     with opened(path) as file:
         module = _format_of(path, file.head)
@@ -98,8 +107,17 @@ def identify(path: Path, said: Kind | None = None) -> ImageHeader | Document:
 def read_header(path: Path) -> ImageHeader:
     """Read what planning needs of a file that is known to be an image, whatever its values look like.
 
+    Args:
+        path: the file.
+
     Raises:
         RefusedError: the file is no image that can be protected faithfully; the message says why.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import read_header
+        >>> read_header(Path("EXPORT/case0/image.dcm")).dtype
+        dtype('uint16')
     """
     found = identify(path, "picture")
     if isinstance(found, Document):
@@ -117,6 +135,13 @@ def read_source(path: Path, *, seen: str = "") -> SourceImage:
 
     Raises:
         RefusedError: the file is no image that can be protected faithfully; the message says why.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import read_source
+        >>> source = read_source(Path("EXPORT/case0/image.dcm"))
+        >>> source.stored.shape, source.stored.dtype, source.range_stored, len(source.sha256)
+        ((24, 24), dtype('uint16'), (0.0, 4095.0), 64)
     """
     with opened(path) as file:
         module = _format_of(path, file.head)
@@ -130,8 +155,22 @@ def read_source(path: Path, *, seen: str = "") -> SourceImage:
 def read_label_map(path: Path) -> StoredArray:
     """Read a label map of NIfTI, NRRD, MetaImage, PNG or TIFF as int64, in the axis order of an image of its format.
 
+    Args:
+        path: the file.
+
     Raises:
         RefusedError: the file is no label map that can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from monai_salm.io import read_label_map
+        >>> labels = np.zeros((8, 8, 4), dtype=np.uint8)
+        >>> labels[2:5, 2:5] = 1
+        >>> nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), "mask.nii.gz")
+        >>> read_label_map(Path("mask.nii.gz")).shape, read_label_map(Path("mask.nii.gz")).dtype
+        ((8, 8, 4), dtype('int64'))
     """
     for module in (nifti, itk, raster):
         if module.sniff(path):
@@ -150,6 +189,18 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
 
     Raises:
         RefusedError: the values do not fit the file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import Derivation, compare_headers, read_back, read_source, write_like
+        >>> source = read_source(Path("EXPORT/case0/image.dcm"))
+        >>> changed = source.stored + (source.stored > 300)  # by one stored unit
+        >>> said = Derivation(software="mine", version="1", description="one more", uid_secret=b"a long secret of mine")
+        >>> write_like(source, changed.astype(source.stored.dtype), Path("changed.dcm"), said)
+        >>> int((read_back(source, Path("changed.dcm")).stored - source.stored).max())
+        1
+        >>> all(change.allowed for change in compare_headers(source.header.path, Path("changed.dcm")))
+        True
     """
     _FORMATS[source.header.format].write_like(source, stored, target, derivation)
 
@@ -157,8 +208,19 @@ def write_like(source: SourceImage, stored: StoredArray, target: Path, derivatio
 def read_back(source: SourceImage, written: Path) -> SourceImage:
     """Read what :func:`write_like` wrote for a source; ``sha256`` of what is given is the digest of what was written.
 
+    Args:
+        source: as :func:`read_source` gave it.
+        written: the file that was written for it.
+
     Raises:
         RefusedError: the written file is no image that can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import read_back, read_source
+        >>> original = read_source(Path("EXPORT/case0/image.dcm"))
+        >>> read_back(original, Path("OUT/case0/image.dcm")).stored.shape
+        (24, 24)
     """
     return _FORMATS[source.header.format].read_back(source, written)
 
@@ -166,8 +228,21 @@ def read_back(source: SourceImage, written: Path) -> SourceImage:
 def write_document(document: Document, target: Path, derivation: Derivation) -> None:
     """Write a document at ``target``: byte for byte, but for references to images that changed.
 
+    Args:
+        document: as :func:`identify` gave it.
+        target: path to write; an existing file is overwritten.
+        derivation: which UIDs changed, and the secret that new ones are made with.
+
     Raises:
         RefusedError: its references cannot be renewed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import Derivation, identify, write_document
+        >>> said = Derivation(software="mine", version="1", description="", uid_secret=None)
+        >>> write_document(identify(Path("EXPORT/notes.txt")), Path("notes.txt"), said)
+        >>> Path("notes.txt").read_text()
+        'x'
     """
     if document.format == "other":
         shutil.copyfile(document.path, target)
@@ -195,6 +270,10 @@ def renew_references(path: Path, target: Path, derivation: Derivation) -> None:
 def remaining_references(directory: Document, absent: frozenset[str]) -> Document:
     """Give a DICOMDIR's files and references as they are without the records of absent files, which are named as in
     ``directory.files``.
+
+    Args:
+        directory: a DICOMDIR, as :func:`identify` gave it.
+        absent: paths of ``directory.files``.
     """
     return replace(
         directory, files=directory.files - absent, references=dicom.remaining_references(directory.path, absent)
@@ -204,8 +283,19 @@ def remaining_references(directory: Document, absent: frozenset[str]) -> Documen
 def compare_headers(original: Path, protected: Path) -> list[HeaderChange]:
     """List every difference of two files outside their pixel values, and whether a derived image may have it.
 
+    Args:
+        original: file before.
+        protected: file after, of the same format but for what is written in another (a JPEG as PNG).
+
     Raises:
         RefusedError: one of the files cannot be read, or no module reads the original.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import compare_headers
+        >>> changes = compare_headers(Path("EXPORT/case0/image.dcm"), Path("OUT/case0/image.dcm"))
+        >>> "SOPInstanceUID" in {change.name for change in changes}, all(change.allowed for change in changes)
+        (True, True)
     """
     module = format_of(original)
     if module is None:
@@ -222,6 +312,13 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
 
     Raises:
         RefusedError: one was not kept, as of a copy from another process, and its file cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import compare_sources, read_source
+        >>> original, other = (read_source(Path(folder, "case0/image.dcm")) for folder in ("EXPORT", "OUT"))
+        >>> all(change.allowed for change in compare_sources(original, other))
+        True
     """
     return _FORMATS[original.header.format].compare_sources(original, other)
 
@@ -229,6 +326,9 @@ def compare_sources(original: SourceImage, other: SourceImage) -> list[HeaderCha
 def kept_bytes(source: SourceImage) -> Buffer | None:
     """Give the bytes of the file that an image was read from, which stand for themselves; None where they were not kept
     as they were, or another file was read with them.
+
+    Args:
+        source: of :func:`read_source`.
     """
     return _FORMATS[source.header.format].kept_bytes(source)
 
@@ -252,6 +352,14 @@ def casing(source: SourceImage) -> Casing | None:
 
     Args:
         source: of :func:`read_source`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import cased, casing, read_source
+        >>> source = read_source(Path("EXPORT/case0/image.dcm"))
+        >>> file = b"".join(cased(casing(source), source, source.stored))
+        >>> file == Path("EXPORT/case0/image.dcm").read_bytes()
+        True
     """
     module = _CASED.get(source.header.format)
     return None if module is None else module.casing(source)
@@ -272,7 +380,17 @@ def cased(casing: Casing, template: SourceImage, stored: StoredArray) -> Iterato
 
 
 def format_of(path: Path) -> FormatModule | None:
-    """Find the module that reads a file, from its content."""
+    """Find the module that reads a file, from its content.
+
+    Args:
+        path: the file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.io import format_of
+        >>> format_of(Path("EXPORT/case0/image.dcm")).__name__, format_of(Path("EXPORT/notes.txt"))
+        ('monai_salm.io.dicom', None)
+    """
     return _format_of(path, first_bytes(path))
 
 

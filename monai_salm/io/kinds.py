@@ -89,6 +89,14 @@ def judge(
         declared: what the file says that it is, which its values must not contradict.
         by: how the file says so.
         flat_only: whether only values that are flat matter to who asks, and of others how many there are.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm.io import judge
+        >>> labels = np.zeros((64, 64), dtype=np.uint8)
+        >>> labels[16:40, 16:40] = 1
+        >>> judge(labels).kind, judge(np.random.default_rng(0).integers(0, 4096, (64, 64))).kind
+        ('label map', 'picture')
     """
     flat_only = flat_only and not trailing  # whether channels agree is known by a closer look alone
     found = _agreed(

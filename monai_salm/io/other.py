@@ -35,7 +35,7 @@ beside them.
 _APPLE_DOUBLE = "._"
 
 ZIP_SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
-"""First bytes of a zip file: of one with members, of an empty one, and of one in several parts."""
+"""First bytes of a zip file with members, of an empty one, and of one in several parts."""
 _MOST_DIRECTORY = 64 << 20
 
 _MAY_BE_EMPTY = re.compile(
@@ -91,6 +91,11 @@ def is_litter(name: str) -> bool:
 
     Args:
         name: of one file or folder, or a path with slashes, of which any part counts.
+
+    Example:
+        >>> from monai_salm.io import is_litter
+        >>> is_litter("study1/.DS_Store"), is_litter("study1/IM000001")
+        (True, False)
     """
     parts = name.replace("\\", "/").split("/")
     return any(part.lower() in OPERATING_SYSTEM_FILES or part.startswith(_APPLE_DOUBLE) for part in parts)

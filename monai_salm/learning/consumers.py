@@ -37,6 +37,16 @@ class ConsumerAugmentation:
         resample: probability that a sample is halved in size and enlarged again.
         window: largest relative change of the intensity window (gain and offset).
         identity: probability that a sample stays as it is, since a consumer may also do nothing.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import ConsumerAugmentation
+        >>> from monai_salm.learning.consumers import draws_needed
+        >>> flips = ConsumerAugmentation(flip=1, shift=0, zoom=0, blur=0, resample=0, window=0, identity=0)
+        >>> image = torch.tensor([[[[0.0, 0.25], [0.5, 0.75]]]])  # (batch, channels, rows, columns)
+        >>> changed, _ = flips.apply(image, torch.full((1, draws_needed(2)), 0.5))
+        >>> changed[0, 0].tolist()
+        [[0.75, 0.5], [0.25, 0.0]]
     """
 
     flip: float = 0.5

@@ -166,6 +166,13 @@ def build_network(
 
     Raises:
         UsageError: there is no such network, or it needs arguments that only its user can choose.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import build_network
+        >>> network = build_network("small-cnn", spatial_dims=2, outputs=3)
+        >>> network(torch.zeros(4, 1, 28, 28)).shape  # logits (batch, outputs)
+        torch.Size([4, 3])
     """
     if "," in name:
         return NetworkEnsemble(

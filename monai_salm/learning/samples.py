@@ -82,6 +82,21 @@ class WorkingSet:
 
     Raises:
         UsageError: the samples do not belong together.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm import WorkingSample, WorkingSet
+        >>> generator, everywhere = np.random.default_rng(0), np.ones((16, 16), np.float32)
+        >>> samples = WorkingSet([
+        ...     WorkingSample(
+        ...         sample_id=name, image_model=generator.random((16, 16), np.float32), target=number % 2,
+        ...         carrier_voxels=everywhere.astype(int), carrier_share=everywhere, anatomy_voxels=256,
+        ...         levels=8, step_model=1 / 255,
+        ...     )
+        ...     for number, name in enumerate("abcd")
+        ... ])
+        >>> samples.ids, samples.targets().tolist(), samples.spatial_dims
+        (['a', 'b', 'c', 'd'], [0, 1, 0, 1], 2)
     """
 
     def __init__(self, samples: Sequence[WorkingSample], padded_shape: tuple[int, ...] | None = None) -> None:

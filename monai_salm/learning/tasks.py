@@ -91,6 +91,15 @@ class ClassificationTask(LearningTask):
         multi_label: True if each output is a finding of its own (sigmoid) instead of one of several classes (softmax).
         weights: weight of each class in the loss, so that a rare class counts as much as a common one; empty for equal
             weights. For findings: the weight of its positive samples.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import ClassificationTask
+        >>> task = ClassificationTask.balanced(torch.tensor([0, 0, 0, 1]))
+        >>> task.outputs, [round(weight, 2) for weight in task.weights]
+        (2, [0.67, 2.0])
+        >>> task.error(torch.tensor([[2.0, -1.0]]), torch.tensor([1]))  # says class 0, and it is class 1
+        tensor([1.])
     """
 
     outputs: int
@@ -242,6 +251,14 @@ class SegmentationTask(LearningTask):
 
     Args:
         outputs: number of classes with the background, at least 2.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import SegmentationTask
+        >>> task = SegmentationTask(outputs=2)
+        >>> logits = torch.zeros(1, 2, 8, 8)  # (batch, classes, *spatial)
+        >>> task.loss(logits, torch.zeros(1, 8, 8, dtype=torch.int64)).shape
+        torch.Size([1])
     """
 
     outputs: int

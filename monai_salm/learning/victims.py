@@ -44,6 +44,11 @@ class VictimRecipe:
         learning_rate: at its highest; None takes 2e-3, and 5e-4 after a warm-up for transformers.
         augmentation: applied to every training image.
         score_every: epochs from one scoring to the next; the last epoch is always scored.
+
+    Example:
+        >>> from monai_salm.evaluate import VictimRecipe
+        >>> VictimRecipe(epochs=20, least_steps=1000, batch_size=32).epochs_for(320)  # of 10 steps each
+        100
     """
 
     epochs: int = 20
@@ -149,6 +154,18 @@ def train_victim(
         description: for the progress bar.
         show_progress: a progress bar on standard error.
         after_epoch: called with the number of epochs that are done.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import ClassificationTask
+        >>> from monai_salm.evaluate import VictimRecipe, VictimTraining, build_victim, train_victim
+        >>> training = VictimTraining(  # samples: see WorkingSet
+        ...     task=ClassificationTask(outputs=2), train=samples, test=samples, seed=0, device=torch.device("cpu"),
+        ...     recipe=VictimRecipe(epochs=2, least_steps=4),
+        ... )
+        >>> victim = build_victim("small-cnn", outputs=2, image_shape=(16, 16), channels=1, seed=0)
+        >>> sorted(train_victim(victim, training).final)
+        ['auc', 'balanced_accuracy', 'mcc']
     """
     start = perf_counter()
     task, recipe, device, epochs = training.task, training.recipe, training.device, training.epochs
@@ -200,6 +217,14 @@ def score_network(
         batch_size: images at once.
         device: where to compute.
         distances: measure distances between surfaces, too, which takes time.
+
+    Example:
+        >>> import torch
+        >>> from monai_salm import ClassificationTask
+        >>> from monai_salm.evaluate import build_victim, score_network
+        >>> victim = build_victim("small-cnn", outputs=2, image_shape=(16, 16), channels=1, seed=0)
+        >>> sorted(score_network(victim, ClassificationTask(outputs=2), samples, 4, torch.device("cpu")))
+        ['auc', 'balanced_accuracy', 'mcc']
     """
     network.eval()
     evidence: list[Tensor] = []

@@ -115,7 +115,20 @@ class MethodRun:
 
 
 class NoiseMethod(ABC):
-    """A way to make the noise of some samples; :mod:`monai_salm.methods.names` says what it is for."""
+    """A way to make the noise of some samples; :mod:`monai_salm.methods.names` says what it is for.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from monai_salm.methods.base import MethodRun, NoiseMethod
+        >>> class Upward(NoiseMethod):
+        ...     def noise(self, samples, task, run):
+        ...         for sample in samples.samples:
+        ...             yield sample.sample_id, (sample.levels * (sample.carrier_voxels > 0)).astype(np.int16)
+        >>> run = MethodRun(seed=0, device=torch.device("cpu"), build_surrogate=torch.nn.Identity)
+        >>> [(name, int(steps.max())) for name, steps in Upward().noise(samples, None, run)]  # samples: see WorkingSet
+        [('a', 8), ('b', 8), ('c', 8), ('d', 8)]
+    """
 
     rounds: int = 0
     """How often the noise is improved, unless the user gives another number."""

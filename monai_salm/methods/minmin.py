@@ -78,6 +78,12 @@ class MinMinOptimizer:
 
     Raises:
         UsageError: torch does not know the device, or does not see it.
+
+    Example:
+        >>> from monai_salm import ClassificationTask, MinMinOptimizer, MinMinSettings, build_network
+        >>> network, settings = build_network("small-cnn", spatial_dims=2, outputs=2), MinMinSettings(max_rounds=1)
+        >>> sorted(dict(MinMinOptimizer(network, ClassificationTask(outputs=2), settings).run(samples)))
+        ['a', 'b', 'c', 'd']
     """
 
     def __init__(

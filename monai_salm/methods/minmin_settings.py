@@ -67,6 +67,11 @@ class MinMinSettings:
         batch_size: samples per step.
         learning_rate: of the surrogate's Adam.
         seed: of everything random; one that can be guessed gives away what is drawn.
+
+    Example:
+        >>> from monai_salm import MinMinSettings
+        >>> MinMinSettings(perturbed_fraction=0.1, max_rounds=5).to_json()["max_rounds"]
+        5
     """
 
     perturbed_fraction: float = 0.4

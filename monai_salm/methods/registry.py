@@ -139,6 +139,11 @@ def find_method(name: str, task: str = "classification", spatial_dims: int | Non
 
     Raises:
         UsageError: there is no such method, or it is not for these; names those that are.
+
+    Example:
+        >>> from monai_salm.methods.registry import find_method
+        >>> type(find_method("lsp")).__name__
+        'LinearlySeparable'
     """
     check_method(name, task, spatial_dims)
     return METHODS[name][task]

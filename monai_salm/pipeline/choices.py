@@ -30,6 +30,14 @@ class KindChoices:
         labeled: paths, without suffix and channel, of which that folder has a label map, so that they are images.
         known: path -> what was found before, which counts as said.
         strict: refuse patterns that match nothing; False where they are those of another folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import scan
+        >>> from monai_salm.pipeline import KindChoices
+        >>> found = scan(Path("EXPORT"), choices=KindChoices(pictures=("case0/*",)))
+        >>> found.pictures["case0/image.dcm"].modality
+        'MR'
     """
 
     label_maps: tuple[str, ...] = ()

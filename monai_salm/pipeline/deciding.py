@@ -85,7 +85,16 @@ def build_plan(
     sample: str = "auto",
     show_progress: bool = False,
 ) -> ProtectionPlan:
-    """Give the plan alone; arguments as of :func:`decide`."""
+    """Give the plan alone; arguments as of :func:`decide`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions, scan
+        >>> from monai_salm.pipeline import build_plan
+        >>> plan = build_plan(scan(Path("EXPORT")), ProtectOptions(method="random").budget_options())
+        >>> len(plan.samples), list(plan.documents), plan.all_refused()
+        (4, ['notes.txt'], {})
+    """
     return decide(inventory, options, labels=labels, sample=sample, show_progress=show_progress).plan
 
 

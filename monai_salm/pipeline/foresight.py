@@ -42,6 +42,13 @@ def forecast(
         options: how budgets are found; the method is one that needs no labels.
         workers: that read the images.
         show_progress: progress bars on standard error.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions, scan
+        >>> from monai_salm.pipeline import forecast
+        >>> forecast(scan(Path("EXPORT")), ProtectOptions(method="random"))["counts"]
+        {'protect': 4, 'copy': 1, 'refuse': 0, 'ignored': 0}
     """
     decision = decide(
         inventory, options.budget_options(), sample=options.sample, wanted=Wanted(carriers=True), workers=workers,

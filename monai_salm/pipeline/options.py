@@ -68,6 +68,13 @@ class ProtectOptions(SampleOptions):
 
     Raises:
         UsageError: a value is not possible, or two contradict each other.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions
+        >>> options = ProtectOptions(labels=Path("labels.csv"), epsilon="4/255", key_file=Path("key.txt"))
+        >>> options.method, options.perturbed_fraction, options.parsed_epsilon()
+        ('salm', 0.4, Epsilon(value=0.01568627450980392, units='fraction'))
     """
 
     CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType(

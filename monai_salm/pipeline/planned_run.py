@@ -63,6 +63,14 @@ def plan_run(
 
     Raises:
         UsageError: the options do not fit each other, the input or the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions
+        >>> from monai_salm.pipeline import plan_run
+        >>> planned = plan_run(Path("EXPORT"), Path("PLAN"), ProtectOptions(method="random"))
+        >>> planned.path.name, len(planned.plan.samples)
+        ('plan.jsonl', 4)
     """
     begun = is_begun(work_dir / OF_ARCHIVES) and not (work_dir / PLAN_FILE).exists()
     if holds_files(work_dir) and not begun:

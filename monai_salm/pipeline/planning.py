@@ -57,6 +57,14 @@ def prepare(
 
     Raises:
         UsageError: the options do not fit each other or the input.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions
+        >>> from monai_salm.pipeline import prepare
+        >>> inventory, decision, labels = prepare(Path("EXPORT"), ProtectOptions(labels=Path("labels.csv")))
+        >>> decision.plan.classes, len(inventory.files)
+        (('healthy', 'ill'), 5)
     """
     check_choices(options)
     inventory, labels = _look(

@@ -331,8 +331,7 @@ def protect(
         >>> from pathlib import Path
         >>> from monai_salm import ProtectOptions, protect
         >>> options = ProtectOptions(labels=Path("labels.csv"), rounds=2, working_size=24)
-        >>> done = protect(Path("EXPORT"), Path("OUT"), options)
-        >>> done.to_json()["counts"]
+        >>> protect(Path("EXPORT"), Path("OUT"), options).to_json()["counts"]
         {'protected': 4, 'copied': 1, 'refused': 0, 'failed': 0}
     """
     run = ProtectionRun(source, output, options, show_progress=show_progress)

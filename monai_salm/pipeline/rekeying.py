@@ -42,6 +42,16 @@ def rekey(residuals: Path, key_file: Path, new_key_file: Path, *, show_progress:
 
     Raises:
         UsageError: there are none, or the old key opens none, or one of the keys cannot be used.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions, protect
+        >>> from monai_salm.pipeline import rekey
+        >>> old, new = Path("old.txt"), Path("new.txt")
+        >>> _ = old.write_text("a first long secret"), new.write_text("another long secret")  # or monai-salm keygen
+        >>> done = protect(Path("EXPORT"), Path("KEYED"), ProtectOptions(method="random", key_file=old))
+        >>> rekey(Path("KEYED.work/residuals"), old, new).changed
+        5
     """
     if not residuals.is_dir():
         raise UsageError(f"{residuals}: no such folder; give the folder of the residuals of a release")

@@ -129,6 +129,18 @@ def restore(
 
     Raises:
         UsageError: the places or the key do not fit.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm import ProtectOptions, protect
+        >>> from monai_salm.pipeline import restore
+        >>> _ = Path("key.txt").write_text("a long secret; monai-salm keygen makes a better one")
+        >>> done = protect(Path("EXPORT"), Path("LENT"), ProtectOptions(method="random", key_file=Path("key.txt")))
+        >>> back = restore(Path("LENT"), Path("BACK"), Path("key.txt"))
+        >>> back.to_json()["counts"]
+        {'restored': 5, 'refused': 0, 'failed': 0}
+        >>> Path("BACK/case0/image.dcm").read_bytes() == Path("EXPORT/case0/image.dcm").read_bytes()
+        True
     """
     way = WayBack(_folder_of_residuals(protected, residuals).absolute(), key_file.absolute())
     _check_places(protected, output, way, resume=resume)

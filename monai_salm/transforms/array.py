@@ -39,6 +39,15 @@ class AnatomyMask(Transform):
     Args:
         modality: DICOM Modality code; ``CT`` has a rule of its own.
         spacing: millimeters between samples, for the CT rule; 1 where not given.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm.transforms import AnatomyMask
+        >>> image = np.zeros((1, 32, 32), dtype=np.float32)  # channel first, real units
+        >>> image[0, 8:24, 8:24] = np.random.default_rng(0).uniform(300, 400, (16, 16))
+        >>> mask = AnatomyMask("MR")(image)
+        >>> mask.shape, int(mask.sum())
+        (torch.Size([1, 32, 32]), 256)
     """
 
     backend = [TransformBackends.NUMPY]
@@ -84,6 +93,12 @@ class SparsityMask(Transform):
 
     Raises:
         UsageError: the fraction is not in (0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm.transforms import SparsityMask
+        >>> SparsityMask(0.5)(np.array([[[0.9, 0.1], [0.0, 0.4]]], dtype=np.float32)).tolist()
+        [[[1.0, 0.0], [0.0, 1.0]]]
     """
 
     backend = [TransformBackends.TORCH]
@@ -147,6 +162,15 @@ class SALMProtect(InvertibleTransform):
 
     Raises:
         UsageError: not exactly one of ``noise`` and ``surrogate`` is given.
+
+    Example:
+        >>> from monai.transforms import Compose, EnsureChannelFirst, LoadImage
+        >>> from monai_salm.transforms import SALMProtect
+        >>> load = Compose([LoadImage(), EnsureChannelFirst()])
+        >>> image = load("EXPORT/case0/image.dcm")
+        >>> protected = SALMProtect(noise="OUT.work/noise")(image)
+        >>> bool((protected == load("OUT/case0/image.dcm")).all()), bool((protected == image).all())
+        (True, False)
     """
 
     backend = [TransformBackends.TORCH]

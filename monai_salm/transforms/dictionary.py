@@ -43,6 +43,13 @@ class AnatomyMaskd(MapTransform):
         spacing: see ``AnatomyMask``.
         new_key_prefix: put each mask under this prefix and the image's key; None replaces the image.
         allow_missing_keys: do not raise on a missing key.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm.transforms import AnatomyMaskd
+        >>> image = np.random.default_rng(0).uniform(300, 400, (1, 16, 16))
+        >>> sorted(AnatomyMaskd("image", modality="MR", new_key_prefix="mask_of_")({"image": image}))
+        ['image', 'mask_of_image']
     """
 
     backend = AnatomyMask.backend
@@ -76,6 +83,13 @@ class SparsityMaskd(MapTransform):
         anatomy_key: mask of the anatomy; None for none.
         new_key_prefix: put each mask under this prefix and the score's key; None replaces the score.
         allow_missing_keys: do not raise on a missing key.
+
+    Example:
+        >>> import numpy as np
+        >>> from monai_salm.transforms import SparsityMaskd
+        >>> data = {"score": np.array([[[0.9, 0.1], [0.3, 0.4]]]), "anatomy": np.array([[[0, 1], [1, 1]]])}
+        >>> SparsityMaskd("score", 0.67, anatomy_key="anatomy")(data)["score"].tolist()
+        [[[0.0, 0.0], [1.0, 1.0]]]
     """
 
     backend = SparsityMask.backend
@@ -123,6 +137,13 @@ class SALMProtectd(MapTransform, InvertibleTransform):
 
     Raises:
         UsageError: not exactly one of ``noise`` and ``surrogate`` is given, or ``surrogate`` without ``label_key``.
+
+    Example:
+        >>> from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+        >>> from monai_salm.transforms import SALMProtectd
+        >>> steps = [LoadImaged("image"), EnsureChannelFirstd("image"), SALMProtectd("image", noise="OUT.work/noise")]
+        >>> Compose(steps)({"image": "EXPORT/case1/image.dcm"})["image"].shape
+        torch.Size([1, 24, 24])
     """
 
     backend = SALMProtect.backend
@@ -169,6 +190,11 @@ class LoadFaithfuld(MapTransform):
         keys: paths, which are replaced by the images.
         series_uid: see ``LoadFaithful``.
         allow_missing_keys: do not raise on a missing key.
+
+    Example:
+        >>> from monai_salm.transforms import LoadFaithfuld
+        >>> tuple(LoadFaithfuld("image")({"image": "EXPORT/case1/image.dcm"})["image"].shape)
+        (1, 24, 24)
     """
 
     backend = LoadFaithful.backend
@@ -193,6 +219,15 @@ class SaveFaithfuld(MapTransform):
         output_dir, data_root_dir: see ``SaveFaithful``.
         allow_missing_keys: do not raise on a missing key.
         **options: all others of ``SaveFaithful``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai.transforms import Compose
+        >>> from monai_salm.transforms import LoadFaithfuld, SaveFaithfuld
+        >>> copied = Compose([LoadFaithfuld("image"), SaveFaithfuld("image", "COPIED", "EXPORT")])
+        >>> _ = copied({"image": "EXPORT/case1/image.dcm"})
+        >>> [path.as_posix() for path in Path("COPIED").rglob("*.dcm")]
+        ['COPIED/case1/image.dcm']
     """
 
     backend = SaveFaithful.backend

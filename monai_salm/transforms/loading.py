@@ -72,6 +72,12 @@ class LoadFaithful(Transform):
 
     Args:
         series_uid: Series Instance UID of the one to read from a folder that holds several; empty takes the only one.
+
+    Example:
+        >>> from monai_salm.transforms import LoadFaithful
+        >>> image = LoadFaithful()("EXPORT/case0/image.dcm")
+        >>> tuple(image.shape), image.dtype  # channel first, real units
+        ((1, 24, 24), torch.float32)
     """
 
     backend = [TransformBackends.NUMPY]

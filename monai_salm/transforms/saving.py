@@ -46,6 +46,14 @@ class SaveFaithful(Transform):
 
     Raises:
         UsageError: an option is none of these.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.transforms import LoadFaithful, SaveFaithful
+        >>> image = LoadFaithful()("EXPORT/case0/image.dcm")
+        >>> saved = SaveFaithful("SAVED")(image + (image > 300))
+        >>> [path.name for path in Path("SAVED").iterdir()]
+        ['image.dcm']
     """
 
     backend = [TransformBackends.NUMPY]
@@ -86,7 +94,7 @@ class SaveFaithful(Transform):
             img: (C, spatial shape of its files), real units; on the grid that it was loaded on.
 
         Returns:
-            The image; its metadata say where it lies: ``saved_to``, a file or the folder of a series.
+            The image; its metadata say where it lies by ``saved_to``, a file or the folder of a series.
 
         Raises:
             UsageError: it was not loaded by ``LoadFaithful``, or is not on the grid of its files; or a file is there.

@@ -32,8 +32,16 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
 def find_countermeasure(name: str) -> Countermeasure:
     """Give a countermeasure by name.
 
+    Args:
+        name: one of :data:`COUNTERMEASURES`, such as ``jpeg-50``.
+
     Raises:
         UsageError: there is none of that name, or a package that it needs is not installed.
+
+    Example:
+        >>> from monai_salm.evaluate import find_countermeasure
+        >>> find_countermeasure("denoiser-100").leaked_pairs
+        100
     """
     found = COUNTERMEASURES.get(name)
     if found is None:

@@ -57,6 +57,12 @@ class Countermeasure:
         batch_loss: instead of the mean of the task's loss.
         leaked_pairs: how many pairs ``fit`` wants.
         needs: module that must be installed; empty if none.
+
+    Example:
+        >>> from monai_salm.evaluate import Countermeasure
+        >>> half = Countermeasure(name="half", fit=lambda leak: lambda image: image / 2)
+        >>> half.name, half.leaked_pairs
+        ('half', 0)
     """
 
     name: str

@@ -37,6 +37,16 @@ def write_report(report_json: Mapping[str, Any], examples: Sequence[ExamplePair]
 
     Raises:
         UsageError: ``target`` has another suffix.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from monai_salm.evaluate import EvaluateReport, VictimResult, VictimScores, write_report
+        >>> scores = VictimScores({"balanced_accuracy": 0.5, "auc": 0.5, "mcc": 0.0}, peak=0.5, curve=(0.5,), seconds=1)
+        >>> results = [VictimResult("ViT", *where, 0, scores) for where in (("clean", "none", 0), ("OUT", "none", 1))]
+        >>> report = EvaluateReport(results, counts={"clean": 4}, chance=0.5)
+        >>> write_report(report.to_json(), [], Path("report.html"))
+        >>> sorted(path.name for path in Path().glob("report.*"))
+        ['report.html', 'report.json', 'report.trainings.csv']
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
