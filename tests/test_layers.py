@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"errors", "disk", "seals", "chance", "progress", "workers", "slabs"}
     | {"io", "bounds", "volumes", "residuals", "dicomweb", "learning", "methods"}
     | VALUES,
-    "transforms": {"errors", "disk", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
+    "transforms": {"errors", "disk", "slabs", "io", "bounds", "volumes", "learning", "methods"} | VALUES,
     "evaluate": {"errors", "disk", "progress", "io", "learning", "pipeline"} | VALUES,
     # Skins
     "bundle": {"errors", "disk", "dicomweb", "learning", "pipeline", "transforms", "evaluate"} | VALUES,

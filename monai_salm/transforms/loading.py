@@ -19,8 +19,17 @@ from monai.utils import MetaKeys, SpaceKeys, TransformBackends
 from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError, UsageError, unreadable
-from monai_salm.io import ImageHeader, SourceImage, UndecidedError, affine, format_of, identify, read_source
-from monai_salm.transforms.values import real_in_32_bits, stored_values
+from monai_salm.io import (
+    ImageHeader,
+    SourceImage,
+    UndecidedError,
+    affine,
+    dicom,
+    format_of,
+    identify,
+    read_source,
+)
+from monai_salm.transforms.values import fits_32_bits, real_into
 from monai_salm.volumes import slice_order
 
 SOURCE = "faithful_source"
@@ -132,11 +141,9 @@ def _those(found: dict[str, list[Path]]) -> str:
 
 
 def _identified(path: Path) -> object:
-    """Say what a file in a folder is; one that is broken is none that may be left out in silence."""
+    """Say what a DICOM file in a folder is; one that is broken is none that may be left out in silence."""
     try:
-        if format_of(path) is None:
-            return None
-        return identify(path)
+        return identify(path) if format_of(path) is dicom else None
     except UndecidedError:
         return identify(path, "picture")
     except RefusedError as refusal:
@@ -160,7 +167,12 @@ def _image(named: str, sources: list[SourceImage]) -> MetaTensor:
     """Put the values of one file, or of the slices of a series in their order, into a tensor with its metadata."""
     first = sources[0].header
     place = _place_of(named, sources)
-    real = np.stack([source.real for source in sources]) if len(sources) > 1 else sources[0].real
+    exact = all(fits_32_bits(source) for source in sources)
+    real = np.empty((len(sources), *sources[0].stored.shape), np.float32 if exact else np.float64)
+    for source, part in zip(sources, real, strict=True):
+        real_into(source, part)
+    if len(sources) == 1:
+        real = real[0]
     grid = len(first.shape) + (len(sources) > 1)
     # MONAI's readers count columns first, where files of DICOM and pictures count rows.
     axes = tuple(reversed(range(grid))) if first.format in ("dicom", "raster") else tuple(range(grid))
@@ -168,13 +180,6 @@ def _image(named: str, sources: list[SourceImage]) -> MetaTensor:
     values = np.ascontiguousarray(channels.transpose(grid, *axes))
     known = place is not None
     place = np.eye(grid + 1) if place is None else place[:, [*axes, grid]] if grid == 3 else place
-    exact = all(
-        np.array_equal(
-            stored_values(source, real_in_32_bits(source), outside="keep"), source.stored,
-            equal_nan=source.stored.dtype.kind == "f",
-        )
-        for source in sources
-    )  # fmt: skip
     provenance = Provenance(
         tuple(str(source.header.path) for source in sources), tuple(source.sha256 for source in sources), axes,
         tuple(tuple(row) for row in place.tolist()),
@@ -189,9 +194,7 @@ def _image(named: str, sources: list[SourceImage]) -> MetaTensor:
         "modality": first.modality,
         SOURCE: provenance.to_text(),
     }
-    return MetaTensor(
-        torch.from_numpy(values.astype(np.float32 if exact else np.float64)), affine=torch.from_numpy(place), meta=meta
-    )
+    return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(place), meta=meta)
 
 
 def _place_of(named: str, sources: list[SourceImage]) -> NDArray[np.float64] | None:

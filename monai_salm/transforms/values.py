@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,14 +12,34 @@ from numpy.typing import NDArray
 
 from monai_salm.errors import RefusedError
 from monai_salm.io import SourceImage
+from monai_salm.slabs import slabs
 
 Outside = Literal["refuse", "clip", "keep"]
 
 
-def real_in_32_bits(source: SourceImage) -> NDArray[np.float64]:
-    """Give the real values of an image as they are once they were float32."""
-    with np.errstate(over="ignore"):
-        return source.real.astype(np.float32).astype(np.float64)
+def real_into(source: SourceImage, target: NDArray[Any]) -> None:
+    """Write the real values of an image into an array of the shape of its stored ones, part by part."""
+    for part, place in _parts(source, target):
+        with np.errstate(all="ignore"):
+            place[...] = part.real
+
+
+def fits_32_bits(source: SourceImage) -> bool:
+    """Say whether every stored value of an image comes back from its real one as float32."""
+    for part, stored in _parts(source, source.stored):
+        with np.errstate(over="ignore"):
+            real = part.real.astype(np.float32).astype(np.float64)
+        if not np.array_equal(_stored(part, real, "keep"), stored, equal_nan=stored.dtype.kind == "f"):
+            return False
+    return True
+
+
+def _parts(source: SourceImage, array: NDArray[Any]) -> Iterator[tuple[SourceImage, NDArray[Any]]]:
+    """Cut an image, and an array of its shape, so that no part takes much memory in 64 bits."""
+    pictures = source.pictures() if source.frame_rescale else [source]
+    for picture, whole in zip(pictures, array if source.frame_rescale else [array], strict=True):
+        for slab in slabs(picture.stored):
+            yield replace(picture, stored=picture.stored[slab], origin=None), whole[slab]
 
 
 def stored_values(source: SourceImage, real: NDArray[np.float64], *, outside: Outside = "refuse") -> NDArray[Any]:
