@@ -13,8 +13,8 @@ import pytest
 
 from monai_salm.chance import sample_generator
 from monai_salm.errors import SalmError
+from monai_salm.methods.base import MethodRun
 from monai_salm.pipeline import ProtectionRun, protect
-from monai_salm.pipeline.search import MethodRun
 from tests.exports import KEY, drawn, mr_export, mr_labels, small, tree
 
 COUNT = 6
@@ -44,7 +44,7 @@ def test_random_noise_is_not_restored_from_the_output(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_methods_and_networks_get_the_seed_of_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room, runs, networks = import_module("monai_salm.pipeline.search"), [], []
+    room, runs, networks = import_module("monai_salm.pipeline.together"), [], []
     build = room.seeded_network
 
     def kept(**fields: Any) -> MethodRun:
