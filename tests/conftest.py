@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -33,6 +36,15 @@ def _no_processes_unasked() -> None:
         for option in command.params:
             if option.name == "workers":
                 option.default = 0
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """Take away the log handler that a command installs for its process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
 
 
 HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203", "htj2k")

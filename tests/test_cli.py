@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,7 @@ SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 Run = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """Take away the log handler that a command installs for its process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from torch import nn
 
 from monai_salm.bundle.commands import told_in_one_line
 from monai_salm.disk import atomic_target
-from monai_salm.learning.networks import DEFAULT_NETWORKS, build_network
+from monai_salm.learning.networks import DEFAULT_NETWORKS, seeded_network
 from monai_salm.learning.surrogate import load_surrogate
-
-SUFFIX = ".safetensors"
+from monai_salm.pipeline.options import SURROGATE_SUFFIX
 
 
 def surrogate_network(
@@ -46,15 +45,10 @@ def surrogate_network(
         torch.Size([2, 3])
     """
     with told_in_one_line():
-        if surrogate.endswith(SUFFIX):
+        if surrogate.endswith(SURROGATE_SUFFIX):
             return load_surrogate(surrogate)[0]
         shape = tuple(image_shape) or (128 if spatial_dims == 2 else 64,) * spatial_dims
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return build_network(
-                surrogate or DEFAULT_NETWORKS[task], spatial_dims=spatial_dims, outputs=out_channels,
-                in_channels=in_channels, image_shape=shape,
-            )  # fmt: skip
+        return seeded_network(surrogate or DEFAULT_NETWORKS[task], shape, out_channels, 0, channels=in_channels)
 
 
 def save_checkpoint(surrogate: Path, target: Path) -> None:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from monai_salm.bundle.choices import given_options
 from monai_salm.bundle.commands import told_in_one_line
 from monai_salm.bundle.handlers import RoundEvents
-from monai_salm.bundle.networks import SUFFIX, save_checkpoint
+from monai_salm.bundle.networks import save_checkpoint
 from monai_salm.dicomweb import place_of
 from monai_salm.errors import UsageError
 from monai_salm.pipeline import ProtectionRun, ProtectOptions, ProtectResult
+from monai_salm.pipeline.frozen_plan import PLAN_FILE
 from monai_salm.pipeline.launching import together
+from monai_salm.pipeline.options import SURROGATE_SUFFIX
 from monai_salm.pipeline.outlook import DOUBTFUL
+from monai_salm.pipeline.search_record import SEARCH_FILE, SURROGATE_FILE
 
 if TYPE_CHECKING:
     from monai_salm.learning.ranks import Ranks
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATHS = ("labels", "work_dir", "key_file", "residuals")
-_DONE, _BEGUN, _SURROGATE = "search.json", "plan.jsonl", "surrogate.safetensors"
 
 
 class NoiseTrainer:
@@ -131,7 +133,7 @@ class NoiseTrainer:
         """
         if path:
             with told_in_one_line():
-                save_checkpoint(self.protection.work_dir / _SURROGATE, Path(path))
+                save_checkpoint(self.protection.work_dir / SURROGATE_FILE, Path(path))
 
     def write(self) -> dict[str, Any]:
         """Write the protected files, log what became of them, and give the summary that ``monai-salm protect --json``
@@ -179,8 +181,10 @@ class NoiseTrainer:
         """
         with told_in_one_line():
             work_dir = self.protection.work_dir
-            begun = (work_dir / _BEGUN).is_file()
-            if not (work_dir / _DONE).is_file() and (begun or not self.protection.options.surrogate.endswith(SUFFIX)):
+            begun = (work_dir / PLAN_FILE).is_file()
+            if not (work_dir / SEARCH_FILE).is_file() and (
+                begun or not self.protection.options.surrogate.endswith(SURROGATE_SUFFIX)
+            ):
                 state = "a run that has not finished its search" if begun else "no run"
                 raise UsageError(
                     f"the work folder {work_dir} has {state}, so there is no noise to apply; run train.json with the "

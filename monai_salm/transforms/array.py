@@ -25,7 +25,7 @@ from monai_salm.learning.checks import known_device
 from monai_salm.methods.sparsity import sparsity_mask
 from monai_salm.noise import NoiseStore, fingerprint
 from monai_salm.transforms.frozen import FrozenNoise
-from monai_salm.transforms.images import OWN, PipelineImage
+from monai_salm.transforms.images import OWN, PipelineImage, traced_steps
 from monai_salm.transforms.loaded import file_fingerprints, file_values, real_of_file
 from monai_salm.transforms.stored import Applied, StoredNoise
 from monai_salm.transforms.tracing import Trace
@@ -236,20 +236,21 @@ class SALMProtect(InvertibleTransform):
             UsageError: no trace says that it was protected; or the noise was optimized here and is not stored.
             RefusedError: the file that it was loaded from is not there any more: it is what proves the original.
         """
-        if not isinstance(img, MetaTensor) or not any(step.get("class") in OWN for step in img.applied_operations):
+        if not set(traced_steps(img)) & set(OWN):
             raise UsageError("nothing says that this image was protected; give it as SALMProtect returned it")
-        found = self.pop_transform(img)
+        found = self.get_most_recent_transform(img)
         trace, image = Trace.of_plain(found[TraceKeys.EXTRA_INFO]), PipelineImage.of(img)
         if fingerprint(image.values) != trace.fingerprint:
+            self.pop_transform(img)
             return img
         if self.stored is None:
-            self.push_transform(img, extra_info=trace.to_plain())  # type: ignore[no-untyped-call]
             raise UsageError(
                 "the noise was optimized here and is stored nowhere, so it cannot be taken off; load the original from "
                 "its file, or apply the stored noise of a run (noise=FOLDER)"
             )
         values = image.values.astype(np.float64)
         original = self.stored.remove(values, trace.axes, trace.parts, file_fingerprints(img))
+        self.pop_transform(img)
         return cast("NdarrayOrTensor", image.back(original))
 
     def _apply(self, image: PipelineImage, sample_id: str | None) -> Applied:

@@ -100,31 +100,26 @@ class PipelineImage:
         channels_first = held[None] if self.tracked.shape[0] == 1 else np.moveaxis(held, -1, 0)
         return convert_to_dst_type(np.ascontiguousarray(channels_first), dst=self.tracked, dtype=self.tracked.dtype)[0]
 
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Names of the steps that MONAI has traced since the image was loaded."""
-        if not isinstance(self.tracked, MetaTensor):
-            return ()
-        names = (str(step.get(TraceKeys.CLASS_NAME, "")) for step in self.tracked.applied_operations)
-        return tuple(dict.fromkeys(name for name in names if name and name not in OWN))
-
     def too_late(self, wanted: NDArray[np.float64] | None = None) -> str:
         """Say which step is in the wrong place where an image does not hold the values that it should.
 
         Args:
             wanted: real values of the file that it was loaded from; None where there is none to compare with.
         """
-        if any(step in OWN for step in self._all_steps()):
+        steps = traced_steps(self.tracked)
+        if set(steps) & set(OWN):
             return "SALMProtect was applied to it before; protect an image once"
-        if self.steps:
-            return f"{FIRST}, before {', '.join(self.steps)}"
+        if steps:
+            return f"{FIRST}, before {', '.join(steps)}"
         found = "" if wanted is None else _difference(self.values, wanted)
         return f"{FIRST}, {_ANY_STEP}{found}"
 
-    def _all_steps(self) -> list[str]:
-        if not isinstance(self.tracked, MetaTensor):
-            return []
-        return [str(step.get(TraceKeys.CLASS_NAME, "")) for step in self.tracked.applied_operations]
+
+def traced_steps(image: Any) -> list[str]:
+    """Give the names of the steps that MONAI has traced since an image was loaded, each once."""
+    applied = image.applied_operations if isinstance(image, MetaTensor) else []
+    names = (str(step.get(TraceKeys.CLASS_NAME, "")) for step in applied)
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _difference(values: NDArray[Any], wanted: NDArray[np.float64]) -> str:

@@ -67,10 +67,8 @@ def target_of(label: Any, card: SurrogateCard, origin: Origin) -> Any:
 
 def _numbered_map(plain: NDArray[Any], classes: list[str], origin: Origin) -> NDArray[np.uint8]:
     """Give the number of the class at each place of the native grid, of a label map with one channel, or one-hot."""
-    numbers, native, values = {int(name): number for number, name in enumerate(classes)}, None, np.unique(plain)
-    if plain.ndim == len(origin.native) + 1:
-        native = tuple(plain.shape[1:])
-    if native is not None and native == origin.pipeline_shape:
+    numbers, values = {int(name): number for number, name in enumerate(classes)}, np.unique(plain)
+    if plain.shape[1:] == origin.pipeline_shape:
         if len(plain) == len(classes) > 1 and set(values.tolist()) <= {0, 1}:
             marked = plain.astype(bool).sum(axis=0)
             if (marked != 1).any():

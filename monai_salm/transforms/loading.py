@@ -110,7 +110,7 @@ class LoadFaithful(Transform):
                 unevenly apart.
             UsageError: nothing is there, or more than one series.
         """
-        paths = [Path(one) for one in path] if isinstance(path, (list, tuple)) else [Path(path)]  # type: ignore[arg-type]
+        paths = [Path(path)] if isinstance(path, (str, PathLike)) else [Path(one) for one in path]
         named = str(paths[0])
         if len(paths) == 1 and paths[0].is_dir():
             paths = self._series_in(paths[0])

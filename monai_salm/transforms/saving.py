@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from monai_salm.disk import make_folder, sync
 from monai_salm.errors import RefusedError, UsageError, unreadable
 from monai_salm.io import Derivation, ImageHeader, SourceImage, compare_sources, read_source, write_like
-from monai_salm.transforms.images import OWN
+from monai_salm.transforms.images import OWN, traced_steps
 from monai_salm.transforms.loading import SOURCE, Provenance
 from monai_salm.transforms.values import Outside, stored_values
 
@@ -169,8 +169,7 @@ def _check_grid(img: MetaTensor, provenance: Provenance) -> None:
         UsageError: it is another one.
     """
     wanted = torch.tensor(provenance.affine, dtype=torch.float64)
-    steps = dict.fromkeys(str(step.get("class", "")) for step in img.applied_operations)
-    moved = ", ".join(step for step in steps if step and step not in OWN)
+    moved = ", ".join(step for step in traced_steps(img) if step not in OWN)
     if img.pending_operations or img.affine.shape != wanted.shape or not torch.allclose(img.affine.double(), wanted):
         raise UsageError(
             f"the image is not on the grid of its files any more ({moved or 'its affine is another one'}); bring it "

@@ -14,7 +14,7 @@ from monai_salm.errors import RefusedError
 from monai_salm.io import SourceImage
 from monai_salm.slabs import slabs
 
-Outside = Literal["refuse", "clip", "keep"]
+Outside = Literal["refuse", "clip"]
 
 
 def real_into(source: SourceImage, target: NDArray[Any]) -> None:
@@ -27,9 +27,10 @@ def real_into(source: SourceImage, target: NDArray[Any]) -> None:
 def fits_32_bits(source: SourceImage) -> bool:
     """Say whether every stored value of an image comes back from its real one as float32."""
     for part, stored in _parts(source, source.stored):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             real = part.real.astype(np.float32).astype(np.float64)
-        if not np.array_equal(_stored(part, real, "keep"), stored, equal_nan=stored.dtype.kind == "f"):
+            back = _nearest(part, real).astype(stored.dtype)
+        if not np.array_equal(back, stored, equal_nan=stored.dtype.kind == "f"):
             return False
     return True
 
@@ -48,8 +49,7 @@ def stored_values(source: SourceImage, real: NDArray[np.float64], *, outside: Ou
     Args:
         source: of the file.
         real: real units, of the shape of ``source.stored``.
-        outside: what becomes of values beyond those that the file can hold: ``refuse`` them, ``clip`` them, or
-            ``keep`` whatever the type makes of them, to compare.
+        outside: what becomes of values beyond those that the file can hold: ``refuse`` them, or ``clip`` them.
 
     Returns:
         Array of the shape and dtype of ``source.stored``.
@@ -64,18 +64,21 @@ def stored_values(source: SourceImage, real: NDArray[np.float64], *, outside: Ou
     ).astype(source.header.dtype)
 
 
+def _nearest(source: SourceImage, real: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the stored values that are nearest to real ones, whether or not the file can hold them."""
+    exact = (real - source.intercept) / source.slope
+    return exact if source.header.dtype.kind == "f" else np.rint(exact)
+
+
 def _stored(source: SourceImage, real: NDArray[np.float64], outside: Outside) -> NDArray[Any]:
     dtype = source.header.dtype
     with np.errstate(all="ignore"):
-        exact = (real - source.intercept) / source.slope
+        whole = _nearest(source, real)
         if dtype.kind == "f":
-            held: NDArray[Any] = exact.astype(dtype)
+            held: NDArray[Any] = whole.astype(dtype)
             if outside == "refuse" and (lost := int((np.isinf(held) & np.isfinite(real)).sum())):
                 raise RefusedError(f"{lost} values are beyond what {dtype} can hold")
             return held
-        whole = np.rint(exact)
-        if outside == "keep":
-            return whole.astype(dtype)
     if lost := int((~np.isfinite(whole)).sum()):
         raise RefusedError(f"{lost} values are not finite, and its file holds whole numbers; give them a value first")
     low, high = source.range_stored

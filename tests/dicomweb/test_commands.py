@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,7 @@ from tests.exports import KEY, ROOT_UID, drawn, mr_series, tree, zip_file
 DRAWN = ("--method", "random", "--working-size", "16", "--key-file", str(KEY))
 Run = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """Take away the log handler that a command installs for its process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 @pytest.fixture
